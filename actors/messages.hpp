@@ -1,0 +1,87 @@
+#pragma once
+// Every actor's typed interface, on one page. All messages are frames (schema/convoy.capnp), near and far: a handle
+// may be a local actor or a remote handle of a link (actors/link.hpp), and behaves the same. Mail is one-way; answers
+// carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in this file.
+
+#include <caf/all.hpp>
+
+#include "schema/frame.hpp"
+
+namespace convoy::actors {
+using schema::Frame;
+}
+
+// Frames are immutable and shared: CAF passes them by reference count and never serialises them.
+#define CONVOY_MESSAGE(T) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::schema::Frame<convoy::schema::T>)
+CONVOY_MESSAGE(Generate)
+CONVOY_MESSAGE(Accepted)
+CONVOY_MESSAGE(Rejected)
+CONVOY_MESSAGE(Tokens)
+CONVOY_MESSAGE(Finished)
+CONVOY_MESSAGE(Cancel)
+CONVOY_MESSAGE(Store)
+CONVOY_MESSAGE(PipelineState)
+CONVOY_MESSAGE(StepPlan)
+CONVOY_MESSAGE(Activations)
+CONVOY_MESSAGE(StepResult)
+CONVOY_MESSAGE(Assign)
+CONVOY_MESSAGE(StageReport)
+CONVOY_MESSAGE(ReplaceStage)
+CONVOY_MESSAGE(NodeReport)
+CONVOY_MESSAGE(StatusQuery)
+CONVOY_MESSAGE(Status)
+CONVOY_MESSAGE(Shutdown)
+#undef CONVOY_MESSAGE
+
+namespace convoy::actors {
+
+namespace msg = schema;
+
+/// The types that may travel to an actor over a link. Link-internal ones (Hello, Lease, …) are not here.
+template <class... Ts>
+struct TypeList {};
+using ActorMessages = TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished, msg::Cancel,
+                               msg::Store, msg::PipelineState, msg::StepPlan, msg::Activations, msg::StepResult,
+                               msg::Assign, msg::StageReport, msg::ReplaceStage, msg::NodeReport, msg::StatusQuery,
+                               msg::Status, msg::Shutdown>;
+
+/// Sessions' mailbox on a node: finds the session by request number and posts to it; drops what nobody waits for.
+using GatewayActor = caf::typed_actor<caf::reacts_to<Frame<msg::Accepted>>,        // the pipeline took the request
+                                      caf::reacts_to<Frame<msg::Rejected>>,        // nobody can take it
+                                      caf::reacts_to<Frame<msg::Tokens>>,          // next tokens of an answer
+                                      caf::reacts_to<Frame<msg::Finished>>,        // the answer's end
+                                      caf::reacts_to<Frame<msg::PipelineState>>>;  // for /readyz and metrics
+
+/// Answers from Redis, or passes the request on to the router.
+using CacheActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,  // look up, or delegate to the router
+                                    caf::reacts_to<Frame<msg::Store>>>;    // keep a complete answer
+
+/// Picks a pipeline.
+using RouterActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,         // delegate to a replica, or reject
+                                     caf::reacts_to<Frame<msg::Cancel>>,           // to the replica that runs it
+                                     caf::reacts_to<Frame<msg::PipelineState>>>;   // what replicas can take
+
+/// One replica: owns request state, the token log, block tables and the schedule.
+using PipelineActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,      // admit or reject
+                                       caf::reacts_to<Frame<msg::Cancel>>,        // free it after the step in flight
+                                       caf::reacts_to<Frame<msg::StepResult>>,    // from the last stage
+                                       caf::reacts_to<Frame<msg::StageReport>>>;  // health and progress of a stage
+
+/// A layer range in its own process.
+using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,        // be this part of this epoch
+                                    caf::reacts_to<Frame<msg::StepPlan>>,      // from the pipeline
+                                    caf::reacts_to<Frame<msg::Activations>>>;  // from the stage before
+
+/// Supervises the processes of one machine.
+using NodeActor = caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,  // kill −9 and start another
+                                   caf::reacts_to<Frame<msg::NodeReport>>,    // head node: another node lives
+                                   caf::reacts_to<Frame<msg::StatusQuery>>,   // answered on the link it came by
+                                   caf::reacts_to<Frame<msg::Shutdown>>>;     // end all stages, then yourself
+
+/// Sends one frame without a sender: what code outside actors (HTTP sessions, links) uses.
+template <class Handle, class T>
+void mail(const Handle& to, Frame<T> frame) {
+  caf::anon_send(to, std::move(frame));
+}
+
+}  // namespace convoy::actors

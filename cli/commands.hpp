@@ -1,0 +1,30 @@
+#pragma once
+// The commands of the one binary. Each lives in a file of its own and adds itself to the command line; its callback
+// stores the exit code. main() turns exceptions into one line and a code.
+
+#include <CLI/CLI.hpp>
+
+namespace convoy::cli {
+
+/// Exit codes, also printed by `convoy --help`.
+enum ExitCode : int {
+  ok = 0,
+  failed = 1,       // the work itself failed: a check did not hold, the cluster is not ready
+  usage = 2,        // wrong arguments
+  bad_input = 3,    // a file, a configuration or a model is wrong (InputError)
+  unavailable = 4,  // the cluster, a port or a service cannot be reached or is taken
+  internal = 70,    // a fault of ours
+};
+
+void add_verify(CLI::App& app, int& exit_code);
+void add_tokenize(CLI::App& app, int& exit_code);
+void add_render(CLI::App& app, int& exit_code);
+void add_check_config(CLI::App& app, int& exit_code);
+void add_up(CLI::App& app, int& exit_code);
+void add_down(CLI::App& app, int& exit_code);
+void add_node(CLI::App& app, int& exit_code);
+void add_stage(CLI::App& app, int& exit_code);  // hidden: a node starts it
+void add_status(CLI::App& app, int& exit_code);
+void add_chat(CLI::App& app, int& exit_code);
+
+}  // namespace convoy::cli

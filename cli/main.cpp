@@ -1,0 +1,29 @@
+// convoy: one binary. Reads its arguments, runs one command, maps what went wrong to one line and an exit code.
+
+#include <cstdio>
+#include <exception>
+
+#include "cli/commands.hpp"
+#include "model/error.hpp"
+
+int main(int argc, char** argv) {
+  using namespace convoy;
+  CLI::App app{"convoy: an inference cluster on your own machines", "convoy"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "convoy 0.1.0");
+  app.footer("Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 unavailable, 70 internal fault.");
+  int exit_code = cli::ok;
+  (void)exit_code;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? cli::ok : cli::usage;
+  } catch (const InputError& e) {
+    std::fprintf(stderr, "convoy: %s\n", e.what());
+    return cli::bad_input;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "convoy: internal fault: %s\n", e.what());
+    return cli::internal;
+  }
+  return exit_code;
+}

@@ -1,0 +1,112 @@
+#pragma once
+// Backend: the dozen coarse operations that a forward pass is made of. Each is one fused kernel on a GPU, and the
+// reference of each fits on a page. Operations only enqueue; one stream per backend orders them; `wait` joins it.
+// One thread calls a backend. Everything a row needs is that row: one reduction order per operation, whatever the
+// number of rows, threads, chunks or neighbours, so that replays are bit-identical.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "gpu/step.hpp"
+#include "model/config.hpp"
+#include "model/tensor.hpp"
+
+namespace convoy::gpu {
+
+/// Device memory. Freed with its last owner.
+using Buffer = std::shared_ptr<void>;
+
+/// A weight on the device, in any type the backend computes with (the CPU computes on it as stored, in the mapping).
+struct Weight {
+  Buffer memory;
+  model::DType type = model::DType::f32;
+  int64_t rows = 0, columns = 0;  // [out, in]; a vector is one row
+  const void* data() const { return memory.get(); }
+};
+
+/// A view of activations: [rows, width], dense, in the backend's activation type (float32 on the CPU).
+struct Rows {
+  void* data = nullptr;
+  int64_t rows = 0, width = 0;
+};
+
+/// out = h · weightᵀ (+ bias)
+struct Projection {
+  const Weight* weight;
+  const Weight* bias;  // nullptr: none
+  Rows out;            // [rows, weight->rows]
+};
+
+/// The rows of one sequence in a step, and where its KV lies.
+struct SequenceRows {
+  int64_t first_row = 0, rows = 0;
+  int64_t first_position = 0;
+  std::span<const uint32_t> blocks;  // block table: position p is entry p % 64 of block blocks[p / 64]
+};
+
+/// One layer's cache: keys and values, each [blocks, 64, kv_heads · head_dim].
+struct KvLayer {
+  Buffer k, v;
+  int64_t blocks = 0, width = 0;
+};
+
+struct AttentionShape {
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 0;  // of q·k before the softmax
+};
+
+/// Everything the sampler needs for one row of logits.
+struct SampleRow {
+  const model::Sampling* sampling = nullptr;
+  uint64_t position = 0;   // of the sampled token in its sequence: counter of the random number
+  uint32_t generated = 0;  // tokens sampled before it
+  std::span<const int32_t> prompt, output;  // the sequence so far, for penalties
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// Names everything that shapes the bits of a result, such as "cpu-avx512vnni". Stages compare it in handshakes.
+  virtual std::string_view variant() const = 0;
+
+  virtual Buffer allocate(size_t bytes) = 0;
+  virtual Weight adopt(const model::Tensor& tensor) = 0;
+  /// Rotations for all positions below `positions`: kept by the backend for rope_write.
+  virtual void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) = 0;
+
+  /// x[r] = table[ids[r]]
+  virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows x) = 0;
+  /// x += delta (if delta.data); h = x / sqrt(mean(x²) + eps) · w   (RMSNorm, arXiv 1910.07467)
+  virtual void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) = 0;
+  /// Several products of the same rows: q, k, v in one call.
+  virtual void linear(Rows h, std::span<const Projection> projections) = 0;
+  /// out = silu(h · gateᵀ) ⊙ (h · upᵀ)   (SwiGLU, arXiv 2002.05202)
+  virtual void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) = 0;
+  /// Rotates q and k in place at each row's position and writes k and v into the cache.
+  virtual void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape, std::span<const SequenceRows> sequences,
+                          const KvLayer& kv) = 0;
+  /// Causal grouped-query attention over the paged cache; the step's own rows are already in it.
+  virtual void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
+                         const KvLayer& kv, Rows out) = 0;
+  /// logits = norm(x[row] (+ delta[row])) · headᵀ for the listed rows only. logits: [rows.size(), vocab]
+  virtual void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
+                    std::span<const int32_t> rows, Rows logits) = 0;
+  /// Picks a token for each row of logits (which it may overwrite). Waits for the result.
+  virtual void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) = 0;
+  /// Activations to and from the host, float32. Waits.
+  virtual void read(Rows from, std::span<float> to) = 0;
+  virtual void write(std::span<const float> from, Rows to) = 0;
+  /// Joins the stream; throws what an operation failed with.
+  virtual void wait() = 0;
+};
+
+enum class Kernels : uint8_t { reference, fast };
+
+/// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for `fast`.
+std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads);
+
+}  // namespace convoy::gpu

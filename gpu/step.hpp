@@ -1,0 +1,70 @@
+#pragma once
+// One step, as the pipeline plans it and every stage executes it, and what the last stage gives back.
+// Rows of all sequences lie one after the other, nothing is padded.
+
+#include <cstdint>
+#include <vector>
+
+#include "model/sampling.hpp"
+
+namespace convoy::gpu {
+
+/// Tokens per KV block.
+inline constexpr int64_t kv_block_tokens = 64;
+
+/// Takes a free slot for a new sequence. Everything the slot held before is forgotten.
+struct SeqStart {
+  uint32_t slot = 0;
+  uint32_t prompt_tokens = 0;  // tokens at positions below are prompt: penalties treat them apart
+  model::Sampling sampling;
+};
+
+/// The tokens of one sequence in this step: a decode brings 1, a draft several, a chunk of a prompt many.
+struct SeqStep {
+  uint32_t slot = 0;
+  uint32_t first_position = 0;
+  std::vector<int32_t> tokens;
+  uint32_t sampled_rows = 0;  // the last so many rows get logits and a sampled token each
+};
+
+struct BlockChange {
+  uint32_t slot = 0, index = 0, block = 0;  // the slot's block table: table[index] = block
+};
+
+struct StepPlan {
+  uint64_t epoch = 0, step = 0;
+  std::vector<SeqStart> starts;            // applied first
+  std::vector<BlockChange> block_changes;  // then these
+  std::vector<SeqStep> sequences;          // then the rows run
+  std::vector<uint32_t> ends;              // then these slots are free
+
+  int64_t rows() const {
+    int64_t n = 0;
+    for (const SeqStep& s : sequences) n += static_cast<int64_t>(s.tokens.size());
+    return n;
+  }
+};
+
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0;
+};
+
+/// One sampled token. Log-probabilities are of the model's distribution before temperature, penalties and filters.
+struct SampledToken {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<TokenLogprob> top;  // best first; as many as Sampling::top_logprobs
+};
+
+struct SampledTokens {
+  uint32_t slot = 0;
+  std::vector<SampledToken> tokens;
+};
+
+struct StepResult {
+  uint64_t epoch = 0, step = 0;
+  std::vector<SampledTokens> sequences;
+};
+
+}  // namespace convoy::gpu

@@ -1,0 +1,63 @@
+#pragma once
+// A checkpoint on disk: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or one GGUF
+// file, by mmap. Opening reads headers only; the pages of a weight are touched when it is used.
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "model/config.hpp"
+#include "model/tensor.hpp"
+
+namespace convoy::model {
+
+/// Layers first..last, both inclusive.
+struct LayerRange {
+  int64_t first = 0, last = 0;
+  int64_t count() const { return last - first + 1; }
+};
+
+/// The weights of one layer. Matrices are [out, in], norms [hidden], biases [out].
+struct LayerWeights {
+  Tensor attention_norm, q, k, v, o, mlp_norm, gate, up, down;
+  std::optional<Tensor> q_bias, k_bias, v_bias;
+};
+
+struct StageWeights {
+  LayerRange range;
+  std::vector<LayerWeights> layers;
+  std::optional<Tensor> embedding;   // [vocab, hidden], on the first stage
+  std::optional<Tensor> final_norm;  // [hidden], on the last stage
+  std::optional<Tensor> head;        // [vocab, hidden], on the last stage; the embedding's bytes when tied
+};
+
+/// One value of a GGUF's metadata.
+struct GgufValue;
+using GgufArray = std::vector<GgufValue>;
+struct GgufValue {
+  std::variant<uint64_t, int64_t, double, bool, std::string, GgufArray> value;
+};
+
+class Checkpoint {
+ public:
+  /// Opens a directory or a GGUF file and checks every count, offset, type and size. Throws InputError.
+  static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
+  virtual ~Checkpoint() = default;
+
+  virtual const Config& config() const = 0;
+  /// The weights of a range, each checked against the shape the configuration gives. Touches no other page.
+  virtual StageWeights stage(LayerRange range) const = 0;
+  /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key needs to be
+  /// never wrong. Reads everything, so call it once and off the hot path.
+  virtual std::string weights_digest() const = 0;
+  virtual const std::filesystem::path& path() const = 0;
+  virtual bool is_gguf() const = 0;
+  /// A GGUF's metadata; empty for a directory.
+  virtual const std::map<std::string, GgufValue, std::less<>>& metadata() const = 0;
+};
+
+}  // namespace convoy::model

@@ -1,0 +1,47 @@
+#pragma once
+// A tensor of a checkpoint as it lies in the file: type, shape and a view of mapped bytes. No copy, no arithmetic.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace convoy::model {
+
+/// Element types on disk. q8_0, q4_0, q4_1 are GGML's blocks of 32 values along a row:
+///   q8_0: f16 d, int8 q[32]            value = d·q             34 bytes
+///   q4_0: f16 d, nibbles[16]           value = d·(q − 8)       18 bytes
+///   q4_1: f16 d, f16 m, nibbles[16]    value = d·q + m         20 bytes
+/// (byte j of the nibbles holds value j in its low half and value j + 16 in its high half)
+enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i64 };
+
+struct DTypeInfo {
+  std::string_view name;
+  uint32_t block_values;  // values per block along a row; 1 for plain types
+  uint32_t block_bytes;
+};
+const DTypeInfo& info(DType type);
+
+/// Keeps a mapping alive. Tensors of one file share it.
+class Mapping;
+
+struct Tensor {
+  DType type = DType::f32;
+  std::vector<int64_t> shape;        // outermost first: a weight matrix is [out, in]
+  std::span<const std::byte> bytes;  // exactly the size that type and shape give
+  std::shared_ptr<const Mapping> owner;
+
+  int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
+  int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
+  size_t row_bytes() const { return static_cast<size_t>(columns()) / info(type).block_values * info(type).block_bytes; }
+};
+
+/// Row `row` of a tensor widened to float32; out has columns() values. The reference of every decoder.
+void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out);
+
+float f16_to_f32(uint16_t half);
+float bf16_to_f32(uint16_t bits);
+
+}  // namespace convoy::model

@@ -1,0 +1,309 @@
+# Everything that Convoy's processes say to each other. Each top-level message travels as one frame: a
+# single-segment Cap'n Proto message behind the link's fixed header (actors/link_wire.hpp), which names its type.
+# Fields are only added, never renumbered: two versions of Convoy work in one cluster.
+# Each field says its unit and, where it is not plain, who sets it.
+
+@0xd1a3f2b09c47e865;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("convoy::schema");
+
+enum Role {
+  none @0;
+  gateway @1;
+  router @2;
+  cache @3;
+  pipeline @4;
+  stage @5;
+  node @6;
+  client @7;       # a command-line tool that asks a node
+}
+
+# ---- links ----------------------------------------------------------------------------------------------------
+
+struct Hello {
+  # First frame in both directions of both connections of a link. Nothing else is parsed before it is accepted.
+  protocolVersion @0 :UInt16;
+  cluster @1 :Text;          # names must be equal
+  node @2 :Text;             # the sender's node name
+  role @3 :Role;             # what the sending process is: node, stage or client
+  instance @4 :UInt32;       # which stage; 0 for a node
+  incarnation @5 :UInt64;    # new for every process start
+  pid @6 :Int32;
+  bulk @7 :Bool;             # the link's second connection
+  linkId @8 :UInt64;         # drawn by the connecting side, joins its control and bulk connections
+  kernelVariant @9 :Text;    # Backend::variant(); results are bit-identical only between equal variants
+  listenHost @10 :Text;      # where the sender accepts links itself; empty if it does not
+  listenPort @11 :UInt16;
+}
+
+struct HelloRefused {
+  reason @0 :Text;
+}
+
+struct Lease {
+  # Sent on the control connection every quarter of failure_detection_ms. Silence ends the lease.
+  sequence @0 :UInt64;
+}
+
+struct Credit {
+  # Receiver of bulk frames → their sender, on the control connection.
+  bytes @0 :UInt64;          # bulk bytes taken off the connection since the last credit
+}
+
+struct Watch {
+  # Someone monitors the actor (role, instance) of the frame's header: say Down when it ends.
+  on @0 :Bool;
+}
+
+struct Down {
+  role @0 :Role;
+  instance @1 :UInt32;
+  reason @2 :Text;
+}
+
+# ---- generation -----------------------------------------------------------------------------------------------
+
+struct Sampling {
+  temperature @0 :Float32;         # 0: greedy
+  topK @1 :UInt32;                 # 0: all
+  topP @2 :Float32 = 1;
+  minP @3 :Float32;
+  presencePenalty @4 :Float32;
+  frequencyPenalty @5 :Float32;
+  repetitionPenalty @6 :Float32 = 1;
+  seed @7 :UInt64;                 # always set; drawn by the gateway when the client gave none
+  logprobs @8 :Bool;
+  topLogprobs @9 :UInt32;          # 0..20, besides the chosen token
+  minTokens @10 :UInt32;           # end tokens are masked before that many were sampled
+  endTokens @11 :List(Int32);      # empty with ignore_eos
+}
+
+struct ReplyTo {
+  # Where a request's answer goes: the gateway actor of that node finds the session by the number.
+  node @0 :Text;
+  request @1 :UInt64;
+}
+
+struct Generate {
+  # session → cache → router → pipeline
+  requestId @0 :Text;              # for logs
+  replyTo @1 :ReplyTo;
+  tokens @2 :List(Int32);          # the prompt
+  sampling @3 :Sampling;
+  maxTokens @4 :UInt32;            # generated tokens at most
+  deadlineMs @5 :UInt64;           # Unix time
+  cacheKey @6 :Data;               # empty: neither look up nor store
+  attempt @7 :UInt32;              # the session counts; answers of older attempts are ignored
+}
+
+struct Accepted {
+  # pipeline → session, before the first token
+  request @0 :UInt64;
+  attempt @1 :UInt32;
+  pipeline @2 :UInt32;             # instance: where Cancel goes
+}
+
+struct Rejected {
+  enum Reason {
+    overloaded @0;
+    notReady @1;
+    invalid @2;
+  }
+  request @0 :UInt64;
+  attempt @1 :UInt32;
+  reason @2 :Reason;
+  message @3 :Text;
+  retryAfterMs @4 :UInt32;
+}
+
+struct TokenLogprob {
+  id @0 :Int32;
+  logprob @1 :Float32;
+}
+
+struct Token {
+  id @0 :Int32;
+  logprob @1 :Float32;             # of the distribution before temperature and filters
+  top @2 :List(TokenLogprob);      # best first
+}
+
+struct Tokens {
+  # pipeline → session, or cache → session
+  request @0 :UInt64;
+  attempt @1 :UInt32;
+  firstIndex @2 :UInt32;           # of the first token in the answer: makes the message idempotent
+  tokens @3 :List(Token);
+  fromCache @4 :Bool;
+}
+
+struct Finished {
+  enum Reason {
+    stop @0;                       # an end token, included in tokens
+    length @1;
+    cancelled @2;
+    failed @3;                     # the answer is incomplete
+  }
+  request @0 :UInt64;
+  attempt @1 :UInt32;
+  reason @2 :Reason;
+  tokens @3 :UInt32;               # how many the answer has: the session checks that it saw them all
+  message @4 :Text;                # failed: what happened
+  fromCache @5 :Bool;
+}
+
+struct Cancel {
+  # session → pipeline: the client is gone, or a stop string was found
+  replyTo @0 :ReplyTo;
+}
+
+struct Answer {
+  # What Redis holds, sealed. Complete answers only.
+  tokens @0 :List(Token);
+  reason @1 :Finished.Reason;
+}
+
+struct Store {
+  # session → cache, after a complete answer
+  cacheKey @0 :Data;
+  answer @1 :Answer;
+}
+
+struct PipelineState {
+  # pipeline → router → gateway, on every change and at least four times in readiness_period_ms
+  pipeline @0 :UInt32;
+  ready @1 :Bool;                  # a token went through all stages within readiness_period_ms
+  reason @2 :Text;                 # why not
+  epoch @3 :UInt64;
+  running @4 :UInt32;
+  waiting @5 :UInt32;
+  queueMax @6 :UInt32;
+  stages @7 :List(StageState);
+}
+
+# ---- steps ----------------------------------------------------------------------------------------------------
+
+struct SeqStart {
+  slot @0 :UInt32;
+  promptTokens @1 :UInt32;
+  sampling @2 :Sampling;
+}
+
+struct SeqStep {
+  slot @0 :UInt32;
+  firstPosition @1 :UInt32;
+  tokens @2 :List(Int32);          # a decode: 1; a chunk of a prompt: many
+  sampledRows @3 :UInt32;          # how many of the last rows get logits and a sampled token
+}
+
+struct BlockChange {
+  slot @0 :UInt32;
+  index @1 :UInt32;                # which entry of the slot's block table
+  block @2 :UInt32;
+}
+
+struct StepPlan {
+  # pipeline → every stage
+  epoch @0 :UInt64;
+  step @1 :UInt64;                 # numbered per epoch from 0 without gaps; stages run them in order
+  starts @2 :List(SeqStart);
+  sequences @3 :List(SeqStep);
+  blockChanges @4 :List(BlockChange);
+  ends @5 :List(UInt32);           # slots that are free after this step
+}
+
+struct Activations {
+  # stage k → stage k+1, on the bulk connection
+  epoch @0 :UInt64;
+  step @1 :UInt64;
+  rows @2 :UInt32;
+  hidden @3 :UInt32;
+  data @4 :Data;                   # float32[rows, hidden], little endian
+}
+
+struct SampledTokens {
+  slot @0 :UInt32;
+  tokens @1 :List(Token);
+}
+
+struct StepResult {
+  # last stage → pipeline
+  epoch @0 :UInt64;
+  step @1 :UInt64;
+  sequences @2 :List(SampledTokens);
+}
+
+# ---- stages and nodes -----------------------------------------------------------------------------------------
+
+struct Assign {
+  # pipeline → stage: what it is in this epoch. Raising the epoch empties its KV and its queue of steps.
+  epoch @0 :UInt64;
+  firstLayer @1 :UInt32;
+  lastLayer @2 :UInt32;            # inclusive
+  kvBlocks @3 :UInt32;             # blocks of 64 tokens
+  slots @4 :UInt32;
+  last @5 :Bool;                   # computes logits and samples
+  nextHost @6 :Text;               # where the next stage accepts links; empty for the last
+  nextPort @7 :UInt16;
+  nextInstance @8 :UInt32;
+  nextNode @9 :Text;
+}
+
+enum Health {
+  down @0;
+  loading @1;
+  ready @2;
+  hung @3;
+}
+
+struct StageReport {
+  # stage → pipeline, on every change and four times in failure_detection_ms
+  epoch @0 :UInt64;
+  instance @1 :UInt32;
+  health @2 :Health;
+  loadedPermille @3 :UInt32;
+  oldestStep @4 :UInt64;
+  oldestStepAgeMs @5 :UInt32;      # 0: owes nothing
+  reason @6 :Text;
+  firstLayer @7 :UInt32;
+  lastLayer @8 :UInt32;
+}
+
+struct StageState {
+  node @0 :Text;
+  instance @1 :UInt32;
+  pid @2 :Int32;
+  firstLayer @3 :UInt32;
+  lastLayer @4 :UInt32;
+  health @5 :Health;
+  reason @6 :Text;
+  loadedPermille @7 :UInt32;
+}
+
+struct ReplaceStage {
+  # pipeline → node: end the process of this stage (kill −9) and start another
+  instance @0 :UInt32;
+  incarnation @1 :UInt64;          # of the process that is meant: a newer one is left alone
+  reason @2 :Text;
+}
+
+struct NodeReport {
+  # node → head node, on every change and four times in failure_detection_ms
+  node @0 :Text;
+  pid @1 :Int32;
+}
+
+struct StatusQuery {
+  # client → head node; answered with Status on the same link
+  id @0 :UInt64;
+}
+
+struct Status {
+  id @0 :UInt64;
+  json @1 :Text;                   # the object that `convoy status --json` prints
+}
+
+struct Shutdown {
+  # client → node: end every stage, then yourself
+  id @0 :UInt64;
+}

@@ -1,0 +1,144 @@
+#pragma once
+// Frame<T>: one Cap'n Proto message in one contiguous, immutable, shared buffer. Actors mail frames to each other
+// without copying; a link writes the same bytes. Any thread may read a frame; only its builder writes it.
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "schema/convoy.capnp.h"
+
+namespace convoy::schema {
+
+/// Which connection of a link carries a message (design: control stays small, so that tokens never wait for tensors).
+enum class Lane : uint8_t { control, bulk };
+
+/// Identifies T on the wire. Numbers are never reused.
+template <class T>
+struct FrameTraits;
+
+#define CONVOY_FRAME(Type, number, lane_)           \
+  template <>                                       \
+  struct FrameTraits<Type> {                        \
+    static constexpr uint16_t type_id = number;     \
+    static constexpr Lane lane = Lane::lane_;       \
+    static constexpr const char* name = #Type;      \
+  };
+CONVOY_FRAME(Hello, 1, control)
+CONVOY_FRAME(HelloRefused, 2, control)
+CONVOY_FRAME(Lease, 3, control)
+CONVOY_FRAME(Credit, 4, control)
+CONVOY_FRAME(Watch, 5, control)
+CONVOY_FRAME(Down, 6, control)
+CONVOY_FRAME(Generate, 16, control)
+CONVOY_FRAME(Accepted, 17, control)
+CONVOY_FRAME(Rejected, 18, control)
+CONVOY_FRAME(Tokens, 19, control)
+CONVOY_FRAME(Finished, 20, control)
+CONVOY_FRAME(Cancel, 21, control)
+CONVOY_FRAME(Store, 22, control)
+CONVOY_FRAME(PipelineState, 23, control)
+CONVOY_FRAME(StepPlan, 32, control)
+CONVOY_FRAME(Activations, 33, bulk)
+CONVOY_FRAME(StepResult, 34, control)
+CONVOY_FRAME(Assign, 48, control)
+CONVOY_FRAME(StageReport, 49, control)
+CONVOY_FRAME(ReplaceStage, 50, control)
+CONVOY_FRAME(NodeReport, 51, control)
+CONVOY_FRAME(StatusQuery, 52, control)
+CONVOY_FRAME(Status, 53, control)
+CONVOY_FRAME(Shutdown, 54, control)
+CONVOY_FRAME(Answer, 64, control)  // never on a link: the value in Redis
+#undef CONVOY_FRAME
+
+/// Owns aligned memory of one frame. Data starts at a 64-byte boundary.
+class FrameBuffer {
+ public:
+  explicit FrameBuffer(size_t bytes);
+  ~FrameBuffer();
+  FrameBuffer(const FrameBuffer&) = delete;
+  FrameBuffer& operator=(const FrameBuffer&) = delete;
+  std::byte* data() { return data_; }
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_;
+  size_t size_;
+};
+
+/// The bytes of a frame: what a link writes and reads. Always a whole number of 8-byte words, one segment.
+using FrameBytes = std::shared_ptr<const FrameBuffer>;
+
+/// A typed frame: a handle that actors mail to each other. Reading it is done through a Reading.
+template <class T>
+class Frame {
+ public:
+  Frame() = default;
+  explicit Frame(FrameBytes bytes) : bytes_(std::move(bytes)) {}
+  const FrameBytes& bytes() const { return bytes_; }
+  explicit operator bool() const { return static_cast<bool>(bytes_); }
+
+ private:
+  FrameBytes bytes_;
+};
+
+/// One pass over a frame's message, on the stack of whoever reads it:
+///   schema::Reading plan(frame); for (auto s : plan->getSequences()) ...
+/// Bounds, pointers and the traversal limit are checked on the way, and malformed bytes throw kj::Exception; what
+/// a field means is checked where it is used. The frame must outlive its reading.
+template <class T>
+class Reading {
+ public:
+  explicit Reading(const Frame<T>& frame);
+  const typename T::Reader* operator->() const { return &root_; }
+  const typename T::Reader& operator*() const { return root_; }
+
+ private:
+  capnp::FlatArrayMessageReader reader_;
+  typename T::Reader root_;
+};
+
+/// Builds one message and freezes it into a Frame.
+///   FrameBuilder<Cancel> b; b->initReplyTo().setRequest(7); auto frame = std::move(b).finish();
+template <class T>
+class FrameBuilder {
+ public:
+  explicit FrameBuilder(size_t words_hint = 64) : message_(static_cast<unsigned>(words_hint)), root_(message_.initRoot<T>()) {}
+  typename T::Builder* operator->() { return &root_; }
+  typename T::Builder& operator*() { return root_; }
+  Frame<T> finish() &&;
+
+ private:
+  capnp::MallocMessageBuilder message_;
+  typename T::Builder root_;
+};
+
+/// Why bytes cannot be a frame: a human-readable reason, or nothing. Checks the segment table only: one segment
+/// whose size is exactly the rest of the buffer.
+std::optional<std::string> refuse_frame(std::span<const std::byte> bytes);
+
+/// The reader options of every frame of that many bytes: traversal limited to twice its words, nesting to 16.
+capnp::ReaderOptions reader_options(size_t bytes);
+
+/// Copies a finished builder's segments into one buffer with a single-segment table.
+FrameBytes freeze(capnp::MessageBuilder& message);
+
+template <class T>
+Reading<T>::Reading(const Frame<T>& frame)
+    : reader_(kj::arrayPtr(reinterpret_cast<const capnp::word*>(frame.bytes()->data()),
+                           frame.bytes()->size() / sizeof(capnp::word)),
+              reader_options(frame.bytes()->size())),
+      root_(reader_.template getRoot<T>()) {}
+
+template <class T>
+Frame<T> FrameBuilder<T>::finish() && {
+  return Frame<T>{freeze(message_)};
+}
+
+}  // namespace convoy::schema
