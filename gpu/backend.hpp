@@ -1,8 +1,8 @@
 #pragma once
-// Backend: the dozen coarse operations that a forward pass is made of. Each is one fused kernel on a GPU, and the
-// reference of each fits on a page. Operations only enqueue; one stream per backend orders them; `wait` joins it.
-// One thread calls a backend. Everything a row needs is that row: one reduction order per operation, whatever the
-// number of rows, threads, chunks or neighbours, so that replays are bit-identical.
+// Backend: the dozen coarse operations that a forward pass is made of. Each is one fused kernel on a GPU, and
+// the reference of each fits on a page. Operations only enqueue; one stream per backend orders them; `wait`
+// joins it. One thread calls a backend. Everything a row needs is that row: one reduction order per
+// operation, whatever the number of rows, threads, chunks or neighbours, so that replays are bit-identical.
 
 #include <cstdint>
 #include <memory>
@@ -19,7 +19,8 @@ namespace convoy::gpu {
 /// Device memory. Freed with its last owner.
 using Buffer = std::shared_ptr<void>;
 
-/// A weight on the device, in any type the backend computes with (the CPU computes on it as stored, in the mapping).
+/// A weight on the device, in any type the backend computes with (the CPU computes on it as stored, in the
+/// mapping).
 struct Weight {
   Buffer memory;
   model::DType type = model::DType::f32;
@@ -70,7 +71,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Names everything that shapes the bits of a result, such as "cpu-avx512vnni". Stages compare it in handshakes.
+  /// Names everything that shapes the bits of a result, such as "cpu-avx512vnni". Stages compare it in
+  /// handshakes.
   virtual std::string_view variant() const = 0;
 
   virtual Buffer allocate(size_t bytes) = 0;
@@ -81,14 +83,15 @@ class Backend {
   /// x[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows x) = 0;
   /// x += delta (if delta.data); h = x / sqrt(mean(x²) + eps) · w   (RMSNorm, arXiv 1910.07467)
+  /// Without h.data only the sum: what a stage does before it sends x on.
   virtual void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) = 0;
   /// Several products of the same rows: q, k, v in one call.
   virtual void linear(Rows h, std::span<const Projection> projections) = 0;
   /// out = silu(h · gateᵀ) ⊙ (h · upᵀ)   (SwiGLU, arXiv 2002.05202)
   virtual void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) = 0;
   /// Rotates q and k in place at each row's position and writes k and v into the cache.
-  virtual void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape, std::span<const SequenceRows> sequences,
-                          const KvLayer& kv) = 0;
+  virtual void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+                          std::span<const SequenceRows> sequences, const KvLayer& kv) = 0;
   /// Causal grouped-query attention over the paged cache; the step's own rows are already in it.
   virtual void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                          const KvLayer& kv, Rows out) = 0;
@@ -106,7 +109,8 @@ class Backend {
 
 enum class Kernels : uint8_t { reference, fast };
 
-/// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for `fast`.
+/// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for
+/// `fast`.
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads);
 
 }  // namespace convoy::gpu

@@ -1,6 +1,6 @@
 #pragma once
-// Engine: a layer range on its device. Owns the weights, the KV pool, and what each slot has seen; executes steps in
-// the order they come. One thread calls it (the stage's device thread, or a tool).
+// Engine: a layer range on its device. Owns the weights, the KV pool, and what each slot has seen; executes
+// steps in the order they come. One thread calls it (the stage's device thread, or a tool).
 
 #include <functional>
 #include <memory>
@@ -15,10 +15,10 @@
 namespace convoy::gpu {
 
 struct EngineLimits {
-  uint32_t kv_blocks = 0;          // of kv_block_tokens tokens, shared by all slots
-  uint32_t slots = 0;              // sequences at once
-  int64_t context_tokens = 0;      // positions per sequence
-  int64_t rows_per_step = 0;       // buffers are sized for it
+  uint32_t kv_blocks = 0;      // of kv_block_tokens tokens, shared by all slots
+  uint32_t slots = 0;          // sequences at once
+  int64_t context_tokens = 0;  // positions per sequence
+  int64_t rows_per_step = 0;   // buffers are sized for it
 };
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.
@@ -30,8 +30,9 @@ struct StepOutput {
 class Engine {
  public:
   /// Loads the layers. progress(done, total) in layers; may be empty.
-  Engine(std::unique_ptr<Backend> backend, std::shared_ptr<const model::Checkpoint> checkpoint, model::LayerRange range,
-         const EngineLimits& limits, const std::function<void(int64_t, int64_t)>& progress = {});
+  Engine(std::unique_ptr<Backend> backend, std::shared_ptr<const model::Checkpoint> checkpoint,
+         model::LayerRange range, const EngineLimits& limits,
+         const std::function<void(int64_t, int64_t)>& progress = {});
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -40,15 +41,15 @@ class Engine {
   bool last() const;   // computes logits and samples
 
   /// Runs one step. input: [rows, hidden] float32 from the stage before; empty on the first stage.
-  /// Throws std::runtime_error with the offending values if the plan breaks a limit or refers to a slot, position
-  /// or block that it may not (the peer's bytes are validated here, where they are used).
+  /// Throws std::runtime_error with the offending values if the plan breaks a limit or refers to a slot,
+  /// position or block that it may not (the peer's bytes are validated here, where they are used).
   StepOutput run(const StepPlan& plan, std::span<const float> input);
 
   /// Forgets all sequences: a new epoch.
   void reset();
 
-  /// Logits of the sampled rows of the latest step, [rows, vocab], for `convoy verify`; last stage only. They are
-  /// copied before sampling when keep_logits was set.
+  /// Logits of the sampled rows of the latest step, [rows, vocab], for `convoy verify`; last stage only. They
+  /// are copied before sampling when keep_logits was set.
   void keep_logits(bool keep);
   std::span<const float> logits() const;
 

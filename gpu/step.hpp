@@ -50,7 +50,8 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-/// One sampled token. Log-probabilities are of the model's distribution before temperature, penalties and filters.
+/// One sampled token. Log-probabilities are of the model's distribution before temperature, penalties and
+/// filters.
 struct SampledToken {
   int32_t id = 0;
   float logprob = 0;

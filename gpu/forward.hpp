@@ -1,0 +1,58 @@
+#pragma once
+// The forward pass of a layer range, written once over Backend. Owns the range's weights and the activations'
+// buffers; knows nothing of slots or plans. The engine calls it, on its thread.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "gpu/backend.hpp"
+#include "gpu/kv_pool.hpp"
+#include "model/checkpoint.hpp"
+
+namespace convoy::gpu {
+
+class Forward {
+ public:
+  /// Adopts the weights of the range. progress(done, total) in layers; may be empty.
+  Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range, int64_t rows_max,
+          const std::function<void(int64_t, int64_t)>& progress);
+
+  bool first() const { return embedding_.has_value(); }
+  bool last() const { return head_.has_value(); }
+
+  /// Starts a step from token ids (first stage) or from the hidden states of the stage before, [rows,
+  /// hidden].
+  void begin(std::span<const int32_t> ids);
+  void begin(std::span<const float> hidden);
+  /// Runs the layers. The sequences' rows cover the rows of the step.
+  void layers(std::span<const SequenceRows> sequences, const KvPool& kv);
+  /// The last stage's end: logits of the listed rows, [rows.size(), vocab].
+  Rows logits(std::span<const int32_t> rows);
+  /// Any other stage's end: hidden states for the next, [rows, hidden].
+  Rows hidden();
+
+ private:
+  struct Layer {
+    Weight attention_norm, q, k, v, o, mlp_norm, gate, up, down;
+    std::optional<Weight> q_bias, k_bias, v_bias;
+  };
+  struct RowBuffer {
+    Buffer memory;
+    int64_t width = 0;
+    Rows first(int64_t rows) const { return {memory.get(), rows, width}; }
+  };
+
+  Backend& backend_;
+  AttentionShape attention_;
+  float eps_;
+  std::vector<Layer> layers_;
+  std::optional<Weight> embedding_, final_norm_, head_;
+  // x: the residual stream; delta: what the latest block adds to it; h: normalised rows
+  RowBuffer x_, delta_, h_, q_, k_, v_, attended_, gated_, logits_;
+  int64_t rows_ = 0;  // of the step that runs
+};
+
+}  // namespace convoy::gpu
