@@ -1,6 +1,6 @@
 #pragma once
-// A checkpoint on disk: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or one GGUF
-// file, by mmap. Opening reads headers only; the pages of a weight are touched when it is used.
+// A checkpoint on disk: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or
+// one GGUF file, by mmap. Opening reads headers only; the pages of a weight are touched when it is used.
 
 #include <filesystem>
 #include <map>
@@ -51,8 +51,8 @@ class Checkpoint {
   virtual const Config& config() const = 0;
   /// The weights of a range, each checked against the shape the configuration gives. Touches no other page.
   virtual StageWeights stage(LayerRange range) const = 0;
-  /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key needs to be
-  /// never wrong. Reads everything, so call it once and off the hot path.
+  /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key
+  /// needs to be never wrong. Reads everything, so call it once and off the hot path.
   virtual std::string weights_digest() const = 0;
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;

@@ -1,9 +1,11 @@
 #pragma once
-// A tensor of a checkpoint as it lies in the file: type, shape and a view of mapped bytes. No copy, no arithmetic.
+// A tensor of a checkpoint as it lies in the file: type, shape and a view of mapped bytes. No copy, no
+// arithmetic.
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -24,6 +26,10 @@ struct DTypeInfo {
 };
 const DTypeInfo& info(DType type);
 
+/// Bytes that a tensor of this type and shape takes. Nothing when that overflows 64 bits, a dimension is
+/// negative, or a row is not a whole number of blocks: shapes come from files, so every caller has to look.
+std::optional<uint64_t> byte_size(DType type, std::span<const int64_t> shape);
+
 /// Keeps a mapping alive. Tensors of one file share it.
 class Mapping;
 
@@ -35,11 +41,16 @@ struct Tensor {
 
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
   int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
-  size_t row_bytes() const { return static_cast<size_t>(columns()) / info(type).block_values * info(type).block_bytes; }
+  size_t row_bytes() const {
+    return static_cast<size_t>(columns()) / info(type).block_values * info(type).block_bytes;
+  }
 };
 
 /// Row `row` of a tensor widened to float32; out has columns() values. The reference of every decoder.
 void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out);
+
+/// Every value of an i64 tensor; the mapping need not be aligned.
+std::vector<int64_t> integers(const Tensor& tensor);
 
 float f16_to_f32(uint16_t half);
 float bf16_to_f32(uint16_t bits);

@@ -1,0 +1,36 @@
+#pragma once
+// What the two kinds of checkpoint read from their files, before the common checks of checkpoint.cpp.
+// Internal to model/, and to tests and fuzz targets that bring bytes instead of files.
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/checkpoint.hpp"
+#include "model/gguf.hpp"
+#include "model/mapping.hpp"
+#include "model/safetensors.hpp"
+
+namespace convoy::model {
+
+/// How a kind of checkpoint calls its tensors.
+enum class Naming : uint8_t { hugging_face, gguf };
+
+struct CheckpointParts {
+  std::filesystem::path path;
+  Naming naming = Naming::hugging_face;
+  Config config;
+  TensorMap tensors;
+  GgufMetadata metadata;
+  /// Every file that shapes the result, under the name that goes into the digest, in order.
+  std::vector<std::pair<std::string, std::shared_ptr<const Mapping>>> files;
+};
+
+CheckpointParts read_directory(const std::filesystem::path& directory);
+CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
+
+/// Checks that the tensors are those that the configuration asks for, each of its shape, and no others.
+std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts);
+
+}  // namespace convoy::model

@@ -1,0 +1,231 @@
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cmath>
+
+#include "model/config.hpp"
+#include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/mapping.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+namespace json = boost::json;
+
+/// Typed fields of one JSON object; null counts as absent, as it does for the reference.
+class Fields {
+ public:
+  Fields(const json::object& object, std::string where) : object_(object), where_(std::move(where)) {}
+
+  const json::value* find(std::string_view name) const {
+    const json::value* value = object_.if_contains({name.data(), name.size()});
+    return value && !value->is_null() ? value : nullptr;
+  }
+  [[noreturn]] void fail(std::string_view name, const std::string& problem, std::string mend) const {
+    throw InputError(problem, where_ + ": " + std::string(name), std::move(mend));
+  }
+  [[noreturn]] void wrong_type(std::string_view name, const char* wanted) const {
+    fail(name, "is " + json::serialize(*find(name)).substr(0, 80), std::string("give ") + wanted);
+  }
+
+  std::optional<int64_t> integer(std::string_view name) const {
+    const json::value* value = find(name);
+    if (!value) return std::nullopt;
+    if (!value->is_int64()) wrong_type(name, "a whole number");
+    return value->get_int64();
+  }
+  std::optional<double> number(std::string_view name) const {
+    const json::value* value = find(name);
+    if (!value) return std::nullopt;
+    if (!value->is_number()) wrong_type(name, "a number");
+    return value->to_number<double>();
+  }
+  bool truth(std::string_view name) const {
+    const json::value* value = find(name);
+    if (value && !value->is_bool()) wrong_type(name, "true or false");
+    return value && value->get_bool();
+  }
+  std::optional<std::string> text(std::string_view name) const {
+    const json::value* value = find(name);
+    if (!value) return std::nullopt;
+    if (!value->is_string()) wrong_type(name, "a string");
+    return std::string(value->get_string().data(), value->get_string().size());
+  }
+  std::optional<Fields> object(std::string_view name) const {
+    const json::value* value = find(name);
+    if (!value) return std::nullopt;
+    if (!value->is_object()) wrong_type(name, "an object");
+    return Fields(value->get_object(), where_ + ": " + std::string(name));
+  }
+
+  int64_t need_integer(std::string_view name) const { return need(integer(name), name); }
+  double need_number(std::string_view name) const { return need(number(name), name); }
+
+  /// Refuses a field that is there and not `neutral`: it would change the result.
+  void only(std::string_view name, const json::value& neutral) const {
+    const json::value* value = find(name);
+    const bool same = !value || *value == neutral ||
+                      (value->is_number() && neutral.is_number() &&
+                       value->to_number<double>() == neutral.to_number<double>());
+    if (!same)
+      fail(name, "is " + json::serialize(*value).substr(0, 80) + ", which Convoy doesn't support",
+           "use a checkpoint where it is " + json::serialize(neutral) + " or absent");
+  }
+
+ private:
+  template <class T>
+  T need(std::optional<T> value, std::string_view name) const {
+    if (!value) fail(name, "is missing", "the checkpoint needs it");
+    return *value;
+  }
+
+  const json::object& object_;
+  std::string where_;
+};
+
+void read_architecture(const Fields& fields, Config& config) {
+  const auto family = fields.text("model_type");
+  if (family != "llama" && family != "qwen2")
+    fields.fail("model_type",
+                family ? "the architecture " + in_quotes(*family) + " is not known" : "is missing",
+                "Convoy runs llama and qwen2");
+  config.architecture = *family;
+  const std::string expected = *family == "llama" ? "LlamaForCausalLM" : "Qwen2ForCausalLM";
+  if (fields.find("architectures")) fields.only("architectures", json::array{expected});
+}
+
+/// Fields that change the result and that we compute in one way only.
+void refuse_unsupported(const Fields& fields, const Config& config) {
+  fields.only("hidden_act", "silu");
+  fields.only("partial_rotary_factor", 1);
+  fields.only("rope_interleaved", false);
+  fields.only("is_encoder_decoder", false);
+  fields.only("add_cross_attention", false);
+  fields.only("use_sliding_window", false);
+  for (const char* name : {"quantization_config", "compression_config"})
+    if (fields.find(name))
+      fields.fail(name, "is set: quantised safetensors are not read", "use the GGUF instead");
+  // Multipliers of relatives that carry llama's name.
+  for (const char* name :
+       {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
+    fields.only(name, 1);
+  if (config.architecture == "llama") {  // qwen2 has its biases, and never reads these
+    fields.only("attention_bias", false);
+    fields.only("mlp_bias", false);
+  }
+  if (const json::value* kinds = fields.find("layer_types")) {
+    const json::array* list = kinds->if_array();
+    if (!list ||
+        !std::ranges::all_of(*list, [](const json::value& kind) { return kind == "full_attention"; }))
+      fields.fail("layer_types", "names other layers than full_attention", "use a checkpoint without them");
+  }
+}
+
+/// The scaling under either of its names, and the base that may stand in it or beside it.
+void read_rope(const Fields& fields, Rope& rope) {
+  const auto old_spelling = fields.object("rope_scaling");
+  const auto new_spelling = fields.object("rope_parameters");
+  if (old_spelling && new_spelling && *fields.find("rope_scaling") != *fields.find("rope_parameters"))
+    fields.fail("rope_parameters", "differs from rope_scaling", "keep one of the two");
+  std::optional<double> theta = fields.number("rope_theta");
+  const auto& scaling = new_spelling ? new_spelling : old_spelling;
+  if (scaling) {
+    if (const auto inner = scaling->number("rope_theta")) {
+      if (theta && theta != inner)
+        scaling->fail("rope_theta", "differs from rope_theta beside it", "keep one of the two");
+      theta = inner;
+    }
+    scaling->only("partial_rotary_factor", 1);
+    const auto type = scaling->text("rope_type");
+    const auto old_type = scaling->text("type");  // the key's name before rope_type
+    if (type && old_type && type != old_type)
+      scaling->fail("type", "differs from rope_type", "keep one of the two");
+    const std::string kind = type ? *type : old_type.value_or("");
+    if (kind == "llama3") {
+      rope.llama3 = {scaling->need_number("factor"), scaling->need_number("low_freq_factor"),
+                     scaling->need_number("high_freq_factor"),
+                     scaling->need_integer("original_max_position_embeddings")};
+    } else if (kind != "default") {
+      scaling->fail("rope_type",
+                    kind.empty() ? "is missing" : "the rotary scaling " + in_quotes(kind) + " is not known",
+                    "Convoy knows default and llama3");
+    }
+  }
+  if (theta) rope.theta = *theta;
+}
+
+int32_t read_token(const json::value& value, const Fields& fields, std::string_view name) {
+  if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > INT32_MAX)
+    fields.wrong_type(name, "a token's id or a list of them");
+  return static_cast<int32_t>(value.get_int64());
+}
+
+void add_end_tokens(const Fields& fields, std::vector<int32_t>& end_tokens) {
+  const json::value* value = fields.find("eos_token_id");
+  if (!value) return;
+  const auto add = [&](int32_t id) {
+    if (std::ranges::find(end_tokens, id) == end_tokens.end()) end_tokens.push_back(id);
+  };
+  if (const json::array* list = value->if_array()) {
+    for (const json::value& id : *list) add(read_token(id, fields, "eos_token_id"));
+  } else {
+    add(read_token(*value, fields, "eos_token_id"));
+  }
+}
+
+json::object parse_object(std::string_view text, const std::string& where) {
+  json::value value = parse_json(text, where);
+  if (!value.is_object()) throw InputError("is not a JSON object", where, "fetch it again");
+  return std::move(value.get_object());
+}
+
+}  // namespace
+
+Config parse_config_json(std::string_view text, std::string_view generation, const std::string& where) {
+  const json::object object = parse_object(text, where);
+  const Fields fields(object, where);
+  Config config;
+  read_architecture(fields, config);
+  refuse_unsupported(fields, config);
+  config.layers = fields.need_integer("num_hidden_layers");
+  config.hidden = fields.need_integer("hidden_size");
+  config.intermediate = fields.need_integer("intermediate_size");
+  config.vocab = fields.need_integer("vocab_size");
+  config.heads = fields.need_integer("num_attention_heads");
+  config.kv_heads = fields.integer("num_key_value_heads").value_or(config.heads);
+  config.context = fields.need_integer("max_position_embeddings");
+  config.rms_eps = fields.need_number("rms_norm_eps");
+  config.tied_head = fields.truth("tie_word_embeddings");
+  config.qkv_bias = config.architecture == "qwen2";
+  if (const auto head_dim = fields.integer("head_dim")) {
+    config.head_dim = *head_dim;
+  } else {
+    if (config.heads < 1 || config.hidden % config.heads != 0)
+      fields.fail("hidden_size",
+                  std::to_string(config.hidden) + " is not a multiple of num_attention_heads " +
+                      std::to_string(config.heads),
+                  "give head_dim");
+    config.head_dim = config.hidden / config.heads;
+  }
+  read_rope(fields, config.rope);
+  add_end_tokens(fields, config.end_tokens);
+  if (const json::value* bos = fields.find("bos_token_id"))
+    config.bos_token = read_token(*bos, fields, "bos_token_id");
+  if (!generation.empty()) {
+    const std::string beside = where + " (generation_config.json beside it)";
+    const json::object more = parse_object(generation, beside);
+    add_end_tokens(Fields(more, beside), config.end_tokens);
+  }
+  check_config(config, where);
+  return config;
+}
+
+Config read_config_json(const std::filesystem::path& file) {
+  const auto text = Mapping::open(file);
+  const std::filesystem::path beside = file.parent_path() / "generation_config.json";
+  const auto generation = std::filesystem::exists(beside) ? Mapping::open(beside) : nullptr;
+  return parse_config_json(text->text(), generation ? generation->text() : "", file.string());
+}
+
+}  // namespace convoy::model

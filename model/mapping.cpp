@@ -1,0 +1,71 @@
+#include "model/mapping.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+#include "model/error.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
+  const int error = errno;
+  throw InputError(std::string("cannot ") + action + ": " + std::generic_category().message(error),
+                   path.string(), "give a model file that this user may read");
+}
+
+struct Descriptor {
+  int fd;
+  ~Descriptor() { ::close(fd); }
+};
+
+}  // namespace
+
+Mapping::Mapping(std::filesystem::path path, const std::byte* data, size_t size)
+    : path_(std::move(path)), data_(data), size_(size) {}
+
+Mapping::~Mapping() { ::munmap(const_cast<std::byte*>(data_), size_); }
+
+std::shared_ptr<const Mapping> Mapping::open(const std::filesystem::path& path) {
+  // O_NONBLOCK: opening a FIFO must not wait for a writer; it is refused just below.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) fail(path, "open");
+  struct stat status;
+  if (::fstat(file.fd, &status) != 0) fail(path, "stat");
+  if (!S_ISREG(status.st_mode)) throw InputError("is not a regular file", path.string(), "give a file");
+  if (status.st_size == 0) throw InputError("is empty", path.string(), "fetch it again");
+  const auto size = static_cast<size_t>(status.st_size);
+  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (data == MAP_FAILED) fail(path, "map");
+  return std::shared_ptr<const Mapping>(new Mapping(path, static_cast<const std::byte*>(data), size));
+}
+
+std::shared_ptr<const Mapping> Mapping::copy_of(std::span<const std::byte> bytes,
+                                                std::filesystem::path name) {
+  assert(!bytes.empty());
+  void* data = ::mmap(nullptr, bytes.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) fail(name, "take memory for");
+  std::memcpy(data, bytes.data(), bytes.size());
+  return std::shared_ptr<const Mapping>(
+      new Mapping(std::move(name), static_cast<const std::byte*>(data), bytes.size()));
+}
+
+void Mapping::will_need(std::span<const std::byte> part) const {
+  if (part.empty()) return;
+  assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
+  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  ::madvise(reinterpret_cast<void*>(begin), end - begin,
+            MADV_WILLNEED);  // a hint: its result changes nothing
+}
+
+}  // namespace convoy::model

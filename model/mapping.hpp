@@ -1,0 +1,40 @@
+#pragma once
+// Mapping: one file, mapped read-only for as long as a tensor of it lives. Immutable; any thread may read it.
+// A model file must not be shortened while it is mapped: reading past its new end raises SIGBUS, as with any
+// mmap.
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string_view>
+
+namespace convoy::model {
+
+class Mapping {
+ public:
+  /// Maps a regular file that is not empty. Throws InputError with the path and the system's reason.
+  static std::shared_ptr<const Mapping> open(const std::filesystem::path& path);
+  /// The same interface over a copy of bytes in memory, under a name for messages: for tests and fuzz
+  /// targets.
+  static std::shared_ptr<const Mapping> copy_of(std::span<const std::byte> bytes, std::filesystem::path name);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+  /// Lets the kernel start reading a part of the file; a hint, so nobody waits and nothing fails.
+  void will_need(std::span<const std::byte> part) const;
+
+ private:
+  Mapping(std::filesystem::path path, const std::byte* data, size_t size);
+
+  std::filesystem::path path_;
+  const std::byte* data_;
+  size_t size_;
+};
+
+}  // namespace convoy::model

@@ -1,0 +1,135 @@
+#include "model/tensor.hpp"
+
+#include <array>
+#include <bit>
+#include <cassert>
+#include <cstring>
+
+namespace convoy::model {
+
+namespace {
+
+// Indexed by DType.
+constexpr std::array<DTypeInfo, 7> dtypes{{{"F32", 1, 4},
+                                           {"F16", 1, 2},
+                                           {"BF16", 1, 2},
+                                           {"Q8_0", 32, 34},
+                                           {"Q4_0", 32, 18},
+                                           {"Q4_1", 32, 20},
+                                           {"I64", 1, 8}}};
+
+// Mapped bytes have no alignment we could rely on, and may not be read through another type.
+template <class T>
+T load(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+float load_f16(const std::byte* from) { return f16_to_f32(load<uint16_t>(from)); }
+
+void widen_q8_0(const std::byte* block, float* out) {
+  const float d = load_f16(block);
+  for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(load<int8_t>(block + 2 + j));
+}
+
+void widen_q4_0(const std::byte* block, float* out) {
+  const float d = load_f16(block);
+  for (int j = 0; j < 16; ++j) {
+    const auto pair = load<uint8_t>(block + 2 + j);
+    out[j] = d * static_cast<float>((pair & 15) - 8);
+    out[j + 16] = d * static_cast<float>((pair >> 4) - 8);
+  }
+}
+
+void widen_q4_1(const std::byte* block, float* out) {
+  const float d = load_f16(block);
+  const float m = load_f16(block + 2);
+  for (int j = 0; j < 16; ++j) {
+    const auto pair = load<uint8_t>(block + 4 + j);
+    out[j] = d * static_cast<float>(pair & 15) + m;
+    out[j + 16] = d * static_cast<float>(pair >> 4) + m;
+  }
+}
+
+void widen_block(DType type, const std::byte* block, float* out) {
+  switch (type) {
+    case DType::f32:
+      *out = load<float>(block);
+      return;
+    case DType::f16:
+      *out = load_f16(block);
+      return;
+    case DType::bf16:
+      *out = bf16_to_f32(load<uint16_t>(block));
+      return;
+    case DType::q8_0:
+      widen_q8_0(block, out);
+      return;
+    case DType::q4_0:
+      widen_q4_0(block, out);
+      return;
+    case DType::q4_1:
+      widen_q4_1(block, out);
+      return;
+    case DType::i64:
+      *out = static_cast<float>(load<int64_t>(block));
+      return;
+  }
+  assert(!"every DType is handled above");
+}
+
+}  // namespace
+
+const DTypeInfo& info(DType type) {
+  assert(static_cast<size_t>(type) < dtypes.size());
+  return dtypes[static_cast<size_t>(type)];
+}
+
+std::optional<uint64_t> byte_size(DType type, std::span<const int64_t> shape) {
+  const DTypeInfo& element = info(type);
+  const int64_t columns = shape.empty() ? 1 : shape.back();
+  if (columns < 0 || columns % element.block_values != 0) return std::nullopt;
+  // Blocks first, so that a quantised size near 2^64 doesn't overflow on the way to a smaller result.
+  uint64_t bytes = static_cast<uint64_t>(columns) / element.block_values;
+  if (__builtin_mul_overflow(bytes, uint64_t{element.block_bytes}, &bytes)) return std::nullopt;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) {
+    if (shape[i] < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(shape[i]), &bytes))
+      return std::nullopt;
+  }
+  return bytes;
+}
+
+void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out) {
+  assert(row >= 0 && row < tensor.rows());
+  assert(static_cast<int64_t>(out.size()) == tensor.columns());
+  const DTypeInfo& element = info(tensor.type);
+  const size_t row_bytes = tensor.row_bytes();
+  assert((static_cast<size_t>(row) + 1) * row_bytes <= tensor.bytes.size());
+  const std::byte* block = tensor.bytes.data() + static_cast<size_t>(row) * row_bytes;
+  for (size_t i = 0; i < out.size(); i += element.block_values, block += element.block_bytes)
+    widen_block(tensor.type, block, out.data() + i);
+}
+
+std::vector<int64_t> integers(const Tensor& tensor) {
+  assert(tensor.type == DType::i64);
+  std::vector<int64_t> values(tensor.bytes.size() / sizeof(int64_t));
+  if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), values.size() * sizeof(int64_t));
+  return values;
+}
+
+float f16_to_f32(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = (half >> 10) & 31;
+  const uint32_t fraction = half & 1023;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);  // infinity, NaN
+  if (exponent == 0) {  // zero, subnormal: fraction · 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+}  // namespace convoy::model
