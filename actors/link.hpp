@@ -1,8 +1,9 @@
 #pragma once
-// Links: how this process talks to others. Each link is two TCP connections to one peer process: control (small
-// frames, leases, tokens, plans) and bulk (hidden states). One I/O thread owns all sockets; any thread may call the
-// functions here. A remote handle is an ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and
-// down mean the same near and far. When a link's lease ends its handles go down and are silent from then on.
+// Links: how this process talks to others. Each link is two TCP connections to one peer process: control
+// (small frames, leases, tokens, plans) and bulk (hidden states). One I/O thread owns all sockets; any thread
+// may call the functions here. A remote handle is an ordinary CAF handle (actor_proxy) whose mail becomes
+// frames: send, monitor and down mean the same near and far. When a link's lease ends its handles go down and
+// are silent from then on.
 
 #include <caf/all.hpp>
 #include <cstdint>
@@ -14,25 +15,13 @@
 
 namespace convoy::actors {
 
-/// Who a process is: what it says in its Hello.
-struct PeerIdentity {
-  std::string node;
-  schema::Role role = schema::Role::NODE;  // node, stage or client
-  uint32_t instance = 0;
-  uint64_t incarnation = 0;
-  int32_t pid = 0;
-  std::string kernel_variant;
-  std::string listen_host;
-  uint16_t listen_port = 0;
-};
-
 struct LinkLimits {
-  uint32_t lease_ms = 800;                             // failure_detection_ms: silence of that length ends the link
-  uint32_t handshake_timeout_ms = 2000;                // connect and both hellos
+  uint32_t lease_ms = 800;               // failure_detection_ms: silence of that length ends the link
+  uint32_t handshake_timeout_ms = 2000;  // connect and both hellos
   uint64_t control_frame_bytes_max = 1ull << 20;
   uint64_t bulk_frame_bytes_max = 64ull << 20;
-  uint64_t bulk_window_bytes = 128ull << 20;           // sent and not yet credited
-  uint64_t queue_bytes_max = 256ull << 20;             // waiting to be written on one link; beyond: the link fails
+  uint64_t bulk_window_bytes = 128ull << 20;  // sent and not yet credited
+  uint64_t queue_bytes_max = 256ull << 20;    // waiting to be written on one link; beyond: the link fails
   uint32_t links_max = 256;
 };
 
@@ -48,7 +37,8 @@ class Links {
   struct Events {
     std::function<void(const PeerIdentity&)> up;
     std::function<void(const PeerIdentity&, const std::string& reason)> down;
-    std::function<void(const std::string& address, const std::string& reason)> refused;  // a connect() gave up
+    std::function<void(const std::string& address, const std::string& reason)>
+        refused;  // a connect() gave up
   };
 
   Links(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
@@ -63,7 +53,8 @@ class Links {
   /// Connects in the background and keeps trying for give_up_ms (then Events::refused).
   void connect(const std::string& host, uint16_t port, uint32_t give_up_ms);
 
-  /// Frames addressed to (role, instance) of this process go to that actor. Mail before publish() is dropped and logged.
+  /// Frames addressed to (role, instance) of this process go to that actor. Mail before publish() is dropped
+  /// and logged.
   void publish(schema::Role role, uint32_t instance, caf::actor actor);
 
   /// A handle on the actor (role, instance) of a linked peer. Down at once if no such link is up.

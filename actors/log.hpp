@@ -1,6 +1,6 @@
 #pragma once
-// One line an event: log::info("stage.ready", {{"stage", 1}, {"pid", pid}}). Text or JSON, through spdlog, to stderr.
-// Never prompts, never keys. Any thread.
+// One line an event: log::info("stage.ready", {{"stage", 1}, {"pid", pid}}). Text or JSON, through spdlog, to
+// stderr. Never prompts, never keys. Any thread.
 
 #include <cstdint>
 #include <initializer_list>
@@ -19,10 +19,11 @@ struct Field {
   Field(std::string_view n, bool v) : name(n), value(v) {}
   Field(std::string_view n, double v) : name(n), value(v) {}
   template <class T>
-    requires std::is_integral_v<T>
-  Field(std::string_view n, T v) : name(n) {
-    if constexpr (std::is_signed_v<T>) value = static_cast<int64_t>(v);
-    else value = static_cast<uint64_t>(v);
+  requires std::is_integral_v<T> Field(std::string_view n, T v) : name(n) {
+    if constexpr (std::is_signed_v<T>)
+      value = static_cast<int64_t>(v);
+    else
+      value = static_cast<uint64_t>(v);
   }
 };
 using Fields = std::initializer_list<Field>;

@@ -1,15 +1,36 @@
 #pragma once
-// Every actor's typed interface, on one page. All messages are frames (schema/convoy.capnp), near and far: a handle
-// may be a local actor or a remote handle of a link (actors/link.hpp), and behaves the same. Mail is one-way; answers
-// carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in this file.
+// Every actor's typed interface, on one page. All messages are frames (schema/convoy.capnp), near and far: a
+// handle may be a local actor or a remote handle of a link (actors/link.hpp), and behaves the same. Mail is
+// one-way; answers carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in this
+// file.
 
 #include <caf/all.hpp>
 
 #include "schema/frame.hpp"
 
 namespace convoy::actors {
+
 using schema::Frame;
-}
+
+/// Who a process is: what it says in its Hello.
+struct PeerIdentity {
+  std::string node;
+  schema::Role role = schema::Role::NODE;  // node, stage or client
+  uint32_t instance = 0;
+  uint64_t incarnation = 0;
+  int32_t pid = 0;
+  std::string kernel_variant;
+  std::string listen_host;
+  uint16_t listen_port = 0;
+};
+
+struct AddPipeline;  // a replica is there
+struct StageUp;      // a stage process linked itself to us (below: all of these are local only)
+struct PeerUp;       // any other process did
+struct PeerDown;     // a link ended
+struct DeviceDone;   // a stage's device thread finished something
+
+}  // namespace convoy::actors
 
 // Frames are immutable and shared: CAF passes them by reference count and never serialises them.
 #define CONVOY_MESSAGE(T) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::schema::Frame<convoy::schema::T>)
@@ -27,11 +48,15 @@ CONVOY_MESSAGE(StepResult)
 CONVOY_MESSAGE(Assign)
 CONVOY_MESSAGE(StageReport)
 CONVOY_MESSAGE(ReplaceStage)
-CONVOY_MESSAGE(NodeReport)
 CONVOY_MESSAGE(StatusQuery)
 CONVOY_MESSAGE(Status)
 CONVOY_MESSAGE(Shutdown)
 #undef CONVOY_MESSAGE
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::AddPipeline)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StageUp)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::DeviceDone)
 
 namespace convoy::actors {
 
@@ -40,43 +65,73 @@ namespace msg = schema;
 /// The types that may travel to an actor over a link. Link-internal ones (Hello, Lease, …) are not here.
 template <class... Ts>
 struct TypeList {};
-using ActorMessages = TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished, msg::Cancel,
-                               msg::Store, msg::PipelineState, msg::StepPlan, msg::Activations, msg::StepResult,
-                               msg::Assign, msg::StageReport, msg::ReplaceStage, msg::NodeReport, msg::StatusQuery,
-                               msg::Status, msg::Shutdown>;
+using ActorMessages =
+    TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished, msg::Cancel, msg::Store,
+             msg::PipelineState, msg::StepPlan, msg::Activations, msg::StepResult, msg::Assign,
+             msg::StageReport, msg::ReplaceStage, msg::StatusQuery, msg::Status, msg::Shutdown>;
 
-/// Sessions' mailbox on a node: finds the session by request number and posts to it; drops what nobody waits for.
-using GatewayActor = caf::typed_actor<caf::reacts_to<Frame<msg::Accepted>>,        // the pipeline took the request
-                                      caf::reacts_to<Frame<msg::Rejected>>,        // nobody can take it
-                                      caf::reacts_to<Frame<msg::Tokens>>,          // next tokens of an answer
-                                      caf::reacts_to<Frame<msg::Finished>>,        // the answer's end
+/// Sessions' mailbox on a node: finds the session by request number and posts to it; drops what nobody waits
+/// for.
+using GatewayActor = caf::typed_actor<caf::reacts_to<Frame<msg::Accepted>>,  // the pipeline took the request
+                                      caf::reacts_to<Frame<msg::Rejected>>,  // nobody can take it
+                                      caf::reacts_to<Frame<msg::Tokens>>,    // next tokens of an answer
+                                      caf::reacts_to<Frame<msg::Finished>>,  // the answer's end
                                       caf::reacts_to<Frame<msg::PipelineState>>>;  // for /readyz and metrics
 
 /// Answers from Redis, or passes the request on to the router.
-using CacheActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,  // look up, or delegate to the router
-                                    caf::reacts_to<Frame<msg::Store>>>;    // keep a complete answer
+using CacheActor =
+    caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,  // look up, or delegate to the router
+                     caf::reacts_to<Frame<msg::Store>>>;    // keep a complete answer
 
 /// Picks a pipeline.
-using RouterActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,         // delegate to a replica, or reject
-                                     caf::reacts_to<Frame<msg::Cancel>>,           // to the replica that runs it
-                                     caf::reacts_to<Frame<msg::PipelineState>>>;   // what replicas can take
+using RouterActor =
+    caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,       // delegate to a replica, or reject
+                     caf::reacts_to<Frame<msg::Cancel>>,         // to the replica that runs it
+                     caf::reacts_to<Frame<msg::PipelineState>>,  // what replicas can take
+                     caf::reacts_to<AddPipeline>>;
 
 /// One replica: owns request state, the token log, block tables and the schedule.
-using PipelineActor = caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,      // admit or reject
-                                       caf::reacts_to<Frame<msg::Cancel>>,        // free it after the step in flight
-                                       caf::reacts_to<Frame<msg::StepResult>>,    // from the last stage
-                                       caf::reacts_to<Frame<msg::StageReport>>>;  // health and progress of a stage
+using PipelineActor =
+    caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,     // admit or reject
+                     caf::reacts_to<Frame<msg::Cancel>>,       // free it after the step in flight
+                     caf::reacts_to<Frame<msg::StepResult>>,   // from the last stage
+                     caf::reacts_to<Frame<msg::StageReport>>,  // health and progress of a stage
+                     caf::reacts_to<StageUp>,                  // a stage process is there
+                     caf::reacts_to<caf::tick_atom>>;          // look at the clock
 
 /// A layer range in its own process.
-using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,        // be this part of this epoch
-                                    caf::reacts_to<Frame<msg::StepPlan>>,      // from the pipeline
-                                    caf::reacts_to<Frame<msg::Activations>>>;  // from the stage before
+using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       // be this part of this epoch
+                                    caf::reacts_to<Frame<msg::StepPlan>>,     // from the pipeline
+                                    caf::reacts_to<Frame<msg::Activations>>,  // from the stage before
+                                    caf::reacts_to<PeerUp>,           // the pipeline or the next stage
+                                    caf::reacts_to<DeviceDone>,       // from its own device thread
+                                    caf::reacts_to<caf::tick_atom>>;  // report
 
 /// Supervises the processes of one machine.
-using NodeActor = caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,  // kill −9 and start another
-                                   caf::reacts_to<Frame<msg::NodeReport>>,    // head node: another node lives
-                                   caf::reacts_to<Frame<msg::StatusQuery>>,   // answered on the link it came by
-                                   caf::reacts_to<Frame<msg::Shutdown>>>;     // end all stages, then yourself
+using NodeActor =
+    caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,   // kill −9 and start another
+                     caf::reacts_to<Frame<msg::StatusQuery>>,    // answered on the link it came by
+                     caf::reacts_to<Frame<msg::Shutdown>>,       // end all stages, then yourself
+                     caf::reacts_to<Frame<msg::PipelineState>>,  // for status
+                     caf::reacts_to<PeerUp>,                     // another node, or a client
+                     caf::reacts_to<PeerDown>,                   //
+                     caf::reacts_to<caf::tick_atom>>;            // supervise
+
+/// The pipelines follow after spawning the router, because they need its handle.
+struct AddPipeline {
+  PipelineActor pipeline;
+};
+struct StageUp {
+  PeerIdentity peer;
+  StageActor stage;
+};
+struct PeerUp {
+  PeerIdentity peer;
+};
+struct PeerDown {
+  PeerIdentity peer;
+  std::string reason;
+};
 
 /// Sends one frame without a sender: what code outside actors (HTTP sessions, links) uses.
 template <class Handle, class T>

@@ -179,6 +179,7 @@ struct PipelineState {
   waiting @5 :UInt32;
   queueMax @6 :UInt32;
   stages @7 :List(StageState);
+  accepting @8 :Bool;              # all stages are loaded and linked: requests may be sent
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------
@@ -287,23 +288,15 @@ struct ReplaceStage {
   reason @2 :Text;
 }
 
-struct NodeReport {
-  # node → head node, on every change and four times in failure_detection_ms
-  node @0 :Text;
-  pid @1 :Int32;
-}
-
 struct StatusQuery {
   # client → head node; answered with Status on the same link
-  id @0 :UInt64;
+  client @0 :UInt32;         # the instance of the client's Hello
 }
 
 struct Status {
-  id @0 :UInt64;
-  json @1 :Text;                   # the object that `convoy status --json` prints
+  json @0 :Text;                   # the object that `convoy status --json` prints
 }
 
 struct Shutdown {
-  # client → node: end every stage, then yourself
-  id @0 :UInt64;
+  # client → head node → other nodes: end every stage, then yourself
 }

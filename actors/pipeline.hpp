@@ -1,0 +1,51 @@
+#pragma once
+// Pipeline: one replica of the model over a chain of stages. Its actor alone owns request state, the token
+// log and the block tables (through Scheduler), knows the stages, raises the epoch when they change, and says
+// what is ready.
+
+#include <functional>
+#include <memory>
+
+#include "actors/messages.hpp"
+#include "actors/scheduler.hpp"
+
+namespace prometheus {
+class Registry;
+}
+
+namespace convoy::actors {
+
+struct PipelineOptions {
+  uint32_t instance = 0;
+  SchedulerLimits limits;  // stages, queue, KV, context
+  int64_t layers = 0;      // divided evenly over limits.stages
+  uint32_t step_timeout_ms = 30'000;
+  uint32_t readiness_period_ms = 1000;
+  uint32_t load_timeout_ms = 600'000;
+};
+
+struct PipelinePeers {
+  std::string gateway_node;
+  GatewayActor gateway;
+  RouterActor router;
+  NodeActor node;  // replaces stages
+  /// Ends the link to a stage that is given up.
+  std::function<void(const PeerIdentity&, const std::string& reason)> drop;
+  std::shared_ptr<prometheus::Registry> metrics;
+};
+
+/// Layers of stage `index` of `stages`: even, the first ones take the remainder. {first, last}, inclusive.
+std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index);
+
+struct PipelineData;
+struct PipelineStateHolder {
+  std::unique_ptr<PipelineData> data;
+  static inline const char* name = "pipeline";
+  PipelineStateHolder();
+  ~PipelineStateHolder();
+};
+
+PipelineActor::behavior_type pipeline(PipelineActor::stateful_pointer<PipelineStateHolder> self,
+                                      PipelineOptions options, PipelinePeers peers);
+
+}  // namespace convoy::actors

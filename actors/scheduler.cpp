@@ -1,0 +1,227 @@
+#include "actors/scheduler.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <stdexcept>
+
+namespace convoy::actors {
+
+Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) { reset(); }
+
+void Scheduler::reset() {
+  sequences_.clear();
+  waiting_.clear();
+  in_flight_.clear();
+  ended_slots_.clear();
+  free_blocks_.clear();
+  free_slots_.clear();
+  // Taken from the back: low numbers first.
+  for (uint32_t b = limits_.kv_blocks; b-- > 0;) free_blocks_.push_back(b);
+  for (uint32_t s = limits_.slots(); s-- > 0;) free_slots_.push_back(s);
+  next_step_ = 0;
+  reserved_ = 0;
+  running_ = 0;
+  last_decoded_ = 0;
+  canary_wanted_ = canary_running_ = false;
+}
+
+uint32_t Scheduler::blocks_for(uint64_t tokens) const {
+  return static_cast<uint32_t>((tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens);
+}
+
+std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const {
+  if (sequence.prompt.empty()) return "the prompt has no tokens";
+  if (sequence.max_tokens == 0) return "max_tokens is 0";
+  for (const int32_t id : sequence.prompt)
+    if (id < 0 || id >= limits_.vocab)
+      return "token id " + std::to_string(id) + " is outside the vocabulary of " +
+             std::to_string(limits_.vocab);
+  const uint64_t tokens = sequence.prompt.size() + uint64_t{sequence.max_tokens};
+  if (tokens > static_cast<uint64_t>(limits_.context_tokens))
+    return "prompt (" + std::to_string(sequence.prompt.size()) + " tokens) and max_tokens (" +
+           std::to_string(sequence.max_tokens) + ") exceed the context of " +
+           std::to_string(limits_.context_tokens);
+  // The last sampled token is never fed back, so it needs no place. One block is the canary's.
+  if (blocks_for(tokens - 1) + 1 > limits_.kv_blocks)
+    return "prompt and max_tokens need " + std::to_string(blocks_for(tokens - 1)) +
+           " KV blocks; the pipeline has " + std::to_string(limits_.kv_blocks - 1) + " (pipeline.kv_tokens)";
+  return std::nullopt;
+}
+
+SequenceId Scheduler::admit(NewSequence sequence) {
+  assert(!refuse(sequence));
+  const SequenceId id = next_id_++;
+  Sequence s;
+  s.prompt_tokens = static_cast<uint32_t>(sequence.prompt.size());
+  s.tokens = std::move(sequence.prompt);
+  s.max_tokens = sequence.max_tokens;
+  s.sampling = std::move(sequence.sampling);
+  s.reserved_blocks = blocks_for(uint64_t{s.prompt_tokens} + s.max_tokens - 1);
+  sequences_.emplace(id, std::move(s));
+  waiting_.push_back(id);
+  return id;
+}
+
+void Scheduler::cancel(SequenceId id) {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return;
+  std::erase(waiting_, id);
+  release(found);
+}
+
+void Scheduler::release(std::map<SequenceId, Sequence>::iterator sequence) {
+  Sequence& s = sequence->second;
+  if (s.started) {
+    // Stages run steps in order: whoever gets these blocks next writes them after the last step that used
+    // them.
+    free_blocks_.insert(free_blocks_.end(), s.blocks.rbegin(), s.blocks.rend());
+    if (s.planned > 0)
+      ended_slots_.push_back(s.slot);
+    else
+      free_slots_.push_back(s.slot);  // no stage has heard of it yet
+    reserved_ -= s.reserved_blocks;
+    if (s.canary)
+      canary_running_ = false;
+    else
+      --running_;
+  }
+  sequences_.erase(sequence);
+}
+
+void Scheduler::start_waiting() {
+  if (canary_wanted_ && !canary_running_ && !free_slots_.empty()) {
+    canary_wanted_ = false;
+    canary_running_ = true;
+    Sequence s;
+    s.tokens = {0};
+    s.prompt_tokens = s.max_tokens = 1;
+    s.canary = s.started = true;
+    s.slot = free_slots_.back();
+    free_slots_.pop_back();
+    sequences_.emplace(next_id_++, std::move(s));
+  }
+  // First come, first served: a long request at the head is not overtaken, or it might never start. Growth up
+  // to max_tokens is reserved now, so a running sequence never lacks a block. One block is the canary's.
+  while (!waiting_.empty() && running_ < limits_.sequences && !free_slots_.empty()) {
+    Sequence& s = sequences_.at(waiting_.front());
+    if (reserved_ + s.reserved_blocks + 1 > limits_.kv_blocks) break;
+    s.started = true;
+    s.slot = free_slots_.back();
+    free_slots_.pop_back();
+    reserved_ += s.reserved_blocks;
+    ++running_;
+    waiting_.pop_front();
+  }
+}
+
+void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan,
+                         FlyingStep& flying) {
+  if (s.planned == 0) plan.starts.push_back({s.slot, s.prompt_tokens, s.sampling});
+  const uint32_t end = s.planned + count;
+  while (s.blocks.size() < blocks_for(end)) {
+    assert(!free_blocks_.empty());
+    plan.block_changes.push_back({s.slot, static_cast<uint32_t>(s.blocks.size()), free_blocks_.back()});
+    s.blocks.push_back(free_blocks_.back());
+    free_blocks_.pop_back();
+  }
+  gpu::SeqStep step{s.slot, s.planned, {s.tokens.begin() + s.planned, s.tokens.begin() + end}, 0};
+  if (end == s.tokens.size()) {
+    step.sampled_rows = 1;
+    s.decoding = s.in_flight_decode = true;
+    flying.sampled.push_back({id, s.slot, 1});
+  }
+  s.planned = end;
+  plan.sequences.push_back(std::move(step));
+}
+
+void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
+  size_t decoding = 0;
+  for (const auto& [id, s] : sequences_) decoding += s.decoding;
+  // Each of the P micro-batches in flight takes its share; a batch smaller than P is not split further.
+  size_t quota = (decoding + limits_.stages - 1) / limits_.stages;
+  // Start behind the one that was served last, so that the remainder rotates.
+  auto next = sequences_.upper_bound(last_decoded_);
+  for (size_t seen = 0; seen < sequences_.size() && quota > 0; ++seen) {
+    if (next == sequences_.end()) next = sequences_.begin();
+    if (Sequence& s = next->second; s.decoding && !s.in_flight_decode) {
+      last_decoded_ = next->first;
+      add_rows(next->first, s, 1, plan, flying);
+      --quota;
+    }
+    ++next;
+  }
+}
+
+void Scheduler::add_prefill(gpu::StepPlan& plan, FlyingStep& flying) {
+  uint32_t budget = limits_.prefill_tokens;
+  for (auto& [id, s] : sequences_) {
+    if (budget == 0) return;
+    if (!s.started || s.decoding || s.planned == s.prompt_tokens) continue;
+    const uint32_t count = std::min(budget, s.prompt_tokens - s.planned);
+    add_rows(id, s, count, plan, flying);
+    budget -= count;
+  }
+}
+
+std::optional<gpu::StepPlan> Scheduler::plan() {
+  if (in_flight_.size() >= limits_.steps_in_flight()) return std::nullopt;
+  start_waiting();
+  gpu::StepPlan plan;
+  plan.step = next_step_;
+  FlyingStep flying{next_step_, {}};
+  add_decodes(plan, flying);
+  add_prefill(plan, flying);
+  if (plan.sequences.empty()) return std::nullopt;
+  // A slot that ends in this step is free for the next one.
+  plan.ends = std::move(ended_slots_);
+  ended_slots_.clear();
+  free_slots_.insert(free_slots_.end(), plan.ends.begin(), plan.ends.end());
+  ++next_step_;
+  in_flight_.push_back(std::move(flying));
+  return plan;
+}
+
+std::vector<Progress> Scheduler::commit(const gpu::StepResult& result) {
+  if (in_flight_.empty() || in_flight_.front().step != result.step)
+    throw std::runtime_error("a result of step " + std::to_string(result.step) +
+                             " came, but the oldest step in flight is " +
+                             (in_flight_.empty() ? "none" : std::to_string(in_flight_.front().step)));
+  const FlyingStep flying = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  if (flying.sampled.size() != result.sequences.size())
+    throw std::runtime_error("step " + std::to_string(result.step) + " sampled " +
+                             std::to_string(result.sequences.size()) + " sequences, not " +
+                             std::to_string(flying.sampled.size()));
+  std::vector<Progress> progress;
+  for (size_t i = 0; i < flying.sampled.size(); ++i) {
+    const auto& [id, slot, rows] = flying.sampled[i];
+    const gpu::SampledTokens& sampled = result.sequences[i];
+    if (sampled.slot != slot || sampled.tokens.size() != rows)
+      throw std::runtime_error("step " + std::to_string(result.step) + " gave slot " +
+                               std::to_string(sampled.slot) + " " + std::to_string(sampled.tokens.size()) +
+                               " tokens, planned were slot " + std::to_string(slot) + " and " +
+                               std::to_string(rows));
+    const auto found = sequences_.find(id);
+    if (found == sequences_.end()) continue;  // cancelled meanwhile
+    Sequence& s = found->second;
+    s.in_flight_decode = false;
+    const gpu::SampledToken& token = sampled.tokens.front();
+    if (token.id < 0 || token.id >= limits_.vocab)
+      throw std::runtime_error("step " + std::to_string(result.step) + " sampled the impossible token " +
+                               std::to_string(token.id));
+    s.tokens.push_back(token.id);
+    const uint32_t generated = static_cast<uint32_t>(s.tokens.size()) - s.prompt_tokens;
+    Progress p{id, generated - 1, sampled.tokens, FinishReason::none};
+    const auto& ends = s.sampling.end_tokens;
+    if (std::find(ends.begin(), ends.end(), token.id) != ends.end())
+      p.finish = FinishReason::stop;
+    else if (generated == s.max_tokens)
+      p.finish = FinishReason::length;
+    const bool canary = s.canary;
+    if (p.finish != FinishReason::none) release(found);
+    if (!canary) progress.push_back(std::move(p));
+  }
+  return progress;
+}
+
+}  // namespace convoy::actors

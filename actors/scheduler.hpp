@@ -1,0 +1,124 @@
+#pragma once
+// Scheduler: which rows run in the next step. Owns the requests of one pipeline: token logs, slots, KV blocks
+// and the steps in flight. No clock, no actor, no device: the pipeline actor calls it, and tests drive it
+// alone.
+//
+// Continuous batching over P stages: at most P + slack micro-batches are in flight, decodes are dealt over P
+// of them so that every stage has work, and chunks of a prompt may follow each other because stages run steps
+// in order.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gpu/step.hpp"
+
+namespace convoy::actors {
+
+struct SchedulerLimits {
+  uint32_t stages = 1;
+  uint32_t slack = 1;       // pipeline_slack
+  uint32_t sequences = 16;  // running at once
+  uint32_t queue = 64;      // waiting
+  uint32_t kv_blocks = 1024;
+  uint32_t prefill_tokens = 512;  // of prompts in one step
+  int64_t context_tokens = 0;
+  int64_t vocab = 0;
+
+  uint32_t steps_in_flight() const { return stages + slack; }
+  /// A slot is taken again only in a later step than the one that ends it, so there are twice as many.
+  uint32_t slots() const { return 2 * (sequences + 1); }
+  /// Rows that one step may have: the engine's buffers.
+  int64_t rows() const { return int64_t{prefill_tokens} + sequences + 1; }
+};
+
+using SequenceId = uint64_t;
+
+struct NewSequence {
+  std::vector<int32_t> prompt;
+  model::Sampling sampling;
+  uint32_t max_tokens = 1;
+};
+
+enum class FinishReason : uint8_t { none, stop, length };
+
+/// What a committed step gave one sequence.
+struct Progress {
+  SequenceId id = 0;
+  uint32_t first_index = 0;  // of tokens.front() in the answer
+  std::vector<gpu::SampledToken> tokens;
+  FinishReason finish = FinishReason::none;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(SchedulerLimits limits);
+
+  /// Why a sequence can never run, or nothing.
+  std::optional<std::string> refuse(const NewSequence& sequence) const;
+  bool queue_full() const { return waiting_.size() >= limits_.queue; }
+  /// Takes a sequence that refuse() lets pass.
+  SequenceId admit(NewSequence sequence);
+  /// One token through every stage: proves that the pipeline works. Not counted as a request; no progress is
+  /// reported.
+  void request_canary() { canary_wanted_ = true; }
+  /// Forgets a sequence; results that are still in flight for it are ignored.
+  void cancel(SequenceId id);
+
+  /// The next step, or nothing if there is no work or enough is in flight. The caller fills in epoch.
+  std::optional<gpu::StepPlan> plan();
+  /// Takes the result of the oldest step in flight. Throws std::runtime_error if it is not that step's.
+  std::vector<Progress> commit(const gpu::StepResult& result);
+
+  /// Forgets everything: a new epoch. Steps count from 0 again.
+  void reset();
+
+  size_t running() const { return running_; }
+  size_t waiting() const { return waiting_.size(); }
+  size_t in_flight() const { return in_flight_.size(); }
+  uint32_t free_blocks() const { return static_cast<uint32_t>(free_blocks_.size()); }
+  const SchedulerLimits& limits() const { return limits_; }
+
+ private:
+  struct Sequence {
+    std::vector<int32_t> tokens;  // the log: prompt and committed tokens
+    uint32_t prompt_tokens = 0, max_tokens = 0;
+    uint32_t planned = 0;  // positions that have been given to a step
+    uint32_t reserved_blocks = 0;
+    bool started = false, decoding = false, in_flight_decode = false, canary = false;
+    uint32_t slot = 0;
+    std::vector<uint32_t> blocks;
+    model::Sampling sampling;
+  };
+  struct FlyingStep {
+    uint64_t step;
+    struct Sampled {
+      SequenceId id;
+      uint32_t slot, rows;
+    };
+    std::vector<Sampled> sampled;  // in the order of the plan
+  };
+
+  void start_waiting();
+  void add_decodes(gpu::StepPlan& plan, FlyingStep& flying);
+  void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
+  void add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
+  void release(std::map<SequenceId, Sequence>::iterator sequence);
+  uint32_t blocks_for(uint64_t tokens) const;
+
+  SchedulerLimits limits_;
+  std::map<SequenceId, Sequence> sequences_;  // started and waiting, by age
+  std::deque<SequenceId> waiting_;
+  std::deque<FlyingStep> in_flight_;
+  std::vector<uint32_t> free_blocks_, free_slots_, ended_slots_;
+  uint64_t next_step_ = 0;
+  SequenceId next_id_ = 1, last_decoded_ = 0;
+  uint32_t reserved_ = 0;  // blocks promised to started sequences; the canary has one of its own
+  size_t running_ = 0;
+  bool canary_wanted_ = false, canary_running_ = false;
+};
+
+}  // namespace convoy::actors

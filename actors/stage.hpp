@@ -1,0 +1,42 @@
+#pragma once
+// Stage: a layer range in a process of its own. The stage actor pairs plans with hidden states, keeps the
+// order of steps and reports; a detached device actor owns the engine and is the only thread that computes.
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "actors/messages.hpp"
+#include "gpu/engine.hpp"
+
+namespace convoy::actors {
+
+struct StageOptions {
+  uint32_t instance = 0;
+  gpu::Kernels kernels = gpu::Kernels::fast;
+  int threads = 1;
+  int64_t context_tokens = 0;  // positions per sequence
+  int64_t rows_per_step = 0;
+  uint32_t report_ms = 200;  // a quarter of failure_detection_ms
+  uint32_t steps_queued_max = 64;
+};
+
+/// How the actor reaches others; the process fills these with its links.
+struct StageLinks {
+  std::function<PipelineActor(const PeerIdentity& head)> pipeline;
+  std::function<StageActor(const PeerIdentity& next)> next_stage;
+  std::function<void(const std::string& host, uint16_t port)> connect;
+};
+
+struct StageData;
+struct StageStateHolder {
+  std::unique_ptr<StageData> data;
+  static inline const char* name = "stage";
+  StageStateHolder();
+  ~StageStateHolder();
+};
+
+StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> self, StageOptions options,
+                                std::shared_ptr<const model::Checkpoint> checkpoint, StageLinks links);
+
+}  // namespace convoy::actors

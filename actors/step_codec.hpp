@@ -1,0 +1,27 @@
+#pragma once
+// Steps between their two shapes: the plain structs that scheduler and engine work with (gpu/step.hpp) and
+// the frames that travel. Pure. Decoding copies, and throws kj::Exception if the bytes are malformed; what
+// the numbers mean is checked by the engine and the scheduler.
+
+#include "actors/messages.hpp"
+#include "gpu/step.hpp"
+
+namespace convoy::actors {
+
+Frame<msg::StepPlan> encode(const gpu::StepPlan& plan);
+gpu::StepPlan decode(const Frame<msg::StepPlan>& frame);
+
+Frame<msg::StepResult> encode(const gpu::StepResult& result);
+gpu::StepResult decode(const Frame<msg::StepResult>& frame);
+
+/// hidden: [rows, hidden] float32.
+Frame<msg::Activations> encode_activations(uint64_t epoch, uint64_t step, std::span<const float> hidden,
+                                           int64_t rows);
+
+void encode(const model::Sampling& from, msg::Sampling::Builder to);
+model::Sampling decode(msg::Sampling::Reader from);
+
+void encode(const gpu::SampledToken& from, msg::Token::Builder to);
+gpu::SampledToken decode(msg::Token::Reader from);
+
+}  // namespace convoy::actors

@@ -1,0 +1,238 @@
+// Scheduler: what runs in the next step, driven without actors, clocks or devices.
+
+#include "actors/scheduler.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <random>
+#include <set>
+
+using namespace convoy;
+using actors::FinishReason;
+using actors::Scheduler;
+using actors::SchedulerLimits;
+
+namespace {
+
+SchedulerLimits limits() {
+  SchedulerLimits l;
+  l.stages = 2;
+  l.sequences = 4;
+  l.queue = 8;
+  l.kv_blocks = 64;
+  l.prefill_tokens = 128;
+  l.context_tokens = 1024;
+  l.vocab = 100;
+  return l;
+}
+
+actors::NewSequence request(size_t prompt, uint32_t max_tokens, std::vector<int32_t> ends = {}) {
+  actors::NewSequence s;
+  s.prompt.assign(prompt, 7);
+  s.max_tokens = max_tokens;
+  s.sampling.end_tokens = std::move(ends);
+  return s;
+}
+
+/// What a last stage would answer: token `id` for every sampled row.
+gpu::StepResult answer(const gpu::StepPlan& plan, int32_t id) {
+  gpu::StepResult result{plan.epoch, plan.step, {}};
+  for (const auto& s : plan.sequences)
+    if (s.sampled_rows) result.sequences.push_back({s.slot, {{id, -1.0f, {}}}});
+  return result;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_prompt_is_cut_into_chunks_that_follow_each_other_and_only_the_last_samples) {
+  Scheduler s(limits());
+  s.admit(request(300, 5));
+  const auto a = s.plan(), b = s.plan(), c = s.plan();
+  BOOST_REQUIRE(a && b && c);
+  BOOST_CHECK_EQUAL(a->rows(), 128);
+  BOOST_CHECK_EQUAL(b->sequences[0].first_position, 128u);
+  BOOST_CHECK_EQUAL(c->rows(), 44);
+  BOOST_CHECK_EQUAL(a->sequences[0].sampled_rows, 0u);
+  BOOST_CHECK_EQUAL(b->sequences[0].sampled_rows, 0u);
+  BOOST_CHECK_EQUAL(c->sequences[0].sampled_rows, 1u);
+  BOOST_CHECK_EQUAL(a->starts.size(), 1u);
+  BOOST_CHECK(b->starts.empty());
+  BOOST_CHECK_EQUAL(a->block_changes.size() + b->block_changes.size() + c->block_changes.size(), 5u);
+}
+
+BOOST_AUTO_TEST_CASE(no_more_steps_are_in_flight_than_stages_and_slack) {
+  Scheduler s(limits());
+  s.admit(request(1000, 5));
+  BOOST_CHECK(s.plan() && s.plan() && s.plan());
+  BOOST_CHECK(!s.plan());
+}
+
+BOOST_AUTO_TEST_CASE(a_sequence_has_one_decode_in_flight_and_ends_at_max_tokens) {
+  Scheduler s(limits());
+  const auto id = s.admit(request(3, 2));
+  auto plan = s.plan();
+  BOOST_REQUIRE(plan);
+  BOOST_CHECK(!s.plan());
+  auto progress = s.commit(answer(*plan, 11));
+  BOOST_REQUIRE_EQUAL(progress.size(), 1u);
+  BOOST_CHECK_EQUAL(progress[0].id, id);
+  BOOST_CHECK_EQUAL(progress[0].first_index, 0u);
+  BOOST_CHECK(progress[0].finish == FinishReason::none);
+  plan = s.plan();
+  BOOST_REQUIRE(plan);
+  BOOST_CHECK_EQUAL(plan->sequences[0].tokens.at(0), 11);
+  BOOST_CHECK_EQUAL(plan->sequences[0].first_position, 3u);
+  progress = s.commit(answer(*plan, 12));
+  BOOST_CHECK(progress[0].finish == FinishReason::length);
+  BOOST_CHECK_EQUAL(progress[0].first_index, 1u);
+  BOOST_CHECK_EQUAL(s.running(), 0u);
+  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+}
+
+BOOST_AUTO_TEST_CASE(an_end_token_finishes_with_stop_and_is_counted) {
+  Scheduler s(limits());
+  s.admit(request(3, 50, {42}));
+  const auto plan = s.plan();
+  const auto progress = s.commit(answer(*plan, 42));
+  BOOST_CHECK(progress[0].finish == FinishReason::stop);
+  BOOST_CHECK_EQUAL(progress[0].tokens.size(), 1u);
+}
+
+BOOST_AUTO_TEST_CASE(decodes_are_dealt_over_the_stages_so_that_each_has_work) {
+  Scheduler s(limits());
+  for (int i = 0; i < 4; ++i) s.admit(request(1, 100));
+  auto first = s.plan();
+  BOOST_REQUIRE(first);
+  s.commit(answer(*first, 1));
+  const auto a = s.plan(), b = s.plan();
+  BOOST_REQUIRE(a && b);
+  BOOST_CHECK_EQUAL(a->sequences.size(), 2u);
+  BOOST_CHECK_EQUAL(b->sequences.size(), 2u);
+  std::set<uint32_t> slots;
+  for (const auto& q : a->sequences) slots.insert(q.slot);
+  for (const auto& q : b->sequences) slots.insert(q.slot);
+  BOOST_CHECK_EQUAL(slots.size(), 4u);
+}
+
+BOOST_AUTO_TEST_CASE(a_cancelled_sequence_frees_its_blocks_and_its_late_result_is_ignored) {
+  Scheduler s(limits());
+  const auto id = s.admit(request(10, 10));
+  const auto plan = s.plan();
+  s.cancel(id);
+  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+  BOOST_CHECK(s.commit(answer(*plan, 5)).empty());
+  s.admit(request(10, 10));
+  const auto next = s.plan();
+  BOOST_REQUIRE_EQUAL(next->ends.size(), 1u);
+  BOOST_CHECK_EQUAL(next->ends[0], plan->sequences[0].slot);
+  BOOST_CHECK_NE(next->sequences[0].slot, plan->sequences[0].slot);
+}
+
+BOOST_AUTO_TEST_CASE(a_canary_runs_beside_a_full_house_and_reports_nothing) {
+  auto l = limits();
+  l.kv_blocks = 5;
+  Scheduler s(l);
+  s.admit(request(200, 57));  // four blocks: all but the canary's
+  s.admit(request(10, 10));   // must wait
+  s.request_canary();
+  const auto plan = s.plan();
+  BOOST_REQUIRE(plan);
+  BOOST_CHECK_EQUAL(s.waiting(), 1u);
+  BOOST_REQUIRE_EQUAL(plan->sequences.size(), 2u);
+  BOOST_CHECK(s.commit(answer(*plan, 3)).empty());
+}
+
+BOOST_AUTO_TEST_CASE(what_can_never_run_is_refused_with_the_numbers) {
+  Scheduler s(limits());
+  BOOST_CHECK(s.refuse(request(0, 1)));
+  BOOST_CHECK(s.refuse(request(1, 0)));
+  BOOST_CHECK(s.refuse(request(1000, 25)).value().find("1024") != std::string::npos);
+  BOOST_CHECK(!s.refuse(request(1000, 24)));
+  auto alien = request(1, 1);
+  alien.prompt[0] = 100;
+  BOOST_CHECK(s.refuse(alien));
+  auto l = limits();
+  l.kv_blocks = 4;
+  BOOST_CHECK(Scheduler(l).refuse(request(200, 60)).value().find("kv_tokens") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_result_that_fits_no_plan_throws) {
+  Scheduler s(limits());
+  s.admit(request(3, 5));
+  const auto plan = s.plan();
+  auto other = answer(*plan, 1);
+  other.step = 9;
+  BOOST_CHECK_THROW(s.commit(other), std::runtime_error);
+  auto impossible = answer(*plan, 100);
+  BOOST_CHECK_THROW(s.commit(impossible), std::runtime_error);
+}
+
+// Random admissions, cancellations and results: no block or slot is ever held twice, positions are
+// contiguous, every sequence ends with exactly the tokens that it should have.
+BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
+  for (uint32_t seed = 1; seed <= 200; ++seed) {
+    BOOST_TEST_CONTEXT("seed " << seed) {
+      std::mt19937 random(seed);
+      auto draw = [&](uint32_t n) { return random() % n; };
+      auto l = limits();
+      l.stages = 1 + draw(3);
+      l.kv_blocks = 8 + draw(20);
+      Scheduler s(l);
+      std::deque<gpu::StepPlan> flying;
+      std::map<uint32_t, uint32_t> seen;              // positions a slot has been given
+      std::map<uint32_t, std::set<uint32_t>> blocks;  // of a slot
+      std::map<actors::SequenceId, uint32_t> expected, got;
+      for (int turn = 0; turn < 400; ++turn) {
+        if (turn < 300 && draw(3) == 0 && !s.queue_full()) {
+          const auto r = request(1 + draw(300), 1 + draw(30));
+          if (!s.refuse(r)) expected[s.admit(r)] = r.max_tokens;
+        }
+        if (draw(15) == 0) s.request_canary();
+        if (draw(20) == 0 && !expected.empty()) {
+          auto victim = std::next(expected.begin(), draw(static_cast<uint32_t>(expected.size())));
+          s.cancel(victim->first);
+          got.erase(victim->first);
+          expected.erase(victim);
+        }
+        if (auto plan = s.plan()) {
+          BOOST_REQUIRE_LE(plan->rows(), l.rows());
+          for (const auto& start : plan->starts) BOOST_REQUIRE(seen.emplace(start.slot, 0).second);
+          for (const auto& c : plan->block_changes) {
+            BOOST_REQUIRE_LT(c.block, l.kv_blocks);
+            BOOST_REQUIRE_EQUAL(c.index, blocks[c.slot].size());
+            blocks[c.slot].insert(c.block);
+          }
+          for (const auto& q : plan->sequences) {
+            BOOST_REQUIRE_EQUAL(q.first_position, seen.at(q.slot));
+            seen[q.slot] += static_cast<uint32_t>(q.tokens.size());
+            BOOST_REQUIRE_LE(seen[q.slot], blocks[q.slot].size() * gpu::kv_block_tokens);
+          }
+          for (const uint32_t slot : plan->ends) {
+            BOOST_REQUIRE_EQUAL(seen.erase(slot), 1u);
+            blocks.erase(slot);
+          }
+          flying.push_back(std::move(*plan));
+        }
+        BOOST_REQUIRE_LE(flying.size(), l.steps_in_flight());
+        if (!flying.empty() && draw(2)) {
+          for (const auto& p : s.commit(answer(flying.front(), 9))) {
+            BOOST_REQUIRE_EQUAL(p.first_index, got[p.id]);
+            ++got[p.id];
+            if (p.finish == FinishReason::none) continue;
+            BOOST_REQUIRE_EQUAL(got[p.id], expected.at(p.id));
+            expected.erase(p.id);
+          }
+          flying.pop_front();
+        }
+      }
+      for (int turn = 0; turn < 20000 && (s.running() || s.waiting() || s.in_flight()); ++turn) {
+        if (auto plan = s.plan()) flying.push_back(std::move(*plan));
+        if (flying.empty()) continue;
+        for (const auto& p : s.commit(answer(flying.front(), 9)))
+          if (++got[p.id]; p.finish != FinishReason::none) expected.erase(p.id);
+        flying.pop_front();
+      }
+      BOOST_CHECK(expected.empty());
+      BOOST_CHECK_EQUAL(s.free_blocks(), l.kv_blocks);
+    }
+  }
+}
