@@ -155,11 +155,12 @@ void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
 void Scheduler::add_prefill(gpu::StepPlan& plan, FlyingStep& flying) {
   uint32_t budget = limits_.prefill_tokens;
   for (auto& [id, s] : sequences_) {
-    if (budget == 0) return;
     if (!s.started || s.decoding || s.planned == s.prompt_tokens) continue;
-    const uint32_t count = std::min(budget, s.prompt_tokens - s.planned);
+    // The canary's one token does not wait behind long prompts.
+    const uint32_t count = s.canary ? 1 : std::min(budget, s.prompt_tokens - s.planned);
+    if (count == 0) continue;
     add_rows(id, s, count, plan, flying);
-    budget -= count;
+    if (!s.canary) budget -= count;
   }
 }
 
