@@ -18,7 +18,8 @@ struct Message {
 
 class ChatTemplate {
  public:
-  /// By name, as the `chat_template` setting gives it ("smollm2", …). Throws InputError that names the choices.
+  /// By name, as the `chat_template` setting gives it ("smollm2", …). Throws InputError that names the
+  /// choices.
   static const ChatTemplate& by_name(std::string_view name);
   /// By the checkpoint's own template text. Throws InputError that names the choices for `chat_template`.
   static const ChatTemplate& recognise(std::string_view jinja);
@@ -27,7 +28,8 @@ class ChatTemplate {
 
   virtual std::string_view name() const = 0;
   /// Throws InputError for a role or an order that the template refuses.
-  virtual std::vector<Segment> render(std::span<const Message> messages, bool add_generation_prompt) const = 0;
+  virtual std::vector<Segment> render(std::span<const Message> messages,
+                                      bool add_generation_prompt) const = 0;
 };
 
 /// The segments' text, one after the other.

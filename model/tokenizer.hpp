@@ -1,5 +1,6 @@
 #pragma once
-// Byte-level BPE, exact: from tokenizer.json or from a GGUF's metadata. Immutable after loading; any thread may use it.
+// Byte-level BPE, exact: from tokenizer.json or from a GGUF's metadata. Immutable after loading; any thread
+// may use it.
 
 #include <cstdint>
 #include <filesystem>
@@ -12,8 +13,8 @@
 
 namespace convoy::model {
 
-/// A piece of a prompt. Control tokens are recognised only in trusted pieces (the template's own text): user text
-/// never becomes a control token. Neighbouring pieces are encoded as one text, as the reference does.
+/// A piece of a prompt. Control tokens are recognised only in trusted pieces (the template's own text): user
+/// text never becomes a control token. Neighbouring pieces are encoded as one text, as the reference does.
 struct Segment {
   std::string text;
   bool trusted = false;
@@ -27,11 +28,13 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   /// Whether the tokenizer's own post-processing (such as a leading BOS) applies is the reference's
-  /// `add_special_tokens`; the golden cases use the tokenizer as the reference's encode(text) does with it false.
+  /// `add_special_tokens`; the golden cases use the tokenizer as the reference's encode(text) does with it
+  /// false.
   virtual std::vector<int32_t> encode(std::span<const Segment> segments) const = 0;
   std::vector<int32_t> encode(std::string_view text, bool recognise_control) const;
 
-  /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless skipped.
+  /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless
+  /// skipped.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_control = false) const = 0;
   /// Raw bytes of one token (may be part of a character); empty for an id out of range.
   virtual std::string_view bytes(int32_t id) const = 0;

@@ -1,0 +1,45 @@
+#pragma once
+// What a tokenizer file says, whatever its format, and the tokenizer built from it. Used by the readers of
+// tokenizer.json and of GGUF metadata, at loading.
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "model/added_tokens.hpp"
+#include "model/gguf.hpp"
+#include "model/pretokenizer.hpp"
+#include "model/tokenizer.hpp"
+
+namespace convoy::model {
+
+struct TokenizerParts {
+  std::string where;  // the file, for errors
+  /// The byte-pair vocabulary, each byte written as one printable character (a blank as Ġ), and its ids.
+  std::vector<std::pair<std::string, int32_t>> vocabulary;
+  std::vector<std::pair<std::string, std::string>> merges;  // by rank, best first
+  std::vector<AddedToken> added;
+  std::vector<SplitRule> rules;
+  bool nfc = false;                                    // texts are brought to Unicode's form C first
+  bool ignore_merges = false;                          // a word that is a token is not merged
+  std::optional<std::string> chat_template, bos, eos;  // bos, eos: their tokens
+};
+
+/// Checks the parts against each other. Throws InputError.
+std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerParts parts);
+
+/// From a tokenizer.json and the tokenizer_config.json beside it, if there is one.
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
+/// From the text of a tokenizer.json alone; `where` names it in errors.
+TokenizerParts parse_tokenizer_json(std::string_view text, std::string where);
+/// From a GGUF's metadata.
+TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where);
+
+/// Ids lie below this: a hostile file must not make us allocate.
+constexpr int64_t token_ids_max = int64_t{1} << 22;
+
+}  // namespace convoy::model

@@ -1,0 +1,182 @@
+// Reads the tokenizer in a GGUF's metadata. The format names the pre-tokenizer instead of writing it down:
+// the rules of the names that are known stand here.
+
+#include <algorithm>
+
+#include "model/byte_level_tokenizer.hpp"
+#include "model/error.hpp"
+#include "model/gguf.hpp"
+#include "model/json.hpp"
+
+namespace convoy::model {
+namespace {
+
+constexpr std::string_view llama3_expression =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view qwen2_expression =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view deepseek_v3_expression =
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+    " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+struct Known {
+  std::string_view pre;
+  std::vector<std::string> expressions;
+  bool nfc = false, ignore_merges = false;
+};
+
+const std::vector<Known>& known_pre_tokenizers() {
+  static const std::vector<Known> known = {
+      {"gpt-2", {std::string(gpt2_expression)}},
+      {"smollm", {"\\p{N}", std::string(gpt2_expression)}},
+      {"llama-bpe", {std::string(llama3_expression)}, false, true},
+      {"qwen2", {std::string(qwen2_expression)}, true, false},
+      {"deepseek-r1-qwen", {std::string(qwen2_expression)}, true, false},
+      {"deepseek-v3",
+       {"\\p{N}{1,3}", "[\\u4e00-\\u9fa5\\u3040-\\u309f\\u30a0-\\u30ff]+",
+        std::string(deepseek_v3_expression)}},
+  };
+  return known;
+}
+
+/// GGUF's kinds of token.
+enum TokenType : uint64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+
+class Reader {
+ public:
+  Reader(const GgufMetadata& metadata, std::string where) : metadata_(metadata), where_(std::move(where)) {}
+
+  [[noreturn]] void fail(const std::string& what,
+                         const std::string& mend = "check that the file is whole") const {
+    throw InputError(what, where_, mend);
+  }
+
+  template <typename T>
+  const T* find(const std::string& key) const {
+    const auto at = metadata_.find(key);
+    if (at == metadata_.end()) return nullptr;
+    const T* value = std::get_if<T>(&at->second.value);
+    if (!value) fail(key + " has the wrong type");
+    return value;
+  }
+  template <typename T>
+  const T& get(const std::string& key) const {
+    const T* value = find<T>(key);
+    if (!value) fail("there is no " + key, "use a file with a byte-level BPE tokenizer");
+    return *value;
+  }
+  const std::string& string(const GgufValue& value, const std::string& key) const {
+    const std::string* text = std::get_if<std::string>(&value.value);
+    if (!text) fail(key + " has an entry that is not a string");
+    return *text;
+  }
+  /// A whole number ≥ 0 of either sign's type.
+  uint64_t number(const GgufValue& value, const std::string& key) const {
+    if (const uint64_t* n = std::get_if<uint64_t>(&value.value)) return *n;
+    const int64_t* n = std::get_if<int64_t>(&value.value);
+    if (!n || *n < 0) fail(key + " is not a number ≥ 0");
+    return static_cast<uint64_t>(*n);
+  }
+  const GgufMetadata& metadata() const { return metadata_; }
+
+ private:
+  const GgufMetadata& metadata_;
+  std::string where_;
+};
+
+void read_pre(const Reader& read, TokenizerParts& parts) {
+  const std::string& pre = read.get<std::string>("tokenizer.ggml.pre");
+  const auto& known = known_pre_tokenizers();
+  const auto found = std::find_if(known.begin(), known.end(), [&](const Known& k) { return k.pre == pre; });
+  if (found == known.end()) {
+    std::string names;
+    for (const Known& k : known) names += (names.empty() ? "" : ", ") + std::string(k.pre);
+    read.fail("the pre-tokenizer " + in_quotes(pre) + " (tokenizer.ggml.pre) is not supported",
+              "known are " + names);
+  }
+  for (const std::string& expression : found->expressions) parts.rules.push_back({.expression = expression});
+  parts.nfc = found->nfc;
+  parts.ignore_merges = found->ignore_merges;
+}
+
+void read_tokens(const Reader& read, TokenizerParts& parts) {
+  const std::string key = "tokenizer.ggml.tokens", type_key = "tokenizer.ggml.token_type";
+  const GgufArray& tokens = read.get<GgufArray>(key);
+  const GgufArray& types = read.get<GgufArray>(type_key);
+  if (tokens.size() != types.size()) {
+    read.fail(key + " has " + std::to_string(tokens.size()) + " entries and " + type_key + " " +
+              std::to_string(types.size()));
+  }
+  if (tokens.size() > static_cast<size_t>(token_ids_max)) {
+    read.fail(key + " has " + std::to_string(tokens.size()) + " entries, at most " +
+              std::to_string(token_ids_max) + " are supported");
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const std::string& text = read.string(tokens[i], key);
+    const int32_t id = static_cast<int32_t>(i);
+    switch (const uint64_t type = read.number(types[i], type_key)) {
+      case TokenType::normal:
+        parts.vocabulary.emplace_back(text, id);
+        break;
+      case TokenType::unused:
+        break;  // fills up the matrix; no text becomes it
+      case TokenType::unknown:
+      case TokenType::control:
+        parts.added.push_back({.id = id, .content = text, .special = true});
+        break;
+      case TokenType::user_defined:
+        parts.added.push_back({.id = id, .content = text});
+        break;
+      default:
+        read.fail("the token " + in_quotes(text) + " has the type " + std::to_string(type) +
+                  ", which is not known");
+    }
+  }
+}
+
+void read_merges(const Reader& read, TokenizerParts& parts) {
+  const std::string key = "tokenizer.ggml.merges";
+  const GgufArray& merges = read.get<GgufArray>(key);
+  parts.merges.reserve(merges.size());
+  for (const GgufValue& v : merges) {
+    const std::string& text = read.string(v, key);
+    const size_t blank = text.find(' ');
+    if (blank == text.npos || text.find(' ', blank + 1) != text.npos) {
+      read.fail("the merge " + in_quotes(text) + " does not name two tokens");
+    }
+    parts.merges.emplace_back(text.substr(0, blank), text.substr(blank + 1));
+  }
+}
+
+/// The text of the token whose id stands under the key.
+std::optional<std::string> token_at(const Reader& read, const std::string& key) {
+  const auto at = read.metadata().find(key);
+  if (at == read.metadata().end()) return std::nullopt;
+  const uint64_t id = read.number(at->second, key);
+  const GgufArray& tokens = read.get<GgufArray>("tokenizer.ggml.tokens");
+  if (id >= tokens.size()) read.fail(key + " is " + std::to_string(id) + ", beyond the vocabulary");
+  return read.string(tokens[id], "tokenizer.ggml.tokens");
+}
+
+}  // namespace
+
+TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where) {
+  const Reader read(metadata, where);
+  const std::string& model = read.get<std::string>("tokenizer.ggml.model");
+  if (model != "gpt2") {
+    read.fail("the tokenizer " + in_quotes(model) + " (tokenizer.ggml.model) is not supported",
+              "use a model with a byte-level BPE tokenizer (gpt2)");
+  }
+  TokenizerParts parts;
+  parts.where = std::move(where);
+  read_pre(read, parts);
+  read_tokens(read, parts);
+  read_merges(read, parts);
+  if (const std::string* text = read.find<std::string>("tokenizer.chat_template"))
+    parts.chat_template = *text;
+  parts.bos = token_at(read, "tokenizer.ggml.bos_token_id");
+  parts.eos = token_at(read, "tokenizer.ggml.eos_token_id");
+  return parts;
+}
+
+}  // namespace convoy::model

@@ -1,0 +1,97 @@
+#include "model/utf8.hpp"
+
+#include <utf8proc.h>
+
+#include <cassert>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace convoy::model {
+
+Utf8Character character_at(std::string_view text, size_t at) {
+  auto byte = [&](size_t i) -> uint8_t { return at + i < text.size() ? text[at + i] : 0; };
+  const uint8_t lead = byte(0);
+  if (lead < 0x80) return {lead, 1, true};
+  if (lead < 0xC2 || lead > 0xF4) return {0, 1, false};
+  const size_t bytes = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  // The second byte's range excludes overlong forms, surrogates and what lies beyond U+10FFFF.
+  const uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  if (byte(1) < low || byte(1) > high) return {0, 1, false};
+  char32_t value = (lead & (0x7F >> bytes)) << 6 | (byte(1) & 0x3F);
+  for (size_t i = 2; i < bytes; ++i) {
+    if ((byte(i) & 0xC0) != 0x80) return {0, i, false};
+    value = value << 6 | (byte(i) & 0x3F);
+  }
+  return {value, bytes, true};
+}
+
+size_t find_invalid_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    if (static_cast<uint8_t>(text[at]) < 0x80) {
+      ++at;
+      continue;
+    }
+    const Utf8Character c = character_at(text, at);
+    if (!c.valid) return at;
+    at += c.bytes;
+  }
+  return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Character c = character_at(text, at);
+    out += c.valid ? text.substr(at, c.bytes) : std::string_view("\xEF\xBF\xBD");
+    at += c.bytes;
+  }
+  return out;
+}
+
+void append_utf8(char32_t character, std::string& text) {
+  utf8proc_uint8_t bytes[4];
+  text.append(reinterpret_cast<const char*>(bytes),
+              static_cast<size_t>(utf8proc_encode_char(static_cast<utf8proc_int32_t>(character), bytes)));
+}
+
+bool is_white_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+bool is_word_character(char32_t c) {
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+      return true;
+    default:  // the joiners, and the circled, squared and parenthesised letters that are Alphabetic
+      return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+  }
+}
+
+std::string normalise_nfc(std::string_view text) {
+  utf8proc_uint8_t* out = nullptr;
+  const utf8proc_ssize_t bytes = utf8proc_map(
+      reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+      &out, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(out, &std::free);
+  if (bytes == UTF8PROC_ERROR_NOMEM || bytes == UTF8PROC_ERROR_OVERFLOW) throw std::bad_alloc();
+  assert(bytes >= 0 && "the text was checked to be UTF-8");
+  return std::string(reinterpret_cast<const char*>(out), static_cast<size_t>(bytes));
+}
+
+}  // namespace convoy::model
