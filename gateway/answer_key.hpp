@@ -1,0 +1,29 @@
+#pragma once
+// The answer cache's key: requests with the same key get the same answer. Called by a session for each
+// cacheable request; pure, any thread.
+
+#include <boost/json.hpp>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace convoy::gateway {
+
+/// What shapes an answer besides the request.
+struct KeyContext {
+  std::string weights_digest, tokenizer_digest, template_id, endpoint;
+  uint64_t cache_epoch = 0;  // raised by the operator to forget all answers
+};
+
+/// HMAC-SHA-256, 32 raw bytes, over tenant, context and canonical_request. secret:
+/// actors::load_or_create_secret's.
+std::string answer_key(const std::string& secret, std::string_view tenant, const KeyContext& context,
+                       const boost::json::object& request);
+
+/// The request as bytes that are equal exactly when everything in it is equal but the order of an object's
+/// keys, the spelling of numbers (1, 1.0, 1e0) and the fields that only shape transport (stream,
+/// stream_options, user). Text is taken byte for byte. A field that is new to us counts, so that it can cost
+/// a hit but never a wrong answer. The depth of the request is bounded by its parser.
+std::string canonical_request(const boost::json::object& request);
+
+}  // namespace convoy::gateway
