@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "convoy 0.1.0");
   app.footer("Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 unavailable, 70 internal fault.");
   int exit_code = cli::ok;
+  cli::add_verify(app, exit_code);
   cli::add_check_config(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -1,0 +1,91 @@
+#include "cli/local_pipeline.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "model/error.hpp"
+#include "schema/frame.hpp"
+
+namespace convoy::cli {
+namespace {
+
+using ActivationsFrame = schema::Frame<schema::Activations>;
+
+ActivationsFrame pack(const gpu::StepPlan& plan, std::span<const float> hidden) {
+  constexpr size_t words_beside_data = 64;
+  schema::FrameBuilder<schema::Activations> frame(hidden.size_bytes() / sizeof(uint64_t) + words_beside_data);
+  const auto rows = static_cast<uint32_t>(plan.rows());
+  frame->setEpoch(plan.epoch);
+  frame->setStep(plan.step);
+  frame->setRows(rows);
+  frame->setHidden(rows == 0 ? 0 : static_cast<uint32_t>(hidden.size() / rows));
+  std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
+              hidden.size_bytes());
+  return std::move(frame).finish();
+}
+
+uint32_t blocks_for(size_t tokens) {
+  const auto block = static_cast<size_t>(gpu::kv_block_tokens);
+  return static_cast<uint32_t>((tokens + block - 1) / block);
+}
+
+}  // namespace
+
+LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels,
+                             int threads, std::span<const int64_t> split, int64_t tokens_max)
+    : vocab_(static_cast<size_t>(checkpoint->config().vocab)) {
+  const gpu::EngineLimits limits{.kv_blocks = blocks_for(static_cast<size_t>(tokens_max)),
+                                 .slots = 1,
+                                 .context_tokens = tokens_max,
+                                 .rows_per_step = rows_per_step};
+  const int64_t layers = checkpoint->config().layers;
+  int64_t first = 0;
+  for (size_t stage = 0; stage <= split.size(); stage++) {
+    const bool last = stage == split.size();
+    const int64_t end = last ? layers : split[stage];
+    if (end <= first || (!last && end >= layers))
+      throw InputError("a stage cannot begin at layer " + std::to_string(end), "--split",
+                       "give ascending layers from 1 to " + std::to_string(layers - 1));
+    stages_.push_back(std::make_unique<gpu::Engine>(gpu::make_cpu_backend(kernels, threads), checkpoint,
+                                                    model::LayerRange{first, end - 1}, limits));
+    first = end;
+  }
+  stages_.back()->keep_logits(true);
+}
+
+void LocalPipeline::start(size_t prompt_tokens, size_t tokens) {
+  position_ = 0;
+  next_ = {};
+  next_.starts.push_back({0, static_cast<uint32_t>(prompt_tokens), {}});
+  // Blocks lie backwards, so that a table is not just a count.
+  const uint32_t blocks = blocks_for(tokens);
+  for (uint32_t i = 0; i < blocks; i++) next_.block_changes.push_back({0, i, blocks - 1 - i});
+}
+
+void LocalPipeline::feed(std::span<const int32_t> tokens, size_t wanted, const UseLogits& use) {
+  for (size_t at = 0; at < tokens.size(); at += rows_per_step) {
+    const auto chunk = tokens.subspan(at, std::min(rows_per_step, tokens.size() - at));
+    const size_t end = position_ + chunk.size();
+    const size_t sampled = std::min(chunk.size(), end - std::min(end, wanted));
+    next_.sequences.push_back(
+        {0, static_cast<uint32_t>(position_), {chunk.begin(), chunk.end()}, static_cast<uint32_t>(sampled)});
+    const std::span<const float> logits = run(next_);
+    for (size_t i = 0; i < sampled; i++) use(end - sampled + i, logits.subspan(i * vocab_, vocab_));
+    next_ = {};
+    position_ = end;
+  }
+}
+
+std::span<const float> LocalPipeline::run(const gpu::StepPlan& plan) {
+  gpu::StepOutput out = stages_.front()->run(plan, {});
+  for (size_t i = 1; i < stages_.size(); i++) {
+    const ActivationsFrame frame = pack(plan, out.hidden);
+    const schema::Reading<schema::Activations> received(frame);
+    const auto data = received->getData();
+    out = stages_[i]->run(plan, {reinterpret_cast<const float*>(data.begin()), data.size() / sizeof(float)});
+  }
+  return stages_.back()->logits();
+}
+
+}  // namespace convoy::cli

@@ -1,0 +1,194 @@
+#include "gpu/engine.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <set>
+
+#include "test/gpu/tiny_model.hpp"
+
+using namespace convoy;
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+
+namespace {
+
+std::unique_ptr<Engine> engine_of(model::LayerRange range = {0, 2}, EngineLimits limits = tiny_limits) {
+  return std::make_unique<Engine>(make_cpu_backend(Kernels::reference, 1),
+                                  std::make_shared<TinyCheckpoint>(model::DType::f32), range, limits);
+}
+
+/// Slot 1 with three prompt tokens in block 5.
+StepPlan three_tokens(const model::Sampling& sampling = {}) {
+  return {.epoch = 4,
+          .step = 9,
+          .starts = {{1, 3, sampling}},
+          .block_changes = {{1, 0, 5}},
+          .sequences = {{1, 0, {10, 20, 30}, 1}}};
+}
+
+/// The tokens an engine generates after three_tokens.
+std::vector<int32_t> generate(Engine& engine, const model::Sampling& sampling, uint32_t count) {
+  std::vector<int32_t> tokens;
+  StepOutput out = engine.run(three_tokens(sampling), {});
+  for (uint32_t i = 0; i < count; i++) {
+    tokens.push_back(out.result.sequences.at(0).tokens.at(0).id);
+    out = engine.run({.sequences = {{1, 3 + i, {tokens.back()}, 1}}}, {});
+  }
+  return tokens;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_result_names_its_epoch_step_and_slots) {
+  const auto engine = engine_of();
+  StepPlan plan = three_tokens();
+  plan.starts.push_back({0, 2, {}});
+  plan.block_changes.push_back({0, 0, 6});
+  plan.sequences.insert(plan.sequences.begin(), {0, 0, {1, 2}, 0});
+  const StepOutput out = engine->run(plan, {});
+  BOOST_TEST(out.result.epoch == 4u);
+  BOOST_TEST(out.result.step == 9u);
+  BOOST_TEST(out.hidden.empty());
+  BOOST_REQUIRE(out.result.sequences.size() == 1u);
+  BOOST_TEST(out.result.sequences[0].slot == 1u);
+  BOOST_TEST(out.result.sequences[0].tokens.size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(a_draft_samples_each_of_its_rows) {
+  const auto engine = engine_of();
+  const auto one_by_one = generate(*engine, {}, 5);
+  StepPlan plan = three_tokens();
+  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  plan.sequences[0].sampled_rows = 5;
+  const StepOutput out = engine->run(plan, {});
+  std::vector<int32_t> at_once;
+  for (const SampledToken& token : out.result.sequences.at(0).tokens) at_once.push_back(token.id);
+  BOOST_TEST(at_once == one_by_one, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(penalties_see_the_prompt_and_what_was_generated) {
+  const auto engine = engine_of();
+  // A penalty this large leaves only tokens with positive logits, never a token seen before.
+  const auto tokens = generate(*engine, {.repetition_penalty = 1e6f}, 20);
+  std::set<int32_t> distinct(tokens.begin(), tokens.end());
+  BOOST_TEST(distinct.size() == 20u);
+  for (int32_t prompt : {10, 20, 30}) BOOST_TEST(!distinct.contains(prompt));
+}
+
+BOOST_AUTO_TEST_CASE(end_tokens_stay_away_until_min_tokens_were_generated) {
+  const auto engine = engine_of();
+  const int32_t natural = generate(*engine, {}, 1)[0];
+  model::Sampling sampling{.min_tokens = 1, .end_tokens = {natural}};
+  BOOST_TEST(generate(*engine, sampling, 1)[0] != natural);
+  sampling.min_tokens = 0;
+  BOOST_TEST(generate(*engine, sampling, 1)[0] == natural);
+}
+
+BOOST_AUTO_TEST_CASE(a_seeded_draw_is_the_same_in_a_draft_and_one_by_one) {
+  const auto engine = engine_of();
+  const model::Sampling sampling{.temperature = 1.5f, .top_p = 0.95f, .seed = 99};
+  const auto one_by_one = generate(*engine, sampling, 6);
+  StepPlan plan = three_tokens(sampling);
+  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  plan.sequences[0].sampled_rows = 6;
+  const StepOutput out = engine->run(plan, {});
+  for (size_t i = 0; i < 6; i++) BOOST_TEST(out.result.sequences.at(0).tokens.at(i).id == one_by_one[i]);
+}
+
+BOOST_AUTO_TEST_CASE(a_step_without_rows_only_changes_slots) {
+  const auto engine = engine_of();
+  engine->run(three_tokens(), {});
+  const StepOutput out = engine->run({.epoch = 1, .step = 2, .ends = {1}}, {});
+  BOOST_TEST(out.result.step == 2u);
+  BOOST_TEST(out.result.sequences.empty());
+  BOOST_CHECK_THROW(engine->run({.sequences = {{1, 3, {1}, 1}}}, {}), std::runtime_error);
+}
+
+BOOST_AUTO_TEST_CASE(reset_forgets_all_sequences) {
+  const auto engine = engine_of();
+  engine->run(three_tokens(), {});
+  engine->reset();
+  BOOST_CHECK_THROW(engine->run({.sequences = {{1, 3, {1}, 1}}}, {}), std::runtime_error);
+  BOOST_TEST(engine->run(three_tokens(), {}).result.sequences.size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(a_started_slot_forgets_what_it_held) {
+  const auto engine = engine_of();
+  engine->run(three_tokens(), {});
+  StepPlan plan = three_tokens();
+  plan.block_changes.clear();
+  BOOST_CHECK_THROW(engine->run(plan, {}), std::runtime_error);
+}
+
+BOOST_AUTO_TEST_CASE(plans_that_break_a_rule_are_refused_with_the_values) {
+  const auto refused = [](const StepPlan& plan, const std::string& words, std::vector<float> input = {}) {
+    const auto engine = engine_of();
+    engine->run(three_tokens(), {});
+    BOOST_TEST_CONTEXT(words) {
+      BOOST_CHECK_EXCEPTION(engine->run(plan, input), std::runtime_error, [&](const std::runtime_error& e) {
+        BOOST_TEST_MESSAGE(e.what());
+        return std::string(e.what()).find(words) != std::string::npos;
+      });
+    }
+  };
+  const auto rows = [](SeqStep step) { return StepPlan{.sequences = {std::move(step)}}; };
+  refused({.starts = {{4, 1, {}}}}, "slot 4 of 4");
+  refused({.starts = {{0, 0, {}}}}, "prompt of 0 tokens");
+  refused({.starts = {{0, 513, {}}}}, "prompt of 513 tokens");
+  refused({.starts = {{0, 1, {.temperature = -1}}}}, "temperature");
+  refused({.starts = {{0, 1, {.end_tokens = {160}}}}}, "end token 160");
+  refused({.block_changes = {{0, 0, 0}}}, "slot 0 holds no sequence");
+  refused({.block_changes = {{7, 0, 0}}}, "slot 7 of 4");
+  refused({.block_changes = {{1, 8, 0}}}, "index 8 of 8");
+  refused({.block_changes = {{1, 0, 24}}}, "block 24 of 24");
+  refused(rows({0, 0, {1}, 1}), "slot 0 holds no sequence");
+  refused(rows({4000000000u, 0, {1}, 1}), "slot 4000000000 of 4");
+  refused(rows({1, 3, {}, 0}), "brings no token");
+  refused(rows({1, 4, {1}, 1}), "continues at position 4, its cache ends at 3");
+  refused(rows({1, 4294967295u, {1}, 1}), "continues at position 4294967295");
+  refused(rows({1, 3, {1}, 2}), "samples 2 of 1 rows");
+  refused(rows({1, 3, {160}, 1}), "token 160");
+  refused(rows({1, 3, {-1}, 1}), "token -1");
+  refused(rows({1, 3, std::vector<int32_t>(513, 1), 1}), "513 rows, rows_per_step is 512");
+  refused(rows({1, 3, std::vector<int32_t>(510, 1), 1}), "reaches 513 tokens, context is 512");
+  refused(rows({1, 3, std::vector<int32_t>(62, 1), 1}), "slot 1 has no block 1 for positions below 65");
+  refused({.sequences = {{1, 3, {1}, 1}, {1, 3, {1}, 1}}}, "slot");
+  refused(
+      {.starts = {{0, 1, {}}}, .block_changes = {{0, 0, 5}}, .sequences = {{0, 0, {1}, 1}, {1, 3, {1}, 1}}},
+      "block 5 is written by slots 0 and 1");
+  refused(rows({1, 3, {1}, 1}), "input of 5 values, 0 expected", std::vector<float>(5));
+  refused({.ends = {0}}, "slot 0 holds no sequence");
+}
+
+BOOST_AUTO_TEST_CASE(a_later_stage_wants_exactly_its_rows) {
+  const auto stage = engine_of({1, 2});
+  BOOST_CHECK_THROW(stage->run(three_tokens(), std::vector<float>(3 * 128 - 1)), std::runtime_error);
+  BOOST_TEST(stage->run(three_tokens(), std::vector<float>(3 * 128, 0.5f)).result.sequences.size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_that_are_not_finite_end_in_an_error_and_not_in_a_token) {
+  const auto stage = engine_of({1, 2});
+  std::vector<float> input(3 * 128, 0.5f);
+  input[300] = std::numeric_limits<float>::quiet_NaN();
+  BOOST_CHECK_THROW(stage->run(three_tokens(), input), std::runtime_error);
+}
+
+BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused) {
+  EngineLimits limits = tiny_limits;
+  limits.context_tokens = 513;
+  BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
+  limits = tiny_limits;
+  limits.kv_blocks = 0;
+  BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
+  for (model::LayerRange range : {model::LayerRange{0, 3}, {2, 1}, {-1, 0}})
+    BOOST_CHECK_THROW(engine_of(range), InputError);
+}
+
+BOOST_AUTO_TEST_CASE(loading_reports_every_layer) {
+  std::vector<int64_t> done;
+  Engine engine(make_cpu_backend(Kernels::reference, 1), std::make_shared<TinyCheckpoint>(model::DType::f32),
+                {1, 2}, tiny_limits, [&](int64_t layers, int64_t total) {
+                  BOOST_TEST(total == 2);
+                  done.push_back(layers);
+                });
+  BOOST_TEST(done == (std::vector<int64_t>{1, 2}), boost::test_tools::per_element());
+}

@@ -1,0 +1,288 @@
+// Every operation of every backend against its formula, in double, written out here.
+
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+
+#include "test/gpu/tiny_model.hpp"
+
+using namespace convoy;
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+using model::DType;
+
+namespace {
+
+/// Rows in a backend's memory.
+struct DeviceRows {
+  DeviceRows(Backend& b, int64_t rows, int64_t width, const std::vector<float>& values = {})
+      : backend(b),
+        memory(b.allocate(static_cast<size_t>(rows * width) * sizeof(float))),
+        view{memory.get(), rows, width} {
+    if (!values.empty()) backend.write(values, view);
+  }
+  std::vector<float> read() {
+    std::vector<float> out(static_cast<size_t>(view.rows * view.width));
+    backend.read(view, out);
+    return out;
+  }
+  Backend& backend;
+  Buffer memory;
+  Rows view;
+};
+
+std::vector<float> widened(const model::Tensor& tensor) {
+  std::vector<float> out;
+  std::vector<float> row(static_cast<size_t>(tensor.columns()));
+  for (int64_t r = 0; r < tensor.rows(); r++) {
+    model::dequantize_row(tensor, r, row);
+    out.insert(out.end(), row.begin(), row.end());
+  }
+  return out;
+}
+
+/// a: [rows, n], b: [out, n] → [rows, out]
+std::vector<double> product(const std::vector<float>& a, const std::vector<float>& b, size_t n) {
+  std::vector<double> out;
+  for (size_t r = 0; r < a.size() / n; r++)
+    for (size_t o = 0; o < b.size() / n; o++) {
+      double sum = 0;
+      for (size_t i = 0; i < n; i++) sum += double{a[r * n + i]} * b[o * n + i];
+      out.push_back(sum);
+    }
+  return out;
+}
+
+/// ‖own − expected‖/‖expected‖
+double error_of(const std::vector<float>& own, const std::vector<double>& expected) {
+  BOOST_REQUIRE(own.size() == expected.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < own.size(); i++) {
+    difference += (own[i] - expected[i]) * (own[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+constexpr double float_tolerance = 2e-6;
+// The fast kernels round activations to int8 where the weight is quantised: 1/254 of the largest of 32
+// values.
+constexpr double int8_tolerance = 1e-2;
+
+double tolerance(const BackendChoice& choice, DType type) {
+  const bool quantised = type == DType::q8_0 || type == DType::q4_0 || type == DType::q4_1;
+  return choice.kernels == Kernels::fast && quantised ? int8_tolerance : float_tolerance;
+}
+
+constexpr DType weight_types[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+
+/// Runs the body for every backend, with its name in every failure.
+template <class F>
+void for_each_backend(F body) {
+  for (const BackendChoice& choice : backends()) BOOST_TEST_CONTEXT(choice.name()) {
+      body(choice, *choice.make());
+    }
+}
+
+std::vector<double> rms_norm(const std::vector<double>& x, const std::vector<float>& w, double eps) {
+  std::vector<double> h;
+  for (size_t r = 0; r < x.size() / w.size(); r++) {
+    double squares = 0;
+    for (size_t i = 0; i < w.size(); i++) squares += x[r * w.size() + i] * x[r * w.size() + i];
+    for (size_t i = 0; i < w.size(); i++)
+      h.push_back(x[r * w.size() + i] / std::sqrt(squares / static_cast<double>(w.size()) + eps) * w[i]);
+  }
+  return h;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(embed_widens_the_rows_of_its_ids) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    for (DType type : weight_types) {
+      const model::Tensor table = TensorMaker(1).make({10, 64}, type, 1);
+      const std::vector<int32_t> ids = {3, 9, 0, 3};
+      DeviceRows x(backend, 4, 64);
+      backend.embed(backend.adopt(table), ids, x.view);
+      const std::vector<float> values = widened(table), own = x.read();
+      for (size_t r = 0; r < ids.size(); r++)
+        for (size_t i = 0; i < 64; i++) BOOST_REQUIRE_EQUAL(own[r * 64 + i], values[ids[r] * 64 + i]);
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(add_norm_adds_then_normalises) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    TensorMaker maker(2);
+    const std::vector<float> x = maker.values(5 * 96, 3), delta = maker.values(5 * 96);
+    const model::Tensor w = maker.make({96}, DType::f32, 1);
+    const Weight weight = backend.adopt(w);
+    std::vector<double> sum(x.begin(), x.end());
+
+    DeviceRows plain(backend, 5, 96, x), h(backend, 5, 96), d(backend, 5, 96, delta);
+    backend.add_norm(plain.view, Rows{}, weight, 1e-5f, h.view);
+    BOOST_TEST(error_of(h.read(), rms_norm(sum, widened(w), 1e-5)) < float_tolerance);
+    BOOST_TEST(plain.read() == x);
+
+    for (size_t i = 0; i < sum.size(); i++) sum[i] = x[i] + delta[i];
+    backend.add_norm(plain.view, d.view, weight, 1e-5f, h.view);
+    BOOST_TEST(error_of(plain.read(), sum) < float_tolerance);
+    BOOST_TEST(error_of(h.read(), rms_norm({sum.begin(), sum.end()}, widened(w), 1e-5)) < float_tolerance);
+
+    DeviceRows sum_only(backend, 5, 96, x);
+    backend.add_norm(sum_only.view, d.view, weight, 1e-5f, Rows{});
+    BOOST_TEST(sum_only.read() == plain.read());
+  });
+}
+
+BOOST_AUTO_TEST_CASE(linear_multiplies_by_every_type_of_weight_and_adds_the_bias) {
+  for_each_backend([](const BackendChoice& choice, Backend& backend) {
+    for (DType type : weight_types)
+      for (int64_t rows : {1, 3, 17}) BOOST_TEST_CONTEXT(model::info(type).name << ", " << rows << " rows") {
+          TensorMaker maker(3);
+          const std::vector<float> h = maker.values(rows * 96);
+          const model::Tensor a = maker.make({37, 96}, type, 1), b = maker.make({64, 96}, type, 1);
+          const model::Tensor bias = maker.make({64}, DType::f32, 1);
+          const Weight wa = backend.adopt(a), wb = backend.adopt(b), wbias = backend.adopt(bias);
+          DeviceRows input(backend, rows, 96, h), ya(backend, rows, 37), yb(backend, rows, 64);
+          const Projection projections[] = {{&wa, nullptr, ya.view}, {&wb, &wbias, yb.view}};
+          backend.linear(input.view, projections);
+          std::vector<double> expected = product(h, widened(b), 96);
+          for (size_t i = 0; i < expected.size(); i++) expected[i] += widened(bias)[i % 64];
+          BOOST_TEST(error_of(ya.read(), product(h, widened(a), 96)) < tolerance(choice, type));
+          BOOST_TEST(error_of(yb.read(), expected) < tolerance(choice, type));
+        }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(gated_linear_multiplies_silu_of_the_gate_with_up) {
+  for_each_backend([](const BackendChoice& choice, Backend& backend) {
+    for (DType type : weight_types) BOOST_TEST_CONTEXT(model::info(type).name) {
+        TensorMaker maker(4);
+        const std::vector<float> h = maker.values(3 * 64);
+        const model::Tensor gate = maker.make({96, 64}, type, 1), up = maker.make({96, 64}, type, 1);
+        DeviceRows input(backend, 3, 64, h), out(backend, 3, 96);
+        backend.gated_linear(input.view, backend.adopt(gate), backend.adopt(up), out.view);
+        std::vector<double> expected = product(h, widened(gate), 64);
+        const std::vector<double> ups = product(h, widened(up), 64);
+        for (size_t i = 0; i < ups.size(); i++) expected[i] *= ups[i] / (1 + std::exp(-expected[i]));
+        BOOST_TEST(error_of(out.read(), expected) < 2 * tolerance(choice, type));
+      }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(rope_write_rotates_pairs_and_fills_the_blocks_of_the_table) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    for (model::RopePairs pairs : {model::RopePairs::half_split, model::RopePairs::interleaved}) {
+      const int64_t d = 32, heads = 2, kv_heads = 1, rows = 3,
+                    first_position = 63;  // crosses into a second block
+      TensorMaker maker(5);
+      const std::vector<float> q = maker.values(rows * heads * d), k = maker.values(rows * d),
+                               v = maker.values(rows * d);
+      DeviceRows dq(backend, rows, heads * d, q), dk(backend, rows, d, k), dv(backend, rows, d, v);
+      KvLayer kv{backend.allocate(4 * kv_block_tokens * d * sizeof(float)),
+                 backend.allocate(4 * kv_block_tokens * d * sizeof(float)), 4, d};
+      model::Rope rope;
+      rope.pairs = pairs;
+      backend.set_rope(rope, d, 128);
+      const std::vector<uint32_t> table = {3, 1};
+      const SequenceRows sequence{0, rows, first_position, table};
+      backend.rope_write(dq.view, dk.view, dv.view, {heads, kv_heads, d, 1}, {&sequence, 1}, kv);
+
+      const auto rotated = [&](const std::vector<float>& x, int64_t row, int64_t head, int64_t count,
+                               int64_t i) {
+        const int64_t half = d / 2, pair = pairs == model::RopePairs::half_split ? i % half : i / 2;
+        const bool second = pairs == model::RopePairs::half_split ? i >= half : i % 2 == 1;
+        const int64_t other =
+            pairs == model::RopePairs::half_split ? (second ? i - half : i + half) : (i ^ 1);
+        const double angle = static_cast<double>(first_position + row) * std::pow(10000.0, -2.0 * pair / d);
+        const auto at = [&](int64_t j) { return double{x[(row * count + head) * d + j]}; };
+        return at(i) * std::cos(angle) + (second ? 1 : -1) * at(other) * std::sin(angle);
+      };
+      std::vector<double> expected_q, expected_k, expected_v(v.begin(), v.end());
+      std::vector<float> cached_k, cached_v;
+      for (int64_t r = 0; r < rows; r++) {
+        for (int64_t head = 0; head < heads; head++)
+          for (int64_t i = 0; i < d; i++) expected_q.push_back(rotated(q, r, head, heads, i));
+        const int64_t position = first_position + r;
+        const int64_t entry =
+            table[position / kv_block_tokens] * kv_block_tokens + position % kv_block_tokens;
+        for (int64_t i = 0; i < d; i++) {
+          expected_k.push_back(rotated(k, r, 0, 1, i));
+          cached_k.push_back(static_cast<float*>(kv.k.get())[entry * d + i]);
+          cached_v.push_back(static_cast<float*>(kv.v.get())[entry * d + i]);
+        }
+      }
+      BOOST_TEST(error_of(dq.read(), expected_q) < float_tolerance);
+      BOOST_TEST(error_of(cached_k, expected_k) < float_tolerance);
+      BOOST_TEST(error_of(cached_v, expected_v) == 0);
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(attention_is_causal_and_grouped_over_the_paged_cache) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    const int64_t d = 32, heads = 4, kv_heads = 2, width = kv_heads * d, total = 130, rows = 70;
+    const float scale = 0.2f;
+    TensorMaker maker(6);
+    const std::vector<float> q = maker.values(rows * heads * d, 4), k = maker.values(total * width),
+                             v = maker.values(total * width);
+    const std::vector<uint32_t> table = {2, 0, 3};
+    KvLayer kv{backend.allocate(4 * kv_block_tokens * width * sizeof(float)),
+               backend.allocate(4 * kv_block_tokens * width * sizeof(float)), 4, width};
+    // Written through the backend, at the unrotated position 0 of a rope that does not turn.
+    model::Rope still;
+    still.theta = 1e30;
+    backend.set_rope(still, d, total);
+    for (int64_t p = 0; p < total; p++) {
+      const int64_t entry = table[p / kv_block_tokens] * kv_block_tokens + p % kv_block_tokens;
+      std::memcpy(static_cast<float*>(kv.k.get()) + entry * width, k.data() + p * width,
+                  width * sizeof(float));
+      std::memcpy(static_cast<float*>(kv.v.get()) + entry * width, v.data() + p * width,
+                  width * sizeof(float));
+    }
+    DeviceRows dq(backend, rows, heads * d, q), out(backend, rows, heads * d);
+    const SequenceRows sequence{0, rows, total - rows, table};
+    backend.attention(dq.view, {heads, kv_heads, d, scale}, {&sequence, 1}, kv, out.view);
+
+    std::vector<double> expected;
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t head = 0; head < heads; head++) {
+        const int64_t kv_head = head / (heads / kv_heads);
+        std::vector<double> weights;
+        double sum = 0;
+        for (int64_t p = 0; p <= total - rows + r; p++) {
+          double score = 0;
+          for (int64_t i = 0; i < d; i++)
+            score += double{q[(r * heads + head) * d + i]} * k[p * width + kv_head * d + i];
+          weights.push_back(std::exp(score * scale));
+          sum += weights.back();
+        }
+        for (int64_t i = 0; i < d; i++) {
+          double value = 0;
+          for (size_t p = 0; p < weights.size(); p++)
+            value += weights[p] / sum * v[p * width + kv_head * d + i];
+          expected.push_back(value);
+        }
+      }
+    BOOST_TEST(error_of(out.read(), expected) < 2 * float_tolerance);
+  });
+}
+
+BOOST_AUTO_TEST_CASE(head_computes_the_listed_rows_only) {
+  for_each_backend([](const BackendChoice& choice, Backend& backend) {
+    for (DType type : {DType::f32, DType::q8_0}) {
+      TensorMaker maker(7);
+      const std::vector<float> x = maker.values(4 * 64), delta = maker.values(4 * 64);
+      const model::Tensor norm = maker.make({64}, DType::f32, 1), weight = maker.make({50, 64}, type, 1);
+      DeviceRows dx(backend, 4, 64, x), dd(backend, 4, 64, delta), logits(backend, 2, 50);
+      const std::vector<int32_t> rows = {1, 3};
+      backend.head(dx.view, dd.view, backend.adopt(norm), 1e-6f, backend.adopt(weight), rows, logits.view);
+      std::vector<double> sum;
+      for (int32_t r : rows)
+        for (int64_t i = 0; i < 64; i++) sum.push_back(x[r * 64 + i] + delta[r * 64 + i]);
+      const std::vector<double> h = rms_norm(sum, widened(norm), 1e-6);
+      const std::vector<double> expected = product({h.begin(), h.end()}, widened(weight), 64);
+      BOOST_TEST(error_of(logits.read(), expected) < tolerance(choice, type));
+    }
+  });
+}

@@ -1,0 +1,168 @@
+#pragma once
+// A small model with seeded random weights in memory, and the backends that every test of this folder runs
+// over.
+
+#include <array>
+#include <boost/test/unit_test.hpp>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gpu/backend.hpp"
+#include "gpu/engine.hpp"
+#include "model/checkpoint.hpp"
+#include "model/error.hpp"
+
+namespace convoy::gpu::test {
+
+struct BackendChoice {
+  Kernels kernels;
+  int threads;
+  std::string name() const {
+    return std::string(kernels == Kernels::fast ? "fast" : "reference") + " on " + std::to_string(threads) +
+           " threads";
+  }
+  std::unique_ptr<Backend> make() const { return make_cpu_backend(kernels, threads); }
+};
+
+/// All that this build and this processor have.
+inline std::vector<BackendChoice> backends() {
+  std::vector<BackendChoice> choices;
+  for (Kernels kernels : {Kernels::reference, Kernels::fast})
+    for (int threads : {1, 2, 3}) {
+      const BackendChoice choice{kernels, threads};
+      try {
+        choice.make();
+      } catch (const InputError& e) {
+        BOOST_TEST_MESSAGE("without " << choice.name() << ": " << e.what());
+        continue;
+      }
+      choices.push_back(choice);
+    }
+  return choices;
+}
+
+/// Seeded random tensors of any type.
+class TensorMaker {
+ public:
+  explicit TensorMaker(uint32_t seed) : random_(seed) {}
+
+  /// Values of roughly ±scale.
+  model::Tensor make(std::vector<int64_t> shape, model::DType type, float scale) {
+    model::Tensor tensor;
+    tensor.type = type;
+    tensor.shape = std::move(shape);
+    auto bytes =
+        std::make_shared<std::vector<std::byte>>(tensor.row_bytes() * static_cast<size_t>(tensor.rows()));
+    fill(*bytes, type, scale);
+    tensor.bytes = *bytes;
+    tensor.owner =
+        std::shared_ptr<const model::Mapping>(bytes, nullptr);  // owns the bytes; there is no mapping
+    return tensor;
+  }
+  std::vector<float> values(int64_t count, float scale = 1) {
+    std::vector<float> out(static_cast<size_t>(count));
+    for (float& value : out) value = scale * uniform_(random_);
+    return out;
+  }
+  std::vector<int32_t> ids(size_t count, int64_t vocab) {
+    std::vector<int32_t> out(count);
+    for (int32_t& id : out) id = static_cast<int32_t>(random_() % static_cast<uint32_t>(vocab));
+    return out;
+  }
+
+ private:
+  /// The upper bits of a float32: bfloat16 as it is, float16 for values in its normal range.
+  static uint16_t bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return static_cast<uint16_t>(bits >> 16);
+  }
+  static uint16_t f16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xff) - 127 + 15;
+    if (exponent <= 0) return static_cast<uint16_t>(bits >> 16 & 0x8000);
+    return static_cast<uint16_t>((bits >> 16 & 0x8000) | static_cast<uint32_t>(exponent) << 10 |
+                                 (bits >> 13 & 0x3ff));
+  }
+  void put(std::byte* at, uint16_t half) { std::memcpy(at, &half, 2); }
+
+  void fill(std::vector<std::byte>& bytes, model::DType type, float scale) {
+    const auto block = model::info(type).block_bytes;
+    for (size_t at = 0; at < bytes.size(); at += block) {
+      std::byte* p = bytes.data() + at;
+      const float value = scale * uniform_(random_);
+      for (size_t i = 0; i < block; i++) p[i] = static_cast<std::byte>(random_() & 0xff);
+      if (type == model::DType::f32) std::memcpy(p, &value, 4);
+      if (type == model::DType::f16) put(p, f16(value));
+      if (type == model::DType::bf16) put(p, bf16(value));
+      if (type == model::DType::q8_0) put(p, f16(scale / 127));
+      if (type == model::DType::q4_0) put(p, f16(scale / 8));
+      if (type == model::DType::q4_1) put(p, f16(scale / 8)), put(p + 2, f16(-scale));
+    }
+  }
+
+  std::mt19937 random_;
+  std::uniform_real_distribution<float> uniform_{-1, 1};
+};
+
+class TinyCheckpoint final : public model::Checkpoint {
+ public:
+  explicit TinyCheckpoint(model::DType type, bool bias = false) {
+    config_.architecture = bias ? "qwen2" : "llama";
+    config_.layers = 3, config_.hidden = 128, config_.intermediate = 192, config_.vocab = 160;
+    config_.heads = 4, config_.kv_heads = 2, config_.head_dim = 32;
+    config_.context = 512, config_.rms_eps = 1e-5, config_.qkv_bias = bias;
+    TensorMaker maker(11);
+    const auto matrix = [&](int64_t out, int64_t in) { return maker.make({out, in}, type, 0.25f); };
+    const auto vector = [&](int64_t n) { return maker.make({n}, model::DType::f32, 1.0f); };
+    const int64_t hidden = config_.hidden, kv = config_.kv_heads * config_.head_dim;
+    for (int64_t l = 0; l < config_.layers; l++) {
+      model::LayerWeights w{vector(hidden),
+                            matrix(hidden, hidden),
+                            matrix(kv, hidden),
+                            matrix(kv, hidden),
+                            matrix(hidden, hidden),
+                            vector(hidden),
+                            matrix(192, hidden),
+                            matrix(192, hidden),
+                            matrix(hidden, 192),
+                            {},
+                            {},
+                            {}};
+      if (bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
+      layers_.push_back(std::move(w));
+    }
+    embedding_ = matrix(config_.vocab, hidden);
+    norm_ = vector(hidden);
+  }
+
+  const model::Config& config() const override { return config_; }
+  model::StageWeights stage(model::LayerRange range) const override {
+    model::StageWeights weights;
+    weights.range = range;
+    weights.layers.assign(layers_.begin() + range.first, layers_.begin() + range.last + 1);
+    if (range.first == 0) weights.embedding = embedding_;
+    if (range.last == config_.layers - 1) weights.final_norm = norm_, weights.head = embedding_;
+    return weights;
+  }
+  std::string weights_digest() const override { return "tiny"; }
+  const std::filesystem::path& path() const override { return path_; }
+  bool is_gguf() const override { return false; }
+  const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override { return metadata_; }
+
+ private:
+  model::Config config_;
+  std::vector<model::LayerWeights> layers_;
+  model::Tensor embedding_, norm_;
+  std::filesystem::path path_;
+  std::map<std::string, model::GgufValue, std::less<>> metadata_;
+};
+
+inline constexpr EngineLimits tiny_limits{
+    .kv_blocks = 24, .slots = 4, .context_tokens = 512, .rows_per_step = 512};
+
+}  // namespace convoy::gpu::test
