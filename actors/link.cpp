@@ -1,0 +1,126 @@
+#include "actors/link.hpp"
+
+#include <pthread.h>
+
+#include <cassert>
+#include <thread>
+
+#include "actors/links_impl.hpp"
+#include "actors/remote_handle.hpp"
+#include "model/error.hpp"
+
+namespace convoy::actors {
+
+namespace {
+
+// How long ~Links lets the last frames leave before it closes the connections.
+constexpr std::chrono::milliseconds farewell{200};
+
+}  // namespace
+
+Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events)
+    : system(system), options(std::move(options)), self(std::move(self)), events(std::move(events)) {
+  if (!this->options.dev)
+    throw InputError("links are plaintext in this version", "dev",
+                     "set dev = true and use loopback addresses");
+  if (this->options.limits.lease_ms < 4) throw InputError("shorter than 4 ms", "lease_ms", "use 800");
+  thread = std::thread([this] {
+    pthread_setname_np(pthread_self(), "convoy.links");
+    io.run();
+  });
+}
+
+Links::Impl::~Impl() {
+  asio::post(io, [this] { asio::co_spawn(io, stop(), asio::detached); });
+  thread.join();
+  assert(links.empty() && live.empty());
+}
+
+asio::awaitable<void> Links::Impl::stop() {
+  stopping = true;
+  for (const auto& acceptor : acceptors) acceptor->close();
+  for (auto* nap : naps) nap->cancel();
+  for (const auto& handshake : std::set(live)) give_up(*handshake);
+  const auto until = std::chrono::steady_clock::now() + farewell;
+  const auto waits = [this] {
+    return std::any_of(links.begin(), links.end(),
+                       [](const auto& link) { return !link->port()->nothing_waits(); });
+  };
+  for (asio::steady_timer pause(io); waits() && std::chrono::steady_clock::now() < until;) {
+    pause.expires_after(std::chrono::milliseconds(1));
+    co_await pause.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+  while (!links.empty()) (*links.begin())->end("this process closes its links");
+  keep_running.reset();  // the thread ends when the coroutines have
+}
+
+std::shared_ptr<PublishedActor> Links::Impl::published(schema::Role role, uint32_t instance) {
+  const std::lock_guard lock(mutex);
+  const auto found = actors.find({role, instance});
+  return found == actors.end() ? nullptr : found->second;
+}
+
+std::shared_ptr<LinkPort> Links::Impl::port(const PeerIdentity& peer) {
+  const std::lock_guard lock(mutex);
+  const auto found = ports.find(key_of(peer));
+  return found == ports.end() ? nullptr : found->second;
+}
+
+Links::Links(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events)
+    : impl_(std::make_unique<Impl>(system, std::move(options), std::move(self), std::move(events))) {}
+
+Links::~Links() = default;
+
+uint16_t Links::listen(const std::string& host, uint16_t port) {
+  const std::string where = host + ":" + std::to_string(port);
+  const auto endpoint = loopback_endpoint(host, port);
+  if (!endpoint)
+    throw InputError("not a loopback address, and links are plaintext under dev = true", where,
+                     "listen on 127.0.0.1");
+  auto acceptor = std::make_shared<asio::ip::tcp::acceptor>(impl_->io);
+  boost::system::error_code error;
+  acceptor->open(endpoint->protocol(), error);
+  if (!error) acceptor->set_option(asio::socket_base::reuse_address(true), error);
+  if (!error) acceptor->bind(*endpoint, error);
+  if (!error) acceptor->listen(asio::socket_base::max_listen_connections, error);
+  if (error) throw InputError("cannot listen: " + error.message(), where, "choose a free port");
+  not_for_children(acceptor->native_handle());
+  const uint16_t bound = acceptor->local_endpoint().port();
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->self.listen_host = host;
+    impl_->self.listen_port = bound;
+  }
+  asio::post(impl_->io, [impl = impl_.get(), acceptor] {
+    impl->acceptors.push_back(acceptor);
+    impl->spawn(impl->accept(acceptor));
+  });
+  return bound;
+}
+
+void Links::connect(const std::string& host, uint16_t port, uint32_t give_up_ms) {
+  asio::post(impl_->io, [impl = impl_.get(), host, port, give_up_ms] {
+    impl->spawn(impl->connect(host, port, give_up_ms));
+  });
+}
+
+void Links::publish(schema::Role role, uint32_t instance, caf::actor actor) {
+  auto published = PublishedActor::create(role, instance, std::move(actor));
+  const std::lock_guard lock(impl_->mutex);
+  impl_->actors[{role, instance}].swap(published);  // a predecessor is destroyed after the lock
+}
+
+caf::actor Links::remote_handle(const PeerIdentity& peer, schema::Role role, uint32_t instance) {
+  if (const auto port = impl_->port(peer)) return port->handle(role, instance);
+  auto dead = make_remote_handle(impl_->system, nullptr, role, instance);
+  take_down(dead, caf::exit_reason::remote_link_unreachable, "no link to " + describe(peer));
+  return dead;
+}
+
+void Links::drop(const PeerIdentity& peer, const std::string& reason) {
+  if (const auto port = impl_->port(peer)) port->end(reason);
+}
+
+const PeerIdentity& Links::self() const { return impl_->self; }
+
+}  // namespace convoy::actors

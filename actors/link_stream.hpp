@@ -1,0 +1,87 @@
+#pragma once
+// Reading and writing frames on a byte stream. Called by coroutines of a link's I/O thread. The stream is a
+// template parameter so that TLS (boost::asio::ssl::stream) can take the socket's place.
+
+#include <array>
+#include <boost/asio.hpp>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "actors/link_wire.hpp"
+
+namespace convoy::actors {
+
+namespace asio = boost::asio;
+
+/// What links need of a connection: a TCP socket today, a TLS stream over one later.
+template <class S>
+concept LinkStream = requires(S& stream, asio::mutable_buffer in, asio::const_buffer out) {
+  stream.async_read_some(in, asio::use_awaitable);
+  stream.async_write_some(out, asio::use_awaitable);
+  stream.lowest_layer().close();
+};
+using LinkSocket = asio::ip::tcp::socket;
+static_assert(LinkStream<LinkSocket>);
+
+/// One frame on its way out.
+struct Outgoing {
+  uint16_t type = 0;
+  schema::Role role = schema::Role::NONE;
+  uint32_t instance = 0;
+  schema::FrameBytes bytes;
+};
+
+/// A frame as it came, its segment table checked; or why the connection is of no further use.
+struct Incoming {
+  wire::Header header;
+  std::unique_ptr<schema::FrameBuffer> buffer;
+  std::string refused;  // empty: header and buffer are good
+};
+
+/// Reads one frame of at most payload_bytes_max. Memory is taken after the header was checked.
+template <LinkStream S>
+asio::awaitable<Incoming> read_frame(S& stream, uint64_t payload_bytes_max) {
+  Incoming in;
+  wire::HeaderBytes head;
+  auto [error, got] =
+      co_await asio::async_read(stream, asio::buffer(head), asio::as_tuple(asio::use_awaitable));
+  if (error) {
+    in.refused = got != 0 ? "truncated header: " + std::to_string(got) + " bytes, then " + error.message()
+                 : error == asio::error::eof ? "closed by the peer"
+                                             : error.message();
+    co_return in;
+  }
+  if (auto refused = wire::refuse_header(head, payload_bytes_max, in.header)) {
+    in.refused = *refused;
+    co_return in;
+  }
+  in.buffer = std::make_unique<schema::FrameBuffer>(in.header.payload_bytes);
+  auto [body_error, body_got] = co_await asio::async_read(
+      stream, asio::buffer(in.buffer->data(), in.buffer->size()), asio::as_tuple(asio::use_awaitable));
+  if (body_error)
+    in.refused = "truncated frame: " + std::to_string(body_got) + " of " + std::to_string(in.buffer->size()) +
+                 " bytes, then " + body_error.message();
+  else if (auto refused = schema::refuse_frame({in.buffer->data(), in.buffer->size()}))
+    in.refused = *refused;
+  co_return in;
+}
+
+/// Writes frames one after the other, gathered: headers and frames are not copied. Returns the error, if any.
+template <LinkStream S>
+asio::awaitable<boost::system::error_code> write_frames(S& stream, std::span<const Outgoing> frames) {
+  std::vector<wire::HeaderBytes> heads;
+  heads.reserve(frames.size());  // the buffers below point into it
+  std::vector<asio::const_buffer> parts;
+  parts.reserve(2 * frames.size());
+  for (const auto& frame : frames) {
+    heads.push_back(wire::encode(wire::Header{frame.type, frame.role, frame.instance, frame.bytes->size()}));
+    parts.push_back(asio::buffer(heads.back()));
+    parts.push_back(asio::buffer(frame.bytes->data(), frame.bytes->size()));
+  }
+  auto [error, written] = co_await asio::async_write(stream, parts, asio::as_tuple(asio::use_awaitable));
+  co_return error;
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,70 @@
+#pragma once
+// What a link's bytes mean: the fixed header in front of every frame, and the checks of headers and Hellos.
+// Pure functions without sockets or actors; called by a link's I/O thread and by tests.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "schema/frame.hpp"
+
+namespace convoy::actors {
+
+struct PeerIdentity;
+
+namespace wire {
+
+inline constexpr uint32_t magic = 0x59564e43;    // "CNVY" in memory
+inline constexpr uint16_t header_version = 1;    // of the 32 bytes below
+inline constexpr uint16_t protocol_version = 1;  // of the messages' meaning: compared in Hello
+inline constexpr size_t header_bytes = 32;
+inline constexpr uint64_t hello_bytes_max = 4096;   // before the handshake nothing larger is read
+inline constexpr size_t name_bytes_max = 128;       // cluster, node, host and kernel variant in a Hello
+inline constexpr uint16_t link_type_max = 15;       // types up to here belong to the link itself
+inline constexpr uint16_t message_type_max = 1023;  // and up to here to actors; above is garbage
+
+/// The frame's address and size. On the wire, little endian:
+///   u32 magic, u16 header version, u16 type, u16 role, u16 zero, u32 instance, u64 payload bytes, u64 zero
+struct Header {
+  uint16_t type = 0;                       // FrameTraits<T>::type_id
+  schema::Role role = schema::Role::NONE;  // whom it is for; none: the link itself
+  uint32_t instance = 0;
+  uint64_t payload_bytes = 0;
+};
+using HeaderBytes = std::array<std::byte, header_bytes>;
+
+HeaderBytes encode(const Header& header);
+
+/// Why these bytes cannot be a header whose payload may be read, or nothing; then `header` is filled in. The
+/// size is checked here, before anyone takes memory for it.
+std::optional<std::string> refuse_header(const HeaderBytes& bytes, uint64_t payload_bytes_max,
+                                         Header& header);
+
+/// What a Hello says.
+struct Greeting {
+  uint16_t protocol_version = 0;
+  std::string cluster;
+  std::string node;
+  schema::Role role = schema::Role::NONE;
+  uint32_t instance = 0;
+  uint64_t incarnation = 0;
+  int32_t pid = 0;
+  bool bulk = false;
+  uint64_t link_id = 0;
+  std::string kernel_variant;
+  std::string listen_host;
+  uint16_t listen_port = 0;
+};
+
+schema::Frame<schema::Hello> encode(const Greeting& greeting);
+
+/// Reads a Hello. Throws kj::Exception if the bytes are malformed.
+Greeting read_greeting(const schema::Frame<schema::Hello>& frame);
+
+/// Why we don't link with whoever sent this, naming both sides' values; or nothing.
+std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::string& our_cluster);
+
+}  // namespace wire
+}  // namespace convoy::actors

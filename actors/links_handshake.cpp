@@ -1,0 +1,339 @@
+#include <fcntl.h>
+#include <kj/exception.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <random>
+#include <system_error>
+
+#include "actors/links_impl.hpp"
+#include "actors/log.hpp"
+
+namespace convoy::actors {
+
+using schema::FrameTraits;
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr size_t handshakes_max = 64;  // connections that have not said who they are: more are closed at once
+constexpr milliseconds retry_first{20}, retry_max{250}, accept_pause{100};
+
+std::string address_of(const LinkSocket& socket) {
+  boost::system::error_code error;
+  const auto endpoint = socket.remote_endpoint(error);
+  return error ? "a closed connection"
+               : endpoint.address().to_string() + ":" + std::to_string(endpoint.port());
+}
+
+PeerIdentity identity_of(const wire::Greeting& greeting) {
+  return {.node = greeting.node,
+          .role = greeting.role,
+          .instance = greeting.instance,
+          .incarnation = greeting.incarnation,
+          .pid = greeting.pid,
+          .kernel_variant = greeting.kernel_variant,
+          .listen_host = greeting.listen_host,
+          .listen_port = greeting.listen_port};
+}
+
+Outgoing hello_frame(const wire::Greeting& greeting) {
+  return {.type = FrameTraits<schema::Hello>::type_id, .bytes = wire::encode(greeting).bytes()};
+}
+
+Outgoing refusal_frame(const std::string& reason, bool retry) {
+  schema::FrameBuilder<schema::HelloRefused> refused;
+  refused->setReason(reason);
+  refused->setRetry(retry);
+  return {.type = FrameTraits<schema::HelloRefused>::type_id, .bytes = std::move(refused).finish().bytes()};
+}
+
+uint64_t draw_link_id() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+}  // namespace
+
+std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port) {
+  boost::system::error_code error;
+  const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
+  if (error || !address.is_loopback()) return std::nullopt;
+  return asio::ip::tcp::endpoint(address, port);
+}
+
+void not_for_children(int descriptor) {
+  if (fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0)
+    throw std::system_error(errno, std::generic_category(), "fcntl(F_SETFD)");
+}
+
+void Links::Impl::spawn(asio::awaitable<void> coroutine) {
+  asio::co_spawn(io, std::move(coroutine), [](std::exception_ptr failure) {
+    if (!failure) return;
+    try {
+      std::rethrow_exception(failure);
+    } catch (const std::exception& e) {
+      log::error("link.handshake_failed", {{"reason", e.what()}});
+    }
+  });
+}
+
+Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, milliseconds timeout) {
+  auto connection = std::make_shared<Handshake>(Handshake{std::move(socket), asio::steady_timer(io)});
+  live.insert(connection);
+  connection->deadline.expires_after(timeout);
+  connection->deadline.async_wait([this, weak = std::weak_ptr(connection)](boost::system::error_code error) {
+    const auto connection = weak.lock();
+    if (error || !connection) return;
+    connection->late = true;
+    give_up(*connection);
+  });
+  return connection;
+}
+
+void Links::Impl::give_up(Handshake& connection) {
+  boost::system::error_code ignored;  // it may be closed already
+  connection.socket.lowest_layer().close(ignored);
+  connection.deadline.cancel();
+  std::erase_if(forming, [&](const auto& entry) { return entry.second.control.get() == &connection; });
+  std::erase_if(live, [&](const auto& other) { return other.get() == &connection; });
+}
+
+asio::awaitable<void> Links::Impl::nap(milliseconds time) {
+  asio::steady_timer timer(io, time);
+  naps.insert(&timer);
+  co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
+  naps.erase(&timer);
+}
+
+wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
+  const std::lock_guard lock(mutex);
+  return {.protocol_version = wire::protocol_version,
+          .cluster = options.cluster,
+          .node = self.node,
+          .role = self.role,
+          .instance = self.instance,
+          .incarnation = self.incarnation,
+          .pid = self.pid,
+          .bulk = bulk,
+          .link_id = link_id,
+          .kernel_variant = self.kernel_variant,
+          .listen_host = self.listen_host,
+          .listen_port = self.listen_port};
+}
+
+// ---- accepting
+// --------------------------------------------------------------------------------------------------
+
+asio::awaitable<void> Links::Impl::accept(std::shared_ptr<asio::ip::tcp::acceptor> acceptor) {
+  while (!stopping) {
+    auto [error, socket] = co_await acceptor->async_accept(asio::as_tuple(asio::use_awaitable));
+    if (stopping) co_return;
+    if (error) {  // out of descriptors, most likely: others will be closed
+      log::error("link.accept_failed", {{"reason", error.message()}});
+      co_await nap(accept_pause);
+      continue;
+    }
+    not_for_children(socket.native_handle());
+    if (live.size() >= handshakes_max) {
+      log::warn("link.refused",
+                {{"address", address_of(socket)}, {"reason", "too many connections without a Hello"}});
+      continue;
+    }
+    spawn(greet(handshake(std::move(socket), milliseconds(options.limits.handshake_timeout_ms))));
+  }
+}
+
+asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connection) {
+  Answer answer;
+  auto in = co_await read_frame(connection.socket, wire::hello_bytes_max);
+  if (connection.late) in.refused = "no Hello within handshake_timeout_ms";
+  if (!in.refused.empty()) {
+    answer.refusal.reason = in.refused;
+    co_return answer;
+  }
+  const schema::FrameBytes bytes(std::move(in.buffer));
+  try {
+    if (in.header.type == FrameTraits<schema::Hello>::type_id) {
+      answer.greeting = wire::read_greeting(schema::Frame<schema::Hello>(bytes));
+      if (auto refused = wire::refuse_greeting(answer.greeting, options.cluster))
+        answer.refusal = {*refused, false};
+    } else if (in.header.type == FrameTraits<schema::HelloRefused>::type_id) {
+      const schema::Frame<schema::HelloRefused> frame(bytes);
+      const schema::Reading refused(frame);
+      answer.refusal = {"refused by the peer: " + std::string(refused->getReason().cStr()),
+                        refused->getRetry()};
+    } else {
+      answer.refusal = {"a frame of type " + std::to_string(in.header.type) + " before the Hello", false};
+    }
+  } catch (const kj::Exception& e) {
+    answer.refusal = {std::string("malformed Hello: ") + e.getDescription().cStr(), false};
+  }
+  co_return answer;
+}
+
+asio::awaitable<void> Links::Impl::greet(Connection connection) {
+  const auto address = address_of(connection->socket);
+  auto answer = co_await read_answer(*connection);
+  auto& refusal = answer.refusal;
+  if (refusal.reason.empty()) {
+    if (answer.greeting.bulk)
+      refusal = co_await greet_bulk(connection, answer.greeting);
+    else
+      refusal = co_await greet_control(connection, answer.greeting);
+  }
+  if (refusal.reason.empty()) co_return;
+  if (!stopping) log::warn("link.refused", {{"address", address}, {"reason", refusal.reason}});
+  if (connection->socket.is_open()) {
+    const Outgoing frame = refusal_frame(refusal.reason, refusal.retry);
+    // Best effort: whoever sent garbage may not listen.
+    co_await write_frames(connection->socket, std::span(&frame, 1));
+  }
+  give_up(*connection);
+}
+
+Links::Impl::Refusal Links::Impl::no_room_for(const PeerIdentity& peer) {
+  if (port(peer)) return {describe(peer) + " is linked already", true};
+  if (links.size() + forming.size() >= options.limits.links_max)
+    return {"links_max = " + std::to_string(options.limits.links_max) + " links are up", true};
+  return {};
+}
+
+asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection connection,
+                                                                 wire::Greeting theirs) {
+  const auto peer = identity_of(theirs);
+  for (auto it = forming.begin(); it != forming.end();) {  // the peer gave up an earlier attempt
+    const auto earlier = it++->second;
+    if (key_of(identity_of(earlier.greeting)) == key_of(peer)) give_up(*earlier.control);
+  }
+  if (auto refusal = no_room_for(peer); !refusal.reason.empty()) co_return refusal;
+  if (forming.contains(theirs.link_id)) co_return Refusal{"this link id is taken", true};
+  forming.emplace(theirs.link_id, Forming{theirs, connection});
+  const Outgoing hello = hello_frame(greeting(false, theirs.link_id));
+  if (auto error = co_await write_frames(connection->socket, std::span(&hello, 1)))
+    co_return Refusal{"the Hello could not be written: " + error.message(), true};
+  co_return Refusal{};  // the bulk connection takes it from here, or the deadline closes it
+}
+
+asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connection, wire::Greeting theirs) {
+  const auto found = forming.find(theirs.link_id);
+  if (found == forming.end() || key_of(identity_of(found->second.greeting)) != key_of(identity_of(theirs)))
+    co_return Refusal{"a bulk connection without its control connection", true};
+  const Connection control = found->second.control;
+  const Outgoing hello = hello_frame(greeting(true, theirs.link_id));
+  if (auto error = co_await write_frames(connection->socket, std::span(&hello, 1)))
+    co_return Refusal{"the Hello could not be written: " + error.message(), true};
+  if (!forming.contains(theirs.link_id)) co_return Refusal{"the control connection ended", true};
+  auto control_socket = std::move(control->socket);
+  auto bulk_socket = std::move(connection->socket);
+  give_up(*control);
+  give_up(*connection);
+  co_return go_up(theirs, std::move(control_socket), std::move(bulk_socket));
+}
+
+// ---- connecting
+// -------------------------------------------------------------------------------------------------
+
+asio::awaitable<void> Links::Impl::connect(std::string host, uint16_t port, uint32_t give_up_ms) {
+  const auto address = host + ":" + std::to_string(port);
+  const auto until = Clock::now() + milliseconds(give_up_ms);
+  Refusal refusal{"not a loopback address, and links are plaintext under dev = true", false};
+  if (const auto endpoint = loopback_endpoint(host, port)) {
+    for (auto pause = retry_first;; pause = std::min(2 * pause, retry_max)) {
+      const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
+      refusal = co_await attempt(
+          *endpoint, std::clamp(left, milliseconds(1), milliseconds(options.limits.handshake_timeout_ms)));
+      if (refusal.reason.empty() || stopping) co_return;
+      log::debug("link.attempt_failed", {{"address", address}, {"reason", refusal.reason}});
+      if (!refusal.retry || Clock::now() + pause >= until) break;
+      co_await nap(pause);
+      if (stopping) co_return;
+    }
+  }
+  log::warn("link.refused", {{"address", address}, {"reason", refusal.reason}});
+  if (events.refused) events.refused(address, refusal.reason);
+}
+
+asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoint to, milliseconds timeout) {
+  const uint64_t link_id = draw_link_id();
+  wire::Greeting theirs, theirs_bulk;
+  const auto control = handshake(LinkSocket(io), timeout);
+  auto refusal = co_await open(control, to, false, link_id, theirs);
+  if (refusal.reason.empty()) {
+    const auto peer = identity_of(theirs);
+    // Both sides may have connected at the same moment: the older incarnation's connection stays.
+    const bool they_connect = std::any_of(forming.begin(), forming.end(), [&](const auto& entry) {
+      return key_of(identity_of(entry.second.greeting)) == key_of(peer);
+    });
+    if (they_connect && peer.incarnation < greeting(false, link_id).incarnation) {
+      give_up(*control);
+      co_return Refusal{};
+    }
+    refusal = no_room_for(peer);
+  }
+  if (refusal.reason.empty()) {
+    const auto bulk = handshake(LinkSocket(io), timeout);
+    refusal = co_await open(bulk, to, true, link_id, theirs_bulk);
+    if (refusal.reason.empty() && key_of(identity_of(theirs)) != key_of(identity_of(theirs_bulk)))
+      refusal = {"two processes answered at one address", true};
+    if (refusal.reason.empty() && !stopping && control->socket.is_open()) {
+      auto control_socket = std::move(control->socket);
+      auto bulk_socket = std::move(bulk->socket);
+      refusal = go_up(theirs, std::move(control_socket), std::move(bulk_socket));
+    }
+    give_up(*bulk);
+  }
+  give_up(*control);
+  co_return refusal;
+}
+
+asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, asio::ip::tcp::endpoint to,
+                                                        bool bulk, uint64_t link_id, wire::Greeting& theirs) {
+  auto [error] = co_await connection->socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
+  if (error)
+    co_return Refusal{connection->late ? "no connection within handshake_timeout_ms" : error.message(), true};
+  not_for_children(connection->socket.native_handle());
+  const Outgoing hello = hello_frame(greeting(bulk, link_id));
+  if (auto failed = co_await write_frames(connection->socket, std::span(&hello, 1)))
+    co_return Refusal{"the Hello could not be written: " + failed.message(), true};
+  auto answer = co_await read_answer(*connection);
+  if (answer.refusal.reason.empty() && (answer.greeting.link_id != link_id || answer.greeting.bulk != bulk))
+    answer.refusal = {"the peer answered another Hello", false};
+  theirs = answer.greeting;
+  co_return answer.refusal;
+}
+
+// ---- up and down
+// ------------------------------------------------------------------------------------------------
+
+Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk) {
+  const auto peer = identity_of(theirs);
+  if (stopping) return {"this process closes its links", false};
+  if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
+  for (auto* socket : {&control, &bulk}) socket->set_option(asio::ip::tcp::no_delay(true));
+  const auto link =
+      PeerLink::create(*this, io, system, options.limits, peer, std::move(control), std::move(bulk));
+  links.insert(link);
+  {
+    const std::lock_guard lock(mutex);
+    ports[key_of(peer)] = link->port();
+  }
+  log::info("link.up", {{"peer", describe(peer)}});
+  if (events.up) events.up(peer);
+  link->start();
+  return {};
+}
+
+void Links::Impl::ended(PeerLink& link, const std::string& reason) {
+  const auto peer = link.peer();
+  {
+    const std::lock_guard lock(mutex);
+    ports.erase(key_of(peer));
+  }
+  std::erase_if(links, [&](const auto& other) { return other.get() == &link; });
+  log::info("link.down", {{"peer", describe(peer)}, {"reason", reason}});
+  if (events.down) events.down(peer, reason);
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,106 @@
+#pragma once
+// What Links is made of: the I/O thread, listening, connecting and the handshake. Fields under `mutex` may be
+// touched by any thread, the others by the I/O thread alone.
+
+#include <chrono>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "actors/link.hpp"
+#include "actors/link_port.hpp"
+#include "actors/link_stream.hpp"
+#include "actors/link_wire.hpp"
+#include "actors/peer_link.hpp"
+#include "actors/published_actor.hpp"
+
+namespace convoy::actors {
+
+/// A connection whose peer is not accepted yet. Its deadline closes it.
+struct Handshake {
+  LinkSocket socket;
+  asio::steady_timer deadline;
+  bool late = false;
+};
+
+/// Which process: two identities are the same peer exactly if these are equal.
+using PeerKey = std::tuple<std::string, schema::Role, uint32_t, uint64_t>;
+inline PeerKey key_of(const PeerIdentity& peer) {
+  return {peer.node, peer.role, peer.instance, peer.incarnation};
+}
+
+/// The address, if it is a loopback one ("localhost" or numeric); names are not looked up.
+std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port);
+
+/// Child processes must not inherit a connection: it would outlive us.
+void not_for_children(int descriptor);
+
+struct Links::Impl final : PeerLink::Owner {
+  Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
+  ~Impl() override;
+
+  // PeerLink::Owner
+  std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) override;
+  void ended(PeerLink& link, const std::string& reason) override;
+
+  std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
+  asio::awaitable<void> stop();
+
+  // links_handshake.cpp, on the I/O thread
+  struct Refusal {
+    std::string reason;  // empty: not refused
+    bool retry = true;
+  };
+  struct Answer {
+    wire::Greeting greeting;
+    Refusal refusal;
+  };
+  using Connection = std::shared_ptr<Handshake>;
+  asio::awaitable<void> accept(std::shared_ptr<asio::ip::tcp::acceptor> acceptor);
+  asio::awaitable<void> greet(Connection connection);
+  asio::awaitable<Refusal> greet_control(Connection connection, wire::Greeting theirs);
+  asio::awaitable<Refusal> greet_bulk(Connection connection, wire::Greeting theirs);
+  asio::awaitable<void> connect(std::string host, uint16_t port, uint32_t give_up_ms);
+  asio::awaitable<Refusal> attempt(asio::ip::tcp::endpoint to, std::chrono::milliseconds timeout);
+  asio::awaitable<Refusal> open(Connection connection, asio::ip::tcp::endpoint to, bool bulk,
+                                uint64_t link_id, wire::Greeting& theirs);
+  asio::awaitable<Answer> read_answer(Handshake& connection);
+  Refusal go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk);
+  Refusal no_room_for(const PeerIdentity& peer);
+  wire::Greeting greeting(bool bulk, uint64_t link_id);
+  Connection handshake(LinkSocket socket, std::chrono::milliseconds timeout);
+  void give_up(Handshake& connection);
+  asio::awaitable<void> nap(std::chrono::milliseconds time);
+  void spawn(asio::awaitable<void> coroutine);
+
+  caf::actor_system& system;
+  const LinkOptions options;
+
+  std::mutex mutex;
+  PeerIdentity self;
+  std::map<std::pair<schema::Role, uint32_t>, std::shared_ptr<PublishedActor>> actors;
+  std::map<PeerKey, std::shared_ptr<LinkPort>> ports;
+
+  asio::io_context io{1};
+  asio::executor_work_guard<asio::io_context::executor_type> keep_running = asio::make_work_guard(io);
+  const Events events;
+  bool stopping = false;
+  std::vector<std::shared_ptr<asio::ip::tcp::acceptor>> acceptors;
+  std::set<Connection> live;  // all handshakes
+  struct Forming {
+    wire::Greeting greeting;
+    Connection control;
+  };
+  std::map<uint64_t, Forming>
+      forming;  // by link id: accepted control connections that wait for their bulk one
+  std::set<asio::steady_timer*> naps;
+  std::set<std::shared_ptr<PeerLink>> links;  // up
+  std::thread thread;                         // the I/O thread
+};
+
+}  // namespace convoy::actors
