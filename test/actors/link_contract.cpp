@@ -1,0 +1,213 @@
+// One contract, checked against an actor of this process and against one behind a link in another process:
+// order, monitor, death, silence. "Near" and "far" must not differ.
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <boost/test/data/test_case.hpp>
+#include <boost/test/unit_test.hpp>
+#include <numeric>
+
+#include "link_rig.hpp"
+
+using namespace rig;
+
+extern char** environ;
+
+namespace {
+
+constexpr uint32_t lease_ms = 800;
+constexpr auto slack = 1500ms;  // for a machine that is busy with other things
+
+struct Subject {
+  Subject() : recorder_actor(system.spawn(recorder, record)) {}
+  virtual ~Subject() { caf::anon_send_exit(recorder_actor, caf::exit_reason::kill); }
+  virtual void kill_hard() = 0;                          // kill -9
+  virtual void freeze() = 0;                             // SIGSTOP
+  virtual void unfreeze() = 0;                           // SIGCONT
+  virtual std::chrono::milliseconds notice() const = 0;  // how long a frozen one may stay unnoticed
+
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  std::shared_ptr<Record> record = std::make_shared<Record>();
+  ReplyActor recorder_actor;
+  EchoActor stage;
+};
+
+struct Near final : Subject {
+  Near() {
+    stage = system.spawn(echo, [to = recorder_actor] { return to; });
+  }
+  ~Near() override { caf::anon_send_exit(stage, caf::exit_reason::kill); }
+  void kill_hard() override { caf::anon_send_exit(stage, caf::exit_reason::kill); }
+  void freeze() override {
+    kill_hard();
+  }  // an actor cannot freeze alone: its process would, and with it this test
+  void unfreeze() override {}
+  std::chrono::milliseconds notice() const override { return 0ms; }
+};
+
+struct Far final : Subject {
+  Far() {
+    LinkOptions options{.cluster = "test"};
+    options.limits.lease_ms = lease_ms;
+    auto up = std::make_shared<Slot<PeerIdentity>>();
+    links.emplace(system, options, identity("near", Role::NODE, 0, 1),
+                  Links::Events{.up = [up](const PeerIdentity& peer) { up->set(peer); }});
+    links->publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(recorder_actor));
+    const auto port = std::to_string(links->listen("127.0.0.1", 0)), lease = std::to_string(lease_ms);
+    const char* arguments[] = {LINK_PEER, port.c_str(), lease.c_str(), nullptr};
+    BOOST_REQUIRE_EQUAL(
+        posix_spawn(&pid, LINK_PEER, nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
+    const auto peer = up->wait();
+    BOOST_REQUIRE(peer);
+    BOOST_CHECK_EQUAL(peer->pid, pid);
+    stage = links->remote<EchoActor>(*peer, Role::STAGE, 1);
+  }
+  ~Far() override {
+    links.reset();
+    ::kill(pid, SIGCONT);
+    ::kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+  }
+  void kill_hard() override { ::kill(pid, SIGKILL); }
+  void freeze() override { ::kill(pid, SIGSTOP); }
+  void unfreeze() override { ::kill(pid, SIGCONT); }
+  std::chrono::milliseconds notice() const override { return std::chrono::milliseconds(lease_ms); }
+
+  std::optional<Links> links;
+  pid_t pid = 0;
+};
+
+std::unique_ptr<Subject> make(const std::string& where) {
+  if (where == "near") return std::make_unique<Near>();
+  return std::make_unique<Far>();
+}
+
+/// Waits for the down message of a monitored handle. Nothing if none came in time.
+std::optional<caf::error> down(caf::scoped_actor& self, const EchoActor& of, std::chrono::milliseconds time) {
+  std::optional<caf::error> reason;
+  self->receive(
+      [&](const caf::down_msg& message) {
+        BOOST_CHECK(message.source == caf::actor_cast<caf::actor_addr>(of));
+        reason = message.reason;
+      },
+      caf::after(time) >> [] {});
+  return reason;
+}
+
+const auto places = boost::unit_test::data::make({std::string("near"), std::string("far")});
+
+}  // namespace
+
+BOOST_DATA_TEST_CASE(mail_arrives_complete_and_in_order, places, where) {
+  const auto subject = make(where);
+  constexpr size_t count = 20'000;
+  for (size_t step = 0; step < count; ++step) mail(subject->stage, plan(step));
+  BOOST_REQUIRE(subject->record->wait_for(count));
+  std::vector<uint64_t> expected(count);
+  std::iota(expected.begin(), expected.end(), 0);
+  BOOST_CHECK(subject->record->steps() == expected);
+}
+
+BOOST_DATA_TEST_CASE(a_monitor_sees_the_actor_end, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  self->monitor(subject->stage);
+  BOOST_CHECK(!down(self, subject->stage, 100ms));
+  mail(subject->stage, plan(1));
+  mail(subject->stage, die());
+  const auto reason = down(self, subject->stage, 5s);
+  BOOST_REQUIRE(reason);
+  BOOST_CHECK(*reason != caf::none);
+  BOOST_CHECK(subject->record->wait_for(1));  // what it said before its end arrives
+}
+
+BOOST_DATA_TEST_CASE(a_monitor_set_after_the_end_fires_at_once, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  self->monitor(subject->stage);
+  mail(subject->stage, die());
+  BOOST_REQUIRE(down(self, subject->stage, 5s));
+  self->monitor(subject->stage);
+  BOOST_CHECK(down(self, subject->stage, 1s));
+}
+
+BOOST_DATA_TEST_CASE(kill_9_is_seen_at_once, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  self->monitor(subject->stage);
+  mail(subject->stage, plan(1));
+  BOOST_REQUIRE(subject->record->wait_for(1));
+  const auto begin = Clock::now();
+  subject->kill_hard();
+  BOOST_REQUIRE(down(self, subject->stage, 5s));
+  const auto took = Clock::now() - begin;
+  BOOST_TEST_MESSAGE(where << ": seen after " << in_ms(took) << " ms");
+  BOOST_CHECK(took < std::chrono::milliseconds(lease_ms) / 2);  // by the closed connection, not by the lease
+}
+
+BOOST_DATA_TEST_CASE(a_frozen_one_goes_down_when_its_lease_ends, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  self->monitor(subject->stage);
+  BOOST_CHECK(
+      !down(self, subject->stage, std::chrono::milliseconds(2 * lease_ms)));  // leases keep a silent link up
+  const auto begin = Clock::now();
+  subject->freeze();
+  BOOST_REQUIRE(down(self, subject->stage, subject->notice() + slack));
+  const auto took = Clock::now() - begin;
+  BOOST_TEST_MESSAGE(where << ": seen after " << in_ms(took) << " ms");
+  BOOST_CHECK(took >= subject->notice() / 2);
+}
+
+BOOST_DATA_TEST_CASE(after_down_there_is_silence, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  self->monitor(subject->stage);
+  subject->freeze();
+  for (uint64_t step = 0; step < 10; ++step) mail(subject->stage, plan(step));
+  BOOST_REQUIRE(down(self, subject->stage, subject->notice() + slack));
+  const auto before = subject->record->steps().size();
+  subject->unfreeze();
+  mail(subject->stage, plan(100));
+  BOOST_CHECK(!subject->record->wait_for(before + 1, 400ms));
+}
+
+BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
+  const auto subject = make(where);
+  caf::scoped_actor self(subject->system);
+  if (where == "near") {  // near, a living actor could answer; far, nothing may be asked
+    self->monitor(subject->stage);
+    subject->kill_hard();
+    BOOST_REQUIRE(down(self, subject->stage, 5s));
+  }
+  bool failed = false;
+  const auto begin = Clock::now();
+  self->request(subject->stage, 5s, plan(1)).receive([] {}, [&](const caf::error&) { failed = true; });
+  BOOST_CHECK(failed);
+  BOOST_CHECK(Clock::now() - begin < 2s);
+}
+
+BOOST_AUTO_TEST_CASE(control_mail_does_not_wait_for_bulk) {
+  Far far;
+  constexpr size_t frames = 64, frame_bytes = 8 << 20;  // 512 MB, at least 32 MB in flight nearly always
+  const auto hidden = activations(0, frame_bytes);
+  std::vector<double> ms;
+  size_t queued = 0;
+  while (far.record->hidden() < frames) {
+    while (queued < frames && queued < far.record->hidden() + 8) {
+      mail(far.stage, hidden);
+      ++queued;
+    }
+    const auto begin = Clock::now();
+    mail(far.stage, plan(ms.size()));
+    BOOST_REQUIRE(far.record->wait_for(ms.size() + 1));
+    ms.push_back(in_ms(Clock::now() - begin));
+  }
+  std::sort(ms.begin(), ms.end());
+  BOOST_TEST_MESSAGE(ms.size() << " pings during the transfer, p50 " << ms[ms.size() / 2] << " ms");
+  BOOST_CHECK_GE(ms.size(), 20u);
+  BOOST_CHECK_LT(ms[ms.size() / 2], 5.0);
+}

@@ -1,0 +1,37 @@
+// The far side of the link tests, a process of its own: link_peer PORT LEASE_MS connects, publishes an echo
+// as stage 1 and lives until its link ends (exit 0) or cannot be made (exit 3).
+
+#include <cstdlib>
+
+#include "link_rig.hpp"
+
+using namespace rig;
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  caf::actor_system_config config;
+  caf::actor_system system(config);
+  auto head = std::make_shared<Slot<ReplyActor>>();
+  auto outcome = std::make_shared<Slot<int>>();
+  LinkOptions options{.cluster = "test"};
+  options.limits.lease_ms = static_cast<uint32_t>(std::atoi(argv[2]));
+  std::optional<Links> links;
+  std::mutex made;  // up() may run before emplace() has returned
+  std::unique_lock making(made);
+  links.emplace(system, options, identity("far", Role::STAGE, 1, static_cast<uint64_t>(getpid())),
+                Links::Events{.up =
+                                  [&](const PeerIdentity& peer) {
+                                    const std::lock_guard lock(made);
+                                    head->set(links->remote<ReplyActor>(peer, Role::PIPELINE, 0));
+                                  },
+                              .down = [&](const PeerIdentity&, const std::string&) { outcome->set(0); },
+                              .refused = [&](const std::string&, const std::string&) { outcome->set(3); }});
+  making.unlock();
+  const auto stage = system.spawn(echo, [head] { return head->wait().value(); });
+  links->publish(Role::STAGE, 1, caf::actor_cast<caf::actor>(stage));
+  links->connect("127.0.0.1", static_cast<uint16_t>(std::atoi(argv[1])), 5000);
+  const auto code = outcome->wait(std::chrono::minutes(10));
+  links.reset();
+  caf::anon_send_exit(stage, caf::exit_reason::user_shutdown);
+  return code.value_or(4);
+}
