@@ -1,0 +1,96 @@
+// `convoy verify` over the golden checkpoints: reference kernels against stored logits and tokens.
+
+#include <filesystem>
+#include <fstream>
+
+#include "test/gpu/verify_runner.hpp"
+
+using namespace convoy::test;
+
+namespace {
+
+const std::string models = golden_models();
+
+std::string verify(const std::string& model) {
+  return "verify --model '" + models + model + "' --golden '" + models + model + "/golden.safetensors' ";
+}
+
+constexpr double tolerance = 1e-4;
+const std::vector<int64_t> tiny_positions = {1, 19, 200, 1}, tiny_greedy = {24, 24, 24, 8};
+
+/// Whole, in two at every layer boundary, and in three at every pair of them.
+void require_every_split(const std::string& model, int layers) {
+  require_golden(verify(model), tolerance, tiny_positions, tiny_greedy);
+  for (int a = 1; a < layers; a++) {
+    require_golden(verify(model) + "--split " + std::to_string(a), tolerance, tiny_positions, tiny_greedy);
+    for (int b = a + 1; b < layers; b++)
+      require_golden(verify(model) + "--split " + std::to_string(a) + "," + std::to_string(b), tolerance,
+                     tiny_positions, tiny_greedy);
+  }
+}
+
+/// A safetensors file without tensors, or with one prompt that is not numbered from 0.
+std::string write_file(const std::string& name, const std::string& header, size_t data_bytes) {
+  const std::string path = (std::filesystem::temp_directory_path() / name).string();
+  const uint64_t length = header.size();
+  std::ofstream out(path, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&length), 8);
+  out << header << std::string(data_bytes, '\0');
+  return path;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(grouped_query_attention_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("llama-gqa", 4);
+}
+
+BOOST_AUTO_TEST_CASE(llama3_rope_scaling_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("llama3-rope", 4);
+}
+
+BOOST_AUTO_TEST_CASE(qkv_bias_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("qwen2-bias", 3);
+}
+
+BOOST_AUTO_TEST_CASE(a_tolerance_that_is_not_met_fails) {
+  const Run run = run_convoy(verify("llama-gqa") + "--tolerance 1e-12");
+  BOOST_TEST(run.exit_code == 1);
+  BOOST_TEST(run.output.find("4 of 4 prompts are outside the tolerance") != std::string::npos, run.output);
+}
+
+BOOST_AUTO_TEST_CASE(logits_of_another_model_fail) {
+  // Same vocabulary, other weights.
+  const Run run = run_convoy("verify --model '" + models + "llama3-rope' --golden '" + models +
+                             "qwen2-bias/golden.safetensors' --json");
+  BOOST_TEST(run.exit_code == 1, run.output);
+}
+
+BOOST_AUTO_TEST_CASE(a_golden_file_without_prompts_is_an_error) {
+  const std::string path = write_file("convoy_golden_empty.safetensors", "{}", 0);
+  const Run run = run_convoy("verify --model '" + models + "llama-gqa' --golden " + path);
+  std::filesystem::remove(path);
+  BOOST_TEST(run.exit_code == 3);
+  BOOST_TEST(run.output.find("has no prompt_0") != std::string::npos, run.output);
+}
+
+BOOST_AUTO_TEST_CASE(a_golden_file_of_another_vocabulary_is_an_error) {
+  const Run run = run_convoy("verify --model '" + models + "qwen2-bias' --golden '" + models +
+                             "llama-gqa/golden.safetensors'");
+  BOOST_TEST(run.exit_code == 3);
+  BOOST_TEST(run.output.find("use the golden file of this model") != std::string::npos, run.output);
+}
+
+BOOST_AUTO_TEST_CASE(splits_that_the_model_does_not_have_are_errors) {
+  for (const char* split : {"0", "4", "2,2", "3,1", "-1"}) {
+    const Run run = run_convoy(verify("llama-gqa") + "--split=" + split);
+    BOOST_TEST(run.exit_code == 3, split);
+    BOOST_TEST(run.output.find("a stage cannot begin at layer") != std::string::npos, run.output);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(missing_arguments_are_a_usage_error) {
+  BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa'").exit_code == 2);
+  BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa' --against reference").exit_code == 2);
+  BOOST_TEST(run_convoy(verify("llama-gqa") + "--kernels quick").exit_code == 2);
+}

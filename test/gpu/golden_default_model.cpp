@@ -1,0 +1,31 @@
+// `convoy verify` over the default model's real weights. Apart from the small checkpoints, because it takes
+// longer and needs a file that is not in the repository.
+
+#include <filesystem>
+
+#include "test/gpu/verify_runner.hpp"
+
+using namespace convoy::test;
+namespace utf = boost::unit_test;
+
+namespace {
+
+std::string default_model() {
+  if (const char* path = std::getenv("CONVOY_MODEL")) return path;
+  return environment("CONVOY_SOURCE_DIR") + "/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+boost::test_tools::assertion_result model_is_there(utf::test_unit_id) {
+  const bool there = std::filesystem::exists(default_model());
+  if (!there)
+    std::printf("skipped: %s is missing, fetch it with scripts/fetch-model\n", default_model().c_str());
+  return there;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(reference_kernels_agree_with_the_golden_logits, *utf::precondition(model_is_there)) {
+  require_golden("verify --model '" + default_model() + "' --golden '" + golden_models() +
+                     "smollm2/golden.safetensors' --split 11,20",
+                 1e-3, {1, 5, 5, 1}, {24, 24, 24, 8});
+}
