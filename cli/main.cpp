@@ -15,6 +15,8 @@ int main(int argc, char** argv) {
   int exit_code = cli::ok;
   cli::add_verify(app, exit_code);
   cli::add_check_config(app, exit_code);
+  cli::add_render(app, exit_code);
+  cli::add_tokenize(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
