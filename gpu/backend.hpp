@@ -48,7 +48,9 @@ struct SequenceRows {
   std::span<const uint32_t> blocks;  // block table: position p is entry p % 64 of block blocks[p / 64]
 };
 
-/// One layer's cache: keys and values, each [blocks, 64, kv_heads · head_dim].
+/// One layer's cache: keys and values, each blocks · 64 · width values with width = kv_heads · head_dim. How
+/// they lie in a block is the backend's own: only rope_write and attention see it. Blocks begin with
+/// arbitrary bytes.
 struct KvLayer {
   Buffer k, v;
   int64_t blocks = 0, width = 0;
