@@ -1,8 +1,8 @@
 #include "model/checkpoint.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
-#include <cstring>
 #include <set>
 
 #include "model/checkpoint_parts.hpp"
@@ -62,6 +62,9 @@ const std::array<LayerBiasName, 3> layer_biases{{
     {&LayerWeights::v_bias, {"self_attn.v_proj.bias", "attn_v.bias", kv_width, nullptr}},
 }};
 
+/// What weights_digest() asks the kernel to read at once.
+constexpr size_t digest_chunk_bytes = 8 << 20;
+
 std::string shape_text(std::span<const int64_t> shape) {
   std::string text = "[";
   for (const int64_t dim : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
@@ -99,7 +102,12 @@ class FileCheckpoint final : public Checkpoint {
       // A GGUF's digest is that of its one file, as sha256sum gives it. Several files are framed by name and
       // size, so that no other division of the same bytes has the same digest.
       if (parts_.files.size() > 1) digest.update(name + '\0' + std::to_string(file->bytes().size()) + '\0');
-      digest.update(file->bytes());
+      const auto bytes = file->bytes();
+      for (size_t at = 0; at < bytes.size(); at += digest_chunk_bytes) {
+        const auto chunk = bytes.subspan(at, std::min(digest_chunk_bytes, bytes.size() - at));
+        file->will_need(chunk);
+        digest.update(chunk);
+      }
     }
     return digest.hex();
   }

@@ -45,6 +45,8 @@ std::shared_ptr<const Mapping> Mapping::open(const std::filesystem::path& path) 
   const auto size = static_cast<size_t>(status.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (data == MAP_FAILED) fail(path, "map");
+  // Reading around a fault may fetch megabytes, here of layers that belong to other stages.
+  ::madvise(data, size, MADV_RANDOM);
   return std::shared_ptr<const Mapping>(new Mapping(path, static_cast<const std::byte*>(data), size));
 }
 
@@ -64,8 +66,10 @@ void Mapping::will_need(std::span<const std::byte> part) const {
   const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  ::madvise(reinterpret_cast<void*>(begin), end - begin,
-            MADV_WILLNEED);  // a hint: its result changes nothing
+  auto* data = reinterpret_cast<void*>(begin);
+  // Hints, so their results change nothing. Normal first: the kernel evicts pages of random mappings sooner.
+  ::madvise(data, end - begin, MADV_NORMAL);
+  ::madvise(data, end - begin, MADV_WILLNEED);
 }
 
 }  // namespace convoy::model

@@ -26,7 +26,8 @@ class Mapping {
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::filesystem::path& path() const { return path_; }
 
-  /// Lets the kernel start reading a part of the file; a hint, so nobody waits and nothing fails.
+  /// Announces that a part will be read whole: the kernel starts to fetch it. Other parts are fetched page by
+  /// page as they are touched, without reading around. A hint, so nobody waits and nothing fails.
   void will_need(std::span<const std::byte> part) const;
 
  private:

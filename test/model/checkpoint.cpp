@@ -1,6 +1,7 @@
 #include "model/checkpoint.hpp"
 
 #include <chrono>
+#include <set>
 
 #include "files.hpp"
 #include "model/digest.hpp"
@@ -55,4 +56,91 @@ BOOST_AUTO_TEST_CASE(the_default_model_opens_with_its_configuration,
   BOOST_TEST(std::get<std::string>(tokens[2].value) == "<|im_end|>");
   BOOST_TEST(checkpoint->weights_digest() ==
              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
+}
+
+BOOST_AUTO_TEST_CASE(a_sharded_qwen2_directory_opens_with_its_biases) {
+  const auto checkpoint = Checkpoint::open(golden("qwen2-bias"));
+  BOOST_TEST(checkpoint->config().architecture == "qwen2");
+  BOOST_TEST(checkpoint->config().qkv_bias);
+  const StageWeights middle = checkpoint->stage({1, 1});
+  BOOST_TEST(!middle.embedding.has_value());
+  BOOST_TEST(!middle.head.has_value());
+  BOOST_TEST(!middle.final_norm.has_value());
+  BOOST_REQUIRE(middle.layers.size() == 1u);
+  BOOST_TEST((middle.layers[0].q_bias->shape == std::vector<int64_t>{256}));
+  BOOST_TEST((middle.layers[0].k_bias->shape == std::vector<int64_t>{128}));
+  BOOST_TEST(middle.layers[0].q.owner != middle.layers[0].down.owner);  // layer 1 lies in both shards
+}
+
+BOOST_AUTO_TEST_CASE(a_tied_head_is_the_embedding) {
+  const auto checkpoint = Checkpoint::open(golden("llama3-rope"));
+  BOOST_TEST(checkpoint->config().rope.llama3.has_value());
+  const StageWeights last = checkpoint->stage({2, 3});
+  BOOST_TEST(!last.embedding.has_value());
+  BOOST_TEST(last.head->bytes.data() == checkpoint->stage({0, 0}).embedding->bytes.data());
+}
+
+BOOST_AUTO_TEST_CASE(golden_prompts_read_as_whole_numbers) {
+  const auto file = SafetensorsFile::open(golden("llama-gqa") / "golden.safetensors");
+  const auto prompt = integers(file.tensor("prompt_1"));
+  BOOST_TEST(prompt.size() == 19u);
+  for (const int64_t id : prompt) BOOST_TEST((id >= 0 && id < 384));
+  CHECK_INPUT_ERROR(file.tensor("prompt_4"), "prompt_4");
+}
+
+BOOST_AUTO_TEST_CASE(the_digest_changes_with_every_file_that_shapes_the_result) {
+  const test::TemporaryFolder folder;
+  std::filesystem::copy(golden("qwen2-bias"), folder.path());
+  const std::string before = Checkpoint::open(folder.path())->weights_digest();
+  BOOST_TEST(before.size() == 64u);
+  BOOST_TEST(Checkpoint::open(golden("qwen2-bias"))->weights_digest() == before);  // whatever the folder
+  std::set<std::string> digests{before};
+  const auto expect_another = [&] {
+    BOOST_TEST(digests.insert(Checkpoint::open(folder.path())->weights_digest()).second);
+  };
+  folder.write("generation_config.json", "{}");
+  expect_another();
+
+  std::ofstream(folder.path() / "config.json", std::ios::app) << "\n";
+  expect_another();
+  std::fstream shard(folder.path() / "model-00002-of-00002.safetensors",
+                     std::ios::in | std::ios::out | std::ios::binary);
+  shard.seekp(-1, std::ios::end);
+  shard.put('\x55');
+  shard.close();
+  expect_another();
+}
+
+BOOST_AUTO_TEST_CASE(an_index_that_leaves_the_directory_or_disagrees_with_its_shards_is_refused) {
+  const auto open_with = [](const std::string& from, const std::string& to) {
+    const test::TemporaryFolder folder;
+    std::filesystem::copy(golden("qwen2-bias"), folder.path());
+    std::ifstream file(golden("qwen2-bias") / "model.safetensors.index.json");
+    std::string index(std::istreambuf_iterator<char>(file), {});
+    const size_t at = index.find(from);
+    BOOST_REQUIRE(at != index.npos);
+    folder.write("model.safetensors.index.json", index.replace(at, from.size(), to));
+    return Checkpoint::open(folder.path());
+  };
+  const std::string shard = "\"model-00001-of-00002.safetensors\"";
+  for (const std::string escape : {"\"../model-00001-of-00002.safetensors\"", "\"/etc/passwd\"", "\"..\"",
+                                   "\"\"", "\"sub/model.safetensors\"", "\"a\\u0000.safetensors\""})
+    CHECK_INPUT_ERROR(open_with(shard, escape), "names the file");
+  CHECK_INPUT_ERROR(open_with(shard, "7"), "no file name");
+  CHECK_INPUT_ERROR(open_with(shard, "\"model-00003-of-00002.safetensors\""), "index");
+  CHECK_INPUT_ERROR(open_with(shard, "\"model-00002-of-00002.safetensors\""), "index");
+  CHECK_INPUT_ERROR(open_with("\"model.norm.weight\"", "\"model.abnorm.weight\""), "norm.weight");
+  CHECK_INPUT_ERROR(open_with("weight_map", "weights"), "weight_map");
+}
+
+BOOST_AUTO_TEST_CASE(a_directory_says_what_it_lacks) {
+  const test::TemporaryFolder folder;
+  CHECK_INPUT_ERROR(Checkpoint::open(folder.path() / "absent"), "No such file");
+  CHECK_INPUT_ERROR(Checkpoint::open(folder.path()), "config.json");
+  std::filesystem::copy(golden("llama-gqa") / "config.json", folder.path());
+  CHECK_INPUT_ERROR(Checkpoint::open(folder.path()), "model.safetensors");
+  folder.write("model.safetensors", "");
+  CHECK_INPUT_ERROR(Checkpoint::open(folder.path()), "is empty");
+  CHECK_INPUT_ERROR(Checkpoint::open(golden("llama-gqa") / "config.json"), "not a GGUF");
+  CHECK_INPUT_ERROR(Checkpoint::open("/dev/null"), "regular file");
 }

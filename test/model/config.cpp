@@ -1,0 +1,233 @@
+#include "model/config.hpp"
+
+#include <cmath>
+#include <numbers>
+
+#include "files.hpp"
+
+using namespace convoy;
+using namespace convoy::model;
+
+namespace {
+
+using Fields = std::map<std::string, std::string>;  // name → JSON text
+
+Fields llama() {
+  return {{"model_type", R"("llama")"},
+          {"architectures", R"(["LlamaForCausalLM"])"},
+          {"hidden_size", "64"},
+          {"intermediate_size", "96"},
+          {"num_hidden_layers", "2"},
+          {"num_attention_heads", "4"},
+          {"num_key_value_heads", "2"},
+          {"vocab_size", "100"},
+          {"max_position_embeddings", "2048"},
+          {"rms_norm_eps", "1e-6"}};
+}
+
+Fields qwen2() {
+  Fields fields = llama();
+  fields["model_type"] = R"("qwen2")";
+  fields["architectures"] = R"(["Qwen2ForCausalLM"])";
+  return fields;
+}
+
+std::string text_of(const Fields& fields) {
+  std::string text;
+  for (const auto& [name, value] : fields) text += (text.empty() ? "{\"" : ",\"") + name + "\":" + value;
+  return text + "}";
+}
+
+Config parse(const Fields& fields, const std::string& generation = "") {
+  return parse_config_json(text_of(fields), generation, "config.json");
+}
+
+Config with(Fields fields, const std::string& name, const std::string& value) {
+  fields[name] = value;
+  return parse(fields);
+}
+
+const auto nearly = boost::test_tools::tolerance(1e-12);
+
+const std::string llama3_scaling =
+    R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64})";
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(the_head_dimension_is_derived_unless_it_is_given) {
+  BOOST_TEST(parse(llama()).head_dim == 16);
+  BOOST_TEST(with(llama(), "head_dim", "null").head_dim == 16);
+  BOOST_TEST(with(llama(), "head_dim", "32").head_dim == 32);
+  CHECK_INPUT_ERROR(with(llama(), "hidden_size", "66"), "hidden_size");
+  CHECK_INPUT_ERROR(with(llama(), "head_dim", "17"), "odd");
+}
+
+BOOST_AUTO_TEST_CASE(only_qwen2_has_a_bias_on_q_k_and_v) {
+  BOOST_TEST(!parse(llama()).qkv_bias);
+  BOOST_TEST(parse(qwen2()).qkv_bias);
+}
+
+BOOST_AUTO_TEST_CASE(absent_fields_have_the_defaults_of_the_reference) {
+  Fields fields = llama();
+  fields.erase("num_key_value_heads");
+  const Config config = parse(fields);
+  BOOST_TEST(config.kv_heads == 4);
+  BOOST_TEST(config.rope.theta == 10000.0);
+  BOOST_TEST(!config.rope.llama3.has_value());
+  BOOST_TEST((config.rope.pairs == RopePairs::half_split));
+  BOOST_TEST(!config.tied_head);
+  BOOST_TEST(config.bos_token == -1);
+  BOOST_TEST(config.end_tokens.empty());
+  BOOST_TEST(with(llama(), "tie_word_embeddings", "true").tied_head);
+}
+
+BOOST_AUTO_TEST_CASE(a_missing_field_is_named) {
+  for (const char* name : {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers",
+                           "num_attention_heads", "vocab_size", "max_position_embeddings", "rms_norm_eps"}) {
+    Fields fields = llama();
+    fields.erase(name);
+    CHECK_INPUT_ERROR(parse(fields), name);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_rotary_base_is_read_from_either_place_and_a_contradiction_is_refused) {
+  BOOST_TEST(with(llama(), "rope_theta", "500000").rope.theta == 500000.0);
+  BOOST_TEST(with(llama(), "rope_parameters", R"({"rope_type":"default","rope_theta":1e6})").rope.theta ==
+             1e6);
+  BOOST_TEST(with(llama(), "rope_scaling", R"({"rope_type":"default","rope_theta":1e6})").rope.theta == 1e6);
+  Fields both = llama();
+  both["rope_theta"] = "1e6";
+  both["rope_parameters"] = R"({"rope_type":"default","rope_theta":1e6})";
+  BOOST_TEST(parse(both).rope.theta == 1e6);
+  both["rope_theta"] = "1e5";
+  CHECK_INPUT_ERROR(parse(both), "rope_theta");
+}
+
+BOOST_AUTO_TEST_CASE(llama3_scaling_is_read_in_every_spelling) {
+  for (const std::string place : {"rope_scaling", "rope_parameters"})
+    for (const std::string kind : {"rope_type", "type"}) {
+      const auto scaling = with(llama(), place, "{\"" + kind + R"(":"llama3",)" + llama3_scaling).rope.llama3;
+      BOOST_REQUIRE(scaling.has_value());
+      BOOST_TEST(scaling->factor == 8.0);
+      BOOST_TEST(scaling->low_freq_factor == 1.0);
+      BOOST_TEST(scaling->high_freq_factor == 4.0);
+      BOOST_TEST(scaling->original_context == 64);
+    }
+  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"rope_type":"llama3","factor":8.0})"),
+                    "low_freq_factor");
+}
+
+BOOST_AUTO_TEST_CASE(a_rotary_scaling_that_is_not_known_is_refused_by_name) {
+  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"rope_type":"yarn","factor":4.0})"), "yarn");
+  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"type":"linear","factor":4.0})"), "linear");
+  CHECK_INPUT_ERROR(with(llama(), "rope_parameters", R"({"full_attention":{"rope_type":"default"}})"),
+                    "rope_type");
+  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"("llama3")"), "rope_scaling");
+  Fields both = llama();
+  both["rope_scaling"] = "{\"rope_type\":\"llama3\"," + llama3_scaling;
+  both["rope_parameters"] = R"({"rope_type":"default"})";
+  CHECK_INPUT_ERROR(parse(both), "rope_parameters");
+}
+
+BOOST_AUTO_TEST_CASE(a_field_that_would_change_the_result_is_refused_by_name) {
+  const std::vector<std::pair<std::string, std::string>> unsupported = {
+      {"model_type", R"("mistral")"},
+      {"architectures", R"(["LlamaForSequenceClassification"])"},
+      {"hidden_act", R"("gelu")"},
+      {"attention_bias", "true"},
+      {"mlp_bias", "true"},
+      {"partial_rotary_factor", "0.5"},
+      {"rope_interleaved", "true"},
+      {"quantization_config", R"({"quant_method":"awq"})"},
+      {"residual_multiplier", "0.22"},
+      {"layer_types", R"(["full_attention","sliding_attention"])"},
+      {"use_sliding_window", "true"},
+  };
+  for (const auto& [name, value] : unsupported) CHECK_INPUT_ERROR(with(llama(), name, value), name);
+  CHECK_INPUT_ERROR(with(qwen2(), "use_sliding_window", "true"), "use_sliding_window");
+}
+
+BOOST_AUTO_TEST_CASE(a_field_that_changes_nothing_is_accepted) {
+  const std::vector<std::pair<std::string, std::string>> harmless = {
+      {"hidden_act", R"("silu")"},
+      {"attention_bias", "false"},
+      {"partial_rotary_factor", "1.0"},
+      {"pretraining_tp", "2"},
+      {"use_cache", "true"},
+      {"torch_dtype", R"("bfloat16")"},
+      {"use_sliding_window", "false"},
+      {"sliding_window", "4096"},
+      {"rope_scaling", "null"},
+      {"layer_types", R"(["full_attention","full_attention"])"},
+  };
+  for (const auto& [name, value] : harmless) BOOST_CHECK_NO_THROW(with(llama(), name, value));
+}
+
+BOOST_AUTO_TEST_CASE(end_tokens_are_one_or_a_list_and_those_of_the_generation_config_are_added) {
+  const auto expect = [](const Config& config, std::vector<int32_t> tokens) {
+    BOOST_TEST(config.end_tokens == tokens, boost::test_tools::per_element());
+  };
+  expect(with(llama(), "eos_token_id", "7"), {7});
+  expect(with(llama(), "eos_token_id", "[7, 9]"), {7, 9});
+  expect(with(llama(), "eos_token_id", "null"), {});
+  Fields fields = llama();
+  fields["eos_token_id"] = "7";
+  expect(parse(fields, R"({"eos_token_id":[9,7]})"), {7, 9});
+  expect(parse(fields, R"({"temperature":0.5})"), {7});
+  CHECK_INPUT_ERROR(parse(fields, "[]"), "generation_config.json");
+  CHECK_INPUT_ERROR(with(llama(), "eos_token_id", "100"), "end token");
+  CHECK_INPUT_ERROR(with(llama(), "eos_token_id", "-1"), "eos_token_id");
+  CHECK_INPUT_ERROR(with(llama(), "eos_token_id", R"(["</s>"])"), "eos_token_id");
+  BOOST_TEST(with(llama(), "bos_token_id", "3").bos_token == 3);
+}
+
+BOOST_AUTO_TEST_CASE(a_value_of_the_wrong_type_or_out_of_range_is_refused) {
+  CHECK_INPUT_ERROR(with(llama(), "hidden_size", "64.0"), "hidden_size");
+  CHECK_INPUT_ERROR(with(llama(), "hidden_size", R"("64")"), "hidden_size");
+  CHECK_INPUT_ERROR(with(llama(), "tie_word_embeddings", "1"), "tie_word_embeddings");
+  CHECK_INPUT_ERROR(with(llama(), "num_hidden_layers", "0"), "layers");
+  CHECK_INPUT_ERROR(with(llama(), "num_hidden_layers", "9223372036854775807"), "layers");
+  CHECK_INPUT_ERROR(with(llama(), "vocab_size", "18446744073709551615"), "vocab_size");
+  CHECK_INPUT_ERROR(with(llama(), "num_attention_heads", "0"), "heads");
+  CHECK_INPUT_ERROR(with(llama(), "num_key_value_heads", "3"), "divide");
+  CHECK_INPUT_ERROR(with(llama(), "rms_norm_eps", "0"), "epsilon");
+  CHECK_INPUT_ERROR(with(llama(), "rope_theta", "-1"), "rotary base");
+  CHECK_INPUT_ERROR(with(llama(), "rope_theta", "1e999"), "config.json");
+}
+
+BOOST_AUTO_TEST_CASE(a_configuration_that_is_not_sound_json_is_refused) {
+  CHECK_INPUT_ERROR(parse_config_json("", "", "config.json"), "config.json");
+  CHECK_INPUT_ERROR(parse_config_json("[1]", "", "config.json"), "object");
+  CHECK_INPUT_ERROR(parse_config_json(text_of(llama()) + "x", "", "config.json"), "JSON");
+  CHECK_INPUT_ERROR(parse_config_json(text_of(llama()).substr(0, 100), "", "config.json"), "JSON");
+  CHECK_INPUT_ERROR(parse_config_json(R"({"hidden_size":1,"hidden_size":2})", "", "config.json"), "twice");
+  CHECK_INPUT_ERROR(parse_config_json(std::string(100'000, '['), "", "config.json"), "JSON");
+  CHECK_INPUT_ERROR(parse_config_json("{\"a\":\"\xff\"}", "", "config.json"), "JSON");
+}
+
+BOOST_AUTO_TEST_CASE(frequencies_without_scaling_are_powers_of_the_base) {
+  const Rope rope{.theta = 10000.0};
+  const auto frequencies = rope_frequencies(rope, 8);
+  BOOST_REQUIRE(frequencies.size() == 4u);
+  for (size_t i = 0; i < 4; ++i)
+    BOOST_TEST(frequencies[i] == std::pow(10.0, -static_cast<double>(i)), nearly);
+}
+
+BOOST_AUTO_TEST_CASE(llama3_scaling_keeps_short_waves_divides_long_ones_and_blends_between) {
+  // theta^(-2i/d) = 10^-i; wavelengths 2π·10^i against 8192/4 and 8192/1: i ≤ 2 kept, i = 3 between, i ≥ 4
+  // divided.
+  const Rope rope{.theta = 1e8, .llama3 = Llama3Rope{8.0, 1.0, 4.0, 8192}};
+  const auto frequencies = rope_frequencies(rope, 16);
+  for (const int i : {0, 1, 2}) BOOST_TEST(frequencies[i] == std::pow(10.0, -i), nearly);
+  const double kept = (8192 / (2 * std::numbers::pi * 1000) - 1) / 3;
+  BOOST_TEST(frequencies[3] == 1e-3 * (kept + (1 - kept) / 8), nearly);
+  BOOST_TEST((frequencies[3] > 1e-3 / 8 && frequencies[3] < 1e-3));
+  for (const int i : {4, 5, 6, 7}) BOOST_TEST(frequencies[i] == std::pow(10.0, -i) / 8, nearly);
+}
+
+BOOST_AUTO_TEST_CASE(frequency_divisors_divide) {
+  const Rope rope{.theta = 10000.0, .frequency_divisors = {1, 2, 4, 8}};
+  const auto frequencies = rope_frequencies(rope, 8);
+  BOOST_TEST(frequencies[0] == 1.0, nearly);
+  BOOST_TEST(frequencies[3] == 1e-3 / 8, nearly);
+}
