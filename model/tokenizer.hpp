@@ -30,7 +30,10 @@ class Tokenizer {
   /// Whether the tokenizer's own post-processing (such as a leading BOS) applies is the reference's
   /// `add_special_tokens`; the golden cases use the tokenizer as the reference's encode(text) does with it
   /// false.
+  /// Throws InputError for a segment that is not UTF-8, and for text that a pre-tokenizer expression gives up
+  /// on.
   virtual std::vector<int32_t> encode(std::span<const Segment> segments) const = 0;
+  /// One segment, trusted or not.
   std::vector<int32_t> encode(std::string_view text, bool recognise_control) const;
 
   /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless
@@ -38,7 +41,11 @@ class Tokenizer {
   virtual std::string decode(std::span<const int32_t> ids, bool skip_control = false) const = 0;
   /// Raw bytes of one token (may be part of a character); empty for an id out of range.
   virtual std::string_view bytes(int32_t id) const = 0;
+  /// Whether it is a control token: "special" in tokenizer.json, type control in a GGUF. Added tokens that
+  /// are not
+  /// (<think>, <tool_call>) belong to an answer's text.
   virtual bool is_control(int32_t id) const = 0;
+  /// By its text: an added token's own, another's as the vocabulary writes it (a leading blank as Ġ).
   virtual std::optional<int32_t> id_of(std::string_view token) const = 0;
   virtual int64_t size() const = 0;
   /// SHA-256, hex, over everything that shapes its output.
