@@ -1,0 +1,90 @@
+#pragma once
+// The inner loops of the fast CPU backend, as a table of functions per instruction set. All tables do the
+// same arithmetic in the same order on the same 16 lanes, so they agree bit for bit; scalar_kernels() is its
+// readable form. FastBackend calls them, from the threads of its pool.
+//
+// Products with quantised weights: activations are quantised per block of 32 along the row (x ≈ d·q, q in
+// −127…127), a block's product is exact in integers, and blocks are added in float32 from left to right:
+//   acc = fma(float(Σ q_w·q_x), d_w·d_x, acc), and for q4_1 then acc = fma(m_w, d_x·Σ q_x, acc).
+// Products with float weights: lane l of 16 adds columns l, l + 16, … ; the lanes are added as a fixed tree.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/tensor.hpp"
+
+namespace convoy::gpu {
+
+/// Rows of activations, as float and, if quantised, as blocks of 32: b = columns / 32 blocks a row.
+struct Activations {
+  const float* values = nullptr;  // [rows, columns]
+  int8_t* q = nullptr;            // [rows, columns]
+  float* d = nullptr;             // [rows, b] scale; NaN if the block holds one, or an infinity
+  float* s = nullptr;             // [rows, b] d · Σ q
+  int32_t* sum = nullptr;         // [rows, b] Σ q
+  int64_t rows = 0, columns = 0;
+};
+
+/// A weight matrix and where its products go.
+struct Product {
+  model::DType type = model::DType::f32;
+  const std::byte* weights = nullptr;  // [outputs, columns] as stored
+  int64_t row_bytes = 0;
+  int64_t outputs = 0;
+  const float* bias = nullptr;  // [outputs] or nullptr
+  float* out = nullptr;         // [rows, outputs]
+  bool gate = false;            // out = silu(out) · product instead of out = product + bias
+};
+
+/// The queries of some rows that share a key head, and their keys' blocks.
+struct AttentionTask {
+  const float* q = nullptr;  // first query: query i is head i % group of row i / group
+  float* out = nullptr;
+  int64_t row_stride = 0;      // floats from one row of q (and of out) to the next
+  int64_t group = 0;           // query heads per key head
+  int64_t queries = 0;         // rows · group
+  int64_t first_position = 0;  // of the first row
+  int64_t head_dim = 0;        // a multiple of 16
+  float scale = 0;
+  const uint32_t* blocks = nullptr;  // block table of the sequence
+  const float* keys = nullptr;       // of the key head in block 0: [head_dim, 64 tokens]
+  const float* values = nullptr;     // of the key head in block 0: [64 tokens] of `width` floats each
+  int64_t width = 0;                 // kv_heads · head_dim
+  float* scores = nullptr;           // scratch: [queries, keys rounded up to whole blocks]
+  float* inverse = nullptr;          // scratch: [queries]
+};
+
+struct KernelTable {
+  const char* name;
+
+  /// Fills q, d, s and sum of row `row`.
+  void (*quantize_row)(const Activations& x, int64_t row);
+  /// Outputs [first, last) of all rows of x; first is a multiple of output_tile. scratch:
+  /// linear_scratch_bytes(columns).
+  void (*linear)(const Product& product, int64_t first, int64_t last, const Activations& x,
+                 std::byte* scratch);
+  /// x += delta (unless nullptr); h = x / sqrt(mean(x²) + eps) · w (unless nullptr); all [width].
+  void (*add_norm)(float* x, const float* delta, const float* w, float eps, float* h, int64_t width);
+  /// Softmax of scaled q·k over positions 0 … own, times values.
+  void (*attention)(const AttentionTask& task);
+};
+
+/// Outputs that a kernel computes together.
+inline constexpr int64_t output_tile = 16;
+
+/// 16 outputs of one block unpacked: 8 · 64 bytes of weights, scale and minimum of each output; and 16 stored
+/// rows.
+inline size_t linear_scratch_bytes(int64_t columns) {
+  return static_cast<size_t>(columns + 31) / 32 * 640 + static_cast<size_t>(columns) * 16 * 4 + 64;
+}
+
+const KernelTable& scalar_kernels();
+const KernelTable& avx2_kernels();
+const KernelTable& avx512vnni_kernels();
+
+/// What this processor can run of the vector tables, best first; nullptr if none.
+const KernelTable* best_kernels();
+bool supports_avx2();
+bool supports_avx512vnni();
+
+}  // namespace convoy::gpu

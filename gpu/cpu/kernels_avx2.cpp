@@ -1,0 +1,191 @@
+// The kernels for AVX2 with FMA and F16C: a lane type is two registers.
+
+#include <immintrin.h>
+
+#include "gpu/cpu/kernels.hpp"
+
+namespace convoy::gpu {
+
+namespace {
+
+struct Vf {
+  __m256 a, b;
+};  // lanes 0–7, 8–15
+struct Vi {
+  __m256i a, b;
+};
+struct Vw {
+  __m256i a, b;
+};
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat {
+  uint16_t bits;
+};
+
+constexpr int row_tile = 4;      // rows of activations that share an unpacked tile's registers
+constexpr int score_strips = 2;  // times 16 keys at once in attention
+constexpr int64_t prefetch_bytes =
+    12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
+
+Vf splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+Vf load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+Vf load(const Half* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+Vf load(const Bfloat* p) {
+  const auto widen = [](const Bfloat* from) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  };
+  return {widen(p), widen(p + 8)};
+}
+/// The first n of 16 elements, zeros for the rest.
+template <class T>
+Vf load_part(const T* p, int64_t n) {
+  alignas(32) T padded[16] = {};
+  __builtin_memcpy(padded, p, static_cast<size_t>(n) * sizeof(T));
+  return load(padded);
+}
+void store(float* p, Vf x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+void store_part(float* p, Vf x, int64_t n) {
+  alignas(32) float whole[16];
+  store(whole, x);
+  __builtin_memcpy(p, whole, static_cast<size_t>(n) * sizeof(float));
+}
+Vf keep(Vf x, int64_t n, float other) {
+  alignas(32) float whole[16];
+  store(whole, x);
+  for (int64_t i = n; i < 16; ++i) whole[i] = other;
+  return load(whole);
+}
+Vf add(Vf x, Vf y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+Vf sub(Vf x, Vf y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+Vf mul(Vf x, Vf y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+Vf divide(Vf x, Vf y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+Vf fma(Vf x, Vf y, Vf z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+Vf vmax(Vf x, Vf y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+Vf vmin(Vf x, Vf y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+Vf vabs(Vf x) {
+  const __m256 sign = _mm256_set1_ps(-0.f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+float sum_lanes(Vf x) {
+  const __m256 b = _mm256_add_ps(x.a, x.b);
+  const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+float max_lanes(Vf x) {
+  const __m256 b = _mm256_max_ps(x.a, x.b);
+  const __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+int32_t sum_lanes(Vi x) {
+  const __m256i b = _mm256_add_epi32(x.a, x.b);
+  const __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+  const __m128i d = _mm_add_epi32(c, _mm_unpackhi_epi64(c, c));
+  return _mm_cvtsi128_si32(_mm_add_epi32(d, _mm_shuffle_epi32(d, 1)));
+}
+Vi splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+Vi add(Vi x, Vi y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+Vf to_float(Vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+Vi round_to_int(Vf x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+Vf power_of_two(Vi n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
+}
+/// Lanes 0–15 in order, from packs that work on each half of a register.
+__m256i pack_in_order(__m256i x) { return _mm256_permute4x64_epi64(x, 0xd8); }
+void store_int8(int8_t* p, Vi x) {
+  const __m256i shorts = pack_in_order(_mm256_packs_epi32(x.a, x.b));
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+__m256i dot_half(__m256i sum, __m256i w, __m256i x) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
+}
+__m256i four_everywhere(const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return _mm256_set1_epi32(four);
+}
+/// Pairs are added in 16 bits, which saturate: w must be below 128. Nibbles are.
+Vi dot(Vi sum, Vw w, const int8_t* x) {
+  const __m256i v = four_everywhere(x);
+  return {dot_half(sum.a, w.a, v), dot_half(sum.b, w.b, v)};
+}
+/// |w| times x with the sign of w: 2 · 128 · 127 fits.
+Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
+  const __m256i v = four_everywhere(x);
+  return {dot_half(sum.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(v, w.a)),
+          dot_half(sum.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(v, w.b))};
+}
+constexpr int32_t signed_offset = 0;
+Vw prepare_signed(Vw x) { return x; }
+__m256i low(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+__m256i high(__m256i x) { return low(_mm256_srli_epi16(x, 4)); }
+Vw low_nibbles(Vw x) { return {low(x.a), low(x.b)}; }
+Vw high_nibbles(Vw x) { return {high(x.a), high(x.b)}; }
+Vf halves(__m256i a, __m256i b) {
+  const __m256i shorts = pack_in_order(_mm256_packus_epi32(a, b));
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(shorts)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(shorts, 1))};
+}
+Vf half_low(Vi x) {
+  const __m256i mask = _mm256_set1_epi32(0xffff);
+  return halves(_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask));
+}
+Vf half_high(Vi x) { return halves(_mm256_srli_epi32(x.a, 16), _mm256_srli_epi32(x.b, 16)); }
+
+Vi load_rows_u32(const std::byte* p, int64_t stride) {
+  const auto at = [&](int row) {
+    int32_t x;
+    __builtin_memcpy(&x, p + row * stride, 4);
+    return x;
+  };
+  return {_mm256_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)),
+          _mm256_setr_epi32(at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15))};
+}
+
+/// out[t] = dwords t of 8 rows: rows 4l + i go to half l of register i, then each half is a 4 × 4 matrix of
+/// dwords to transpose.
+void load_8_rows(const std::byte* p, int64_t stride, __m256i (&out)[4]) {
+  __m256i y[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto at = [&](int row) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * stride));
+    };
+    y[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(at(i)), at(4 + i), 1);
+  }
+  const __m256i a = _mm256_unpacklo_epi32(y[0], y[1]), b = _mm256_unpackhi_epi32(y[0], y[1]);
+  const __m256i c = _mm256_unpacklo_epi32(y[2], y[3]), d = _mm256_unpackhi_epi32(y[2], y[3]);
+  out[0] = _mm256_unpacklo_epi64(a, c);
+  out[1] = _mm256_unpackhi_epi64(a, c);
+  out[2] = _mm256_unpacklo_epi64(b, d);
+  out[3] = _mm256_unpackhi_epi64(b, d);
+}
+void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+  __m256i low_rows[4], high_rows[4];
+  load_8_rows(p, stride, low_rows);
+  load_8_rows(p + 8 * stride, stride, high_rows);
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) out[t] = {low_rows[t], high_rows[t]};
+}
+
+#include "gpu/cpu/kernels.inl"
+
+constexpr KernelTable table = make_table("avx2");
+
+}  // namespace
+
+const KernelTable& avx2_kernels() { return table; }
+
+}  // namespace convoy::gpu

@@ -1,0 +1,133 @@
+// The kernels for AVX-512 with VNNI: a lane type is one register.
+
+#include <immintrin.h>
+
+#include "gpu/cpu/kernels.hpp"
+
+namespace convoy::gpu {
+
+namespace {
+
+struct Vf {
+  __m512 v;
+};
+struct Vi {
+  __m512i v;
+};
+struct Vw {
+  __m512i v;
+};
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat {
+  uint16_t bits;
+};
+
+constexpr int row_tile = 8;      // rows of activations that share an unpacked tile's registers
+constexpr int score_strips = 4;  // times 16 keys at once in attention
+constexpr int64_t prefetch_bytes =
+    12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
+
+__mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+Vf splat(float x) { return {_mm512_set1_ps(x)}; }
+Vf load(const float* p) { return {_mm512_loadu_ps(p)}; }
+Vf load(const Half* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+Vf widen_bfloat(__m256i bits) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+Vf load(const Bfloat* p) { return widen_bfloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+Vf load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+Vf load_part(const Half* p, int64_t n) {
+  return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
+}
+Vf load_part(const Bfloat* p, int64_t n) { return widen_bfloat(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
+void store(float* p, Vf x) { _mm512_storeu_ps(p, x.v); }
+void store_part(float* p, Vf x, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), x.v); }
+Vf keep(Vf x, int64_t n, float other) {
+  return {_mm512_mask_blend_ps(first_lanes(n), _mm512_set1_ps(other), x.v)};
+}
+Vf add(Vf a, Vf b) { return {_mm512_add_ps(a.v, b.v)}; }
+Vf sub(Vf a, Vf b) { return {_mm512_sub_ps(a.v, b.v)}; }
+Vf mul(Vf a, Vf b) { return {_mm512_mul_ps(a.v, b.v)}; }
+Vf divide(Vf a, Vf b) { return {_mm512_div_ps(a.v, b.v)}; }
+Vf fma(Vf a, Vf b, Vf c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+Vf vmax(Vf a, Vf b) { return {_mm512_max_ps(a.v, b.v)}; }
+Vf vmin(Vf a, Vf b) { return {_mm512_min_ps(a.v, b.v)}; }
+Vf vabs(Vf a) { return {_mm512_abs_ps(a.v)}; }
+float sum_lanes(Vf a) {
+  const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
+}
+float max_lanes(Vf a) { return _mm512_reduce_max_ps(a.v); }
+int32_t sum_lanes(Vi a) { return _mm512_reduce_add_epi32(a.v); }
+Vi splat_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+Vi add(Vi a, Vi b) { return {_mm512_add_epi32(a.v, b.v)}; }
+Vf to_float(Vi a) { return {_mm512_cvtepi32_ps(a.v)}; }
+Vi round_to_int(Vf a) { return {_mm512_cvtps_epi32(a.v)}; }
+Vf power_of_two(Vi n) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
+}
+void store_int8(int8_t* p, Vi x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v));
+}
+
+Vi dot(Vi sum, Vw w, const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_set1_epi32(four))};
+}
+/// The instruction takes unsigned weights: signed ones are moved up by 128, which the sum starts with taking
+/// off.
+constexpr int32_t signed_offset = 128;
+Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
+Vi dot_signed(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+Vw low_nibbles(Vw a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+Vw high_nibbles(Vw a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+Vf half_low(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
+Vf half_high(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)))}; }
+
+Vi load_rows_u32(const std::byte* p, int64_t stride) {
+  const auto at = [&](int row) {
+    int32_t x;
+    __builtin_memcpy(&x, p + row * stride, 4);
+    return x;
+  };
+  return {_mm512_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
+                            at(11), at(12), at(13), at(14), at(15))};
+}
+
+/// out[t] lane r = bytes 4t … 4t + 3 of row r: rows 4l + i go to quarter l of register i, then each quarter
+/// is a 4 × 4 matrix of dwords to transpose.
+void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+  __m512i z[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto at = [&](int row) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * stride));
+    };
+    z[i] = _mm512_castsi128_si512(at(i));
+    z[i] = _mm512_inserti32x4(z[i], at(4 + i), 1);
+    z[i] = _mm512_inserti32x4(z[i], at(8 + i), 2);
+    z[i] = _mm512_inserti32x4(z[i], at(12 + i), 3);
+  }
+  const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+  const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+  out[0].v = _mm512_unpacklo_epi64(a, c);
+  out[1].v = _mm512_unpackhi_epi64(a, c);
+  out[2].v = _mm512_unpacklo_epi64(b, d);
+  out[3].v = _mm512_unpackhi_epi64(b, d);
+}
+
+#include "gpu/cpu/kernels.inl"
+
+constexpr KernelTable table = make_table("avx512vnni");
+
+}  // namespace
+
+const KernelTable& avx512vnni_kernels() { return table; }
+
+}  // namespace convoy::gpu

@@ -1,0 +1,191 @@
+// The same arithmetic in plain C++, one lane after the other: what the vector kernels are tested against, and
+// how to read them. Much too slow for anything else.
+
+#include <cmath>
+#include <cstring>
+
+#include "gpu/cpu/kernels.hpp"
+
+namespace convoy::gpu {
+
+namespace {
+
+struct Vf {
+  float v[16];
+};
+struct Vi {
+  int32_t v[16];
+};
+struct Vw {
+  uint8_t v[16][4];
+};
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat {
+  uint16_t bits;
+};
+
+constexpr int row_tile = 4;
+constexpr int score_strips = 1;
+constexpr int64_t prefetch_bytes = 0;
+
+float widen(float x) { return x; }
+float widen(Half x) { return model::f16_to_f32(x.bits); }
+float widen(Bfloat x) { return model::bf16_to_f32(x.bits); }
+
+template <class F>
+Vf each(F f) {
+  Vf out;
+  for (int l = 0; l < 16; ++l) out.v[l] = f(l);
+  return out;
+}
+template <class F>
+Vi each_int(F f) {
+  Vi out;
+  for (int l = 0; l < 16; ++l) out.v[l] = f(l);
+  return out;
+}
+
+Vf splat(float x) {
+  return each([&](int) { return x; });
+}
+template <class T>
+Vf load_part(const T* p, int64_t n) {
+  T values[16] = {};
+  std::memcpy(values, p, static_cast<size_t>(n) * sizeof(T));  // a checkpoint need not align them
+  return each([&](int l) { return widen(values[l]); });
+}
+template <class T>
+Vf load(const T* p) {
+  return load_part(p, 16);
+}
+void store_part(float* p, Vf x, int64_t n) { std::memcpy(p, x.v, static_cast<size_t>(n) * sizeof(float)); }
+void store(float* p, Vf x) { store_part(p, x, 16); }
+Vf keep(Vf x, int64_t n, float other) {
+  return each([&](int l) { return l < n ? x.v[l] : other; });
+}
+Vf add(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] + b.v[l]; });
+}
+Vf sub(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] - b.v[l]; });
+}
+Vf mul(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] * b.v[l]; });
+}
+Vf divide(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] / b.v[l]; });
+}
+Vf fma(Vf a, Vf b, Vf c) {
+  return each([&](int l) { return std::fma(a.v[l], b.v[l], c.v[l]); });
+}
+Vf vmax(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; });
+}
+Vf vmin(Vf a, Vf b) {
+  return each([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; });
+}
+Vf vabs(Vf a) {
+  return each([&](int l) { return std::fabs(a.v[l]); });
+}
+float sum_lanes(Vf a) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int l = 0; l < half; ++l) a.v[l] += a.v[l + half];
+  }
+  return a.v[0];
+}
+float max_lanes(Vf a) {
+  float largest = a.v[0];
+  for (float x : a.v) largest = largest > x ? largest : x;
+  return largest;
+}
+int32_t sum_lanes(Vi a) {
+  int32_t sum = 0;
+  for (int32_t x : a.v) sum += x;
+  return sum;
+}
+Vi splat_int(int32_t x) {
+  return each_int([&](int) { return x; });
+}
+Vi add(Vi a, Vi b) {
+  return each_int([&](int l) { return a.v[l] + b.v[l]; });
+}
+Vf to_float(Vi a) {
+  return each([&](int l) { return static_cast<float>(a.v[l]); });
+}
+/// To the nearest, ties to even; what does not fit is the lowest integer.
+Vi round_to_int(Vf a) {
+  return each_int([&](int l) {
+    const float x = std::nearbyint(a.v[l]);
+    return std::fabs(x) < 2147483648.f ? static_cast<int32_t>(x) : INT32_MIN;
+  });
+}
+Vf power_of_two(Vi n) {
+  return each([&](int l) {
+    const uint32_t bits = (static_cast<uint32_t>(n.v[l]) + 127) << 23;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  });
+}
+void store_int8(int8_t* p, Vi x) {
+  for (int l = 0; l < 16; ++l) p[l] = static_cast<int8_t>(x.v[l] < -128 ? -128 : x.v[l] > 127 ? 127 : x.v[l]);
+}
+
+Vi dot(Vi sum, Vw w, const int8_t* x) {
+  return each_int([&](int l) {
+    int32_t s = sum.v[l];
+    for (int i = 0; i < 4; ++i) s += w.v[l][i] * x[i];
+    return s;
+  });
+}
+constexpr int32_t signed_offset = 0;
+Vw prepare_signed(Vw x) { return x; }
+Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
+  return each_int([&](int l) {
+    int32_t s = sum.v[l];
+    for (int i = 0; i < 4; ++i) s += static_cast<int8_t>(w.v[l][i]) * x[i];
+    return s;
+  });
+}
+Vw low_nibbles(Vw a) {
+  for (auto& lane : a.v) {
+    for (uint8_t& byte : lane) byte &= 15;
+  }
+  return a;
+}
+Vw high_nibbles(Vw a) {
+  for (auto& lane : a.v) {
+    for (uint8_t& byte : lane) byte >>= 4;
+  }
+  return a;
+}
+Vf half_low(Vi a) {
+  return each([&](int l) { return model::f16_to_f32(static_cast<uint16_t>(a.v[l])); });
+}
+Vf half_high(Vi a) {
+  return each(
+      [&](int l) { return model::f16_to_f32(static_cast<uint16_t>(static_cast<uint32_t>(a.v[l]) >> 16)); });
+}
+
+Vi load_rows_u32(const std::byte* p, int64_t stride) {
+  Vi out;
+  for (int row = 0; row < 16; ++row) std::memcpy(&out.v[row], p + row * stride, 4);
+  return out;
+}
+void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+  for (int t = 0; t < 4; ++t) {
+    for (int row = 0; row < 16; ++row) std::memcpy(out[t].v[row], p + row * stride + 4 * t, 4);
+  }
+}
+
+#include "gpu/cpu/kernels.inl"
+
+constexpr KernelTable table = make_table("scalar");
+
+}  // namespace
+
+const KernelTable& scalar_kernels() { return table; }
+
+}  // namespace convoy::gpu

@@ -1,0 +1,80 @@
+#include "gpu/cpu/thread_pool.hpp"
+
+#include <immintrin.h>
+
+#include <string>
+
+#include "model/error.hpp"
+
+namespace convoy::gpu {
+
+namespace {
+
+/// Spins until done() or spin_max has passed; true if done.
+template <class Done>
+bool spin(const Done& done) {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    for (int i = 0; i < 64; ++i) {
+      if (done()) return true;
+      _mm_pause();
+    }
+    if (std::chrono::steady_clock::now() - start > ThreadPool::spin_max) return false;
+  }
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads < 1 || threads > threads_max)
+    throw InputError(std::to_string(threads) + " threads", "threads of the CPU backend",
+                     "allowed: 1 to " + std::to_string(threads_max));
+  for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { worker(t); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_ = true;
+  loops_.fetch_add(1);
+  loops_.notify_all();
+  for (std::thread& t : workers_) t.join();
+}
+
+void ThreadPool::run(int64_t chunks, Call call, const void* body) {
+  call_ = call;
+  body_ = body;
+  unfinished_.store(chunks, std::memory_order_relaxed);
+  unclaimed_.store(chunks, std::memory_order_release);
+  loops_.fetch_add(1);
+  loops_.notify_all();  // a system call only while somebody sleeps
+  work(0);
+  const auto done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
+  while (!spin(done))
+    std::this_thread::yield();  // the last chunk's thread may have lost its core to another process
+}
+
+/// Works until no chunk is left to claim; true if it had one.
+bool ThreadPool::work(int thread) {
+  bool any = false;
+  int64_t left = unclaimed_.load(std::memory_order_acquire);
+  while (left > 0) {
+    if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel,
+                                          std::memory_order_acquire))
+      continue;
+    call_(body_, left - 1, thread);
+    unfinished_.fetch_sub(1, std::memory_order_release);
+    any = true;
+    left = unclaimed_.load(std::memory_order_acquire);
+  }
+  return any;
+}
+
+void ThreadPool::worker(int thread) {
+  uint32_t seen = loops_.load();
+  while (!stop_) {
+    if (work(thread)) continue;
+    if (!spin([&] { return loops_.load(std::memory_order_acquire) != seen; })) loops_.wait(seen);
+    seen = loops_.load();
+  }
+}
+
+}  // namespace convoy::gpu

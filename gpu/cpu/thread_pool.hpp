@@ -1,0 +1,61 @@
+#pragma once
+// ThreadPool: the threads of one CPU backend. The backend's calling thread hands it a loop and works on it
+// too; between loops the workers spin for a short bounded time, because the next loop of a step is
+// microseconds away, then sleep.
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace convoy::gpu {
+
+class ThreadPool {
+ public:
+  static constexpr int threads_max = 256;
+  /// How long an idle worker, or a caller that waits for the last chunk, keeps its core before it gives it
+  /// up.
+  static constexpr std::chrono::microseconds spin_max{50};
+
+  /// `threads` in [1, threads_max] includes the caller. Throws InputError outside of it.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls body(chunk, thread) once for every chunk in [0, chunks), thread in [0, threads()), and returns
+  /// when all are done. Which thread gets which chunk is open, so no result may depend on it. body must not
+  /// throw.
+  template <class Body>
+  void parallel_for(int64_t chunks, const Body& body) {
+    if (chunks <= 1 || workers_.empty()) {
+      for (int64_t i = 0; i < chunks; ++i) body(i, 0);
+      return;
+    }
+    run(
+        chunks, [](const void* b, int64_t i, int t) noexcept { (*static_cast<const Body*>(b))(i, t); },
+        &body);
+  }
+
+ private:
+  using Call = void (*)(const void*, int64_t, int) noexcept;
+  void run(int64_t chunks, Call call, const void* body);
+  bool work(int thread);
+  void worker(int thread);
+
+  // A claim of a chunk keeps the loop alive until `unfinished_` counts it, so call_ and body_ are stable for
+  // claimers, and a worker that wakes late finds nothing to claim and touches neither.
+  alignas(64) std::atomic<int64_t> unclaimed_{0};
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  alignas(64) std::atomic<uint32_t> loops_{0};  // what sleepers wait on
+  std::atomic<bool> stop_{false};
+  Call call_ = nullptr;
+  const void* body_ = nullptr;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace convoy::gpu

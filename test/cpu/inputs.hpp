@@ -1,0 +1,95 @@
+#pragma once
+// Random weights and activations for the tests of the CPU kernels, and the list of kernels that can run here.
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "gpu/cpu/kernels.hpp"
+#include "model/tensor.hpp"
+
+namespace convoy::gpu::test {
+
+using model::DType;
+
+inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,
+                                         DType::f32,  DType::f16,  DType::bf16};
+
+inline std::vector<const KernelTable*> runnable_kernels() {
+  std::vector<const KernelTable*> tables{&scalar_kernels()};
+  if (supports_avx2()) tables.push_back(&avx2_kernels());
+  if (supports_avx512vnni()) tables.push_back(&avx512vnni_kernels());
+  return tables;
+}
+
+struct Random {
+  std::mt19937_64 engine{20240607};
+
+  uint64_t below(uint64_t n) { return engine() % n; }
+  float normal() { return std::normal_distribution<float>()(engine); }
+  std::vector<float> values(int64_t n) {
+    std::vector<float> v(static_cast<size_t>(n));
+    for (float& x : v) x = normal();
+    return v;
+  }
+  /// Half precision between 2^-7 and 2^-2, either sign.
+  uint16_t half() { return static_cast<uint16_t>(below(2) << 15 | (8 + below(5)) << 10 | below(1024)); }
+
+  /// [rows, columns] as a file holds them. Block bytes take every value; scales are moderate.
+  std::vector<std::byte> weights(DType type, int64_t rows, int64_t columns) {
+    const model::DTypeInfo& i = model::info(type);
+    std::vector<std::byte> bytes(static_cast<size_t>(rows * columns / i.block_values * i.block_bytes));
+    for (size_t at = 0; at < bytes.size(); at += i.block_bytes) {
+      if (type == DType::f32) {
+        const float x = normal();
+        std::memcpy(&bytes[at], &x, 4);
+        continue;
+      }
+      for (size_t b = 0; b < i.block_bytes; ++b) bytes[at + b] = static_cast<std::byte>(below(256));
+      uint16_t head[2] = {half(), half()};
+      if (type == DType::bf16)
+        head[0] = static_cast<uint16_t>(below(2) << 15 | (120 + below(6)) << 7 | below(128));
+      std::memcpy(&bytes[at], head, type == DType::q4_1 ? 4 : 2);
+    }
+    return bytes;
+  }
+};
+
+/// Activations with room for their quantised form.
+struct Row {
+  std::vector<float> values, d, s;
+  std::vector<int8_t> q;
+  std::vector<int32_t> sum;
+  Activations x;
+
+  Row(std::vector<float> v, int64_t rows) : values(std::move(v)) {
+    d.resize(values.size() / 32 + 1), s.resize(d.size()), sum.resize(d.size()), q.resize(values.size());
+    x = {values.data(),
+         q.data(),
+         d.data(),
+         s.data(),
+         sum.data(),
+         rows,
+         static_cast<int64_t>(values.size()) / rows};
+  }
+  Row(const Row&) = delete;
+
+  void quantize(const KernelTable& kernels) {
+    for (int64_t r = 0; r < x.rows && x.columns % 32 == 0; ++r) kernels.quantize_row(x, r);
+  }
+};
+
+inline Product product(DType type, const std::vector<std::byte>& weights, int64_t outputs,
+                       std::vector<float>& out) {
+  Product p;
+  p.type = type, p.weights = weights.data(), p.outputs = outputs, p.out = out.data();
+  p.row_bytes = static_cast<int64_t>(weights.size()) / outputs;
+  return p;
+}
+
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace convoy::gpu::test

@@ -1,0 +1,231 @@
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+#include <limits>
+
+#include "test/cpu/inputs.hpp"
+
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+
+namespace {
+
+struct Shape {
+  int64_t outputs, columns, rows;
+};
+// A whole number of tiles, one short of it, one more; few and many blocks; both ways of reading weights.
+constexpr Shape shapes[] = {{16, 32, 1},  {15, 64, 2},    {17, 96, 5},  {1, 576, 3},
+                            {64, 576, 4}, {33, 1536, 19}, {48, 608, 70}};
+
+std::vector<float> run(const KernelTable& kernels, DType type, const std::vector<std::byte>& weights,
+                       const Shape& shape, const std::vector<float>& values, const float* bias = nullptr) {
+  Row row(values, shape.rows);
+  row.quantize(kernels);
+  std::vector<float> out(static_cast<size_t>(shape.rows * shape.outputs), -1);
+  std::vector<std::byte> scratch(linear_scratch_bytes(shape.columns));
+  Product p = product(type, weights, shape.outputs, out);
+  p.bias = bias;
+  kernels.linear(p, 0, shape.outputs, row.x, scratch.data());
+  return out;
+}
+
+/// The same product in double precision from the quantised activations and the decoded weights, and the sum
+/// of its terms' magnitudes, which rounding errors are measured against.
+std::pair<double, double> exact(DType type, const std::vector<std::byte>& weights, const Shape& shape,
+                                const Row& row, int64_t r, int64_t o) {
+  convoy::model::Tensor tensor{type, {shape.outputs, shape.columns}, weights, nullptr};
+  std::vector<float> w(static_cast<size_t>(shape.columns));
+  convoy::model::dequantize_row(tensor, o, w);
+  double sum = 0, magnitude = 0;
+  for (int64_t c = 0; c < shape.columns; ++c) {
+    const int64_t i = r * shape.columns + c;
+    const bool plain = convoy::model::info(type).block_values == 1;
+    const double x = plain ? row.values[i] : double(row.d[i / 32]) * row.q[i];
+    sum += x * w[c];
+    magnitude += std::fabs(x * w[c]);
+  }
+  return {sum, magnitude};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_product_is_the_sum_over_decoded_weights_and_quantised_activations) {
+  Random random;
+  for (DType type : weight_types) {
+    for (const Shape& shape : shapes) {
+      const auto weights = random.weights(type, shape.outputs, shape.columns);
+      const auto values = random.values(shape.rows * shape.columns);
+      Row row(values, shape.rows);
+      row.quantize(scalar_kernels());
+      for (const KernelTable* kernels : runnable_kernels()) {
+        const auto out = run(*kernels, type, weights, shape, values);
+        double worst = 0;
+        for (int64_t r = 0; r < shape.rows; ++r) {
+          for (int64_t o = 0; o < shape.outputs; ++o) {
+            const auto [sum, magnitude] = exact(type, weights, shape, row, r, o);
+            worst = std::max(worst, std::fabs(out[r * shape.outputs + o] - sum) / magnitude);
+          }
+        }
+        BOOST_TEST(worst <= 1e-6, kernels->name << " " << convoy::model::info(type).name << " "
+                                                << shape.outputs << "×" << shape.columns << ", " << shape.rows
+                                                << " rows: " << worst);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(every_instruction_set_gives_the_bits_of_the_scalar_kernels) {
+  Random random;
+  for (DType type : weight_types) {
+    for (const Shape& shape : shapes) {
+      const auto weights = random.weights(type, shape.outputs, shape.columns);
+      const auto values = random.values(shape.rows * shape.columns), bias = random.values(shape.outputs);
+      const auto expected = run(scalar_kernels(), type, weights, shape, values, bias.data());
+      for (const KernelTable* kernels : runnable_kernels()) {
+        BOOST_TEST(same_bits(run(*kernels, type, weights, shape, values, bias.data()), expected),
+                   kernels->name << " " << convoy::model::info(type).name << " " << shape.outputs << "×"
+                                 << shape.columns);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_at_the_ends_of_their_range_do_not_saturate) {
+  for (const auto& [type, fill] :
+       {std::pair{DType::q8_0, 0x80}, {DType::q8_0, 0x7f}, {DType::q4_0, 0xff}, {DType::q4_1, 0xff}}) {
+    Random random;
+    const Shape shape{16, 64, 6};
+    auto weights = random.weights(type, shape.outputs, shape.columns);
+    const size_t block = convoy::model::info(type).block_bytes, head = type == DType::q4_1 ? 4 : 2;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      if (i % block >= head) weights[i] = static_cast<std::byte>(fill);
+    }
+    const std::vector<float> values(static_cast<size_t>(shape.rows * shape.columns), 3.f);
+    Row row(values, shape.rows);
+    row.quantize(scalar_kernels());
+    for (const KernelTable* kernels : runnable_kernels()) {
+      const auto out = run(*kernels, type, weights, shape, values);
+      for (int64_t o = 0; o < shape.outputs; ++o) {
+        const auto [sum, magnitude] = exact(type, weights, shape, row, 0, o);
+        BOOST_TEST(std::fabs(out[o] - sum) <= 1e-6 * magnitude,
+                   kernels->name << " " << fill << " output " << o);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_row_gives_the_same_bits_alone_and_among_others) {
+  Random random;
+  const Shape shape{40, 576, 70};
+  const auto values = random.values(shape.rows * shape.columns);
+  for (DType type : weight_types) {
+    const auto weights = random.weights(type, shape.outputs, shape.columns);
+    for (const KernelTable* kernels : runnable_kernels()) {
+      if (kernels == &scalar_kernels()) continue;  // slow, and equal to the others by the test above
+      const auto all = run(*kernels, type, weights, shape, values);
+      for (int64_t rows = 1; rows < shape.rows; ++rows) {
+        const Shape some{shape.outputs, shape.columns, rows};
+        const int64_t first = shape.rows - rows;  // the last ones, so that a row's place differs too
+        const auto out =
+            run(*kernels, type, weights, some, {values.begin() + first * shape.columns, values.end()});
+        BOOST_TEST(same_bits(out, {all.begin() + first * shape.outputs, all.end()}),
+                   kernels->name << " " << convoy::model::info(type).name << " " << rows << " rows");
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(quantised_activations_are_within_half_a_step) {
+  Random random;
+  for (const KernelTable* kernels : runnable_kernels()) {
+    Row row(random.values(4 * 96), 4);
+    row.quantize(*kernels);
+    for (size_t i = 0; i < row.values.size(); ++i)
+      BOOST_TEST(std::fabs(row.values[i] - row.d[i / 32] * row.q[i]) <= 0.5001f * row.d[i / 32]);
+    for (size_t b = 0; b < row.values.size() / 32; ++b) {
+      int32_t sum = 0;
+      for (size_t i = 0; i < 32; ++i) sum += row.q[b * 32 + i];
+      BOOST_TEST(row.sum[b] == sum);
+      BOOST_TEST(row.s[b] == row.d[b] * static_cast<float>(sum));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_is_not_a_number_spoils_its_row_and_no_other) {
+  Random random;
+  const Shape shape{16, 64, 3};
+  const auto weights = random.weights(DType::q4_1, shape.outputs, shape.columns);
+  for (float bad :
+       {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    auto values = random.values(shape.rows * shape.columns);
+    values[shape.columns + 40] = bad;
+    for (const KernelTable* kernels : runnable_kernels()) {
+      const auto out = run(*kernels, DType::q4_1, weights, shape, values);
+      for (int64_t o = 0; o < shape.outputs; ++o) {
+        BOOST_TEST(std::isfinite(out[o]));
+        BOOST_TEST(std::isnan(out[shape.outputs + o]));
+        BOOST_TEST(std::isfinite(out[2 * shape.outputs + o]));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(blocks_of_zeros_and_of_next_to_nothing_are_zero) {
+  for (const KernelTable* kernels : runnable_kernels()) {
+    Row row(std::vector<float>(32, 1e-38f), 1);
+    row.quantize(*kernels);
+    BOOST_TEST(row.d[0] == 0);
+    BOOST_TEST(row.s[0] == 0);
+    for (int8_t q : row.q) BOOST_TEST(q == 0);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_gate_is_silu_times_the_product) {
+  Random random;
+  const Shape shape{20, 64, 3};
+  const auto weights = random.weights(DType::q8_0, shape.outputs, shape.columns);
+  const auto values = random.values(shape.rows * shape.columns);
+  auto gates = random.values(shape.rows * shape.outputs);
+  for (float& g : gates) g *= 20;
+  gates[0] = -200, gates[1] = 200, gates[2] = 0;
+  std::vector<float> expected;
+  for (const KernelTable* kernels : runnable_kernels()) {
+    const auto plain = run(*kernels, DType::q8_0, weights, shape, values);
+    Row row(values, shape.rows);
+    row.quantize(*kernels);
+    auto out = gates;
+    std::vector<std::byte> scratch(linear_scratch_bytes(shape.columns));
+    Product p = product(DType::q8_0, weights, shape.outputs, out);
+    p.gate = true;
+    kernels->linear(p, 0, shape.outputs, row.x, scratch.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      const double silu = gates[i] / (1 + std::exp(-double(gates[i])));
+      BOOST_TEST(std::fabs(out[i] - silu * plain[i]) <= 1e-6 * std::fabs(silu * plain[i]) + 1e-30, gates[i]);
+    }
+    if (expected.empty()) expected = out;
+    BOOST_TEST(same_bits(out, expected), kernels->name);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_norm_divides_by_the_root_of_the_mean_square) {
+  Random random;
+  for (int64_t width : {1, 16, 50, 576}) {
+    const auto x = random.values(width), delta = random.values(width), w = random.values(width);
+    std::vector<float> expected;
+    for (const KernelTable* kernels : runnable_kernels()) {
+      auto sum = x;
+      std::vector<float> h(x.size());
+      kernels->add_norm(sum.data(), delta.data(), w.data(), 1e-5f, h.data(), width);
+      double squares = 0;
+      for (size_t i = 0; i < x.size(); ++i) {
+        BOOST_TEST(sum[i] == x[i] + delta[i]);
+        squares += double(sum[i]) * sum[i];
+      }
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double exact = sum[i] / std::sqrt(squares / double(width) + 1e-5) * w[i];
+        BOOST_TEST(std::fabs(h[i] - exact) <= 1e-6 * std::fabs(exact));
+      }
+      if (expected.empty()) expected = h;
+      BOOST_TEST(same_bits(h, expected), kernels->name);
+    }
+  }
+}

@@ -1,0 +1,52 @@
+#include "gpu/cpu/thread_pool.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <numeric>
+
+#include "model/error.hpp"
+
+using convoy::gpu::ThreadPool;
+
+BOOST_AUTO_TEST_CASE(every_chunk_runs_once_and_is_done_on_return) {
+  for (int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads);
+    BOOST_TEST(pool.threads() == threads);
+    for (int loop = 0; loop < 2000; ++loop) {
+      std::vector<int> runs(static_cast<size_t>(loop % 17), 0);
+      pool.parallel_for(loop % 17, [&](int64_t chunk, int) { ++runs[static_cast<size_t>(chunk)]; });
+      for (int n : runs) BOOST_REQUIRE(n == 1);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(workers_that_fell_asleep_take_part_again) {
+  ThreadPool pool(3);
+  for (int loop = 0; loop < 5; ++loop) {
+    std::this_thread::sleep_for(20 * ThreadPool::spin_max);
+    // Two chunks that each wait for the other to have begun need two threads at once.
+    std::atomic<int> begun{0};
+    pool.parallel_for(2, [&](int64_t, int) {
+      ++begun;
+      while (begun < 2) std::this_thread::yield();
+    });
+    BOOST_TEST(begun == 2);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(no_thread_number_is_used_by_two_threads_at_once) {
+  ThreadPool pool(4);
+  std::vector<std::atomic<int>> inside(4);
+  std::atomic<int> clashes{0};
+  for (int loop = 0; loop < 500; ++loop) {
+    pool.parallel_for(32, [&](int64_t, int thread) {
+      if (++inside[static_cast<size_t>(thread)] != 1) ++clashes;
+      --inside[static_cast<size_t>(thread)];
+    });
+  }
+  BOOST_TEST(clashes == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_count_of_threads_out_of_range_is_refused) {
+  BOOST_CHECK_THROW(ThreadPool(0), convoy::InputError);
+  BOOST_CHECK_THROW(ThreadPool(ThreadPool::threads_max + 1), convoy::InputError);
+}
