@@ -212,6 +212,8 @@ void PeerLink::receive(Lane lane, Incoming in) {
                                       {"peer", describe(peer())}});
     return;
   }
+  if (const auto refused = type->refuse(bytes))
+    return end("malformed " + std::string(type->name) + ": " + *refused);
   type->deliver(to->actor(), bytes);
 }
 

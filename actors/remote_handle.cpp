@@ -5,6 +5,7 @@
 
 #include "actors/link_port.hpp"
 #include "actors/log.hpp"
+#include "schema/frame_walk.hpp"
 
 namespace convoy::actors {
 
@@ -18,8 +19,8 @@ void deliver_as(const caf::actor& to, schema::FrameBytes bytes) {
 template <class... Ts>
 constexpr auto table_of(TypeList<Ts...>) {
   using schema::FrameTraits;
-  return std::array{
-      FrameType{FrameTraits<Ts>::type_id, FrameTraits<Ts>::lane, FrameTraits<Ts>::name, &deliver_as<Ts>}...};
+  return std::array{FrameType{FrameTraits<Ts>::type_id, FrameTraits<Ts>::lane, FrameTraits<Ts>::name,
+                              &schema::refuse_message<Ts>, &deliver_as<Ts>}...};
 }
 constexpr auto types = table_of(ActorMessages{});
 
@@ -83,7 +84,8 @@ void take_down(const caf::actor& handle, caf::exit_reason kind, const std::strin
   if (reason.empty())
     proxy->kill_proxy(nullptr, caf::error{});
   else
-    proxy->kill_proxy(nullptr, {static_cast<uint8_t>(kind), caf::make_error(kind).category(), caf::make_message(reason)});
+    proxy->kill_proxy(
+        nullptr, {static_cast<uint8_t>(kind), caf::make_error(kind).category(), caf::make_message(reason)});
 }
 
 }  // namespace convoy::actors

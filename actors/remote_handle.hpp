@@ -19,6 +19,7 @@ struct FrameType {
   uint16_t id;
   schema::Lane lane;
   const char* name;
+  std::optional<std::string> (*refuse)(const schema::FrameBytes& bytes);  // why it cannot be read
   void (*deliver)(const caf::actor& to, schema::FrameBytes bytes);  // as Frame<T>, one-way, without a sender
 };
 

@@ -1,0 +1,187 @@
+// How much may be on its way: credits, queues, handles that come and go, and the end of a process's links.
+
+#include <boost/test/unit_test.hpp>
+
+#include "link_side.hpp"
+
+using namespace rig;
+
+namespace {
+
+constexpr size_t quarter = 256 << 10;
+
+/// Keeps the hidden states it gets until it is told to let go.
+struct Hoard {
+  void keep(Frame<msg::Activations> frame) {
+    const std::lock_guard lock(mutex);
+    frames.push_back(std::move(frame));
+    ++received;
+    changed.notify_all();
+  }
+  size_t let_go() {
+    std::vector<Frame<msg::Activations>> gone;
+    const std::lock_guard lock(mutex);
+    gone.swap(frames);
+    return gone.size();
+  }
+  bool wait_for(size_t count, std::chrono::milliseconds time = 5s) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, time, [&] { return received >= count; });
+  }
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<Frame<msg::Activations>> frames;
+  size_t received = 0;
+};
+
+EchoActor::behavior_type hoarder(EchoActor::pointer, std::shared_ptr<Hoard> hoard) {
+  return {[](const Frame<msg::Assign>&) {}, [](const Frame<msg::StepPlan>&) {},
+          [hoard](const Frame<msg::Activations>& frame) { hoard->keep(frame); }};
+}
+
+struct Pair {
+  explicit Pair(LinkOptions options = {.cluster = "test"})
+      : here(system, options), there(system, options, "there", 2), hoard_actor(system.spawn(hoarder, hoard)) {
+    there.links.publish(Role::STAGE, 2, caf::actor_cast<caf::actor>(hoard_actor));
+    here.links.connect("127.0.0.1", there.links.listen("127.0.0.1", 0), 5000);
+    peer = here.up.wait().value();
+    BOOST_REQUIRE(there.up.wait());
+  }
+  ~Pair() {
+    hoard->let_go();
+    caf::anon_send_exit(hoard_actor, caf::exit_reason::kill);
+  }
+
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  std::shared_ptr<Hoard> hoard = std::make_shared<Hoard>();
+  Side here, there;
+  EchoActor hoard_actor;
+  PeerIdentity peer;
+};
+
+LinkOptions small_window() {
+  LinkOptions options{.cluster = "test"};
+  options.limits.bulk_window_bytes = 4 * quarter + 4096;  // four frames with their heads
+  options.limits.queue_bytes_max = 20 * quarter;
+  return options;
+}
+
+/// The text of a down message's reason; "(none)" if none came.
+template <class Handle>
+std::string down_reason(caf::scoped_actor& self, const Handle& handle, std::chrono::milliseconds time = 5s) {
+  std::string reason = "(none)";
+  self->monitor(handle);
+  self->receive([&](const caf::down_msg& message) { reason = caf::to_string(message.reason); },
+                caf::after(time) >> [] {});
+  return reason;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(the_bulk_window_holds_until_actors_let_go) {
+  Pair pair(small_window());
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2);
+  const auto hidden = activations(1, quarter);
+  for (int i = 0; i < 12; ++i) mail(far, hidden);
+  BOOST_REQUIRE(pair.hoard->wait_for(4));
+  BOOST_CHECK(!pair.hoard->wait_for(5, 300ms));
+  BOOST_CHECK_EQUAL(pair.hoard->let_go(), 4u);
+  BOOST_REQUIRE(pair.hoard->wait_for(8));
+  BOOST_CHECK(!pair.hoard->wait_for(9, 200ms));
+  pair.hoard->let_go();
+  BOOST_CHECK(pair.hoard->wait_for(12));
+  BOOST_CHECK(!pair.here.down.wait(1ms));
+}
+
+BOOST_AUTO_TEST_CASE(a_frame_larger_than_the_window_goes_alone) {
+  Pair pair(small_window());
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2);
+  mail(far, activations(1, 8 * quarter));
+  mail(far, activations(2, quarter));
+  BOOST_REQUIRE(pair.hoard->wait_for(1));
+  BOOST_CHECK(!pair.hoard->wait_for(2, 200ms));
+  pair.hoard->let_go();
+  BOOST_CHECK(pair.hoard->wait_for(2));
+}
+
+BOOST_AUTO_TEST_CASE(a_full_queue_ends_the_link_with_its_reason) {
+  Pair pair(small_window());
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2);
+  const auto hidden = activations(1, quarter);
+  for (int i = 0; i < 30; ++i) mail(far, hidden);
+  BOOST_CHECK(contains(pair.here.down.wait(), "queue_bytes_max"));
+  BOOST_CHECK(pair.there.down.wait());
+  caf::scoped_actor self(pair.system);
+  BOOST_CHECK(contains(down_reason(self, far), "queue_bytes_max"));
+}
+
+BOOST_AUTO_TEST_CASE(a_frame_over_its_limit_ends_the_link_at_the_sender) {
+  LinkOptions options{.cluster = "test"};
+  options.limits.control_frame_bytes_max = 4096;
+  Pair pair(options);
+  FrameBuilder<msg::StepPlan> large;
+  large->initEnds(4096);
+  mail(pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2), std::move(large).finish());
+  BOOST_CHECK(contains(pair.here.down.wait(), "the limit is 4096"));
+}
+
+BOOST_AUTO_TEST_CASE(a_handle_on_nobody_goes_down) {
+  Pair pair;
+  caf::scoped_actor self(pair.system);
+  const auto nobody = pair.here.links.remote<EchoActor>(pair.peer, Role::ROUTER, 42);
+  BOOST_CHECK(contains(down_reason(self, nobody), "no such actor"));
+  auto stranger = pair.peer;
+  stranger.incarnation = 77;  // an earlier life of that process
+  BOOST_CHECK(
+      contains(down_reason(self, pair.here.links.remote<EchoActor>(stranger, Role::STAGE, 2)), "no link to"));
+}
+
+BOOST_AUTO_TEST_CASE(a_dead_actors_handle_goes_down_again_and_its_successor_can_be_reached) {
+  Pair pair;
+  caf::scoped_actor self(pair.system);
+  const auto first = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 1);
+  mail(first, die());
+  BOOST_CHECK_NE(down_reason(self, first), "(none)");
+  BOOST_CHECK_NE(down_reason(self, pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 1)), "(none)");
+  const auto successor = pair.system.spawn(echo, [to = pair.there.replies] { return to; });
+  pair.there.links.publish(Role::STAGE, 1, caf::actor_cast<caf::actor>(successor));
+  const auto second = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 1);
+  BOOST_CHECK(second != first);
+  mail(second, plan(5));
+  BOOST_CHECK(pair.there.record->wait_for(1));
+  caf::anon_send_exit(successor, caf::exit_reason::kill);
+}
+
+BOOST_AUTO_TEST_CASE(drop_ends_the_link_on_both_sides) {
+  Pair pair;
+  caf::scoped_actor self(pair.system);
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 1);
+  auto stranger = pair.peer;
+  stranger.incarnation = 77;
+  pair.here.links.drop(stranger, "fenced");  // nobody: another incarnation
+  BOOST_CHECK(!pair.here.down.wait(100ms));
+  pair.here.links.drop(pair.peer, "fenced");
+  BOOST_CHECK(contains(pair.here.down.wait(), "fenced"));
+  BOOST_CHECK(pair.there.down.wait());
+  BOOST_CHECK(contains(down_reason(self, far), "fenced"));
+}
+
+BOOST_AUTO_TEST_CASE(the_last_words_before_links_are_destroyed_arrive) {
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  Side there(system, {.cluster = "test"}, "there", 2);
+  const auto port = there.links.listen("127.0.0.1", 0);
+  EchoActor far;
+  {
+    Side here(system);
+    here.links.connect("127.0.0.1", port, 5000);
+    far = here.links.remote<EchoActor>(here.up.wait().value(), Role::STAGE, 1);
+    for (uint64_t step = 0; step < 100; ++step) mail(far, plan(step));
+  }
+  BOOST_CHECK(there.record->wait_for(100));
+  mail(far, plan(100));  // the handle outlives its Links and is silent
+  caf::scoped_actor self(system);
+  BOOST_CHECK_NE(down_reason(self, far), "(none)");
+}

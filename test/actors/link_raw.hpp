@@ -1,0 +1,96 @@
+#pragma once
+// A peer without manners: blocking sockets that say what a test wants, whole frames or any bytes.
+
+#include <poll.h>
+#include <boost/test/unit_test.hpp>
+
+#include "actors/link_stream.hpp"
+#include "link_rig.hpp"
+
+namespace rig {
+
+using convoy::schema::FrameTraits;
+using convoy::schema::Lane;
+
+class RawConnection {
+ public:
+  explicit RawConnection(uint16_t port) {
+    socket_.connect({asio::ip::make_address("127.0.0.1"), port});
+    socket_.set_option(asio::ip::tcp::no_delay(true));
+  }
+  /// False if the other side has closed the connection.
+  bool send(const void* bytes, size_t count) {
+    boost::system::error_code error;
+    asio::write(socket_, asio::buffer(bytes, count), error);
+    return !error;
+  }
+  bool send(uint16_t type, const convoy::schema::FrameBytes& bytes, Role role = Role::NONE,
+            uint32_t instance = 0) {
+    const auto head = wire::encode(wire::Header{type, role, instance, bytes->size()});
+    return send(head.data(), head.size()) && send(bytes->data(), bytes->size());
+  }
+  template <class T>
+  bool send(const Frame<T>& frame, Role role = Role::NONE, uint32_t instance = 0) {
+    return send(FrameTraits<T>::type_id, frame.bytes(), role, instance);
+  }
+  /// The next frame; type 0 if the connection ends, or nothing comes in time.
+  std::pair<uint16_t, convoy::schema::FrameBytes> receive(int timeout_ms = 5000) {
+    wire::HeaderBytes head;
+    wire::Header header;
+    if (!receive(head.data(), head.size(), timeout_ms) || wire::refuse_header(head, 64 << 20, header))
+      return {};
+    auto buffer = std::make_shared<convoy::schema::FrameBuffer>(header.payload_bytes);
+    if (!receive(buffer->data(), buffer->size(), timeout_ms)) return {};
+    return {header.type, buffer};
+  }
+  /// Reads until the other side closes; false if it does not.
+  bool closed(int timeout_ms = 5000) {
+    for (std::byte byte; receive(&byte, 1, timeout_ms);) {
+    }
+    return ended_;
+  }
+  void close() { socket_.close(); }
+
+ private:
+  bool receive(void* bytes, size_t count, int timeout_ms) {
+    for (size_t got = 0; got < count;) {
+      pollfd readable{socket_.native_handle(), POLLIN, 0};
+      if (poll(&readable, 1, timeout_ms) <= 0) return false;
+      boost::system::error_code error;
+      got += socket_.read_some(asio::buffer(static_cast<std::byte*>(bytes) + got, count - got), error);
+      if (error) {
+        ended_ = true;
+        return false;
+      }
+    }
+    return true;
+  }
+
+  asio::io_context io_;
+  asio::ip::tcp::socket socket_{io_};
+  bool ended_ = false;
+};
+
+inline wire::Greeting raw_greeting(bool bulk, uint64_t incarnation = 99) {
+  return {.protocol_version = wire::protocol_version,
+          .cluster = "test",
+          .node = "raw",
+          .role = Role::STAGE,
+          .instance = 9,
+          .incarnation = incarnation,
+          .bulk = bulk,
+          .link_id = 4711};
+}
+
+/// A link with both handshakes done. It sends no leases.
+struct RawPeer {
+  explicit RawPeer(uint16_t port, uint64_t incarnation = 99) : control(port), bulk(port) {
+    for (auto* connection : {&control, &bulk}) {
+      BOOST_REQUIRE(connection->send(wire::encode(raw_greeting(connection == &bulk, incarnation))));
+      BOOST_REQUIRE_EQUAL(connection->receive().first, FrameTraits<msg::Hello>::type_id);
+    }
+  }
+  RawConnection control, bulk;
+};
+
+}  // namespace rig

@@ -1,0 +1,46 @@
+#pragma once
+// Both sides of a link in one process: what the tests of handshakes, limits and flow use.
+
+#include <boost/test/unit_test.hpp>
+
+#include "link_rig.hpp"
+
+namespace rig {
+
+/// One process's side: links, an echo published as stage 1, and what happened.
+struct Side {
+  explicit Side(caf::actor_system& system, LinkOptions options = {.cluster = "test"},
+                std::string node = "here", uint64_t incarnation = 1)
+      : echo_actor(system.spawn(echo, [this] { return ReplyActor{replies}; })),
+        replies(system.spawn(recorder, record)),
+        links(system, std::move(options), identity(node, Role::NODE, 0, incarnation),
+              {.up = [this](const PeerIdentity& peer) { up.set(peer); },
+               .down = [this](const PeerIdentity&, const std::string& reason) { down.set(reason); },
+               .refused = [this](const std::string&, const std::string& reason) { refused.set(reason); }}) {
+    links.publish(Role::STAGE, 1, caf::actor_cast<caf::actor>(echo_actor));
+    links.publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(replies));
+  }
+  ~Side() {
+    caf::anon_send_exit(echo_actor, caf::exit_reason::kill);
+    caf::anon_send_exit(replies, caf::exit_reason::kill);
+  }
+
+  Slot<PeerIdentity> up;
+  Slot<std::string> down, refused;
+  std::shared_ptr<Record> record = std::make_shared<Record>();
+  EchoActor echo_actor;
+  ReplyActor replies;
+  Links links;
+};
+
+struct Fixture {
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+};
+
+inline bool contains(const std::optional<std::string>& text, const std::string& part) {
+  BOOST_TEST_INFO("text: " << text.value_or("(nothing)"));
+  return text && text->find(part) != std::string::npos;
+}
+
+}  // namespace rig
