@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "gpu/cpu/thread_pool.hpp"
 #include "gpu/sampler.hpp"
 #include "model/tensor.hpp"
 
@@ -56,22 +57,28 @@ void rms_norm(const float* x, const float* w, int64_t n, float eps, float* h) {
 }
 
 /// out[r][o] = h[r] · weight[o] (+ bias[o])
-void multiply(Rows h, const Weight& weight, const Weight* bias, Rows out) {
+void multiply(ThreadPool& pool, Rows h, const Weight& weight, const Weight* bias, Rows out) {
   assert(weight.columns == h.width && weight.rows == out.width && h.rows == out.rows);
-  WeightRows rows(weight);
   std::vector<float> biases(static_cast<size_t>(weight.rows), 0.0f);
   if (bias) {
     assert(bias->columns == weight.rows);
     std::copy_n(WeightRows(*bias).row(0), bias->columns, biases.begin());
   }
-  for (int64_t o = 0; o < weight.rows; o++) {
-    const float* w = rows.row(o);
-    for (int64_t r = 0; r < h.rows; r++) row_of(out, r)[o] = dot(row_of(h, r), w, h.width) + biases[o];
-  }
+  constexpr int64_t outputs_per_chunk = 32;
+  pool.parallel_for((weight.rows + outputs_per_chunk - 1) / outputs_per_chunk, [&](int64_t chunk, int) {
+    WeightRows rows(weight);
+    const int64_t end = std::min(weight.rows, (chunk + 1) * outputs_per_chunk);
+    for (int64_t o = chunk * outputs_per_chunk; o < end; o++) {
+      const float* w = rows.row(o);
+      for (int64_t r = 0; r < h.rows; r++) row_of(out, r)[o] = dot(row_of(h, r), w, h.width) + biases[o];
+    }
+  });
 }
 
 class ReferenceBackend final : public Backend {
  public:
+  explicit ReferenceBackend(int threads) : pool_(threads) {}
+
   std::string_view variant() const override { return "cpu-reference"; }
 
   Buffer allocate(size_t bytes) override {
@@ -108,6 +115,7 @@ class ReferenceBackend final : public Backend {
  private:
   void rotate(float* heads, int64_t count, int64_t head_dim, int64_t position) const;
 
+  ThreadPool pool_;
   model::RopePairs pairs_ = model::RopePairs::half_split;
   std::vector<float> cos_, sin_;  // [positions, head_dim / 2]
   int64_t positions_ = 0;
@@ -144,13 +152,13 @@ void ReferenceBackend::add_norm(Rows x, Rows delta, const Weight& w, float eps, 
 }
 
 void ReferenceBackend::linear(Rows h, std::span<const Projection> projections) {
-  for (const Projection& p : projections) multiply(h, *p.weight, p.bias, p.out);
+  for (const Projection& p : projections) multiply(pool_, h, *p.weight, p.bias, p.out);
 }
 
 void ReferenceBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) {
   std::vector<float> up_values(static_cast<size_t>(out.rows * out.width));
-  multiply(h, gate, nullptr, out);
-  multiply(h, up, nullptr, {up_values.data(), out.rows, out.width});
+  multiply(pool_, h, gate, nullptr, out);
+  multiply(pool_, h, up, nullptr, {up_values.data(), out.rows, out.width});
   float* gated = row_of(out, 0);
   for (size_t i = 0; i < up_values.size(); i++)
     gated[i] = gated[i] / (1.0f + std::exp(-gated[i])) * up_values[i];
@@ -190,18 +198,17 @@ void ReferenceBackend::attention(Rows q, const AttentionShape& shape, std::span<
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
   const float* keys = static_cast<const float*>(kv.k.get());
   const float* values = static_cast<const float*>(kv.v.get());
-  std::vector<float> weights;
   for (const SequenceRows& s : sequences)
-    for (int64_t i = 0; i < s.rows; i++)
+    pool_.parallel_for(s.rows, [&](int64_t i, int) {
+      const int64_t seen = s.first_position + i + 1;
+      std::vector<float> weights(static_cast<size_t>(seen));
       for (int64_t head = 0; head < shape.heads; head++) {
-        const int64_t seen = s.first_position + i + 1;
         // Where position p of this head lies in the cache.
         const auto at = [&](int64_t p) {
           const int64_t entry = s.blocks[p / kv_block_tokens] * kv_block_tokens + p % kv_block_tokens;
           return entry * kv.width + head / group * d;
         };
         const float* query = row_of(q, s.first_row + i) + head * d;
-        weights.resize(static_cast<size_t>(seen));
         for (int64_t p = 0; p < seen; p++) weights[p] = shape.scale * dot(query, keys + at(p), d);
         const float largest = *std::max_element(weights.begin(), weights.end());
         float sum = 0;
@@ -214,6 +221,7 @@ void ReferenceBackend::attention(Rows q, const AttentionShape& shape, std::span<
         }
         for (int64_t j = 0; j < d; j++) result[j] /= sum;
       }
+    });
 }
 
 void ReferenceBackend::head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
@@ -227,7 +235,7 @@ void ReferenceBackend::head(Rows x, Rows delta, const Weight& norm, float eps, c
       sum[j] = row_of(x, rows[i])[j] + (delta.data ? row_of(delta, rows[i])[j] : 0.0f);
     rms_norm(sum.data(), w, n, eps, h.data() + i * n);
   }
-  multiply({h.data(), count, n}, head, nullptr, logits);
+  multiply(pool_, {h.data(), count, n}, head, nullptr, logits);
 }
 
 void ReferenceBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
@@ -248,6 +256,8 @@ void ReferenceBackend::write(std::span<const float> from, Rows to) {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_reference_backend(int) { return std::make_unique<ReferenceBackend>(); }
+std::unique_ptr<Backend> make_reference_backend(int threads) {
+  return std::make_unique<ReferenceBackend>(threads);
+}
 
 }  // namespace convoy::gpu
