@@ -91,10 +91,11 @@ struct Block {
 
 struct Q41 {
   static constexpr int64_t bytes = 20;
+  static constexpr int64_t together = 4;  // blocks: 80 bytes are five times 16
   static constexpr int32_t offset = 0;
   static constexpr bool minimum = true;
   static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
-  static void unpack(const std::byte* p, int64_t stride, Block& out) {
+  [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block& out) {
     const Vi header = load_rows_u32(p, stride);
     out.d = half_low(header);
     out.m = half_high(header);
@@ -103,14 +104,31 @@ struct Q41 {
 #pragma GCC unroll 4
     for (int t = 0; t < 4; ++t) out.w[t] = low_nibbles(nibbles[t]), out.w[4 + t] = high_nibbles(nibbles[t]);
   }
+  [[gnu::always_inline]] static void unpack_together(const std::byte* p, int64_t stride, Block* out) {
+    Vw dwords[20];
+#pragma GCC unroll 5
+    for (int i = 0; i < 5; ++i) load_rows_16_bytes(p + 16 * i, stride, dwords + 4 * i);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Vi header = as_ints(dwords[5 * i]);
+      out[i].d = half_low(header);
+      out[i].m = half_high(header);
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        out[i].w[t] = low_nibbles(dwords[5 * i + 1 + t]);
+        out[i].w[4 + t] = high_nibbles(dwords[5 * i + 1 + t]);
+      }
+    }
+  }
 };
 
 struct Q40 {
+  static constexpr int64_t together = 1;
   static constexpr int64_t bytes = 18;
   static constexpr int32_t offset = 8;
   static constexpr bool minimum = false;
   static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
-  static void unpack(const std::byte* p, int64_t stride, Block& out) {
+  [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block& out) {
     out.d = half_low(load_rows_u32(p, stride));
     Vw nibbles[4];
     load_rows_16_bytes(p + 2, stride, nibbles);
@@ -120,11 +138,12 @@ struct Q40 {
 };
 
 struct Q80 {
+  static constexpr int64_t together = 1;
   static constexpr int64_t bytes = 34;
   static constexpr int32_t offset = signed_offset;
   static constexpr bool minimum = false;
   static Vi product(Vi sum, Vw w, const int8_t* x) { return dot_signed(sum, w, x); }
-  static void unpack(const std::byte* p, int64_t stride, Block& out) {
+  [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block& out) {
     out.d = half_low(load_rows_u32(p, stride));
     load_rows_16_bytes(p + 2, stride, out.w);
     load_rows_16_bytes(p + 18, stride, out.w + 4);
@@ -164,20 +183,35 @@ void store_outputs(const Product& p, int64_t row, int64_t first, Vf acc) {
   n < lanes ? store_part(out, acc, n) : store(out, acc);
 }
 
+/// Fetches the lines of `size` bytes.
+template <int64_t size>
+[[gnu::always_inline]] inline void prefetch(const std::byte* p) {
+#pragma GCC unroll 32
+  for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(p + at);
+}
+
 /// R rows against weights as stored: unpacked on the way, used once. The tile after next is fetched
 /// meanwhile.
 template <class F, int R>
 void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, int64_t stride,
                     const Activations& x, int64_t row) {
-  constexpr int64_t lines = (F::bytes * lanes + 63) / 64;
   const int64_t blocks = x.columns / block_values;
   const std::byte* ahead = tile + prefetch_bytes;
   Vf acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) acc[r] = splat(0);
-  for (int64_t b = 0; b < blocks; ++b) {
-#pragma GCC unroll 9
-    for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(ahead + b * F::bytes * lanes + line * 64);
+  int64_t b = 0;
+  if constexpr (F::together > 1) {
+    for (; b + F::together <= blocks; b += F::together) {
+      prefetch<F::bytes * lanes * F::together>(ahead + b * F::bytes * lanes);
+      Block w[F::together];
+      F::unpack_together(tile + b * F::bytes, stride, w);
+#pragma GCC unroll 4
+      for (int i = 0; i < F::together; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
+    }
+  }
+  for (; b < blocks; ++b) {
+    prefetch<F::bytes * lanes>(ahead + b * F::bytes * lanes);
     Block w;
     F::unpack(tile + b * F::bytes, stride, w);
     add_block<F, R>(w, x, row, b, blocks, acc);
@@ -266,7 +300,9 @@ void tile_float(const Product& p, int64_t first, const Activations& x, int64_t r
       for (int r = 0; r < R; ++r) acc[o][r] = fma(weight, values[r], acc[o][r]);
     }
   }
+#pragma GCC unroll 4
   for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       float* out = p.out + (row + r) * p.outputs + first + o;
       const float sum = sum_lanes(acc[o][r]);

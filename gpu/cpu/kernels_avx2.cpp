@@ -131,6 +131,7 @@ constexpr int32_t signed_offset = 0;
 Vw prepare_signed(Vw x) { return x; }
 __m256i low(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 __m256i high(__m256i x) { return low(_mm256_srli_epi16(x, 4)); }
+Vi as_ints(Vw x) { return {x.a, x.b}; }
 Vw low_nibbles(Vw x) { return {low(x.a), low(x.b)}; }
 Vw high_nibbles(Vw x) { return {high(x.a), high(x.b)}; }
 Vf halves(__m256i a, __m256i b) {
@@ -144,7 +145,7 @@ Vf half_low(Vi x) {
 }
 Vf half_high(Vi x) { return halves(_mm256_srli_epi32(x.a, 16), _mm256_srli_epi32(x.b, 16)); }
 
-Vi load_rows_u32(const std::byte* p, int64_t stride) {
+[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
   const auto at = [&](int row) {
     int32_t x;
     __builtin_memcpy(&x, p + row * stride, 4);
@@ -156,7 +157,7 @@ Vi load_rows_u32(const std::byte* p, int64_t stride) {
 
 /// out[t] = dwords t of 8 rows: rows 4l + i go to half l of register i, then each half is a 4 × 4 matrix of
 /// dwords to transpose.
-void load_8_rows(const std::byte* p, int64_t stride, __m256i (&out)[4]) {
+[[gnu::always_inline]] inline void load_8_rows(const std::byte* p, int64_t stride, __m256i (&out)[4]) {
   __m256i y[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
@@ -172,7 +173,7 @@ void load_8_rows(const std::byte* p, int64_t stride, __m256i (&out)[4]) {
   out[2] = _mm256_unpacklo_epi64(b, d);
   out[3] = _mm256_unpackhi_epi64(b, d);
 }
-void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
   __m256i low_rows[4], high_rows[4];
   load_8_rows(p, stride, low_rows);
   load_8_rows(p + 8 * stride, stride, high_rows);

@@ -85,12 +85,13 @@ Vi dot(Vi sum, Vw w, const int8_t* x) {
 constexpr int32_t signed_offset = 128;
 Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
 Vi dot_signed(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+Vi as_ints(Vw x) { return {x.v}; }
 Vw low_nibbles(Vw a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 Vw high_nibbles(Vw a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 Vf half_low(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
 Vf half_high(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)))}; }
 
-Vi load_rows_u32(const std::byte* p, int64_t stride) {
+[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
   const auto at = [&](int row) {
     int32_t x;
     __builtin_memcpy(&x, p + row * stride, 4);
@@ -102,7 +103,7 @@ Vi load_rows_u32(const std::byte* p, int64_t stride) {
 
 /// out[t] lane r = bytes 4t … 4t + 3 of row r: rows 4l + i go to quarter l of register i, then each quarter
 /// is a 4 × 4 matrix of dwords to transpose.
-void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
   __m512i z[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {

@@ -149,6 +149,11 @@ Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
     return s;
   });
 }
+Vi as_ints(Vw x) {
+  Vi out;
+  std::memcpy(&out, &x, sizeof out);
+  return out;
+}
 Vw low_nibbles(Vw a) {
   for (auto& lane : a.v) {
     for (uint8_t& byte : lane) byte &= 15;
@@ -169,12 +174,12 @@ Vf half_high(Vi a) {
       [&](int l) { return model::f16_to_f32(static_cast<uint16_t>(static_cast<uint32_t>(a.v[l]) >> 16)); });
 }
 
-Vi load_rows_u32(const std::byte* p, int64_t stride) {
+[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
   Vi out;
   for (int row = 0; row < 16; ++row) std::memcpy(&out.v[row], p + row * stride, 4);
   return out;
 }
-void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
   for (int t = 0; t < 4; ++t) {
     for (int row = 0; row < 16; ++row) std::memcpy(out[t].v[row], p + row * stride + 4 * t, 4);
   }
