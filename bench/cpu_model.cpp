@@ -1,0 +1,169 @@
+// Tokens per second of a checkpoint in one process on the fast CPU backend, and the memory bandwidth that
+// bounds it. `bench/run cpu` calls it and prints its JSON line.
+
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <chrono>
+#include <iostream>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "gpu/backend.hpp"
+#include "gpu/engine.hpp"
+#include "model/checkpoint.hpp"
+
+namespace {
+
+using namespace convoy;
+
+double seconds_now(clockid_t clock) {
+  timespec t{};
+  clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+/// Wall time, and what the process's threads spent on their cores: they differ where others use the machine.
+struct Seconds {
+  double wall = 0, cpu = 0;
+};
+template <class Work>
+Seconds time_of(const Work& work) {
+  const double wall = seconds_now(CLOCK_MONOTONIC), cpu = seconds_now(CLOCK_PROCESS_CPUTIME_ID);
+  work();
+  return {seconds_now(CLOCK_MONOTONIC) - wall, seconds_now(CLOCK_PROCESS_CPUTIME_ID) - cpu};
+}
+
+/// Bytes a second that `threads` threads read together, the best of some passes over memory that no cache
+/// holds.
+double read_bandwidth(int threads) {
+  constexpr size_t bytes_per_thread = size_t{256} << 20;
+  constexpr int passes = 8;
+  std::vector<std::vector<uint64_t>> memory(static_cast<size_t>(threads));
+  for (auto& m : memory) m.assign(bytes_per_thread / sizeof(uint64_t), 1);
+  double best = 0;
+  for (int pass = 0; pass < passes; ++pass) {
+    std::vector<uint64_t> sums(memory.size());
+    const Seconds t = time_of([&] {
+      std::vector<std::thread> readers;
+      for (size_t i = 0; i < memory.size(); ++i)
+        readers.emplace_back(
+            [&, i] { sums[i] = std::accumulate(memory[i].begin(), memory[i].end(), uint64_t{0}); });
+      for (std::thread& r : readers) r.join();
+    });
+    if (std::accumulate(sums.begin(), sums.end(), uint64_t{0}) != memory[0].size() * memory.size())
+      std::abort();
+    best = std::max(best, static_cast<double>(bytes_per_thread * memory.size()) / t.wall);
+  }
+  return best;
+}
+
+/// The bytes of weights that one token's products read.
+double weight_bytes(const model::Checkpoint& checkpoint) {
+  const model::StageWeights w = checkpoint.stage({0, checkpoint.config().layers - 1});
+  size_t bytes = w.head->bytes.size();
+  for (const model::LayerWeights& l : w.layers) {
+    for (const model::Tensor* t : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) bytes += t->bytes.size();
+  }
+  return static_cast<double>(bytes);
+}
+
+class Bench {
+ public:
+  Bench(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
+        int64_t context)
+      : vocab_(checkpoint->config().vocab),
+        blocks_(static_cast<uint32_t>((context + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens)),
+        engine_(gpu::make_cpu_backend(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
+                {blocks_, 1, context, context}) {}
+
+  Seconds prompt(int64_t tokens) {
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < tokens; ++i) ids.push_back(static_cast<int32_t>((i * 7919 + 11) % vocab_));
+    start();
+    return time_of([&] { step(0, ids); });
+  }
+
+  /// From an empty context, each token fed back.
+  Seconds generate(int64_t tokens) {
+    start();
+    int32_t token = step(0, {1});
+    return time_of([&] {
+      for (int64_t i = 1; i <= tokens; ++i) token = step(static_cast<uint32_t>(i), {token});
+    });
+  }
+
+ private:
+  void start() {
+    engine_.reset();
+    number_ = 0;
+  }
+  int32_t step(uint32_t position, std::vector<int32_t> tokens) {
+    gpu::StepPlan plan;
+    plan.step = number_;
+    if (number_++ == 0) {
+      plan.starts.push_back({0, 1, {}});
+      for (uint32_t b = 0; b < blocks_; ++b) plan.block_changes.push_back({0, b, b});
+    }
+    plan.sequences.push_back({0, position, std::move(tokens), 1});
+    return engine_.run(plan, {}).result.sequences.at(0).tokens.at(0).id;
+  }
+
+  int64_t vocab_;
+  uint32_t blocks_;
+  gpu::Engine engine_;
+  uint64_t number_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::string path, kernels = "fast";
+  int threads = 1, repeats = 3;
+  int64_t prompt = 512, generate = 128;
+  bool skip_bandwidth = false;
+  CLI::App app{"Measures prompt and generation tokens per second of a checkpoint in one process"};
+  app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
+  app.add_option("--kernels", kernels)->check(CLI::IsMember({"fast", "reference"}));
+  app.add_option("--threads", threads)->check(CLI::Range(1, 256));
+  app.add_option("--prompt", prompt, "tokens of the prompt in one step")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--generate", generate, "tokens generated from an empty context")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--repeats", repeats, "the best of so many is reported")->check(CLI::Range(1, 1000));
+  app.add_flag("--skip-bandwidth", skip_bandwidth);
+  CLI11_PARSE(app, argc, argv);
+
+  const auto checkpoint = model::Checkpoint::open(path);
+  Bench bench(checkpoint, kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference, threads,
+              std::max(prompt, generate + 1));
+  Seconds best_prompt{1e9, 1e9}, best_generate{1e9, 1e9};
+  const auto keep_best = [](Seconds& best, Seconds t) {
+    best = {std::min(best.wall, t.wall), std::min(best.cpu, t.cpu)};
+  };
+  bench.prompt(prompt);  // touches the weights' pages
+  for (int i = 0; i < repeats; ++i) {
+    keep_best(best_prompt, bench.prompt(prompt));
+    keep_best(best_generate, bench.generate(generate));
+  }
+  boost::json::object out{
+      {"threads", threads},
+      {"prompt_tokens", prompt},
+      {"generated_tokens", generate},
+      {"prompt_tokens_per_s", static_cast<double>(prompt) / best_prompt.wall},
+      {"generation_tokens_per_s", static_cast<double>(generate) / best_generate.wall},
+      {"prompt_cpu_ms_per_token", best_prompt.cpu * 1e3 / static_cast<double>(prompt)},
+      {"generation_cpu_ms_per_token", best_generate.cpu * 1e3 / static_cast<double>(generate)}};
+  if (!skip_bandwidth) {
+    const double bandwidth = read_bandwidth(threads);
+    const double read = weight_bytes(*checkpoint) * static_cast<double>(generate) / best_generate.wall;
+    out["memory_read_bytes_per_s"] = bandwidth;
+    out["generation_bandwidth_fraction"] = read / bandwidth;
+  }
+  std::cout << boost::json::serialize(out) << std::endl;
+} catch (const std::exception& e) {
+  std::cerr << "convoy_bench: " << e.what() << '\n';
+  return 1;
+}
