@@ -1,6 +1,7 @@
 #pragma once
-// The edge: an HTTP/1.1 server that speaks OpenAI's API. Sessions are coroutines on the gateway's I/O threads; the
-// gateway actor hands them the cluster's answers. Text exists only here: inside there are token ids.
+// The edge: an HTTP/1.1 server that speaks OpenAI's API. Sessions are coroutines on the gateway's I/O
+// threads; the gateway actor hands them the cluster's answers. Text exists only here: inside there are token
+// ids.
 
 #include <cstdint>
 #include <memory>
@@ -24,15 +25,16 @@ struct GatewayOptions {
   int threads = 1;
   uint64_t header_bytes_max = 16 << 10;
   uint64_t body_bytes_max = 4 << 20;
-  uint32_t header_timeout_ms = 10'000;    // from the connection, or the last answer, to a whole header
+  uint32_t header_timeout_ms = 10'000;  // from the connection, or the last answer, to a whole header
   uint32_t body_timeout_ms = 30'000;
   uint32_t request_timeout_ms = 600'000;  // a whole answer: the request's deadline
   uint32_t write_timeout_ms = 30'000;     // a client that does not read
   uint32_t connections_max = 1024;
-  uint32_t max_tokens_default = 512;      // when the client names no limit (never beyond the context)
+  uint32_t max_tokens_default = 512;  // when the client names no limit (never beyond the context)
   uint32_t stop_strings_max = 16;
-  uint32_t readiness_period_ms = 1000;    // ready is only believed that long
+  uint32_t readiness_period_ms = 1000;  // ready is only believed that long
   bool control_tokens_in_prompts = false;
+  uint64_t cache_epoch = 0;  // raised by the operator to forget all cached answers
 };
 
 /// The one model that this cluster serves.
@@ -56,8 +58,8 @@ class Gateway {
 
   /// Where the cluster's answers are mailed.
   actors::GatewayActor actor() const;
-  /// Starts serving. Throws InputError if the address is taken. cache_secret keys the answer cache's HMAC; requests
-  /// get no cache key if it is empty.
+  /// Starts serving. Throws InputError if the address is taken. cache_secret keys the answer cache's HMAC;
+  /// requests get no cache key if it is empty.
   void serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret);
   uint16_t port() const;
 

@@ -1,0 +1,28 @@
+#pragma once
+// ApiError: what the client is told when a request cannot be served, in OpenAI's terms. A value; any thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace convoy::gateway {
+
+struct ApiError {
+  unsigned status = 500;  // HTTP
+  std::string message;
+  std::string param;           // the request's field; empty: null
+  std::string code;            // empty: null
+  uint32_t retry_after_s = 0;  // 0: no Retry-After header
+
+  /// OpenAI's `type`, which follows from the status.
+  std::string_view type() const {
+    if (status == 429) return "rate_limit_error";
+    return status >= 500 ? "server_error" : "invalid_request_error";
+  }
+};
+
+inline ApiError bad_request(std::string message, std::string param, std::string code = {}) {
+  return {400, std::move(message), std::move(param), std::move(code)};
+}
+
+}  // namespace convoy::gateway

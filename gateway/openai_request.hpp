@@ -1,0 +1,49 @@
+#pragma once
+// The bodies of POST /v1/chat/completions and /v1/completions: JSON to a validated request. Pure; any thread.
+// A known field of a wrong type, out of range, or asking for what we don't do is an error that names it;
+// unknown fields are ignored. null means absent, as OpenAI has it.
+
+#include <boost/json.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "gateway/api_error.hpp"
+#include "model/chat_template.hpp"
+#include "model/sampling.hpp"
+
+namespace convoy::gateway {
+
+enum class Endpoint { chat, completions };
+
+constexpr size_t json_depth_max = 64;           // a deeper body would cost stack
+constexpr size_t stop_string_bytes_max = 4096;  // that much text of a stream may be held back
+constexpr uint32_t chat_top_logprobs_max = 20;
+constexpr uint32_t completion_logprobs_max = 5;
+
+struct CompletionRequest {
+  Endpoint endpoint = Endpoint::chat;
+  boost::json::object body;  // as it came: the answer cache's key is made of it
+  std::string model;
+  std::vector<model::Message> messages;                    // chat
+  std::variant<std::string, std::vector<int32_t>> prompt;  // completions
+  model::Sampling sampling;                                // end_tokens are the model's: not set here
+  bool seeded = false;                                     // the client gave a seed
+  std::optional<uint32_t> max_tokens;
+  std::string max_tokens_field;  // which one named it, for errors
+  std::vector<std::string> stop;
+  bool ignore_eos = false;
+  bool stream = false, include_usage = false, return_token_ids = false;
+
+  /// The same request again has the same answer.
+  bool deterministic() const { return seeded || sampling.temperature == 0; }
+};
+
+/// stop_strings_max: how many stop strings a request may have.
+std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::string_view body,
+                                                        uint32_t stop_strings_max);
+
+}  // namespace convoy::gateway

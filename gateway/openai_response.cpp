@@ -1,0 +1,182 @@
+#include "gateway/openai_response.hpp"
+
+#include <cmath>
+
+namespace convoy::gateway {
+
+namespace json = boost::json;
+
+namespace {
+
+std::string event(const json::object& data) { return "data: " + json::serialize(data) + "\n\n"; }
+
+const char* name(FinishReason reason) { return reason == FinishReason::stop ? "stop" : "length"; }
+
+json::object usage_object(const Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"completion_tokens", usage.completion_tokens},
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
+}
+
+/// A token as text: its own bytes, even where they are only part of a character. Without a tokenizer its id.
+std::string token_text(const ServedModel& model, int32_t id) {
+  if (!model.tokenizer) return "token_id:" + std::to_string(id);
+  std::string text;
+  Utf8Decoder decoder;
+  decoder.push(model.tokenizer->bytes(id), text);
+  decoder.finish(text);
+  return text;
+}
+
+/// JSON has no infinities: a token that could not be drawn gets what OpenAI's API says then.
+double finite(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
+
+json::array token_ids(const Piece& piece) {
+  json::array ids;
+  for (const AnswerToken& t : piece.tokens) ids.push_back(t.id);
+  return ids;
+}
+
+json::object error_object(const ApiError& error) {
+  const auto or_null = [](const std::string& s) { return s.empty() ? json::value(nullptr) : json::value(s); };
+  return {{"error", json::object{{"message", error.message},
+                                 {"type", error.type()},
+                                 {"param", or_null(error.param)},
+                                 {"code", or_null(error.code)}}}};
+}
+
+json::object model_object(const ServedModel& model) {
+  return {{"id", model.id}, {"object", "model"}, {"created", model.created}, {"owned_by", "convoy"}};
+}
+
+}  // namespace
+
+AnswerWriter::AnswerWriter(const ServedModel& model, const CompletionRequest& request, std::string id,
+                           int64_t created)
+    : model_(model), request_(request), id_(std::move(id)), created_(created) {}
+
+json::object AnswerWriter::envelope(const char* object) const {
+  return {{"id", id_},
+          {"object", object},
+          {"created", created_},
+          {"model", model_.id},
+          {"system_fingerprint", "fp_" + model_.weights_digest.substr(0, 12)}};
+}
+
+json::object AnswerWriter::chat_logprob(int32_t id, float logprob) const {
+  json::array bytes;
+  if (model_.tokenizer)
+    for (char c : model_.tokenizer->bytes(id)) bytes.push_back(static_cast<unsigned char>(c));
+  return {{"token", token_text(model_, id)}, {"logprob", finite(logprob)}, {"bytes", std::move(bytes)}};
+}
+
+json::value AnswerWriter::logprobs(const Piece& piece) const {
+  if (!request_.sampling.logprobs) return nullptr;
+  if (chat()) {
+    json::array content;
+    for (const AnswerToken& t : piece.tokens) {
+      if (t.end) continue;
+      json::object entry = chat_logprob(t.id, t.logprob);
+      json::array& top = entry["top_logprobs"].emplace_array();
+      for (const auto& [id, logprob] : t.top) top.push_back(chat_logprob(id, logprob));
+      content.push_back(std::move(entry));
+    }
+    return json::object{{"content", std::move(content)}, {"refusal", nullptr}};
+  }
+  json::array tokens, values, tops, offsets;
+  for (const AnswerToken& t : piece.tokens) {
+    if (t.end) continue;
+    tokens.push_back(json::value(token_text(model_, t.id)));
+    values.push_back(finite(t.logprob));
+    offsets.push_back(t.text_offset);
+    json::object top;
+    for (const auto& [id, logprob] : t.top) top.emplace(token_text(model_, id), finite(logprob));
+    tops.push_back(request_.sampling.top_logprobs ? json::value(std::move(top)) : json::value(nullptr));
+  }
+  return json::object{{"tokens", std::move(tokens)},
+                      {"token_logprobs", std::move(values)},
+                      {"top_logprobs", std::move(tops)},
+                      {"text_offset", std::move(offsets)}};
+}
+
+/// Without its text: that is a message, a delta or plain.
+json::object AnswerWriter::choice(const Piece& piece) const {
+  json::object choice{{"index", 0}, {"logprobs", logprobs(piece)}, {"finish_reason", nullptr}};
+  if (request_.return_token_ids) choice["token_ids"] = token_ids(piece);
+  return choice;
+}
+
+std::string AnswerWriter::body(const Piece& whole, FinishReason finish, const Usage& usage) const {
+  json::object choice = this->choice(whole);
+  choice["finish_reason"] = name(finish);
+  if (chat())
+    choice["message"] = json::object{{"role", "assistant"}, {"content", whole.text}, {"refusal", nullptr}};
+  else
+    choice["text"] = whole.text;
+  json::object body = envelope(chat() ? "chat.completion" : "text_completion");
+  body["choices"].emplace_array().push_back(std::move(choice));
+  body["usage"] = usage_object(usage);
+  return json::serialize(body);
+}
+
+std::string AnswerWriter::chunk(json::object choice) const {
+  json::object body = envelope(chat() ? "chat.completion.chunk" : "text_completion");
+  body["choices"].emplace_array().push_back(std::move(choice));
+  if (request_.include_usage) body["usage"] = nullptr;
+  return event(body);
+}
+
+std::string AnswerWriter::first_event() const {
+  if (!chat()) return {};
+  return chunk({{"index", 0},
+                {"delta", json::object{{"role", "assistant"}, {"content", ""}}},
+                {"logprobs", nullptr},
+                {"finish_reason", nullptr}});
+}
+
+std::string AnswerWriter::piece_event(const Piece& piece) const {
+  const bool tells_tokens =
+      !piece.tokens.empty() && (request_.sampling.logprobs || request_.return_token_ids);
+  if (piece.text.empty() && !tells_tokens) return {};
+  json::object choice = this->choice(piece);
+  if (chat())
+    choice["delta"] = json::object{{"content", piece.text}};
+  else
+    choice["text"] = piece.text;
+  return chunk(std::move(choice));
+}
+
+std::string AnswerWriter::end_events(FinishReason finish, const Usage& usage) const {
+  json::object last{{"index", 0}, {"logprobs", nullptr}, {"finish_reason", name(finish)}};
+  if (chat())
+    last["delta"] = json::object{};
+  else
+    last["text"] = "";
+  std::string events = chunk(std::move(last));
+  if (request_.include_usage) {
+    json::object body = envelope(chat() ? "chat.completion.chunk" : "text_completion");
+    body["choices"].emplace_array();
+    body["usage"] = usage_object(usage);
+    events += event(body);
+  }
+  return events + "data: [DONE]\n\n";
+}
+
+std::string error_body(const ApiError& error) { return json::serialize(error_object(error)); }
+
+std::string error_event(const ApiError& error) { return event(error_object(error)); }
+
+std::string model_body(const ServedModel& model) { return json::serialize(model_object(model)); }
+
+std::string models_body(const ServedModel& model) {
+  json::object list{{"object", "list"}};
+  list["data"].emplace_array().push_back(model_object(model));
+  return json::serialize(list);
+}
+
+std::string ready_body(const std::string& why_not) {
+  if (why_not.empty()) return json::serialize(json::object{{"ready", true}});
+  return json::serialize(json::object{{"ready", false}, {"reason", why_not}});
+}
+
+}  // namespace convoy::gateway

@@ -1,0 +1,55 @@
+#pragma once
+// OpenAI's bodies and server-sent events, from plain values. Pure; any thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "gateway/answer.hpp"
+#include "gateway/api_error.hpp"
+#include "gateway/gateway.hpp"
+#include "gateway/openai_request.hpp"
+
+namespace convoy::gateway {
+
+struct Usage {
+  uint64_t prompt_tokens = 0, completion_tokens = 0;  // end tokens included
+};
+
+/// Writes the bodies of one answer.
+class AnswerWriter {
+ public:
+  /// model and request must outlive it. created: Unix seconds.
+  AnswerWriter(const ServedModel& model, const CompletionRequest& request, std::string id, int64_t created);
+
+  /// The whole answer as one JSON object.
+  std::string body(const Piece& whole, FinishReason finish, const Usage& usage) const;
+
+  /// Each is one event or none: the chat's first chunk with the role, what a piece adds, the end (finish
+  /// reason, usage if asked for, [DONE]).
+  std::string first_event() const;
+  std::string piece_event(const Piece& piece) const;
+  std::string end_events(FinishReason finish, const Usage& usage) const;
+
+ private:
+  bool chat() const { return request_.endpoint == Endpoint::chat; }
+  boost::json::object envelope(const char* object) const;
+  boost::json::object choice(const Piece& piece) const;
+  boost::json::value logprobs(const Piece& piece) const;
+  boost::json::object chat_logprob(int32_t id, float logprob) const;
+  std::string chunk(boost::json::object choice) const;
+
+  const ServedModel& model_;
+  const CompletionRequest& request_;
+  std::string id_;
+  int64_t created_;
+};
+
+std::string error_body(const ApiError& error);
+/// What a stream says before it is cut off: the answer is not whole.
+std::string error_event(const ApiError& error);
+std::string model_body(const ServedModel& model);
+std::string models_body(const ServedModel& model);
+std::string ready_body(const std::string& why_not);  // empty: ready
+
+}  // namespace convoy::gateway

@@ -1,0 +1,167 @@
+#include "gateway/answer.hpp"
+
+#include <boost/test/unit_test.hpp>
+
+#include "gateway/openai_response.hpp"
+#include "test/gateway/fake_model.hpp"
+
+namespace convoy::gateway {
+
+namespace {
+
+namespace json = boost::json;
+using schema::Frame;
+using schema::FrameBuilder;
+
+struct Fixture {
+  ServedModel model = test::fake_model();
+  CompletionRequest request;
+  std::optional<AnswerReader> reader;
+  Piece piece;
+
+  AnswerReader& read(uint32_t max_tokens = 100) {
+    if (!reader) reader.emplace(model, request, max_tokens);
+    return *reader;
+  }
+  std::optional<std::string> tokens(uint32_t first, const std::vector<int32_t>& ids) {
+    FrameBuilder<schema::Tokens> b;
+    b->setFirstIndex(first);
+    auto list = b->initTokens(static_cast<unsigned>(ids.size()));
+    for (unsigned i = 0; i < list.size(); ++i) {
+      list[i].setId(ids[i]);
+      list[i].setLogprob(-0.5f);
+      auto top = list[i].initTop(1);
+      top[0].setId(ids[i]);
+      top[0].setLogprob(-0.5f);
+    }
+    const auto frame = std::move(b).finish();
+    return read().take(*schema::Reading(frame), piece);
+  }
+  std::optional<std::string> finished(uint32_t count,
+                                      schema::Finished::Reason reason = schema::Finished::Reason::STOP) {
+    FrameBuilder<schema::Finished> b;
+    b->setTokens(count);
+    b->setReason(reason);
+    b->setMessage("the reason");
+    const auto frame = std::move(b).finish();
+    return read().take(*schema::Reading(frame), piece);
+  }
+};
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_SUITE(answers, Fixture)
+
+BOOST_AUTO_TEST_CASE(tokens_become_text_and_control_tokens_do_not) {
+  BOOST_TEST(!tokens(0, {'h', test::control_token, 'i'}));
+  BOOST_TEST(!tokens(3, {test::piece_token, test::end_token}));
+  BOOST_TEST(!finished(5));
+  BOOST_TEST(piece.text == "hi piece");
+  BOOST_TEST(piece.tokens.size() == 5u);
+  BOOST_TEST(piece.tokens[4].end);
+  BOOST_TEST((read().finish_reason() == FinishReason::stop));
+  BOOST_TEST(read().tokens() == 5u);
+}
+
+BOOST_AUTO_TEST_CASE(repeated_tokens_are_ignored) {
+  BOOST_TEST(!tokens(0, {'a', 'b'}));
+  BOOST_TEST(!tokens(0, {'a', 'b'}));
+  BOOST_TEST(!tokens(1, {'b', 'c'}));
+  BOOST_TEST(piece.text == "abc");
+  BOOST_TEST(!finished(3, schema::Finished::Reason::LENGTH));
+  BOOST_TEST((read().finish_reason() == FinishReason::length));
+}
+
+BOOST_AUTO_TEST_CASE(a_gap_is_a_failure) {
+  BOOST_TEST(!tokens(0, {'a'}));
+  BOOST_TEST(tokens(2, {'c'}).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(an_end_that_counts_other_tokens_is_a_failure) {
+  BOOST_TEST(!tokens(0, {'a'}));
+  BOOST_TEST(finished(2).has_value());
+  BOOST_TEST(!read().finish_reason().has_value());
+}
+
+BOOST_AUTO_TEST_CASE(failed_and_cancelled_ends_are_failures) {
+  BOOST_TEST(finished(0, schema::Finished::Reason::FAILED).value() == "the reason");
+  BOOST_TEST(finished(0, schema::Finished::Reason::CANCELLED).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(more_tokens_than_asked_for_or_unknown_ones_are_failures) {
+  read(2);
+  BOOST_TEST(tokens(0, {'a', 'b', 'c'}).has_value());
+  BOOST_TEST(tokens(2, {test::vocab}).has_value());
+  BOOST_TEST(tokens(2, {-1}).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(a_stop_string_ends_the_answer_and_its_tokens_count) {
+  request.stop = {"lo"};
+  BOOST_TEST(!tokens(0, {'h', 'e', 'l', 'l'}));
+  BOOST_TEST(piece.text == "hel");
+  BOOST_TEST(!tokens(4, {'o', 'x', 'y'}));
+  BOOST_TEST((read().finish_reason() == FinishReason::stop));
+  BOOST_TEST(piece.text == "hel");
+  BOOST_TEST(read().tokens() == 5u);
+  BOOST_TEST(piece.tokens.size() == 5u);
+  BOOST_TEST(!tokens(7, {'z'}));  // late tokens change nothing
+  BOOST_TEST(!finished(8));
+  BOOST_TEST(read().tokens() == 5u);
+}
+
+BOOST_AUTO_TEST_CASE(an_end_token_is_an_ordinary_one_with_ignore_eos) {
+  request.ignore_eos = true;
+  BOOST_TEST(!tokens(0, {'a', test::end_token, 'b'}));
+  BOOST_TEST(piece.text == "ab");
+  BOOST_TEST(!piece.tokens[1].end);
+}
+
+BOOST_AUTO_TEST_CASE(logprobs_of_a_chat_carry_token_bytes_and_alternatives) {
+  request.sampling.logprobs = true;
+  request.sampling.top_logprobs = 1;
+  tokens(0, {0xC3, 0xA9, test::end_token});
+  finished(3);
+  const AnswerWriter writer(model, request, "chatcmpl-1", 17);
+  const json::value body = json::parse(writer.body(piece, FinishReason::stop, {4, 3}));
+  const json::array& content = body.at("choices").at(0).at("logprobs").at("content").as_array();
+  BOOST_TEST(content.size() == 2u);  // the end token has no text
+  BOOST_TEST(content[0].at("token").as_string() == "\xEF\xBF\xBD");
+  BOOST_TEST((content[0].at("bytes") == json::array({0xC3})));
+  BOOST_TEST(content[0].at("logprob").as_double() == -0.5);
+  BOOST_TEST(content[0].at("top_logprobs").at(0).at("logprob").as_double() == -0.5);
+  BOOST_TEST(body.at("choices").at(0).at("message").at("content").as_string() == "\xC3\xA9");
+  BOOST_TEST(body.at("usage").at("total_tokens").to_number<int>() == 7);
+  BOOST_TEST(body.at("usage").at("completion_tokens").to_number<int>() == 3);
+}
+
+BOOST_AUTO_TEST_CASE(logprobs_of_a_completion_are_four_lists) {
+  request.endpoint = Endpoint::completions;
+  request.sampling.logprobs = true;
+  request.sampling.top_logprobs = 1;
+  tokens(0, {0xC3, 0xA9, 'b', test::piece_token, test::end_token});
+  finished(5);
+  const AnswerWriter writer(model, request, "cmpl-1", 17);
+  const json::value body = json::parse(writer.body(piece, FinishReason::stop, {4, 5}));
+  const json::value& logprobs = body.at("choices").at(0).at("logprobs");
+  BOOST_TEST((logprobs.at("text_offset") == json::array({0, 0, 1, 2})));
+  BOOST_TEST(logprobs.at("tokens").at(3).as_string() == " piece");
+  BOOST_TEST(logprobs.at("token_logprobs").as_array().size() == 4u);
+  BOOST_TEST(logprobs.at("top_logprobs").at(2).at("b").as_double() == -0.5);
+  BOOST_TEST(body.at("object").as_string() == "text_completion");
+  BOOST_TEST(body.at("choices").at(0).at("text").as_string() ==
+             "\xC3\xA9"
+             "b piece");
+}
+
+BOOST_AUTO_TEST_CASE(an_infinite_logprob_is_still_json) {
+  request.sampling.logprobs = true;
+  piece.tokens.push_back({'a', -std::numeric_limits<float>::infinity(), {}, 0, false});
+  const AnswerWriter writer(model, request, "chatcmpl-1", 17);
+  const json::value body = json::parse(writer.body(piece, FinishReason::length, {1, 1}));
+  BOOST_TEST(body.at("choices").at(0).at("logprobs").at("content").at(0).at("logprob").as_double() ==
+             -9999.0);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace convoy::gateway

@@ -1,0 +1,76 @@
+#pragma once
+// A model to test the edge with: token ids are bytes, a few more are control tokens or longer pieces.
+
+#include <stdexcept>
+
+#include "gateway/gateway.hpp"
+#include "model/error.hpp"
+
+namespace convoy::gateway::test {
+
+constexpr int32_t end_token = 256, control_token = 257, piece_token = 258;  // piece_token: " piece"
+constexpr int64_t vocab = 259;
+
+class ByteTokenizer final : public model::Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::span<const model::Segment> segments) const override {
+    std::vector<int32_t> ids;
+    for (const auto& segment : segments) {
+      std::string_view text = segment.text;
+      while (!text.empty()) {
+        if (segment.trusted && text.starts_with("<ctl>")) {
+          ids.push_back(control_token);
+          text.remove_prefix(5);
+        } else {
+          ids.push_back(static_cast<unsigned char>(text[0]));
+          text.remove_prefix(1);
+        }
+      }
+    }
+    return ids;
+  }
+  std::string decode(std::span<const int32_t>, bool) const override { throw std::logic_error("not used"); }
+  std::string_view bytes(int32_t id) const override {
+    static const std::string all = [] {
+      std::string s;
+      for (int i = 0; i < 256; ++i) s += static_cast<char>(i);
+      return s;
+    }();
+    if (id >= 0 && id < 256) return std::string_view(all).substr(static_cast<size_t>(id), 1);
+    return id == end_token ? "<end>" : id == control_token ? "<ctl>" : id == piece_token ? " piece" : "";
+  }
+  bool is_control(int32_t id) const override { return id == end_token || id == control_token; }
+  std::optional<int32_t> id_of(std::string_view) const override { return {}; }
+  int64_t size() const override { return vocab; }
+  const std::string& digest() const override { return digest_; }
+  const std::optional<std::string>& chat_template() const override { return template_; }
+  std::optional<int32_t> bos() const override { return {}; }
+  std::optional<int32_t> eos() const override { return end_token; }
+
+ private:
+  std::string digest_ = "bytes";
+  std::optional<std::string> template_;
+};
+
+/// "<ctl>role:content" for each message.
+class PlainTemplate final : public model::ChatTemplate {
+ public:
+  std::string_view name() const override { return "plain"; }
+  std::vector<model::Segment> render(std::span<const model::Message> messages, bool) const override {
+    std::vector<model::Segment> segments;
+    for (const auto& m : messages) {
+      if (m.content == "refuse me") throw InputError("the template refuses this", "messages", "");
+      segments.push_back({"<ctl>" + m.role + ":", true});
+      segments.push_back({m.content, false});
+    }
+    return segments;
+  }
+};
+
+inline ServedModel fake_model(int64_t context_tokens = 1000) {
+  static const PlainTemplate chat;
+  return {"fake-model", 1700000000,  context_tokens,    vocab, std::make_shared<ByteTokenizer>(),
+          &chat,        {end_token}, "0123456789abcdef"};
+}
+
+}  // namespace convoy::gateway::test

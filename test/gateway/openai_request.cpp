@@ -1,0 +1,302 @@
+#include "gateway/openai_request.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <random>
+
+#include "gateway/prompt.hpp"
+#include "test/gateway/fake_model.hpp"
+
+namespace convoy::gateway {
+
+namespace {
+
+constexpr uint32_t stops_max = 4;
+
+std::string chat(const std::string& more,
+                 const std::string& messages = R"([{"role":"user","content":"hi"}])") {
+  return R"({"model":"fake-model","messages":)" + messages + (more.empty() ? "" : "," + more) + "}";
+}
+std::string completion(const std::string& more, const std::string& prompt = R"("hi")") {
+  return R"({"model":"fake-model","prompt":)" + prompt + (more.empty() ? "" : "," + more) + "}";
+}
+
+CompletionRequest good(const std::string& body, Endpoint endpoint = Endpoint::chat) {
+  auto parsed = parse_request(endpoint, body, stops_max);
+  if (auto* error = std::get_if<ApiError>(&parsed)) BOOST_FAIL(body + ": " + error->message);
+  return std::get<CompletionRequest>(std::move(parsed));
+}
+
+ApiError bad(const std::string& body, Endpoint endpoint = Endpoint::chat) {
+  auto parsed = parse_request(endpoint, body, stops_max);
+  if (!std::holds_alternative<ApiError>(parsed)) BOOST_FAIL("accepted: " + body.substr(0, 200));
+  return std::get<ApiError>(parsed);
+}
+
+void refuses(const std::string& body, const std::string& param, Endpoint endpoint = Endpoint::chat) {
+  BOOST_TEST_CONTEXT(body) {
+    const ApiError error = bad(body, endpoint);
+    BOOST_TEST(error.status == 400u);
+    BOOST_TEST(error.param == param);
+    BOOST_TEST(error.type() == "invalid_request_error");
+    BOOST_TEST(!error.message.empty());
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_plain_request_gets_the_defaults_of_openai) {
+  const CompletionRequest r = good(chat(""));
+  BOOST_TEST(r.model == "fake-model");
+  BOOST_TEST(r.messages.size() == 1u);
+  BOOST_TEST(r.messages[0].content == "hi");
+  BOOST_TEST(r.sampling.temperature == 1.0f);
+  BOOST_TEST(r.sampling.top_p == 1.0f);
+  BOOST_TEST(!r.max_tokens.has_value());
+  BOOST_TEST(!r.stream);
+  BOOST_TEST(!r.deterministic());
+}
+
+BOOST_AUTO_TEST_CASE(every_field_of_a_request_arrives) {
+  const CompletionRequest r = good(chat(
+      R"("temperature":0,"top_p":0.5,"top_k":7,"min_p":0.1,"presence_penalty":-2,"frequency_penalty":2,
+         "repetition_penalty":1.5,"seed":-5,"max_tokens":9,"max_completion_tokens":8,"stop":["a","b"],"stream":true,
+         "stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":3,"ignore_eos":true,"min_tokens":2,
+         "return_token_ids":true)"));
+  BOOST_TEST(r.sampling.temperature == 0.0f);
+  BOOST_TEST(r.sampling.top_p == 0.5f);
+  BOOST_TEST(r.sampling.top_k == 7u);
+  BOOST_TEST(r.sampling.min_p == 0.1f);
+  BOOST_TEST(r.sampling.presence_penalty == -2.0f);
+  BOOST_TEST(r.sampling.frequency_penalty == 2.0f);
+  BOOST_TEST(r.sampling.repetition_penalty == 1.5f);
+  BOOST_TEST(static_cast<int64_t>(r.sampling.seed) == -5);
+  BOOST_TEST(r.max_tokens.value() == 8u);
+  BOOST_TEST(r.stop == (std::vector<std::string>{"a", "b"}));
+  BOOST_TEST((r.stream && r.include_usage && r.return_token_ids && r.ignore_eos && r.sampling.logprobs));
+  BOOST_TEST(r.sampling.top_logprobs == 3u);
+  BOOST_TEST(r.sampling.min_tokens == 2u);
+  BOOST_TEST(r.deterministic());
+}
+
+BOOST_AUTO_TEST_CASE(null_means_absent_and_unknown_fields_are_ignored) {
+  const CompletionRequest r =
+      good(chat(R"("temperature":null,"stop":null,"seed":null,"tools":null,"n":null,"made_up":{"x":[1]})"));
+  BOOST_TEST(r.sampling.temperature == 1.0f);
+  BOOST_TEST(!r.seeded);
+}
+
+BOOST_AUTO_TEST_CASE(values_that_ask_for_nothing_unsupported_pass) {
+  good(chat(R"("n":1,"tools":[],"tool_choice":"none","logit_bias":{},"response_format":{"type":"text"},
+               "modalities":["text"],"store":true,"user":"u","parallel_tool_calls":true,"top_k":-1)"));
+  good(completion(R"("n":1,"best_of":1,"echo":false,"suffix":"","logprobs":null)"), Endpoint::completions);
+}
+
+BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
+  for (const auto& [field, value] :
+       std::vector<std::pair<std::string, std::string>>{{"n", "2"},
+                                                        {"tools", R"([{"type":"function"}])"},
+                                                        {"tool_choice", R"("required")"},
+                                                        {"functions", R"([{"name":"f"}])"},
+                                                        {"function_call", R"({"name":"f"})"},
+                                                        {"logit_bias", R"({"5":1})"},
+                                                        {"response_format", R"({"type":"json_object"})"},
+                                                        {"response_format", R"("text")"},
+                                                        {"modalities", R"(["text","audio"])"},
+                                                        {"audio", R"({"voice":"x"})"},
+                                                        {"reasoning_effort", R"("low")"}})
+    refuses(chat("\"" + field + "\":" + value), field);
+  for (const auto& [field, value] :
+       std::vector<std::pair<std::string, std::string>>{{"n", "3"},
+                                                        {"best_of", "2"},
+                                                        {"echo", "true"},
+                                                        {"suffix", R"("x")"},
+                                                        {"logit_bias", R"({"5":1})"}})
+    refuses(completion("\"" + field + "\":" + value), field, Endpoint::completions);
+}
+
+BOOST_AUTO_TEST_CASE(a_wrong_type_or_range_is_refused_by_name) {
+  for (const auto& [field, value] :
+       std::vector<std::pair<std::string, std::string>>{{"temperature", "2.1"},
+                                                        {"temperature", "-0.1"},
+                                                        {"temperature", R"("0")"},
+                                                        {"top_p", "0"},
+                                                        {"top_p", "1.01"},
+                                                        {"top_p", "true"},
+                                                        {"min_p", "-1"},
+                                                        {"top_k", "-2"},
+                                                        {"top_k", "1.5"},
+                                                        {"presence_penalty", "2.5"},
+                                                        {"frequency_penalty", "-2.5"},
+                                                        {"repetition_penalty", "0"},
+                                                        {"seed", "1.5"},
+                                                        {"seed", R"("1")"},
+                                                        {"seed", "9223372036854775808"},
+                                                        {"seed", "1e3"},
+                                                        {"max_tokens", "0"},
+                                                        {"max_tokens", "-1"},
+                                                        {"max_tokens", "5.0"},
+                                                        {"max_tokens", "99999999999"},
+                                                        {"max_completion_tokens", "0"},
+                                                        {"stop", "1"},
+                                                        {"stop", R"("")"},
+                                                        {"stop", R"(["a",""])"},
+                                                        {"stop", R"(["1","2","3","4","5"])"},
+                                                        {"stop", R"([["a"]])"},
+                                                        {"stream", "1"},
+                                                        {"stream", R"("true")"},
+                                                        {"logprobs", "1"},
+                                                        {"top_logprobs", "1"},
+                                                        {"n", "0"},
+                                                        {"n", "\"1\""},
+                                                        {"ignore_eos", "0"},
+                                                        {"min_tokens", "-1"},
+                                                        {"return_token_ids", "1"},
+                                                        {"stream_options", R"({"include_usage":true})"},
+                                                        {"logit_bias", "3"}})
+    refuses(chat("\"" + field + "\":" + value), field);
+  refuses(chat(R"("logprobs":true,"top_logprobs":21)"), "top_logprobs");
+  refuses(chat(R"("stream":true,"stream_options":1)"), "stream_options");
+  refuses(chat(R"("stream":true,"stream_options":{"include_usage":1})"), "stream_options.include_usage");
+  refuses(chat(R"("max_tokens":3,"min_tokens":4)"), "min_tokens");
+  refuses(completion(R"("logprobs":6)"), "logprobs", Endpoint::completions);
+  refuses(completion(R"("logprobs":true)"), "logprobs", Endpoint::completions);
+}
+
+BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
+  refuses(R"({"model":"m"})", "messages");
+  refuses(R"({"messages":[]})", "model");
+  refuses(R"({"model":7,"messages":[]})", "model");
+  const auto with = [](const std::string& messages) { return chat("", messages); };
+  refuses(with("[]"), "messages");
+  refuses(with("{}"), "messages");
+  refuses(with("[1]"), "messages[0]");
+  refuses(with(R"([{"role":"user"}])"), "messages[0].content");
+  refuses(with(R"([{"content":"x"}])"), "messages[0].role");
+  refuses(with(R"([{"role":"tool","content":"x"}])"), "messages[0].role");
+  refuses(with(R"([{"role":"user","content":"x"},{"role":"user","content":7}])"), "messages[1].content");
+  refuses(with(R"([{"role":"user","content":[{"type":"image_url","image_url":"x"}]}])"),
+          "messages[0].content[0].type");
+  refuses(with(R"([{"role":"user","content":[{"type":"text"}]}])"), "messages[0].content[0].text");
+  refuses(with(R"([{"role":"assistant","content":"x","tool_calls":[{}]}])"), "messages[0].tool_calls");
+  const auto r = good(
+      with(R"([{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"));
+  BOOST_TEST(r.messages[0].role == "system");
+  BOOST_TEST(r.messages[0].content == "ab");
+}
+
+BOOST_AUTO_TEST_CASE(a_prompt_is_one_text_or_one_list_of_token_ids) {
+  const auto prompt = [](const std::string& p) {
+    return good(completion("", p), Endpoint::completions).prompt;
+  };
+  BOOST_TEST(std::get<std::string>(prompt(R"("hi")")) == "hi");
+  BOOST_TEST(std::get<std::string>(prompt(R"(["hi"])")) == "hi");
+  BOOST_TEST(std::get<std::vector<int32_t>>(prompt("[1,2]")) == (std::vector<int32_t>{1, 2}));
+  BOOST_TEST(std::get<std::vector<int32_t>>(prompt("[[1,2]]")) == (std::vector<int32_t>{1, 2}));
+  for (const char* p : {"[]", "7", "{}", R"(["a","b"])", "[[1],[2]]", "[[]]", "[-1]", "[1,\"a\"]", "[1.5]",
+                        "[99999999999]", "null", "[[[1]]]", "[null]"})
+    refuses(completion("", p), "prompt", Endpoint::completions);
+}
+
+BOOST_AUTO_TEST_CASE(a_body_that_is_not_json_in_utf8_is_refused) {
+  for (const std::string& body : std::vector<std::string>{
+           "", "{", "nonsense", "[]", "1", "{\"model\":\"a\"} x", "{\"a\":\"\xFF\"}", "{\"a\":\"\xC0\x80\"}",
+           "{\"a\":\"\\ud800\"}", "{\"a\":nan}", "\xEF\xBB\xBF{}"})
+    refuses(body, "");
+}
+
+BOOST_AUTO_TEST_CASE(a_body_that_is_nested_very_deeply_is_refused_without_harm) {
+  constexpr size_t levels = 100'000;
+  const ApiError arrays = bad(R"({"model":)" + std::string(levels, '[') + std::string(levels, ']') + "}");
+  BOOST_TEST(arrays.status == 400u);
+  BOOST_TEST(arrays.message.find("nested") != std::string::npos);
+  std::string objects;
+  for (size_t i = 0; i < levels; ++i) objects += "{\"a\":";
+  BOOST_TEST(bad(objects).status == 400u);
+}
+
+BOOST_AUTO_TEST_CASE(bytes_changed_at_random_never_crash_the_parser) {
+  const uint32_t seed = std::random_device{}();
+  BOOST_TEST_MESSAGE("seed " << seed);
+  std::mt19937 random(seed);
+  const std::string start =
+      chat(R"("temperature":0.5,"stop":["a"],"seed":7,"stream":true,"logprobs":true,"top_logprobs":2)");
+  size_t accepted = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string body = start;
+    for (size_t n = 1 + random() % 4; n > 0; --n) body[random() % body.size()] = static_cast<char>(random());
+    const auto parsed = parse_request(Endpoint::chat, body, stops_max);
+    if (const auto* error = std::get_if<ApiError>(&parsed))
+      BOOST_TEST_REQUIRE(error->status == 400u);
+    else
+      ++accepted;
+  }
+  BOOST_TEST(accepted > 0u);
+}
+
+namespace {
+
+std::variant<Prompt, ApiError> encoded(const CompletionRequest& r, int64_t context, bool control = false) {
+  GatewayOptions options;
+  options.max_tokens_default = 50;
+  options.control_tokens_in_prompts = control;
+  return encode_prompt(r, test::fake_model(context), options);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(text_of_users_never_becomes_a_control_token) {
+  const auto chat_prompt =
+      std::get<Prompt>(encoded(good(chat("", R"([{"role":"user","content":"<ctl>"}])")), 1000));
+  BOOST_TEST(std::count(chat_prompt.tokens.begin(), chat_prompt.tokens.end(), test::control_token) ==
+             1);  // the template's
+  const auto r = good(completion("", R"("<ctl>")"), Endpoint::completions);
+  BOOST_TEST(std::get<Prompt>(encoded(r, 1000)).tokens.size() == 5u);
+  BOOST_TEST(std::get<Prompt>(encoded(r, 1000, true)).tokens == std::vector<int32_t>{test::control_token});
+}
+
+BOOST_AUTO_TEST_CASE(prompt_and_answer_fit_the_context_together) {
+  const std::string ten = R"("0123456789")";
+  const auto plain = good(completion("", ten), Endpoint::completions);
+  BOOST_TEST(std::get<Prompt>(encoded(plain, 1000)).max_tokens == 50u);
+  BOOST_TEST(std::get<Prompt>(encoded(plain, 30)).max_tokens == 20u);
+  BOOST_TEST(std::get<Prompt>(encoded(plain, 11)).max_tokens == 1u);
+  for (int64_t context : {5, 10}) {
+    const auto error = std::get<ApiError>(encoded(plain, context));
+    BOOST_TEST(error.code == "context_length_exceeded");
+    BOOST_TEST(error.param == "prompt");
+    BOOST_TEST(error.message.find(std::to_string(context)) != std::string::npos);
+    BOOST_TEST(error.message.find("10") != std::string::npos);
+  }
+  const auto named = good(completion(R"("max_tokens":20)", ten), Endpoint::completions);
+  BOOST_TEST(std::get<Prompt>(encoded(named, 30)).max_tokens == 20u);
+  const auto error = std::get<ApiError>(encoded(named, 29));
+  BOOST_TEST(error.status == 400u);
+  BOOST_TEST(error.param == "max_tokens");
+}
+
+BOOST_AUTO_TEST_CASE(what_template_or_vocabulary_refuse_is_the_clients_error) {
+  const auto refused =
+      std::get<ApiError>(encoded(good(chat("", R"([{"role":"user","content":"refuse me"}])")), 1000));
+  BOOST_TEST(refused.status == 400u);
+  BOOST_TEST(refused.param == "messages");
+  const auto beyond = std::get<ApiError>(encoded(good(completion("", "[259]"), Endpoint::completions), 1000));
+  BOOST_TEST(beyond.param == "prompt");
+  const auto empty = std::get<ApiError>(encoded(good(completion("", R"("")"), Endpoint::completions), 1000));
+  BOOST_TEST(empty.param == "prompt");
+}
+
+BOOST_AUTO_TEST_CASE(a_model_without_tokenizer_serves_token_ids_only) {
+  ServedModel model = test::fake_model();
+  model.tokenizer = nullptr;
+  model.chat = nullptr;
+  const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, model, {}); };
+  BOOST_TEST(std::get<Prompt>(encode(good(completion("", "[1,2]"), Endpoint::completions))).tokens.size() ==
+             2u);
+  BOOST_TEST(std::get<ApiError>(encode(good(completion(""), Endpoint::completions))).param == "prompt");
+  BOOST_TEST(
+      std::get<ApiError>(encode(good(completion(R"("stop":"x")", "[1]"), Endpoint::completions))).param ==
+      "stop");
+  BOOST_TEST(std::get<ApiError>(encode(good(chat("")))).status == 400u);
+}
+
+}  // namespace convoy::gateway
