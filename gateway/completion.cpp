@@ -1,0 +1,396 @@
+#include "gateway/completion.hpp"
+
+#include <kj/exception.h>
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <boost/algorithm/string.hpp>
+#include <stdexcept>
+
+#include "actors/log.hpp"
+#include "gateway/answer_key.hpp"
+
+namespace convoy::gateway {
+
+namespace {
+
+constexpr size_t inline_text_bytes_max = 16 << 10;  // tokenised in about 3 ms; longer texts go to the encoder
+
+void random_bytes(void* to, size_t size) {
+  if (RAND_bytes(static_cast<unsigned char*>(to), static_cast<int>(size)) != 1)
+    throw std::runtime_error("OpenSSL has no random numbers");
+}
+
+std::string random_id(const char* prefix) {
+  unsigned char bytes[12];
+  random_bytes(bytes, sizeof bytes);
+  std::string id = prefix;
+  for (unsigned char b : bytes) {
+    id += "0123456789abcdef"[b >> 4];
+    id += "0123456789abcdef"[b & 15];
+  }
+  return id;
+}
+
+void fill(schema::Sampling::Builder to, const model::Sampling& from) {
+  to.setTemperature(from.temperature);
+  to.setTopK(from.top_k);
+  to.setTopP(from.top_p);
+  to.setMinP(from.min_p);
+  to.setPresencePenalty(from.presence_penalty);
+  to.setFrequencyPenalty(from.frequency_penalty);
+  to.setRepetitionPenalty(from.repetition_penalty);
+  to.setSeed(from.seed);
+  to.setLogprobs(from.logprobs);
+  to.setTopLogprobs(from.top_logprobs);
+  to.setMinTokens(from.min_tokens);
+  auto ends = to.initEndTokens(static_cast<unsigned>(from.end_tokens.size()));
+  for (unsigned i = 0; i < ends.size(); ++i) ends.set(i, from.end_tokens[i]);
+}
+
+/// The client told us not to answer from the cache.
+bool told_not_to_cache(const HttpRequest& http) {
+  std::vector<std::string> directives;
+  boost::split(directives, http[http::field::cache_control], boost::is_any_of(", \t"));
+  return std::any_of(directives.begin(), directives.end(), [](const std::string& d) {
+    return boost::iequals(d, "no-store") || boost::iequals(d, "no-cache");
+  });
+}
+
+int64_t unix_ms() {
+  using namespace std::chrono;
+  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+}
+
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+ApiError broken_answer(const std::string& why) {
+  return {503, "the answer could not be completed: " + why, {}, "generation_failed", 1};
+}
+
+}  // namespace
+
+Completion::Completion(Edge& edge, Connection& connection, const HttpRequest& http, Endpoint endpoint)
+    : edge_(edge), connection_(connection), http_(http), endpoint_(endpoint) {}
+
+Completion::~Completion() { release(); }
+
+void Completion::stop() {
+  stopping_ = true;
+  if (mailbox_) mailbox_->interrupt(Stopping{});
+}
+
+asio::awaitable<Completion::After> Completion::run() {
+  id_ = random_id(endpoint_ == Endpoint::chat ? "chatcmpl-" : "cmpl-");
+  if (auto error = co_await prepare()) co_return co_await answer_error(*error);
+  generate();
+  const After after = co_await converse();
+  co_await connection_.stop_watching();
+  log_end();
+  co_return after;
+}
+
+asio::awaitable<std::optional<ApiError>> Completion::prepare() {
+  auto parsed = parse_request(endpoint_, http_.body(), edge_.options.stop_strings_max);
+  if (auto* error = std::get_if<ApiError>(&parsed)) co_return *error;
+  request_ = std::get<CompletionRequest>(std::move(parsed));
+  if (request_.model != edge_.model.id)
+    co_return ApiError{
+        404,
+        "the model '" + request_.model + "' does not exist; this cluster serves '" + edge_.model.id + "'",
+        "model", "model_not_found"};
+  if (request_.stream && http_.version() < 11) co_return bad_request("streaming needs HTTP/1.1", "stream");
+
+  std::variant<Prompt, ApiError> encoded;
+  if (text_bytes(request_) <= inline_text_bytes_max) {
+    encoded = encode_prompt(request_, edge_.model, edge_.options);
+  } else {
+    encoded = co_await asio::co_spawn(
+        edge_.encoder,
+        [this]() -> asio::awaitable<std::variant<Prompt, ApiError>> {
+          co_return encode_prompt(request_, edge_.model, edge_.options);
+        },
+        asio::use_awaitable);
+  }
+  if (auto* error = std::get_if<ApiError>(&encoded)) co_return *error;
+  prompt_ = std::get<Prompt>(std::move(encoded));
+  co_return std::nullopt;
+}
+
+std::string Completion::make_key() const {
+  const ServedModel& model = edge_.model;
+  KeyContext context;
+  context.weights_digest = model.weights_digest;
+  if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
+  if (model.chat) context.template_id = model.chat->name();
+  context.cache_epoch = edge_.options.cache_epoch;
+  // Settings of ours that shape the answer too: the limit when the client names none, and what prompts may
+  // hold.
+  context.endpoint = std::string(endpoint_ == Endpoint::chat ? "chat" : "completions") +
+                     " max_tokens=" + std::to_string(prompt_.max_tokens) +
+                     " control_tokens=" + std::to_string(edge_.options.control_tokens_in_prompts);
+  return answer_key(edge_.cache_secret, {}, context,
+                    request_.body);  // tenants come with a later version's keys
+}
+
+/// Opens the mailbox, then mails Generate: its answers cannot overtake the opening.
+void Completion::generate() {
+  model::Sampling& sampling = request_.sampling;
+  if (!request_.deterministic()) random_bytes(&sampling.seed, sizeof sampling.seed);
+  if (!request_.ignore_eos) sampling.end_tokens = edge_.model.end_tokens;
+  if (request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_))
+    cache_key_ = make_key();
+  cache_ = cache_key_.empty() ? Cache::bypass : Cache::miss;
+  const uint32_t timeout_ms = edge_.options.request_timeout_ms;
+  number_ = edge_.next_request.fetch_add(1);
+  mailbox_ =
+      std::make_shared<Mailbox>(connection_.executor(), began_ + std::chrono::milliseconds(timeout_ms));
+  if (stopping_) mailbox_->interrupt(Stopping{});
+  reader_.emplace(edge_.model, request_, prompt_.max_tokens);
+  writer_.emplace(edge_.model, request_, id_, unix_ms() / 1000);
+  edge_.metrics.prompt_tokens.Increment(static_cast<double>(prompt_.tokens.size()));
+
+  schema::FrameBuilder<schema::Generate> generate(64 + prompt_.tokens.size() / 2);
+  generate->setRequestId(id_);
+  generate->initReplyTo().setNode(edge_.options.node);
+  generate->getReplyTo().setRequest(number_);
+  auto tokens = generate->initTokens(static_cast<unsigned>(prompt_.tokens.size()));
+  for (unsigned i = 0; i < tokens.size(); ++i) tokens.set(i, prompt_.tokens[i]);
+  fill(generate->initSampling(), sampling);
+  generate->setMaxTokens(prompt_.max_tokens);
+  generate->setDeadlineMs(static_cast<uint64_t>(unix_ms()) + timeout_ms);
+  generate->setCacheKey(
+      capnp::Data::Reader(reinterpret_cast<const kj::byte*>(cache_key_.data()), cache_key_.size()));
+  generate->setAttempt(attempt_);
+  caf::anon_send(edge_.mailroom, OpenMailbox{number_, mailbox_});
+  running_ = true;
+  actors::mail(edge_.cache, std::move(generate).finish());
+  connection_.watch([mailbox = mailbox_] { mailbox->interrupt(ClientGone{}); });
+}
+
+asio::awaitable<Completion::After> Completion::converse() {
+  for (;;) {
+    take(co_await mailbox_->next());
+    while (!mailbox_->empty() && !gone_ && !failure_ && !reader_->finish_reason())
+      take(co_await mailbox_->next());
+    if (failure_) co_return co_await fail(*failure_);
+    if (!gone_ && request_.stream && started_) gone_ = !co_await write_piece();
+    if (gone_) {
+      release();
+      edge_.metrics.clients_gone.Increment();
+      co_return After::reset;
+    }
+    if (reader_->finish_reason()) co_return co_await finish();
+  }
+}
+
+/// The stream's header waits for the cluster's first message: only then X-Cache and refusals are known.
+asio::awaitable<bool> Completion::write_piece() {
+  std::string events;
+  if (!streaming_) {
+    http::response<http::empty_body> header{http::status::ok, 11};
+    header.set(http::field::content_type, "text/event-stream");
+    header.set(http::field::cache_control, "no-cache");
+    header.set("x-request-id", id_);
+    header.set("x-cache", cache_word());
+    header.keep_alive(http_.keep_alive());
+    if (!co_await connection_.begin_stream(std::move(header))) co_return false;
+    streaming_ = true;
+    status_ = 200;
+    events = writer_->first_event();
+  }
+  events += writer_->piece_event(piece_);
+  piece_ = {};
+  if (events.empty()) co_return true;
+  co_return co_await connection_.write_chunk(events);
+}
+
+asio::awaitable<Completion::After> Completion::finish() {
+  store();
+  release();
+  const Usage usage{prompt_.tokens.size(), reader_->tokens()};
+  const FinishReason reason = *reader_->finish_reason();
+  bool written = false;
+  if (request_.stream) {
+    written = co_await connection_.write_chunk(writer_->end_events(reason, usage)) &&
+              co_await connection_.end_stream();
+  } else {
+    whole_.text = std::move(piece_.text);
+    HttpResponse response = json_response(200, writer_->body(whole_, reason, usage));
+    response.set("x-request-id", id_);
+    response.set("x-cache", cache_word());
+    response.keep_alive(http_.keep_alive());
+    status_ = 200;
+    written = co_await connection_.write(std::move(response));
+  }
+  co_return written ? After::next_request : After::reset;
+}
+
+/// Before the first byte an ordinary error; in mid-stream an error event and then a connection that is reset.
+asio::awaitable<Completion::After> Completion::fail(ApiError error) {
+  release();
+  if (!streaming_) co_return co_await answer_error(error);
+  edge_.metrics.streams_cut.Increment();
+  status_ = error.status;
+  std::string events = writer_->piece_event(piece_) + error_event(error);
+  co_await connection_.write_chunk(events);
+  co_return After::reset;
+}
+
+asio::awaitable<Completion::After> Completion::answer_error(const ApiError& error) {
+  HttpResponse response = error_response(error);
+  response.set("x-request-id", id_);
+  response.keep_alive(http_.keep_alive());
+  status_ = error.status;
+  const bool written = co_await connection_.write(std::move(response));
+  co_return written ? After::next_request : After::reset;
+}
+
+void Completion::take(Event event) {
+  try {
+    if (auto* accepted = std::get_if<schema::Frame<schema::Accepted>>(&event)) {
+      if (schema::Reading(*accepted)->getAttempt() == attempt_) started_ = true;
+    } else if (auto* tokens = std::get_if<schema::Frame<schema::Tokens>>(&event)) {
+      take_tokens(*tokens);
+    } else if (auto* finished = std::get_if<schema::Frame<schema::Finished>>(&event)) {
+      take_finished(*finished);
+    } else if (auto* rejected = std::get_if<schema::Frame<schema::Rejected>>(&event)) {
+      take_rejected(*rejected);
+    } else if (auto* lost = std::get_if<ClusterLost>(&event)) {
+      running_ = false;
+      failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1};
+    } else if (std::holds_alternative<ClientGone>(event)) {
+      gone_ = true;
+    } else if (std::holds_alternative<Stopping>(event)) {
+      failure_ = ApiError{503, "this gateway is shutting down", {}, "shutting_down", 1};
+    } else {
+      failure_ =
+          ApiError{504,
+                   "no whole answer within " + std::to_string(edge_.options.request_timeout_ms) + " ms",
+                   {},
+                   "timeout"};
+    }
+  } catch (const kj::Exception& e) {
+    failure_ = broken_answer(std::string("a message cannot be read: ") + e.getDescription().cStr());
+  }
+}
+
+void Completion::take_tokens(const schema::Frame<schema::Tokens>& frame) {
+  schema::Reading tokens(frame);
+  if (tokens->getAttempt() != attempt_) return;
+  started(tokens->getFromCache());
+  if (first_token_s_ < 0) {
+    first_token_s_ = seconds_since(began_);
+    edge_.metrics.first_token_seconds.Observe(first_token_s_);
+  }
+  const size_t known = piece_.tokens.size();
+  const auto why = reader_->take(*tokens, piece_);
+  // A body needs all tokens, the cache too; a stream that is not kept needs only the latest.
+  if (!request_.stream || cache_ == Cache::miss)
+    whole_.tokens.insert(whole_.tokens.end(), piece_.tokens.begin() + static_cast<ptrdiff_t>(known),
+                         piece_.tokens.end());
+  if (!request_.stream) piece_.tokens.clear();
+  if (why) failure_ = broken_answer(*why);
+}
+
+void Completion::take_finished(const schema::Frame<schema::Finished>& frame) {
+  schema::Reading finished(frame);
+  if (finished->getAttempt() != attempt_) return;
+  running_ = false;
+  const auto why = reader_->take(*finished, piece_);
+  if (why)
+    failure_ = broken_answer(*why);
+  else
+    started(finished->getFromCache());
+}
+
+void Completion::take_rejected(const schema::Frame<schema::Rejected>& frame) {
+  schema::Reading rejected(frame);
+  if (rejected->getAttempt() != attempt_) return;
+  running_ = false;
+  const std::string message = rejected->getMessage().cStr();
+  const uint32_t retry_after_s = std::max(1u, (rejected->getRetryAfterMs() + 999) / 1000);
+  switch (rejected->getReason()) {
+    case schema::Rejected::Reason::OVERLOADED:
+      failure_ = ApiError{503, "the cluster is overloaded: " + message, {}, "overloaded", retry_after_s};
+      break;
+    case schema::Rejected::Reason::NOT_READY:
+      failure_ = ApiError{503, "the cluster is not ready: " + message, {}, "not_ready", retry_after_s};
+      break;
+    default:
+      failure_ = bad_request("the cluster refused the request: " + message, {});
+      break;
+  }
+}
+
+void Completion::started(bool from_cache) {
+  started_ = true;
+  if (!from_cache) return;
+  if (cache_ == Cache::miss) cache_ = Cache::hit;
+  running_ = false;
+}
+
+/// Nobody waits for this answer any more.
+void Completion::release() {
+  if (!mailbox_) return;
+  if (running_) {
+    schema::FrameBuilder<schema::Cancel> cancel;
+    cancel->initReplyTo().setNode(edge_.options.node);
+    cancel->getReplyTo().setRequest(number_);
+    actors::mail(edge_.router, std::move(cancel).finish());
+  }
+  running_ = false;
+  caf::anon_send(edge_.mailroom, CloseMailbox{number_});
+  mailbox_.reset();
+}
+
+/// Only whole answers get here. Up to a stop string if one ended it: replayed, it ends at the same token.
+void Completion::store() {
+  edge_.metrics.completion_tokens.Increment(reader_->tokens());
+  edge_.metrics.cache(cache_word());
+  if (cache_ != Cache::miss) return;
+  schema::FrameBuilder<schema::Store> store(64 + whole_.tokens.size() * 4);
+  store->setCacheKey(
+      capnp::Data::Reader(reinterpret_cast<const kj::byte*>(cache_key_.data()), cache_key_.size()));
+  auto answer = store->initAnswer();
+  answer.setReason(*reader_->finish_reason() == FinishReason::stop ? schema::Finished::Reason::STOP
+                                                                   : schema::Finished::Reason::LENGTH);
+  auto tokens = answer.initTokens(static_cast<unsigned>(whole_.tokens.size()));
+  for (unsigned i = 0; i < tokens.size(); ++i) {
+    const AnswerToken& from = whole_.tokens[i];
+    tokens[i].setId(from.id);
+    tokens[i].setLogprob(from.logprob);
+    auto top = tokens[i].initTop(static_cast<unsigned>(from.top.size()));
+    for (unsigned k = 0; k < top.size(); ++k) {
+      top[k].setId(from.top[k].first);
+      top[k].setLogprob(from.top[k].second);
+    }
+  }
+  actors::mail(edge_.cache, std::move(store).finish());
+}
+
+const char* Completion::cache_word() const {
+  switch (cache_) {
+    case Cache::hit:
+      return "hit";
+    case Cache::miss:
+      return "miss";
+    default:
+      return "bypass";
+  }
+}
+
+void Completion::log_end() const {
+  log::info("request.end", {{"id", id_},
+                            {"status", status_},
+                            {"stream", request_.stream},
+                            {"cache", cache_word()},
+                            {"prompt_tokens", prompt_.tokens.size()},
+                            {"completion_tokens", reader_->tokens()},
+                            {"first_token_ms", first_token_s_ * 1000},
+                            {"total_ms", seconds_since(began_) * 1000}});
+}
+
+}  // namespace convoy::gateway

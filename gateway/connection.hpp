@@ -1,0 +1,82 @@
+#pragma once
+// Connection: one client's TCP connection as HTTP/1.1 messages. Every wait has its limit; a client that
+// leaves while its answer is made is noticed. All members run on the socket's strand.
+
+#include <boost/asio.hpp>
+#include <boost/beast.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "gateway/api_error.hpp"
+#include "gateway/gateway.hpp"
+
+namespace convoy::gateway {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using tcp = asio::ip::tcp;
+
+using HttpRequest = http::request<http::string_body>;
+using HttpResponse = http::response<http::string_body>;
+
+HttpResponse json_response(unsigned status, std::string body);
+HttpResponse error_response(const ApiError& error);
+
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  asio::any_io_executor executor() { return socket_.get_executor(); }
+
+  struct Closed {};  // by the client, or idle for too long: there is nobody to tell
+
+  /// options must outlive it.
+  Connection(tcp::socket socket, const GatewayOptions& options);
+
+  /// The next request; or what to tell the client before the connection is closed (408, 413, 431, 400).
+  asio::awaitable<std::variant<HttpRequest, ApiError, Closed>> read_request();
+  /// Ends a read_request() that waits, as if the client had closed.
+  void interrupt();
+
+  /// All writes: false if the client is gone or does not read within write_timeout_ms.
+  asio::awaitable<bool> write(HttpResponse response, bool head_only = false);
+  asio::awaitable<bool> begin_stream(http::response<http::empty_body> header);
+  asio::awaitable<bool> write_chunk(std::string_view data);
+  asio::awaitable<bool> end_stream();
+
+  /// From here to stop_watching(), `gone` is called once if the client leaves. What it sends meanwhile
+  /// (pipelined requests) is kept, up to the buffer's limit; beyond that it is no longer watched.
+  void watch(std::function<void()> gone);
+  asio::awaitable<void> stop_watching();
+
+  /// An orderly end: the client can read the last answer although it may still be sending.
+  asio::awaitable<void> close();
+  /// An end that nobody takes for a whole answer: what was written is delivered, then the connection is
+  /// reset.
+  asio::awaitable<void> reset();
+
+ private:
+  void arm(uint32_t limit_ms);
+  void disarm();
+  void read_more();
+  std::variant<HttpRequest, ApiError, Closed> explain(const boost::system::error_code& ec,
+                                                      bool said_something) const;
+  template <class Operation>
+  asio::awaitable<bool> limited_write(Operation operation);
+
+  tcp::socket socket_;
+  const GatewayOptions& options_;
+  beast::flat_buffer buffer_;
+  asio::steady_timer limit_;  // of the operation that runs
+  uint64_t turn_ = 0;         // which operation that is: a late timer must not end the next one
+  bool expired_ = false;
+  bool waiting_for_request_ = false, interrupted_ = false;
+  std::function<void()> on_gone_;
+  bool reading_ = false;        // the watch's read is under way
+  asio::steady_timer settled_;  // woken when it is not
+};
+
+}  // namespace convoy::gateway

@@ -1,0 +1,188 @@
+#include "gateway/gateway.hpp"
+
+#include <boost/asio.hpp>
+#include <thread>
+#include <unordered_set>
+
+#include "actors/log.hpp"
+#include "gateway/edge.hpp"
+#include "gateway/session.hpp"
+#include "model/error.hpp"
+
+namespace convoy::gateway {
+
+using boost::system::error_code;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr size_t refusals_max = 32;    // clients being told that there are too many; more are just closed
+constexpr auto accept_retry = 100ms;   // out of file descriptors, say
+constexpr auto shutdown_timeout = 3s;  // for sessions to say goodbye
+
+tcp::endpoint endpoint_of(const GatewayOptions& options) {
+  error_code ec;
+  const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, ec);
+  if (ec)
+    throw InputError("'" + options.host + "' is not an IP address", "gateway.host",
+                     "give one, such as 127.0.0.1");
+  if (!address.is_loopback())
+    throw InputError(options.host + " is not a loopback address, and this version has neither TLS nor keys",
+                     "gateway.host", "use 127.0.0.1 or ::1");
+  return {address, options.port};
+}
+
+uint64_t first_request_number() {
+  return static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch() / 1us);
+}
+
+}  // namespace
+
+struct Gateway::Impl {
+  caf::actor_system& system;
+  Edge edge;
+  asio::io_context io;
+  asio::strand<asio::io_context::executor_type> strand = asio::make_strand(io);  // of everything below
+  tcp::acceptor acceptor{strand};
+  std::unordered_set<std::shared_ptr<Session>> sessions;
+  size_t refusals = 0;
+  bool stopping = false;
+  asio::steady_timer give_up{strand};
+  uint16_t port = 0;
+  std::vector<std::thread> threads;
+
+  Impl(caf::actor_system& system, GatewayOptions options, ServedModel model,
+       std::shared_ptr<prometheus::Registry> metrics, std::shared_ptr<Readiness> readiness)
+      : system(system),
+        edge{std::move(options),
+             std::move(model),
+             Metrics(std::move(metrics)),
+             readiness,
+             spawn_gateway_actor(system, readiness),
+             {},
+             {},
+             {},
+             first_request_number()},
+        io(std::max(1, edge.options.threads)) {}
+
+  void bind() {
+    const tcp::endpoint endpoint = endpoint_of(edge.options);
+    error_code ec;
+    acceptor.open(endpoint.protocol(), ec);
+    if (!ec) acceptor.set_option(asio::socket_base::reuse_address(true), ec);
+    if (!ec) acceptor.bind(endpoint, ec);
+    if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
+    if (ec)
+      throw InputError("cannot listen on " + edge.options.host + ":" + std::to_string(edge.options.port) +
+                           ": " + ec.message(),
+                       "gateway.port", "choose a free port, or end what uses this one");
+    port = acceptor.local_endpoint().port();
+  }
+
+  asio::awaitable<void> accept() {
+    for (;;) {
+      error_code ec;
+      tcp::socket socket = co_await acceptor.async_accept(asio::make_strand(io),
+                                                          asio::redirect_error(asio::use_awaitable, ec));
+      if (stopping) co_return;
+      if (ec) {
+        log::warn("gateway.accept_failed", {{"why", ec.message()}});
+        asio::steady_timer pause(strand, accept_retry);
+        co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+        continue;
+      }
+      if (sessions.size() < edge.options.connections_max)
+        start(std::move(socket));
+      else
+        turn_away(std::move(socket));
+    }
+  }
+
+  void start(tcp::socket socket) {
+    edge.metrics.connections_accepted.Increment();
+    edge.metrics.connections.Increment();
+    const auto executor = socket.get_executor();
+    auto session = std::make_shared<Session>(std::move(socket), edge);
+    sessions.insert(session);
+    asio::co_spawn(executor, session->run(),
+                   asio::bind_executor(strand, [this, session](std::exception_ptr fault) {
+                     report(fault);
+                     edge.metrics.connections.Decrement();
+                     sessions.erase(session);
+                     if (stopping && sessions.empty()) give_up.cancel();
+                   }));
+  }
+
+  void turn_away(tcp::socket socket) {
+    edge.metrics.connections_refused.Increment();
+    if (refusals == refusals_max) return;  // the socket's destructor closes it
+    ++refusals;
+    const auto executor = socket.get_executor();
+    asio::co_spawn(executor, refuse(std::move(socket), edge.options),
+                   asio::bind_executor(strand, [this](std::exception_ptr fault) {
+                     report(fault);
+                     --refusals;
+                   }));
+  }
+
+  /// One session's fault ends that session: its connection is closed without an end of its answer.
+  void report(std::exception_ptr fault) {
+    if (!fault) return;
+    try {
+      std::rethrow_exception(fault);
+    } catch (const std::exception& e) {
+      log::error("gateway.session_failed", {{"why", e.what()}});
+    }
+  }
+
+  void stop() {
+    asio::post(strand, [this] {
+      stopping = true;
+      error_code ignored;
+      acceptor.close(ignored);
+      for (const auto& session : sessions) session->stop();
+      if (sessions.empty()) return;
+      give_up.expires_after(shutdown_timeout);
+      give_up.async_wait([this](error_code ec) {
+        if (ec) return;
+        log::warn("gateway.sessions_abandoned", {{"sessions", sessions.size()}});
+        io.stop();
+      });
+    });
+  }
+};
+
+Gateway::Gateway(caf::actor_system& system, GatewayOptions options, ServedModel model,
+                 std::shared_ptr<prometheus::Registry> metrics) {
+  auto readiness = std::make_shared<Readiness>(std::chrono::milliseconds(options.readiness_period_ms));
+  impl_ = std::make_unique<Impl>(system, std::move(options), std::move(model), std::move(metrics),
+                                 std::move(readiness));
+}
+
+Gateway::~Gateway() {
+  if (!impl_->threads.empty()) impl_->stop();
+  for (std::thread& thread : impl_->threads) thread.join();
+  impl_->edge.encoder.join();
+  // The actor posts to the sessions' strands: it must be gone before they are.
+  caf::scoped_actor self{impl_->system};
+  self->send(impl_->edge.mailroom, Retire{});
+  self->wait_for(impl_->edge.mailroom);
+}
+
+actors::GatewayActor Gateway::actor() const { return impl_->edge.mailroom; }
+
+uint16_t Gateway::port() const { return impl_->port; }
+
+void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret) {
+  impl_->bind();
+  impl_->edge.cache = std::move(cache);
+  impl_->edge.router = std::move(router);
+  impl_->edge.cache_secret = std::move(cache_secret);
+  caf::anon_send(impl_->edge.mailroom, ServeFrom{impl_->edge.cache, impl_->edge.router});
+  asio::co_spawn(impl_->strand, impl_->accept(), [this](std::exception_ptr fault) { impl_->report(fault); });
+  for (int i = 0; i < std::max(1, impl_->edge.options.threads); ++i)
+    impl_->threads.emplace_back([this] { impl_->io.run(); });
+  log::info("gateway.listening", {{"host", impl_->edge.options.host}, {"port", impl_->port}});
+}
+
+}  // namespace convoy::gateway

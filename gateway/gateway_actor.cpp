@@ -1,0 +1,84 @@
+#include "gateway/gateway_actor.hpp"
+
+#include <kj/exception.h>
+
+#include <unordered_map>
+
+#include "actors/log.hpp"
+
+namespace convoy::gateway {
+
+namespace {
+
+using actors::Frame;
+
+struct Mailroom {
+  std::shared_ptr<Readiness> readiness;
+  std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> open;
+  std::string lost;  // why the cluster cannot be reached; empty: it can
+
+  /// Frames may come from other processes: one that cannot be read is dropped, not fatal.
+  template <class T>
+  void deliver(const Frame<T>& frame) {
+    try {
+      const auto it = open.find(schema::Reading<T>(frame)->getRequest());
+      if (it != open.end()) it->second->post(frame);
+    } catch (const kj::Exception& e) {
+      log::warn("gateway.bad_frame",
+                {{"type", schema::FrameTraits<T>::name}, {"why", e.getDescription().cStr()}});
+    }
+  }
+
+  void heard(const Frame<schema::PipelineState>& frame) {
+    try {
+      schema::Reading state(frame);
+      readiness->heard(state->getPipeline(), state->getReady(), state->getReason().cStr(),
+                       Readiness::Clock::now());
+    } catch (const kj::Exception& e) {
+      log::warn("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});
+    }
+  }
+
+  void lose(const std::string& reason) {
+    lost = reason;
+    for (auto& [request, mailbox] : open) mailbox->post(ClusterLost{reason});
+    open.clear();
+  }
+};
+
+MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> self,
+                                      std::shared_ptr<Readiness> readiness) {
+  self->state.readiness = std::move(readiness);
+  self->set_down_handler(
+      [self](const caf::down_msg&) { self->state.lose("the cache or the router is gone"); });
+  return {
+      [self](const Frame<schema::Accepted>& f) { self->state.deliver(f); },
+      [self](const Frame<schema::Rejected>& f) { self->state.deliver(f); },
+      [self](const Frame<schema::Tokens>& f) { self->state.deliver(f); },
+      [self](const Frame<schema::Finished>& f) { self->state.deliver(f); },
+      [self](const Frame<schema::PipelineState>& f) { self->state.heard(f); },
+      [self](const OpenMailbox& m) {
+        if (self->state.lost.empty())
+          self->state.open.emplace(m.request, m.mailbox);
+        else
+          m.mailbox->post(ClusterLost{self->state.lost});
+      },
+      [self](const CloseMailbox& m) { self->state.open.erase(m.request); },
+      [self](const ServeFrom& peers) {
+        self->monitor(peers.cache);
+        self->monitor(peers.router);
+      },
+      [self](const Retire&) {
+        self->state.open.clear();
+        self->quit();
+      },
+  };
+}
+
+}  // namespace
+
+MailroomActor spawn_gateway_actor(caf::actor_system& system, std::shared_ptr<Readiness> readiness) {
+  return system.spawn(mailroom, std::move(readiness));
+}
+
+}  // namespace convoy::gateway

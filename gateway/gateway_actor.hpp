@@ -1,0 +1,47 @@
+#pragma once
+// The gateway actor: finds an answer's mailbox by its request number and posts to it; drops what nobody waits
+// for. It never blocks and never runs session code: mailboxes post to the sessions' strands.
+
+#include <cstdint>
+#include <memory>
+
+#include "actors/messages.hpp"
+#include "gateway/mailbox.hpp"
+#include "gateway/readiness.hpp"
+
+namespace convoy::gateway {
+
+/// session → gateway actor, before it mails Generate: answers with this number are mine.
+struct OpenMailbox {
+  uint64_t request = 0;
+  std::shared_ptr<Mailbox> mailbox;
+};
+/// session → gateway actor: no more.
+struct CloseMailbox {
+  uint64_t request = 0;
+};
+/// gateway → gateway actor, once: when one of these goes down, all open answers are lost.
+struct ServeFrom {
+  actors::CacheActor cache;
+  actors::RouterActor router;
+};
+/// gateway → gateway actor, last of all: forget every mailbox and end. Ordinary mail, so that nothing that
+/// was sent before it can be left over (an exit message would overtake).
+struct Retire {};
+
+}  // namespace convoy::gateway
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::gateway::OpenMailbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::gateway::CloseMailbox)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::gateway::ServeFrom)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::gateway::Retire)
+
+namespace convoy::gateway {
+
+/// What the cluster sees (actors::GatewayActor), and what this folder adds.
+using MailroomActor = actors::GatewayActor::extend<caf::reacts_to<OpenMailbox>, caf::reacts_to<CloseMailbox>,
+                                                   caf::reacts_to<ServeFrom>, caf::reacts_to<Retire>>;
+
+MailroomActor spawn_gateway_actor(caf::actor_system& system, std::shared_ptr<Readiness> readiness);
+
+}  // namespace convoy::gateway

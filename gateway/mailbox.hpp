@@ -1,0 +1,71 @@
+#pragma once
+// Mailbox: everything that can happen to one answer, in order. The gateway actor and the connection's watch
+// put events in from any thread; the session takes them out on its strand.
+
+#include <boost/asio.hpp>
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <string>
+#include <variant>
+
+#include "schema/frame.hpp"
+
+namespace convoy::gateway {
+
+namespace asio = boost::asio;
+
+struct ClusterLost {  // cache or router are gone: nothing more will come
+  std::string reason;
+};
+struct ClientGone {};
+struct Stopping {};  // this gateway shuts down
+struct DeadlineOver {};
+
+using Event = std::variant<schema::Frame<schema::Accepted>, schema::Frame<schema::Rejected>,
+                           schema::Frame<schema::Tokens>, schema::Frame<schema::Finished>, ClusterLost,
+                           ClientGone, Stopping, DeadlineOver>;
+
+class Mailbox : public std::enable_shared_from_this<Mailbox> {
+ public:
+  using Clock = std::chrono::steady_clock;
+  /// executor: the session's strand.
+  Mailbox(asio::any_io_executor executor, Clock::time_point deadline)
+      : timer_(executor), deadline_(deadline) {}
+
+  /// Any thread. An answer has at most as many messages as tokens, so the queue needs no limit of its own.
+  void post(Event event) {
+    asio::post(timer_.get_executor(), [self = shared_from_this(), event = std::move(event)]() mutable {
+      self->put(std::move(event));
+    });
+  }
+  /// On the strand: ahead of what the cluster sent.
+  void interrupt(Event event) {
+    events_.push_front(std::move(event));
+    timer_.cancel();
+  }
+  /// On the strand, one waiter: the next event, or DeadlineOver.
+  asio::awaitable<Event> next() {
+    while (events_.empty()) {
+      if (Clock::now() >= deadline_) co_return DeadlineOver{};
+      timer_.expires_at(deadline_);
+      boost::system::error_code woken;
+      co_await timer_.async_wait(asio::redirect_error(asio::use_awaitable, woken));
+    }
+    Event event = std::move(events_.front());
+    events_.pop_front();
+    co_return event;
+  }
+  bool empty() const { return events_.empty(); }
+
+ private:
+  void put(Event event) {
+    events_.push_back(std::move(event));
+    timer_.cancel();
+  }
+  std::deque<Event> events_;
+  asio::steady_timer timer_;
+  Clock::time_point deadline_;
+};
+
+}  // namespace convoy::gateway

@@ -1,0 +1,41 @@
+#pragma once
+// Session: one connection's requests, one after the other: reads, routes, answers. A coroutine on its strand.
+
+#include <memory>
+#include <optional>
+
+#include "gateway/completion.hpp"
+#include "gateway/connection.hpp"
+#include "gateway/edge.hpp"
+
+namespace convoy::gateway {
+
+class Session : public std::enable_shared_from_this<Session> {
+ public:
+  /// The socket's executor is the session's strand. edge must outlive it.
+  Session(tcp::socket socket, Edge& edge);
+
+  /// Until the connection is closed.
+  asio::awaitable<void> run();
+  /// Any thread: ends the answer that is being made with an error, and the connection.
+  void stop();
+
+ private:
+  struct Answer {
+    HttpResponse response;
+    const char* endpoint;  // the metrics' label
+  };
+  asio::awaitable<bool> serve(const HttpRequest& request);
+  asio::awaitable<bool> complete(const HttpRequest& request, Endpoint endpoint, const char* label);
+  Answer answer(const HttpRequest& request, std::string_view path) const;
+
+  std::shared_ptr<Connection> connection_;
+  Edge& edge_;
+  Completion* completion_ = nullptr;  // while one runs
+  bool stopping_ = false;
+};
+
+/// Tells a client that there are too many, and closes.
+asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options);
+
+}  // namespace convoy::gateway

@@ -1,0 +1,256 @@
+#pragma once
+// A gateway with a cluster that the test plays: what cache and router get lies in inboxes, and the test mails
+// the answers. And a plain blocking HTTP client.
+
+#include <prometheus/registry.h>
+#include <boost/asio.hpp>
+#include <boost/beast.hpp>
+#include <boost/json.hpp>
+#include <boost/test/unit_test.hpp>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "gateway/gateway.hpp"
+#include "test/gateway/fake_model.hpp"
+
+namespace convoy::gateway::test {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+namespace json = boost::json;
+using namespace std::chrono_literals;
+using schema::Frame;
+using schema::FrameBuilder;
+using schema::Reading;
+using Reason = schema::Finished::Reason;
+
+template <class T>
+class Inbox {
+ public:
+  void put(Frame<T> frame) {
+    std::lock_guard lock(mutex_);
+    frames_.push_back(std::move(frame));
+    more_.notify_all();
+  }
+  std::optional<Frame<T>> wait(std::chrono::milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    if (!more_.wait_for(lock, limit, [&] { return !frames_.empty(); })) return {};
+    Frame<T> frame = std::move(frames_.front());
+    frames_.pop_front();
+    return frame;
+  }
+  Frame<T> take() {
+    auto frame = wait(5s);
+    if (!frame) BOOST_FAIL("nothing arrived in the inbox");
+    return *frame;
+  }
+  bool stays_empty(std::chrono::milliseconds time) { return !wait(time); }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable more_;
+  std::deque<Frame<T>> frames_;
+};
+
+/// What the gateway asked for, taken apart.
+struct Asked {
+  uint64_t number = 0;
+  uint32_t max_tokens = 0;
+  std::string prompt, cache_key;
+  std::vector<int32_t> end_tokens;
+  float temperature = 0;
+  uint64_t seed = 0;
+};
+
+class Cluster {
+ public:
+  explicit Cluster(GatewayOptions options = {}, ServedModel model = fake_model(),
+                   std::string cache_secret = {}) {
+    options.node = "node1";
+    options.port = 0;
+    cache = system.spawn([this](actors::CacheActor::pointer) -> actors::CacheActor::behavior_type {
+      return {[this](const Frame<schema::Generate>& f) { generates.put(f); },
+              [this](const Frame<schema::Store>& f) { stores.put(f); }};
+    });
+    router = system.spawn([this](actors::RouterActor::pointer) -> actors::RouterActor::behavior_type {
+      return {[](const Frame<schema::Generate>&) {},
+              [this](const Frame<schema::Cancel>& f) { cancels.put(f); },
+              [](const Frame<schema::PipelineState>&) {}, [](const actors::AddPipeline&) {}};
+    });
+    gateway.emplace(system, options, std::move(model), std::make_shared<prometheus::Registry>());
+    gateway->serve(cache, router, std::move(cache_secret));
+  }
+  ~Cluster() {
+    gateway.reset();
+    caf::anon_send_exit(cache, caf::exit_reason::kill);
+    caf::anon_send_exit(router, caf::exit_reason::kill);
+  }
+
+  Asked asked() {
+    const auto frame = generates.take();
+    Reading g(frame);
+    BOOST_TEST(g->getReplyTo().getNode().cStr() == std::string("node1"));
+    Asked a;
+    a.number = g->getReplyTo().getRequest();
+    a.max_tokens = g->getMaxTokens();
+    for (int32_t id : g->getTokens()) a.prompt += id < 256 ? std::string(1, static_cast<char>(id)) : "|";
+    for (int32_t id : g->getSampling().getEndTokens()) a.end_tokens.push_back(id);
+    a.temperature = g->getSampling().getTemperature();
+    a.seed = g->getSampling().getSeed();
+    a.cache_key.assign(reinterpret_cast<const char*>(g->getCacheKey().begin()), g->getCacheKey().size());
+    return a;
+  }
+
+  void accept(uint64_t number, uint32_t attempt = 0) {
+    FrameBuilder<schema::Accepted> b;
+    b->setRequest(number);
+    b->setAttempt(attempt);
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
+  void reject(uint64_t number, schema::Rejected::Reason reason, uint32_t retry_after_ms) {
+    FrameBuilder<schema::Rejected> b;
+    b->setRequest(number);
+    b->setReason(reason);
+    b->setMessage("full");
+    b->setRetryAfterMs(retry_after_ms);
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
+  void tokens(uint64_t number, uint32_t first, const std::vector<int32_t>& ids, bool from_cache = false,
+              uint32_t attempt = 0) {
+    FrameBuilder<schema::Tokens> b(1024 + ids.size() * 8);
+    b->setRequest(number);
+    b->setAttempt(attempt);
+    b->setFirstIndex(first);
+    b->setFromCache(from_cache);
+    auto list = b->initTokens(static_cast<unsigned>(ids.size()));
+    for (unsigned i = 0; i < list.size(); ++i) list[i].setId(ids[i]);
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
+  void text(uint64_t number, uint32_t first, std::string_view text, bool from_cache = false) {
+    tokens(number, first, ids(text), from_cache);
+  }
+  void finish(uint64_t number, uint32_t count, Reason reason = Reason::STOP, bool from_cache = false) {
+    FrameBuilder<schema::Finished> b;
+    b->setRequest(number);
+    b->setReason(reason);
+    b->setTokens(count);
+    b->setMessage("stage 1 is gone");
+    b->setFromCache(from_cache);
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
+  /// A whole answer: the text byte by byte, then the end token.
+  void answer(uint64_t number, std::string_view text) {
+    accept(number);
+    uint32_t i = 0;
+    for (char c : text) tokens(number, i++, {static_cast<unsigned char>(c)});
+    tokens(number, i, {end_token});
+    finish(number, i + 1);
+  }
+  void pipeline_says(bool ready, const char* reason) {
+    FrameBuilder<schema::PipelineState> b;
+    b->setReady(ready);
+    b->setReason(reason);
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
+  uint64_t cancelled() {
+    const auto frame = cancels.take();
+    return Reading(frame)->getReplyTo().getRequest();
+  }
+  static std::vector<int32_t> ids(std::string_view text) {
+    std::vector<int32_t> ids;
+    for (char c : text) ids.push_back(static_cast<unsigned char>(c));
+    return ids;
+  }
+
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  Inbox<schema::Generate> generates;
+  Inbox<schema::Store> stores;
+  Inbox<schema::Cancel> cancels;
+  actors::CacheActor cache;
+  actors::RouterActor router;
+  std::optional<Gateway> gateway;
+};
+
+/// One blocking connection; a read that gets nothing for 5 s fails.
+class Client {
+ public:
+  using Response = http::response<http::string_body>;
+  explicit Client(uint16_t port) : socket_(io_) {
+    socket_.connect({asio::ip::address_v4::loopback(), port});
+    const timeval limit{5, 0};
+    ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  }
+  void send(const std::string& bytes) { asio::write(socket_, asio::buffer(bytes)); }
+  void ask(http::verb verb, const std::string& target, const std::string& body = {},
+           const std::string& extra_header = {}) {
+    std::string text =
+        std::string(http::to_string(verb)) + " " + target + " HTTP/1.1\r\nHost: x\r\n" + extra_header;
+    if (verb == http::verb::post) text += "Content-Length: " + std::to_string(body.size()) + "\r\n";
+    send(text + "\r\n" + body);
+  }
+  Response response(bool head = false) {
+    http::response_parser<http::string_body> parser;
+    parser.skip(head);
+    parser.body_limit(64 << 20);
+    http::read(socket_, buffer_, parser);
+    return parser.release();
+  }
+  Response get(const std::string& target) {
+    ask(http::verb::get, target);
+    return response();
+  }
+  Response post(const std::string& target, const std::string& body, const std::string& extra_header = {}) {
+    ask(http::verb::post, target, body, extra_header);
+    return response();
+  }
+  /// Everything until the connection ends; `ec`: how.
+  std::string rest(boost::system::error_code& ec) {
+    std::string text(boost::beast::buffers_to_string(buffer_.data()));
+    asio::read(socket_, asio::dynamic_buffer(text), ec);
+    return text;
+  }
+  /// Bytes until `text` holds the mark.
+  std::string read_until(std::string_view mark) {
+    std::string text;
+    char piece[4096];
+    while (text.find(mark) == std::string::npos) text.append(piece, socket_.read_some(asio::buffer(piece)));
+    return text;
+  }
+  void vanish() {
+    socket_.set_option(asio::socket_base::linger(true, 0));
+    socket_.close();
+  }
+  void close() { socket_.close(); }
+  asio::ip::tcp::socket& socket() { return socket_; }
+
+ private:
+  asio::io_context io_;
+  asio::ip::tcp::socket socket_;
+  boost::beast::flat_buffer buffer_;
+};
+
+inline json::value parsed(const Client::Response& response) { return json::parse(response.body()); }
+
+/// The data of the server-sent events in a body; [DONE] as it is.
+inline std::vector<std::string> events_of(const std::string& body) {
+  std::vector<std::string> events;
+  size_t at = 0;
+  while (at < body.size()) {
+    const size_t end = body.find("\n\n", at);
+    BOOST_TEST_REQUIRE(end != std::string::npos);
+    BOOST_TEST_REQUIRE(body.compare(at, 6, "data: ") == 0);
+    events.push_back(body.substr(at + 6, end - at - 6));
+    at = end + 2;
+  }
+  return events;
+}
+
+inline std::string chat_body(const std::string& more = {}, const std::string& text = "hi") {
+  return R"({"model":"fake-model","messages":[{"role":"user","content":")" + text + "\"}]" +
+         (more.empty() ? "" : "," + more) + "}";
+}
+
+}  // namespace convoy::gateway::test
