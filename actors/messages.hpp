@@ -114,13 +114,15 @@ using NodeActor =
                      caf::reacts_to<Frame<msg::Shutdown>>,       // end all stages, then yourself
                      caf::reacts_to<Frame<msg::PipelineState>>,  // for status
                      caf::reacts_to<PeerUp>,                     // another node, or a client
-                     caf::reacts_to<PeerDown>,                   //
-                     caf::reacts_to<caf::tick_atom>>;            // supervise
+                     caf::reacts_to<PeerDown>>;            // supervise
 
 /// The pipelines follow after spawning the router, because they need its handle.
 struct AddPipeline {
   PipelineActor pipeline;
 };
+/// A command-line tool that asks.
+using ClientActor = caf::typed_actor<caf::reacts_to<Frame<msg::Status>>>;
+
 struct StageUp {
   PeerIdentity peer;
   StageActor stage;

@@ -1,0 +1,159 @@
+#include "actors/node.hpp"
+
+#include <unistd.h>
+
+#include <boost/json.hpp>
+
+#include "actors/log.hpp"
+
+namespace convoy::actors {
+
+namespace json = boost::json;
+
+namespace {
+
+const char* name_of(msg::Health health) {
+  switch (health) {
+    case msg::Health::DOWN:
+      return "down";
+    case msg::Health::LOADING:
+      return "loading";
+    case msg::Health::READY:
+      return "ready";
+    case msg::Health::HUNG:
+      return "hung";
+  }
+  return "down";  // of a newer version
+}
+
+json::array nodes_json(const NodeOptions& options, const NodeState& state) {
+  json::array nodes;
+  for (const NodeConfig& n : options.config.cluster.nodes) {
+    const auto linked = state.nodes.find(n.name);
+    const bool self = n.name == options.name;
+    nodes.push_back({{"name", n.name},
+                     {"pid", self                          ? getpid()
+                             : linked != state.nodes.end() ? linked->second.pid
+                                                           : 0},
+                     {"health", self || linked != state.nodes.end() ? "ready" : "down"}});
+  }
+  return nodes;
+}
+
+json::array stages_json(const msg::PipelineState::Reader& pipeline) {
+  json::array stages;
+  for (const auto s : pipeline.getStages()) {
+    std::string reason = s.getReason();
+    if (s.getHealth() == msg::Health::LOADING && reason.empty())
+      reason = "loaded " + std::to_string(s.getLoadedPermille() / 10) + " %";
+    stages.push_back({{"node", s.getNode().cStr()},
+                      {"pid", s.getPid()},
+                      {"first_layer", s.getFirstLayer()},
+                      {"last_layer", s.getLastLayer()},
+                      {"health", name_of(s.getHealth())},
+                      {"reason", reason}});
+  }
+  return stages;
+}
+
+}  // namespace
+
+std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes) {
+  std::vector<StagePlacement> placements;
+  uint32_t next = 0;
+  for (const NodeConfig& n : nodes) {
+    placements.push_back({n.name, next, n.stages});
+    next += n.stages;
+  }
+  return placements;
+}
+
+std::string status_json(const NodeOptions& options, const NodeState& state, bool pipeline_fresh) {
+  json::object status{
+      {"ready", false},
+      {"model", options.config.cluster.model_id},
+      {"gateway", {{"url", state.facts.gateway_url ? state.facts.gateway_url() : ""}, {"pid", getpid()}}},
+      {"redis", state.facts.redis_json ? json::parse(state.facts.redis_json()) : json::value(nullptr)},
+      {"nodes", nodes_json(options, state)},
+      {"stages", json::array()},
+      {"reason", "the pipeline has not reported yet"}};
+  if (state.pipeline) {
+    const msg::Reading pipeline(state.pipeline);
+    status["ready"] = pipeline_fresh && pipeline->getReady();
+    status["reason"] = pipeline_fresh ? pipeline->getReason().cStr() : "the pipeline is silent";
+    status["stages"] = stages_json(*pipeline);
+    status["epoch"] = pipeline->getEpoch();
+    status["running"] = pipeline->getRunning();
+    status["waiting"] = pipeline->getWaiting();
+  }
+  return json::serialize(status);
+}
+
+NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeOptions options,
+                              NodeFacts facts, NodeEffects effects) {
+  using Clock = std::chrono::steady_clock;
+  self->state.facts = std::move(facts);
+  const auto placements = place_stages(options.config.cluster.nodes);
+  auto owner_of = [placements](uint32_t instance) -> std::string {
+    for (const StagePlacement& p : placements)
+      if (instance >= p.first && instance < p.first + p.count) return p.node;
+    return {};
+  };
+  return {
+      [=](const Frame<msg::ReplaceStage>& frame) {
+        const msg::Reading order(frame);
+        const std::string owner = owner_of(order->getInstance());
+        if (owner == options.name) {
+          log::warn("node.replace_stage",
+                    {{"stage", order->getInstance()}, {"reason", order->getReason().cStr()}});
+          return effects.supervisor->replace(order->getInstance(), order->getIncarnation());
+        }
+        // Its own node is linked to the head, or gone; then its supervisor starts the stage again with
+        // itself.
+        if (const auto other = self->state.handles.find(owner); other != self->state.handles.end())
+          self->send(other->second, frame);
+        else
+          log::warn("node.owner_not_linked", {{"stage", order->getInstance()}, {"node", owner}});
+      },
+      [=](const Frame<msg::StatusQuery>& frame) {
+        const auto client = self->state.clients.find(msg::Reading(frame)->getClient());
+        if (client == self->state.clients.end()) return;
+        const auto period = std::chrono::milliseconds(options.config.pipeline.readiness_period_ms);
+        msg::FrameBuilder<msg::Status> status(512);
+        status->setJson(status_json(options, self->state, Clock::now() - self->state.heard < period));
+        self->send(client->second, std::move(status).finish());
+      },
+      [=](const Frame<msg::Shutdown>& frame) {
+        log::info("node.shutdown");
+        if (options.head)
+          for (const auto& [name, other] : self->state.handles) self->send(other, frame);
+        effects.shut_down();
+      },
+      [self](const Frame<msg::PipelineState>& frame) {
+        self->state.pipeline = frame;
+        self->state.heard = Clock::now();
+      },
+      [=](const PeerUp& up) {
+        if (up.peer.role == schema::Role::CLIENT) {
+          self->state.clients[up.peer.instance] = effects.client_handle(up.peer);
+          return;
+        }
+        self->state.nodes[up.peer.node] = up.peer;
+        self->state.handles[up.peer.node] = effects.node_handle(up.peer);
+        log::info("node.linked", {{"node", up.peer.node}, {"pid", up.peer.pid}});
+      },
+      [self](const PeerDown& down) {
+        if (down.peer.role == schema::Role::CLIENT) {
+          self->state.clients.erase(down.peer.instance);
+          return;
+        }
+        const auto known = self->state.nodes.find(down.peer.node);
+        if (known == self->state.nodes.end() || known->second.incarnation != down.peer.incarnation) return;
+        self->state.nodes.erase(known);
+        self->state.handles.erase(down.peer.node);
+        log::warn("node.unlinked", {{"node", down.peer.node}, {"reason", down.reason}});
+      },
+  };
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,58 @@
+#pragma once
+// Node: the actor that answers for one machine. It passes on orders to replace stages, knows the other nodes,
+// and says what the cluster is (convoy status). The effects behind it are the supervisor's and the links'.
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "actors/cluster_config.hpp"
+#include "actors/messages.hpp"
+#include "actors/supervisor.hpp"
+
+namespace convoy::actors {
+
+/// Which node runs which stages: instances are numbered over the nodes in the order of the configuration.
+struct StagePlacement {
+  std::string node;
+  uint32_t first = 0, count = 0;
+};
+std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes);
+
+/// What the node actor knows of things that are not actors. Null on nodes that are not the head.
+struct NodeFacts {
+  std::function<std::string()> gateway_url;
+  std::function<std::string()> redis_json;  // {"address", "pid", "state"}
+};
+
+struct NodeOptions {
+  ClusterConfig config;
+  std::string name;
+  bool head = false;
+};
+
+struct NodeEffects {
+  Supervisor* supervisor = nullptr;  // outlives the actor
+  std::function<NodeActor(const PeerIdentity&)> node_handle;
+  std::function<ClientActor(const PeerIdentity&)> client_handle;
+  std::function<void()> shut_down;  // begin to end this process
+};
+
+struct NodeState {
+  std::map<std::string, PeerIdentity> nodes;  // linked now
+  std::map<std::string, NodeActor> handles;
+  std::map<uint32_t, ClientActor> clients;
+  Frame<msg::PipelineState> pipeline;
+  std::chrono::steady_clock::time_point heard{};  // of the pipeline
+  NodeFacts facts;
+  static inline const char* name = "node";
+};
+
+/// The object that `convoy status --json` prints. Pure but for the facts' functions.
+std::string status_json(const NodeOptions& options, const NodeState& state, bool pipeline_fresh);
+
+NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeOptions options,
+                              NodeFacts facts, NodeEffects effects);
+
+}  // namespace convoy::actors

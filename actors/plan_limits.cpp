@@ -1,0 +1,36 @@
+#include "actors/plan_limits.hpp"
+
+#include <algorithm>
+
+#include "model/error.hpp"
+
+namespace convoy::actors {
+
+int64_t served_context(const ClusterConfig& config, const model::Config& model) {
+  const int64_t asked = config.pipeline.context_tokens_max;
+  return asked == 0 ? model.context : std::min(asked, model.context);
+}
+
+SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model) {
+  SchedulerLimits limits;
+  limits.stages = config.stage_count();
+  limits.slack = config.pipeline.pipeline_slack;
+  limits.sequences = config.pipeline.sequences_max;
+  limits.queue = config.pipeline.queue_max;
+  limits.kv_blocks =
+      static_cast<uint32_t>((config.pipeline.kv_tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens) +
+      1;
+  limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
+  limits.context_tokens = served_context(config, model);
+  limits.vocab = model.vocab;
+  return limits;
+}
+
+void check_stages(const ClusterConfig& config, const model::Config& model) {
+  if (config.stage_count() <= model.layers) return;
+  throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
+                       config.cluster.model + " has " + std::to_string(model.layers) + " layers",
+                   config.file.string() + ": cluster.nodes", "give each stage at least one layer");
+}
+
+}  // namespace convoy::actors
