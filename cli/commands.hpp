@@ -1,6 +1,6 @@
 #pragma once
-// The commands of the one binary. Each lives in a file of its own and adds itself to the command line; its callback
-// stores the exit code. main() turns exceptions into one line and a code.
+// The commands of the one binary. Each lives in a file of its own and adds itself to the command line; its
+// callback stores the exit code. main() turns exceptions into one line and a code.
 
 #include <CLI/CLI.hpp>
 

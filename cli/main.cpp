@@ -1,8 +1,10 @@
-// convoy: one binary. Reads its arguments, runs one command, maps what went wrong to one line and an exit code.
+// convoy: one binary. Reads its arguments, runs one command, maps what went wrong to one line and an exit
+// code.
 
 #include <cstdio>
 #include <exception>
 
+#include "actors/log.hpp"
 #include "cli/commands.hpp"
 #include "model/error.hpp"
 
@@ -13,10 +15,10 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "convoy 0.1.0");
   app.footer("Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 unavailable, 70 internal fault.");
   int exit_code = cli::ok;
-  cli::add_verify(app, exit_code);
-  cli::add_check_config(app, exit_code);
-  cli::add_render(app, exit_code);
-  cli::add_tokenize(app, exit_code);
+  log::configure("warn", false, "convoy");  // nodes and stages configure it anew
+  for (const auto add : {cli::add_up, cli::add_down, cli::add_status, cli::add_chat, cli::add_check_config,
+                         cli::add_verify, cli::add_tokenize, cli::add_render, cli::add_node, cli::add_stage})
+    add(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

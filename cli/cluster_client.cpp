@@ -1,0 +1,130 @@
+#include "cli/cluster_client.hpp"
+
+#include <unistd.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "actors/link.hpp"
+#include "actors/node.hpp"
+#include "actors/plan_limits.hpp"
+#include "actors/supervisor.hpp"
+#include "cli/runtime.hpp"
+
+namespace convoy::cli {
+
+namespace json = boost::json;
+using std::chrono::milliseconds;
+
+struct ClusterClient::Impl {
+  explicit Impl(const actors::ClusterConfig& config) : system(system_config), self(system) {
+    identity.node = "cli-" + std::to_string(getpid());
+    identity.role = schema::Role::CLIENT;
+    identity.incarnation = actors::new_incarnation();
+    identity.instance = static_cast<uint32_t>(identity.incarnation >> 32);
+    identity.pid = getpid();
+    actors::Links::Events events;
+    events.up = [this](const actors::PeerIdentity& peer) { settle(peer); };
+    events.down = [](const actors::PeerIdentity&, const std::string&) {};
+    events.refused = [this](const std::string&, const std::string&) { settle(std::nullopt); };
+    links = std::make_unique<actors::Links>(system, link_options(config), identity, events);
+    links->publish(schema::Role::CLIENT, 0, caf::actor_cast<caf::actor>(self));
+  }
+
+  void settle(std::optional<actors::PeerIdentity> peer) {
+    std::lock_guard lock(mutex);
+    head = std::move(peer);
+    settled = true;
+    changed.notify_all();
+  }
+
+  ActorSystemConfig system_config;
+  caf::actor_system system;
+  caf::scoped_actor self;
+  actors::PeerIdentity identity;
+  std::unique_ptr<actors::Links> links;
+  actors::NodeActor node;
+  std::mutex mutex;  // guards the next three, which the links' thread sets
+  std::condition_variable changed;
+  bool settled = false;
+  std::optional<actors::PeerIdentity> head;
+};
+
+ClusterClient::ClusterClient(const actors::ClusterConfig& config, uint32_t timeout_ms)
+    : impl_(std::make_unique<Impl>(config)) {
+  const actors::NodeConfig& head = config.head();
+  uint16_t port = head.listen_port();
+  if (port == 0)
+    if (const auto file = read_node_file(config.cluster.run_dir, head.name)) port = file->link_port;
+  if (port == 0) return;  // it never ran
+  impl_->links->connect(head.listen_host(), port, timeout_ms);
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait_for(lock, milliseconds(timeout_ms), [&] { return impl_->settled; });
+  if (impl_->head) impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
+}
+
+ClusterClient::~ClusterClient() {
+  impl_->node = nullptr;
+  impl_->links.reset();
+}
+
+bool ClusterClient::connected() const { return static_cast<bool>(impl_->node); }
+
+std::optional<json::object> ClusterClient::status(uint32_t timeout_ms) {
+  if (!connected()) return std::nullopt;
+  schema::FrameBuilder<schema::StatusQuery> query;
+  query->setClient(impl_->identity.instance);
+  actors::mail(impl_->node, std::move(query).finish());
+  std::optional<json::object> answer;
+  impl_->self->receive(
+      [&](const actors::Frame<schema::Status>& frame) {
+        answer = json::parse(schema::Reading(frame)->getJson().cStr()).as_object();
+      },
+      caf::after(milliseconds(timeout_ms)) >> [] {});
+  return answer;
+}
+
+void ClusterClient::shut_down() {
+  if (connected()) actors::mail(impl_->node, schema::FrameBuilder<schema::Shutdown>().finish());
+}
+
+namespace {
+
+/// What can be said without the head: which processes hold their locks, and that nothing is ready.
+json::object offline_status(const actors::ClusterConfig& config) {
+  const std::filesystem::path run_dir = config.cluster.run_dir;
+  json::array nodes;
+  std::string gateway_url, reason = "the cluster is not running";
+  for (const auto& n : config.cluster.nodes) {
+    const bool alive = NodeLock::held(run_dir, n.name);
+    const auto file = read_node_file(run_dir, n.name);
+    const bool head = n.name == config.head().name;
+    if (alive && head)
+      reason = file ? "the head node's process lives but does not answer" : "the head node is starting";
+    if (alive && head && file) gateway_url = file->gateway_url;
+    nodes.push_back({{"name", n.name},
+                     {"pid", alive && file ? file->pid : 0},
+                     {"health", !alive ? "down"
+                                : file ? "hung"
+                                       : "loading"}});
+  }
+  return {{"ready", false},
+          {"model", config.cluster.model_id},
+          {"gateway", {{"url", gateway_url}, {"pid", 0}}},
+          {"redis", {{"address", ""}, {"pid", 0}, {"state", "unknown"}}},
+          {"nodes", nodes},
+          {"stages", json::array()},
+          {"reason", reason}};
+}
+
+}  // namespace
+
+json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms) {
+  if (NodeLock::held(config.cluster.run_dir, config.head().name)) {
+    ClusterClient client(config, timeout_ms);
+    if (auto status = client.status(timeout_ms)) return *status;
+  }
+  return offline_status(config);
+}
+
+}  // namespace convoy::cli

@@ -1,0 +1,34 @@
+#pragma once
+// ClusterClient: asks a running cluster over a link of its own, as a process with the role `client`. Used by
+// one thread; every wait is bounded.
+
+#include <boost/json.hpp>
+#include <memory>
+#include <optional>
+
+#include "actors/cluster_config.hpp"
+
+namespace convoy::cli {
+
+class ClusterClient {
+ public:
+  /// Connects to the head node. connected() tells whether it answered within timeout_ms.
+  ClusterClient(const actors::ClusterConfig& config, uint32_t timeout_ms);
+  ~ClusterClient();
+  bool connected() const;
+
+  /// What the head says of the cluster; nothing if it does not answer within timeout_ms.
+  std::optional<boost::json::object> status(uint32_t timeout_ms);
+  /// Asks the head to end the cluster. Does not wait.
+  void shut_down();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The cluster's status from the head, or, if it does not answer, what the run directory shows: truthful
+/// either way.
+boost::json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms);
+
+}  // namespace convoy::cli

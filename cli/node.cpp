@@ -1,0 +1,359 @@
+// convoy node: runs one node of the configuration. The head node runs gateway, cache, router and pipeline in
+// this process; every node runs its stages in processes of their own.
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <csignal>
+#include <filesystem>
+
+#include <prometheus/registry.h>
+
+#include "actors/answer_cache.hpp"
+#include "actors/log.hpp"
+#include "actors/node.hpp"
+#include "actors/pipeline.hpp"
+#include "actors/plan_limits.hpp"
+#include "actors/redis_server.hpp"
+#include "actors/router.hpp"
+#include "actors/secret.hpp"
+#include "cli/commands.hpp"
+#include "cli/runtime.hpp"
+#include "gateway/gateway.hpp"
+#include "model/checkpoint.hpp"
+#include "model/error.hpp"
+
+namespace convoy::cli {
+
+namespace fs = std::filesystem;
+using actors::ClusterConfig;
+
+namespace {
+
+gateway::GatewayOptions gateway_options(const ClusterConfig& config, const std::string& node) {
+  const auto& g = config.gateway;
+  gateway::GatewayOptions options;
+  options.node = node;
+  options.host = g.host;
+  options.port = g.port;
+  options.threads = static_cast<int>(g.threads);
+  options.header_bytes_max = g.header_bytes_max;
+  options.body_bytes_max = g.body_bytes_max;
+  options.header_timeout_ms = g.header_timeout_ms;
+  options.body_timeout_ms = g.body_timeout_ms;
+  options.request_timeout_ms = g.request_timeout_ms;
+  options.write_timeout_ms = g.write_timeout_ms;
+  options.connections_max = g.connections_max;
+  options.max_tokens_default = g.max_tokens_default;
+  options.stop_strings_max = g.stop_strings_max;
+  options.readiness_period_ms = config.pipeline.readiness_period_ms;
+  options.control_tokens_in_prompts = g.control_tokens_in_prompts;
+  options.cache_epoch = config.cache.epoch;
+  return options;
+}
+
+/// The tokenizer and template of a checkpoint; a checkpoint without a tokenizer serves token ids only.
+void add_text(gateway::ServedModel& served, const ClusterConfig& config,
+              const model::Checkpoint& checkpoint) {
+  const fs::path path = config.cluster.model;
+  if (!checkpoint.is_gguf() && !fs::exists(path / "tokenizer.json")) {
+    log::warn("model.no_tokenizer", {{"model", path.string()}});
+    return;
+  }
+  served.tokenizer = model::Tokenizer::load(path);
+  if (!config.cluster.chat_template.empty())
+    served.chat = &model::ChatTemplate::by_name(config.cluster.chat_template);
+  else if (const auto& jinja = served.tokenizer->chat_template())
+    served.chat = &model::ChatTemplate::recognise(*jinja);
+}
+
+gateway::ServedModel served_model(const ClusterConfig& config, const model::Checkpoint& checkpoint) {
+  gateway::ServedModel served;
+  served.id = config.cluster.model_id;
+  served.created = static_cast<int64_t>(
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
+  served.context_tokens = actors::served_context(config, checkpoint.config());
+  served.vocab = checkpoint.config().vocab;
+  served.end_tokens = checkpoint.config().end_tokens;
+  add_text(served, config, checkpoint);
+  if (config.cache.enabled) served.weights_digest = checkpoint.weights_digest();
+  return served;
+}
+
+actors::PipelineOptions pipeline_options(const ClusterConfig& config, const model::Config& model) {
+  actors::PipelineOptions options;
+  options.limits = actors::scheduler_limits(config, model);
+  options.layers = model.layers;
+  options.step_timeout_ms = config.pipeline.step_timeout_ms;
+  options.readiness_period_ms = config.pipeline.readiness_period_ms;
+  options.load_timeout_ms = config.pipeline.load_timeout_ms;
+  return options;
+}
+
+actors::CacheOptions cache_options(const ClusterConfig& config, const std::string& url,
+                                   const std::string& secret) {
+  actors::CacheOptions options;
+  options.redis_url = url;
+  options.timeout_ms = config.cache.redis_timeout_ms;
+  options.ttl_ms = uint64_t{config.cache.ttl_s} * 1000;
+  options.entry_bytes_max = config.cache.entry_bytes_max;
+  options.in_flight_max = config.cache.in_flight_max;
+  options.circuit_failures = config.cache.circuit_failures;
+  options.circuit_retry_ms = config.cache.circuit_retry_ms;
+  options.secret = secret;
+  return options;
+}
+
+/// The cache of a cluster that has it switched off: passes everything on.
+actors::CacheActor::behavior_type no_cache(actors::CacheActor::pointer self, actors::RouterActor router) {
+  return {[=](const actors::Frame<schema::Generate>& frame) { self->send(router, frame); },
+          [](const actors::Frame<schema::Store>&) {}};
+}
+
+/// What only the head node runs, in the order in which it is built; destroyed in reverse.
+struct Head {
+  std::shared_ptr<prometheus::Registry> metrics = std::make_shared<prometheus::Registry>();
+  std::unique_ptr<actors::RedisServer> redis;
+  std::unique_ptr<gateway::Gateway> gateway;
+  actors::RouterActor router;
+  std::unique_ptr<actors::AnswerCache> cache;
+  actors::CacheActor cache_actor;
+  actors::PipelineActor pipeline;
+};
+
+std::string redis_json(const Head& head) {
+  boost::json::object redis{{"address", ""}, {"pid", 0}, {"state", "off"}};
+  if (head.cache) {
+    const auto health = head.cache->health();
+    redis = {
+        {"address", health.address}, {"pid", head.redis ? head.redis->pid() : 0}, {"state", health.state}};
+  }
+  return boost::json::serialize(redis);
+}
+
+class NodeProcess {
+ public:
+  NodeProcess(ClusterConfig config, const std::string& name, std::string model_override)
+      : config_(std::move(config)),
+        name_(name),
+        model_override_(std::move(model_override)),
+        here_(*config_.find_node(name)),
+        head_(config_.head().name == name),
+        run_dir_(config_.cluster.run_dir),
+        lock_(run_dir_, name),
+        system_(system_config_) {}
+
+  int run() {
+    try {
+      start();
+    } catch (...) {
+      stop();  // whatever runs already must not keep the process alive
+      throw;
+    }
+    await_signal();
+    log::info("node.stopping", {{"node", name_}});
+    stop();
+    return ok;
+  }
+
+ private:
+  static constexpr uint32_t connect_give_up_ms = 60'000;
+
+  void start() {
+    connect_links();
+    if (head_) build_head();
+    spawn_node_actor();
+    if (head_) spawn_pipeline();
+    const uint16_t port = links_->listen(here_.listen_host(), here_.listen_port());
+    link_port_ = head_ ? port : config_.head().listen_port();
+    if (!head_) links_->connect(config_.head().listen_host(), link_port_, connect_give_up_ms);
+    if (head_) parts_.gateway->serve(parts_.cache_actor, parts_.router, config_.cache.enabled ? secret_ : "");
+    start_stages();
+    write_node_file(run_dir_, name_, {getpid(), port, gateway_url()});
+    log::info("node.started", {{"node", name_}, {"link_port", port}, {"gateway", gateway_url()}});
+  }
+
+  /// Every callback posts to an actor or ends the process; none blocks the links' thread.
+  void connect_links() {
+    actors::PeerIdentity self;
+    self.node = name_;
+    self.role = schema::Role::NODE;
+    self.incarnation = actors::new_incarnation();
+    self.pid = getpid();
+    actors::Links::Events events;
+    events.up = [this](const actors::PeerIdentity& peer) {
+      if (peer.role != schema::Role::STAGE) return caf::anon_send(node_, actors::PeerUp{peer});
+      if (head_)
+        caf::anon_send(parts_.pipeline, actors::StageUp{peer, links_->remote<actors::StageActor>(
+                                                                  peer, schema::Role::STAGE, peer.instance)});
+    };
+    events.down = [this](const actors::PeerIdentity& peer, const std::string& reason) {
+      if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
+      caf::anon_send(node_, actors::PeerDown{peer, reason});
+      if (!head_ && peer.node == config_.head().name)
+        links_->connect(config_.head().listen_host(), config_.head().listen_port(), connect_give_up_ms);
+    };
+    events.refused = [](const std::string& address, const std::string& reason) {
+      log::error("node.head_unreachable", {{"address", address}, {"reason", reason}});
+      kill(getpid(), SIGTERM);
+    };
+    links_ = std::make_unique<actors::Links>(system_, link_options(config_), self, events);
+  }
+
+  void build_head() {
+    const auto checkpoint = model::Checkpoint::open(config_.cluster.model);
+    model_config_ = checkpoint->config();
+    actors::check_stages(config_, model_config_);
+    parts_.gateway = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, name_),
+                                                        served_model(config_, *checkpoint), parts_.metrics);
+    parts_.router = system_.spawn(actors::router, actors::RouterOptions{config_.pipeline.readiness_period_ms},
+                                  parts_.gateway->actor());
+    if (!config_.cache.enabled) {
+      parts_.cache_actor = system_.spawn(no_cache, parts_.router);
+      return;
+    }
+    secret_ = actors::load_or_create_secret(run_dir_ / "cache.secret");
+    std::string url = config_.redis.url;
+    if (url.empty()) {
+      actors::RedisServerOptions options;
+      options.run_dir = run_dir_;
+      options.memory_bytes_max = config_.redis.memory_bytes_max;
+      parts_.redis = std::make_unique<actors::RedisServer>(options);
+      parts_.redis->start();
+      url = parts_.redis->url();
+    }
+    parts_.cache =
+        std::make_unique<actors::AnswerCache>(system_, cache_options(config_, url, secret_), parts_.router,
+                                              parts_.gateway->actor(), parts_.metrics);
+    parts_.cache_actor = parts_.cache->actor();
+  }
+
+  void spawn_node_actor() {
+    supervisor_ = std::make_unique<actors::Supervisor>(
+        [this](uint32_t instance, uint64_t incarnation) { return stage_command(instance, incarnation); });
+    actors::NodeEffects effects;
+    effects.supervisor = supervisor_.get();
+    effects.node_handle = [this](const actors::PeerIdentity& peer) {
+      return links_->remote<actors::NodeActor>(peer, schema::Role::NODE, 0);
+    };
+    effects.client_handle = [this](const actors::PeerIdentity& peer) {
+      return links_->remote<actors::ClientActor>(peer, schema::Role::CLIENT, 0);
+    };
+    effects.shut_down = [] { kill(getpid(), SIGTERM); };
+    actors::NodeFacts facts;
+    if (head_) {
+      facts.gateway_url = [this] { return gateway_url(); };
+      facts.redis_json = [this] { return redis_json(parts_); };
+    }
+    node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, head_}, facts, effects);
+    links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
+  }
+
+  void spawn_pipeline() {
+    actors::PipelinePeers peers;
+    peers.gateway_node = name_;
+    peers.gateway = parts_.gateway->actor();
+    peers.router = parts_.router;
+    peers.node = node_;
+    peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
+      links_->drop(peer, reason);
+    };
+    peers.metrics = parts_.metrics;
+    parts_.pipeline = system_.spawn(actors::pipeline, pipeline_options(config_, model_config_), peers);
+    caf::anon_send(parts_.router, actors::AddPipeline{parts_.pipeline});
+    links_->publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(parts_.pipeline));
+  }
+
+  void start_stages() {
+    for (const auto& placement : actors::place_stages(config_.cluster.nodes))
+      if (placement.node == name_)
+        for (uint32_t i = 0; i < placement.count; ++i) supervisor_->keep(placement.first + i);
+  }
+
+  std::vector<std::string> stage_command(uint32_t instance, uint64_t incarnation) const {
+    std::vector<std::string> command{own_program(),   "stage",
+                                     "--config",      config_.file.string(),
+                                     "--node",        name_,
+                                     "--instance",    std::to_string(instance),
+                                     "--incarnation", std::to_string(incarnation),
+                                     "--head-host",   config_.head().listen_host(),
+                                     "--head-port",   std::to_string(link_port_),
+                                     "--parent",      std::to_string(getpid())};
+    if (!model_override_.empty()) command.insert(command.end(), {"--model", model_override_});
+    return command;
+  }
+
+  std::string gateway_url() const {
+    return head_ ? "http://" + config_.gateway.host + ":" + std::to_string(parts_.gateway->port()) : "";
+  }
+
+  /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
+  void stop() {
+    parts_.gateway.reset();
+    if (supervisor_) supervisor_->stop();
+    caf::scoped_actor self(system_);
+    auto end = [&](const auto& handle) {
+      if (!handle) return;
+      self->send_exit(handle, caf::exit_reason::user_shutdown);
+      self->wait_for(handle);
+    };
+    end(parts_.pipeline);
+    end(node_);
+    end(parts_.router);
+    if (!parts_.cache) end(parts_.cache_actor);
+    parts_.cache.reset();
+    links_.reset();
+    parts_.redis.reset();
+    fs::remove(run_dir_ / (name_ + ".json"));
+  }
+
+  const ClusterConfig config_;
+  const std::string name_, model_override_;
+  const actors::NodeConfig here_;
+  const bool head_;
+  const fs::path run_dir_;
+  NodeLock lock_;
+  ActorSystemConfig system_config_;
+  caf::actor_system system_;
+  std::unique_ptr<actors::Links> links_;
+  Head parts_;
+  model::Config model_config_;
+  std::unique_ptr<actors::Supervisor> supervisor_;
+  actors::NodeActor node_;
+  std::string secret_;
+  uint16_t link_port_ = 0;  // the head's
+};
+
+int run_node(const std::string& file, const std::string& name, const std::string& model) {
+  block_signals();
+  auto config = actors::load_cluster_config(file);
+  if (!model.empty()) {
+    config.cluster.model = fs::absolute(model).string();
+    config.cluster.model_id = actors::default_model_id(config.cluster.model);
+  }
+  if (!config.find_node(name))
+    throw InputError("there is no node \"" + name + "\"", config.file.string() + ": cluster.nodes",
+                     "name one that is there");
+  log::configure(config.log.level, config.log.json, name);
+  umask(077);
+  fs::create_directories(config.cluster.run_dir);
+  return NodeProcess(config, name, model.empty() ? "" : config.cluster.model).run();
+}
+
+}  // namespace
+
+void add_node(CLI::App& app, int& exit_code) {
+  struct Arguments {
+    std::string config = "cluster.conf", name, model;
+  };
+  auto args = std::make_shared<Arguments>();
+  auto* command = app.add_subcommand("node", "Runs one node of the configuration in the foreground");
+  command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
+  command->add_option("--name", args->name, "which node")->required();
+  command->add_option("--model", args->model, "a model in place of the configured one");
+  command->callback([args, &exit_code] { exit_code = run_node(args->config, args->name, args->model); });
+}
+
+}  // namespace convoy::cli

@@ -1,0 +1,114 @@
+// convoy stage: one layer range in a process of its own. A node starts it; people do not.
+
+#include <unistd.h>
+
+#include <csignal>
+
+#include <thread>
+
+#include "actors/device.hpp"
+#include "actors/log.hpp"
+#include "actors/plan_limits.hpp"
+#include "actors/stage.hpp"
+#include "actors/supervisor.hpp"
+#include "cli/commands.hpp"
+#include "cli/runtime.hpp"
+#include "model/error.hpp"
+
+namespace convoy::cli {
+
+namespace {
+
+struct StageArguments {
+  std::string config, model, node, head_host;
+  uint32_t instance = 0;
+  uint64_t incarnation = 0;
+  uint16_t head_port = 0;
+  int32_t parent = 0;
+};
+
+int run_stage(const StageArguments& args) {
+  actors::die_with_parent(args.parent);
+  block_signals();
+  auto config = actors::load_cluster_config(args.config);
+  if (!args.model.empty()) config.cluster.model = args.model;
+  log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+
+  actors::StageOptions options;
+  options.instance = args.instance;
+  options.kernels = config.stage.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
+  // With one request at a time only one stage computes, so each may use all cores.
+  options.threads = config.stage.threads
+                        ? static_cast<int>(config.stage.threads)
+                        : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  options.context_tokens = actors::served_context(config, checkpoint->config());
+  options.rows_per_step = actors::scheduler_limits(config, checkpoint->config()).rows();
+  options.report_ms = std::max(1u, config.pipeline.failure_detection_ms / 4);
+
+  ActorSystemConfig system_config;
+  caf::actor_system system(system_config);
+  actors::PeerIdentity self;
+  self.node = args.node;
+  self.role = schema::Role::STAGE;
+  self.instance = args.instance;
+  self.incarnation = args.incarnation;
+  self.pid = getpid();
+  self.kernel_variant = gpu::make_cpu_backend(options.kernels, 1)->variant();
+  self.listen_host = "127.0.0.1";
+
+  actors::StageActor actor;
+  std::unique_ptr<actors::Links> links;
+  // Without its head a stage is nothing: it ends, and its node starts it again.
+  auto end = [](const std::string& why) {
+    log::warn("stage.head_lost", {{"reason", why}});
+    kill(getpid(), SIGTERM);
+  };
+  actors::Links::Events events;
+  events.up = [&](const actors::PeerIdentity& peer) { caf::anon_send(actor, actors::PeerUp{peer}); };
+  events.down = [end](const actors::PeerIdentity& peer, const std::string& reason) {
+    if (peer.role == schema::Role::NODE) end(reason);
+  };
+  events.refused = [end](const std::string& address, const std::string& reason) {
+    end(address + ": " + reason);
+  };
+  links = std::make_unique<actors::Links>(system, link_options(config), self, events);
+
+  actors::StageLinks reach;
+  reach.pipeline = [&](const actors::PeerIdentity& head) {
+    return links->remote<actors::PipelineActor>(head, schema::Role::PIPELINE, 0);
+  };
+  reach.next_stage = [&](const actors::PeerIdentity& next) {
+    return links->remote<actors::StageActor>(next, schema::Role::STAGE, next.instance);
+  };
+  reach.connect = [&](const std::string& host, uint16_t port) {
+    links->connect(host, port, config.link.handshake_timeout_ms);
+  };
+  actor = system.spawn(actors::stage, options, checkpoint, reach);
+  links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
+  links->listen("127.0.0.1", 0);
+  links->connect(args.head_host, args.head_port, 10'000);
+
+  await_signal();
+  // Nothing here needs saving, and a step on the device may take long: leave at once.
+  _exit(0);
+}
+
+}  // namespace
+
+void add_stage(CLI::App& app, int& exit_code) {
+  auto args = std::make_shared<StageArguments>();
+  auto* command = app.add_subcommand("stage", "Runs one stage (started by its node)");
+  command->group("");
+  command->add_option("--config", args->config)->required();
+  command->add_option("--model", args->model);
+  command->add_option("--node", args->node)->required();
+  command->add_option("--instance", args->instance)->required();
+  command->add_option("--incarnation", args->incarnation)->required();
+  command->add_option("--head-host", args->head_host)->required();
+  command->add_option("--head-port", args->head_port)->required();
+  command->add_option("--parent", args->parent)->required();
+  command->callback([args, &exit_code] { exit_code = run_stage(*args); });
+}
+
+}  // namespace convoy::cli
