@@ -1,0 +1,179 @@
+"""A real cluster for a test: a configuration in a folder of its own, `convoy up`, and ways to ask and to hurt it.
+
+Only the standard library. CONVOY_BINARY and CONVOY_SOURCE_DIR come from ctest; the model from CONVOY_MODEL or models/.
+"""
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+BINARY = os.environ["CONVOY_BINARY"]
+SOURCE = pathlib.Path(os.environ["CONVOY_SOURCE_DIR"])
+MODEL = pathlib.Path(os.environ.get("CONVOY_MODEL") or SOURCE / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+SKIPPED = 77  # ctest's SKIP_RETURN_CODE
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def alive(pid):
+    """Whether a process runs. One that ended and that its parent has not reaped yet does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(what, seconds, message):
+    """Polls until what() is truthy and returns that; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {message}")
+
+
+class Cluster:
+    """One running cluster; a context manager that leaves nothing behind."""
+
+    def __init__(self, stages=2, model=MODEL, nodes=None, **sections):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="convoy-"))
+        self.config = self.dir / "cluster.conf"
+        self.model = pathlib.Path(model)
+        self.gateway_port = free_port()
+        if nodes is None:
+            nodes = [("node1", free_port(), True, stages)]
+        listed = ",\n".join(
+            f'  {{ name = "{name}", listen = "127.0.0.1:{port}", roles = '
+            + ('["gateway", "router", "cache", "pipeline"]' if head else "[]")
+            + f", stages = {count} }}"
+            for name, port, head, count in nodes
+        )
+        settings = {"gateway": {"port": self.gateway_port}, "pipeline": {}, "stage": {}, "cache": {}, "log": {}}
+        for section, values in sections.items():
+            settings.setdefault(section, {}).update(values)
+        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\nnodes = [\n{listed}\n]\n'
+        for section, values in settings.items():
+            if values:
+                text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        self.config.write_text(text)
+
+    def __enter__(self):
+        self.up()
+        return self
+
+    def __exit__(self, failed, *_):
+        if failed:
+            for log in sorted((self.dir / "run").glob("*.log")):
+                print(f"---- {log.name}\n{log.read_text()[-4000:]}", flush=True)
+        self.convoy("down", check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def convoy(self, command, *args, check=True, timeout=120):
+        done = subprocess.run([BINARY, command, "--config", self.config, *args], capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode != 0:
+            raise AssertionError(f"convoy {command} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def up(self):
+        return self.convoy("up")
+
+    def status(self):
+        return json.loads(self.convoy("status", "--json", check=False).stdout)
+
+    def stage_pids(self):
+        return [s["pid"] for s in self.status()["stages"]]
+
+    def signal_stage(self, index, number):
+        pid = self.stage_pids()[index]
+        os.kill(pid, number)
+        return pid
+
+    # ---- HTTP ----
+
+    def connect(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.gateway_port, timeout=timeout)
+
+    def get(self, path):
+        connection = self.connect()
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, text
+
+    def ready(self):
+        try:
+            return self.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    def post(self, path, body, headers=None):
+        """The response and its body: a dict, or text if it is no JSON."""
+        connection = self.connect()
+        data = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        connection.request("POST", path, data, {"Content-Type": "application/json", **(headers or {})})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        try:
+            return response, json.loads(text)
+        except ValueError:
+            return response, text
+
+    def completion(self, **fields):
+        """A deterministic completion that is never taken from the cache, unless the fields say otherwise."""
+        headers = fields.pop("headers", {"Cache-Control": "no-store"})
+        body = {"model": self.model_id(), "prompt": "The capital of France is", "max_tokens": 24, "temperature": 0, **fields}
+        response, answer = self.post("/v1/completions", body, headers)
+        assert response.status == 200, (response.status, answer)
+        return response, answer
+
+    def model_id(self):
+        return self.model.name.removesuffix(".gguf")
+
+    def metric(self, name):
+        """The sum over a metric's labels, or of one labelled sample if the name has braces."""
+        total = 0.0
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(name + " ") or (line.startswith(name + "{") and "{" not in name):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+
+class Stream:
+    """A streamed answer, event by event."""
+
+    def __init__(self, cluster, path, body, headers=None, timeout=60):
+        self.connection = cluster.connect(timeout)
+        self.started = time.monotonic()
+        self.connection.request("POST", path, json.dumps({**body, "stream": True}),
+                                {"Content-Type": "application/json", **(headers or {})})
+        self.response = self.connection.getresponse()
+        self.done = False
+
+    def events(self):
+        """Yields each data object; sets done at [DONE]. A connection that breaks off raises."""
+        for line in self.response:
+            line = line.decode().rstrip("\r\n")
+            if not line.startswith("data: "):
+                continue
+            if line == "data: [DONE]":
+                self.done = True
+                continue
+            yield json.loads(line[6:])
+
+    def close(self):
+        self.connection.sock.close() if self.connection.sock else None
+        self.response.close()

@@ -1,0 +1,183 @@
+"""A cluster of real processes answers: the same whatever its shape, streamed or not, from Redis or not."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+from cluster import BINARY, MODEL, SKIPPED, Cluster, Stream, alive, free_port, wait_for
+
+
+def chat_body(cluster, **fields):
+    return {"model": cluster.model_id(), "messages": [{"role": "user", "content": "Name three colours."}],
+            "max_tokens": 32, "temperature": 0, **fields}
+
+
+class Answers(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster().__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.__exit__(None)
+
+    def test_two_stages_own_half_of_the_layers_each_in_processes_of_their_own(self):
+        stages = self.cluster.status()["stages"]
+        self.assertEqual([(s["first_layer"], s["last_layer"]) for s in stages], [(0, 14), (15, 29)])
+        self.assertEqual(len({s["pid"] for s in stages}), 2)
+        for s in stages:
+            self.assertEqual(s["health"], "ready")
+            os.kill(s["pid"], 0)
+
+    def test_status_tells_what_the_contract_names(self):
+        s = self.cluster.status()
+        self.assertTrue(s["ready"])
+        self.assertEqual(s["model"], self.cluster.model_id())
+        self.assertEqual(s["gateway"]["url"], f"http://127.0.0.1:{self.cluster.gateway_port}")
+        os.kill(s["gateway"]["pid"], 0)
+        self.assertEqual(s["redis"]["state"], "up")
+        os.kill(s["redis"]["pid"], 0)
+        self.assertEqual([(n["name"], n["health"]) for n in s["nodes"]], [("node1", "ready")])
+
+    def test_it_knows_the_capital_of_france(self):
+        _, answer = self.cluster.completion(prompt="The capital of France is", max_tokens=4)
+        self.assertIn("Paris", answer["choices"][0]["text"])
+        self.assertEqual(answer["usage"], {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9})
+
+    def test_streamed_and_unstreamed_bodies_agree(self):
+        headers = {"Cache-Control": "no-store"}
+        _, whole = self.cluster.post("/v1/chat/completions", chat_body(self.cluster), headers)
+        stream = Stream(self.cluster, "/v1/chat/completions",
+                        chat_body(self.cluster, stream_options={"include_usage": True}), headers)
+        text, usage, finish = "", None, None
+        for event in stream.events():
+            for choice in event["choices"]:
+                text += choice["delta"].get("content", "")
+                finish = choice["finish_reason"] or finish
+            usage = event["usage"] or usage
+        self.assertTrue(stream.done)
+        self.assertEqual(text, whole["choices"][0]["message"]["content"])
+        self.assertEqual(finish, whole["choices"][0]["finish_reason"])
+        self.assertEqual(usage, whole["usage"])
+
+    def test_a_second_identical_request_comes_from_redis(self):
+        body = chat_body(self.cluster, messages=[{"role": "user", "content": "Say hello to Redis."}])
+        hits = self.cluster.metric('convoy_cache_lookups_total{result="hit"}')
+        first, one = self.cluster.post("/v1/chat/completions", body)
+        self.assertEqual(first.headers["X-Cache"], "miss")
+        time.sleep(0.1)  # stored within 100 ms of the end of the answer
+        steps = self.cluster.metric("convoy_tokens_generated_total")
+        second, two = self.cluster.post("/v1/chat/completions", body)
+        self.assertEqual(second.headers["X-Cache"], "hit")
+        self.assertEqual(one["choices"], two["choices"])
+        self.assertEqual(one["usage"], two["usage"])
+        self.assertEqual(self.cluster.metric('convoy_cache_lookups_total{result="hit"}'), hits + 1)
+        stream = Stream(self.cluster, "/v1/chat/completions", body)
+        self.assertEqual(stream.response.headers["X-Cache"], "hit")
+        text = "".join(c["delta"].get("content", "") for e in stream.events() for c in e["choices"])
+        self.assertEqual(text, one["choices"][0]["message"]["content"])
+        bypass, _ = self.cluster.post("/v1/chat/completions", {**body, "temperature": 1})
+        self.assertEqual(bypass.headers["X-Cache"], "bypass")
+
+    def test_many_at_once_get_what_each_gets_alone(self):
+        import concurrent.futures
+        prompts = [f"Number {i} is" for i in range(6)]
+        ask = lambda p: self.cluster.completion(prompt=p, return_token_ids=True)[1]["choices"][0]["token_ids"]
+        alone = [ask(p) for p in prompts]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(ask, prompts))
+        self.assertEqual(alone, together)
+
+    def test_seeded_sampling_repeats_itself(self):
+        ask = lambda seed: self.cluster.completion(temperature=1.2, seed=seed, return_token_ids=True)[1]["choices"][0]["token_ids"]
+        self.assertEqual(ask(7), ask(7))
+        self.assertNotEqual(ask(7), ask(8))
+
+    def test_an_unknown_model_is_404(self):
+        response, answer = self.cluster.post("/v1/chat/completions", {**chat_body(self.cluster), "model": "gpt-none"})
+        self.assertEqual(response.status, 404)
+        self.assertEqual(answer["error"]["code"], "model_not_found")
+
+    def test_a_prompt_longer_than_the_context_is_400_with_both_numbers(self):
+        response, answer = self.cluster.post("/v1/completions", {
+            "model": self.cluster.model_id(), "prompt": [5] * 9000, "max_tokens": 1})
+        self.assertEqual(response.status, 400)
+        self.assertIn("9000", answer["error"]["message"])
+        self.assertIn("8192", answer["error"]["message"])
+
+    def test_a_client_that_vanishes_stops_the_work(self):
+        cancelled = self.cluster.metric("convoy_cancelled_total")
+        stream = Stream(self.cluster, "/v1/completions", {
+            "model": self.cluster.model_id(), "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True,
+            "temperature": 0}, {"Cache-Control": "no-store"})
+        events = stream.events()
+        next(events)
+        stream.close()
+        wait_for(lambda: self.cluster.metric("convoy_cancelled_total") == cancelled + 1, 2, "the work stops")
+        wait_for(lambda: self.cluster.status()["running"] == 0, 2, "nothing runs")
+
+    def test_a_second_up_says_that_the_cluster_runs(self):
+        again = self.cluster.convoy("up", check=False)
+        self.assertEqual(again.returncode, 3)
+        self.assertIn("already runs", again.stderr)
+
+
+class Shapes(unittest.TestCase):
+    def tokens_of(self, **shape):
+        with Cluster(**shape) as cluster:
+            return [cluster.completion(prompt=p, max_tokens=40, return_token_ids=True)[1]["choices"][0]["token_ids"]
+                    for p in ("The capital of France is", "def fibonacci(n):", "Water " * 700)]
+
+    def test_two_stages_give_the_same_tokens_as_one_and_as_two_nodes(self):
+        one = self.tokens_of(stages=1)
+        self.assertEqual(one, self.tokens_of(stages=2))
+        nodes = [("head", free_port(), True, 1), ("other", free_port(), False, 2)]
+        self.assertEqual(one, self.tokens_of(nodes=nodes))
+
+    def test_down_leaves_no_process_and_no_socket_behind(self):
+        with Cluster() as cluster:
+            status = cluster.status()
+            pids = [s["pid"] for s in status["stages"]] + [n["pid"] for n in status["nodes"]] + [status["redis"]["pid"]]
+            cluster.convoy("down")
+            for pid in pids:
+                self.assertFalse(alive(pid), pid)
+            self.assertEqual([p.name for p in (cluster.dir / "run").iterdir() if p.is_socket()], [])
+            with self.assertRaises(OSError):
+                cluster.get("/livez")
+            again = cluster.convoy("down")
+            self.assertIn("not running", again.stdout)
+            offline = cluster.status()
+            self.assertFalse(offline["ready"])
+            self.assertEqual(offline["nodes"][0]["health"], "down")
+
+    def test_a_port_in_use_is_named_with_its_key(self):
+        import socket
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            cluster = Cluster(gateway={"port": taken.getsockname()[1]})
+            try:
+                up = cluster.convoy("up", check=False)
+                self.assertNotEqual(up.returncode, 0)
+                self.assertIn("gateway.port", up.stderr)
+            finally:
+                cluster.__exit__(None)
+
+    def test_a_missing_model_is_named(self):
+        cluster = Cluster(model="/nowhere/model.gguf")
+        try:
+            up = cluster.convoy("up", check=False)
+            self.assertEqual(up.returncode, 3)
+            self.assertIn("/nowhere/model.gguf", up.stderr)
+        finally:
+            cluster.__exit__(None)
+
+
+if __name__ == "__main__":
+    if not MODEL.exists():
+        print(f"skipped: no model at {MODEL}; scripts/fetch-model fetches it")
+        sys.exit(SKIPPED)
+    unittest.main(verbosity=2)

@@ -1,0 +1,145 @@
+"""What fails, and what the client and the operator see then: stages killed and stopped, Redis killed and stopped."""
+import os
+import signal
+import sys
+import time
+import unittest
+
+from cluster import MODEL, SKIPPED, Cluster, Stream, alive, wait_for
+
+LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
+
+
+class Stages(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster().__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.__exit__(None)
+
+    def setUp(self):
+        wait_for(self.cluster.ready, 20, "the cluster is ready")
+
+    def answer(self):
+        return self.cluster.completion(return_token_ids=True)[1]["choices"][0]["token_ids"]
+
+    def start_long_answer(self):
+        stream = Stream(self.cluster, "/v1/completions", {"model": self.cluster.model_id(), **LONG},
+                        {"Cache-Control": "no-store"})
+        events = stream.events()
+        next(events)
+        return stream, events
+
+    def expect_error_not_an_end(self, stream, events, seconds):
+        """An error event, then a connection that is not ended cleanly; all of it within so many seconds."""
+        began, error = time.monotonic(), None
+        try:
+            for event in events:
+                if "error" in event:
+                    error = event["error"]
+                    self.assertLess(time.monotonic() - began, seconds)
+            self.fail("the stream ended cleanly")
+        except (OSError, Exception) as e:
+            if isinstance(e, AssertionError):
+                raise
+        self.assertIsNotNone(error)
+        self.assertTrue(error["message"])
+        self.assertFalse(stream.done)
+        self.assertLess(time.monotonic() - began, seconds)
+
+    def test_a_stage_killed_while_idle_is_replaced(self):
+        before = self.answer()
+        for index in (0, 1):
+            killed = self.cluster.signal_stage(index, signal.SIGKILL)
+            wait_for(lambda: not self.cluster.ready(), 2, "not ready is noticed")
+            wait_for(self.cluster.ready, 10, "ready again")
+            self.assertNotIn(killed, self.cluster.stage_pids())
+            self.assertEqual(self.answer(), before)
+
+    def test_a_stage_killed_while_answering_ends_the_stream_with_an_error(self):
+        for index in (0, 1):
+            stream, events = self.start_long_answer()
+            self.cluster.signal_stage(index, signal.SIGKILL)
+            self.expect_error_not_an_end(stream, events, 5)
+            wait_for(self.cluster.ready, 10, "ready again")
+            self.assertTrue(self.answer())
+
+    def test_a_stage_stopped_in_mid_answer_is_noticed_and_replaced(self):
+        for index in (0, 1):
+            before = self.answer()
+            stream, events = self.start_long_answer()
+            stopped = self.cluster.signal_stage(index, signal.SIGSTOP)
+            at = time.monotonic()
+            wait_for(lambda: not self.cluster.ready(), 2, "/readyz is 503")
+            self.expect_error_not_an_end(stream, events, 5)
+            self.assertLess(time.monotonic() - at, 5)
+            wait_for(self.cluster.ready, 10, "ready again")
+            self.assertFalse(alive(stopped))
+            self.assertEqual(self.answer(), before)
+
+    def test_an_unstreamed_request_gets_an_error_status(self):
+        import threading
+        result = {}
+        def ask():
+            result["response"], result["body"] = self.cluster.post(
+                "/v1/completions", {"model": self.cluster.model_id(), **LONG}, {"Cache-Control": "no-store"})
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_for(lambda: self.cluster.status()["running"] == 1, 5, "it runs")
+        self.cluster.signal_stage(1, signal.SIGKILL)
+        thread.join(10)
+        self.assertGreaterEqual(result["response"].status, 500)
+        self.assertTrue(result["body"]["error"]["message"])
+
+
+class Redis(unittest.TestCase):
+    def body(self, cluster, text):
+        return {"model": cluster.model_id(), "messages": [{"role": "user", "content": text}], "max_tokens": 4, "temperature": 0}
+
+    def test_killed_redis_costs_no_request_and_comes_back(self):
+        with Cluster() as cluster:
+            killed = cluster.status()["redis"]["pid"]
+            os.kill(killed, signal.SIGKILL)
+            for i in range(5):
+                response, _ = cluster.post("/v1/chat/completions", self.body(cluster, f"after the kill {i}"))
+                self.assertEqual(response.status, 200)
+                self.assertEqual(response.headers["X-Cache"], "miss")
+            wait_for(lambda: cluster.status()["redis"]["state"] == "up", 10, "Redis is up again")
+            self.assertNotEqual(cluster.status()["redis"]["pid"], killed)
+            def stored_again():
+                response, _ = cluster.post("/v1/chat/completions", self.body(cluster, "once more"))
+                return response.headers["X-Cache"] == "hit"
+            wait_for(stored_again, 10, "answers are stored again")
+
+    def test_stopped_redis_delays_a_token_by_the_timeout_at_most_and_then_not_at_all(self):
+        with Cluster(cache={"redis_timeout_ms": 200, "circuit_failures": 2}) as cluster:
+            pid = cluster.status()["redis"]["pid"]
+            def first_token(i):
+                stream = Stream(cluster, "/v1/chat/completions", self.body(cluster, f"stopped {i}"))
+                next(stream.events())
+                took = time.monotonic() - stream.started
+                for _ in stream.events():
+                    pass
+                return took
+            normal = min(first_token(f"normal {i}") for i in range(3))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                late = [first_token(i) for i in range(2)]
+                for took in late:
+                    self.assertGreater(took, 0.2)  # it did wait: the time-out is what bounds it
+                    self.assertLess(took, normal + 0.2 + 0.2)
+                wait_for(lambda: cluster.metric("convoy_redis_circuit_open") == 1, 2, "the circuit opens")
+                self.assertGreaterEqual(cluster.metric("convoy_redis_circuit_opened_total"), 1)
+                self.assertLess(min(first_token(f"open {i}") for i in range(3)), 0.2)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            wait_for(lambda: cluster.metric("convoy_redis_circuit_open") == 0, 10, "the circuit closes")
+
+
+if __name__ == "__main__":
+    if not MODEL.exists():
+        print(f"skipped: no model at {MODEL}; scripts/fetch-model fetches it")
+        sys.exit(SKIPPED)
+    unittest.main(verbosity=2)
