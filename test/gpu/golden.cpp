@@ -39,6 +39,10 @@ std::string write_file(const std::string& name, const std::string& header, size_
   return path;
 }
 
+boost::test_tools::assertion_result has_fast_kernels(boost::unit_test::test_unit_id) {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(grouped_query_attention_agrees_with_the_golden_logits_in_every_split) {
@@ -51,6 +55,14 @@ BOOST_AUTO_TEST_CASE(llama3_rope_scaling_agrees_with_the_golden_logits_in_every_
 
 BOOST_AUTO_TEST_CASE(qkv_bias_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("qwen2-bias", 3);
+}
+
+BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are_floats,
+                     *boost::unit_test::precondition(has_fast_kernels)) {
+  for (const char* model : {"llama-gqa", "llama3-rope", "qwen2-bias"}) {
+    require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_tolerance_that_is_not_met_fails) {
