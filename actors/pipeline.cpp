@@ -34,6 +34,13 @@ Frame<msg::Finished> failure(uint64_t request, uint32_t attempt, uint32_t tokens
   return std::move(frame).finish();
 }
 
+/// Links say why in words; anything else is rendered by CAF.
+std::string reason_of(const caf::error& reason, const caf::actor_system& system) {
+  const auto& context = reason.context();
+  if (context.match_elements<std::string>()) return context.get_as<std::string>(0);
+  return system.render(reason);
+}
+
 }  // namespace
 
 std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index) {
@@ -298,7 +305,7 @@ struct PipelineData {
   void stage_down(const caf::down_msg& down) {
     for (uint32_t i = 0; i < stages.size(); ++i)
       if (stages[i].handle && caf::actor_cast<caf::actor_addr>(stages[i].handle) == down.source) {
-        const std::string why = self->system().render(down.reason);
+        const std::string why = reason_of(down.reason, self->system());
         // A closed connection is a dead process; an ended lease is a process that no longer answers.
         return give_up(i, why.find("lease") != std::string::npos ? msg::Health::HUNG : msg::Health::DOWN,
                        why);
@@ -325,8 +332,8 @@ struct PipelineData {
     stage.reason = why;
     peers.drop(stage.peer, why);
     phase = Phase::gathering;
+    publish();  // before the requests fail: who hears of a failure finds /readyz to agree
     abandon("stage " + std::to_string(index) + " was lost: " + why);
-    publish();
     if (!replace) return;
     msg::FrameBuilder<msg::ReplaceStage> frame;
     frame->setInstance(index);
@@ -377,6 +384,7 @@ struct PipelineData {
       list[i].setLoadedPermille(stages[i].loaded_permille);
     }
     const auto state = std::move(frame).finish();
+    self->send(peers.gateway, state);
     self->send(peers.router, state);
     self->send(peers.node, state);
   }

@@ -42,7 +42,7 @@ RouterActor::behavior_type router(RouterActor::stateful_pointer<RouterState> sel
         // Whoever does not run it ignores it.
         for (const PipelineActor& pipeline : self->state.pipelines) self->send(pipeline, frame);
       },
-      [self, gateway](const Frame<msg::PipelineState>& frame) {
+      [self](const Frame<msg::PipelineState>& frame) {
         const msg::Reading message(frame);
         RouterState& state = self->state;
         const size_t i = message->getPipeline();
@@ -50,7 +50,6 @@ RouterActor::behavior_type router(RouterActor::stateful_pointer<RouterState> sel
         state.loads[i] = {message->getAccepting(), message->getRunning(), message->getWaiting(),
                           message->getQueueMax(), message->getReason()};
         state.heard[i] = Clock::now();
-        self->send(gateway, frame);
       },
       [self](const AddPipeline& added) {
         self->state.pipelines.push_back(added.pipeline);

@@ -171,7 +171,7 @@ struct Store {
 }
 
 struct PipelineState {
-  # pipeline → router → gateway, on every change and at least four times in readiness_period_ms
+  # pipeline → gateway, router and node, on every change and at least four times in readiness_period_ms
   pipeline @0 :UInt32;
   ready @1 :Bool;                  # a token went through all stages within readiness_period_ms
   reason @2 :Text;                 # why not

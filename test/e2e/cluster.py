@@ -165,15 +165,18 @@ class Stream:
 
     def events(self):
         """Yields each data object; sets done at [DONE]. A connection that breaks off raises."""
-        for line in self.response:
-            line = line.decode().rstrip("\r\n")
-            if not line.startswith("data: "):
-                continue
-            if line == "data: [DONE]":
-                self.done = True
-                continue
-            yield json.loads(line[6:])
+        try:
+            for line in self.response:
+                line = line.decode().rstrip("\r\n")
+                if not line.startswith("data: "):
+                    continue
+                if line == "data: [DONE]":
+                    self.done = True
+                    continue
+                yield json.loads(line[6:])
+        finally:
+            self.close()
 
     def close(self):
-        self.connection.sock.close() if self.connection.sock else None
         self.response.close()
+        self.connection.close()
