@@ -176,6 +176,7 @@ asio::awaitable<Completion::After> Completion::converse() {
     while (!mailbox_->empty() && !gone_ && !failure_ && !reader_->finish_reason())
       take(co_await mailbox_->next());
     if (failure_) co_return co_await fail(*failure_);
+    if (reader_->finish_reason()) settle();
     if (!gone_ && request_.stream && started_) gone_ = !co_await write_piece();
     if (gone_) {
       release();
@@ -208,8 +209,6 @@ asio::awaitable<bool> Completion::write_piece() {
 }
 
 asio::awaitable<Completion::After> Completion::finish() {
-  store();
-  release();
   const Usage usage{prompt_.tokens.size(), reader_->tokens()};
   const FinishReason reason = *reader_->finish_reason();
   bool written = false;
@@ -346,11 +345,16 @@ void Completion::release() {
   mailbox_.reset();
 }
 
-/// Only whole answers get here. Up to a stop string if one ended it: replayed, it ends at the same token.
-void Completion::store() {
+/// The answer is whole, whether or not its client still reads it.
+void Completion::settle() {
   edge_.metrics.completion_tokens.Increment(reader_->tokens());
   edge_.metrics.cache(cache_word());
-  if (cache_ != Cache::miss) return;
+  if (cache_ == Cache::miss) store();
+  release();
+}
+
+/// Only whole answers get here. Up to a stop string if one ended it: replayed, it ends at the same token.
+void Completion::store() {
   schema::FrameBuilder<schema::Store> store(64 + whole_.tokens.size() * 4);
   store->setCacheKey(
       capnp::Data::Reader(reinterpret_cast<const kj::byte*>(cache_key_.data()), cache_key_.size()));

@@ -51,6 +51,7 @@ class Completion {
   bool from_this_attempt(uint32_t attempt) const { return attempt == attempt_; }
   void started(bool from_cache);
   void release();
+  void settle();
   void store();
   void log_end() const;
   const char* cache_word() const;

@@ -203,6 +203,11 @@ asio::awaitable<void> Connection::reset() {
     settled_.expires_after(2ms);
     co_await settled_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   }
+  drop();
+}
+
+void Connection::drop() {
+  on_gone_ = nullptr;
   error_code ec;
   socket_.set_option(asio::socket_base::linger(true, 0), ec);
   socket_.close(ec);

@@ -57,6 +57,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// An end that nobody takes for a whole answer: what was written is delivered, then the connection is
   /// reset.
   asio::awaitable<void> reset();
+  /// The same at once: the session failed.
+  void drop();
 
  private:
   void arm(uint32_t limit_ms);

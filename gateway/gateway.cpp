@@ -107,6 +107,7 @@ struct Gateway::Impl {
     asio::co_spawn(executor, session->run(),
                    asio::bind_executor(strand, [this, session](std::exception_ptr fault) {
                      report(fault);
+                     if (fault) session->drop();
                      edge.metrics.connections.Decrement();
                      sessions.erase(session);
                      if (stopping && sessions.empty()) give_up.cancel();

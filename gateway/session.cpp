@@ -51,6 +51,10 @@ void Session::stop() {
   });
 }
 
+void Session::drop() {
+  asio::post(connection_->executor(), [self = shared_from_this()] { self->connection_->drop(); });
+}
+
 asio::awaitable<void> Session::run() {
   for (;;) {
     auto next = co_await connection_->read_request();

@@ -19,6 +19,8 @@ class Session : public std::enable_shared_from_this<Session> {
   asio::awaitable<void> run();
   /// Any thread: ends the answer that is being made with an error, and the connection.
   void stop();
+  /// Any thread: run() threw; its connection must not outlive it.
+  void drop();
 
  private:
   struct Answer {

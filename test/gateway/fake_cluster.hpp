@@ -42,7 +42,7 @@ class Inbox {
     return frame;
   }
   Frame<T> take() {
-    auto frame = wait(5s);
+    auto frame = wait(20s);
     if (!frame) BOOST_FAIL("nothing arrived in the inbox");
     return *frame;
   }
@@ -174,13 +174,15 @@ class Cluster {
   std::optional<Gateway> gateway;
 };
 
-/// One blocking connection; a read that gets nothing for 5 s fails.
+/// One blocking connection; a read that gets nothing for 20 s fails.
 class Client {
  public:
   using Response = http::response<http::string_body>;
-  explicit Client(uint16_t port) : socket_(io_) {
+  explicit Client(uint16_t port, int receive_buffer_bytes = 0) : socket_(io_, asio::ip::tcp::v4()) {
+    if (receive_buffer_bytes)
+      socket_.set_option(asio::socket_base::receive_buffer_size(receive_buffer_bytes));
     socket_.connect({asio::ip::address_v4::loopback(), port});
-    const timeval limit{5, 0};
+    const timeval limit{20, 0};
     ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   }
   void send(const std::string& bytes) { asio::write(socket_, asio::buffer(bytes)); }
