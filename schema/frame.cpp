@@ -16,14 +16,17 @@ FrameBuffer::FrameBuffer(size_t bytes) : size_(bytes) {
 FrameBuffer::~FrameBuffer() { std::free(data_); }
 
 std::optional<std::string> refuse_frame(std::span<const std::byte> bytes) {
-  if (bytes.size() < 16) return "a frame of " + std::to_string(bytes.size()) + " bytes is shorter than the smallest message";
-  if (bytes.size() % sizeof(capnp::word) != 0) return "a frame's size must be a multiple of 8 bytes, not " + std::to_string(bytes.size());
+  if (bytes.size() < 16)
+    return "a frame of " + std::to_string(bytes.size()) + " bytes is shorter than the smallest message";
+  if (bytes.size() % sizeof(capnp::word) != 0)
+    return "a frame's size must be a multiple of 8 bytes, not " + std::to_string(bytes.size());
   uint32_t table[2];  // segment count - 1, words of segment 0; little endian, as Cap'n Proto has it
   std::memcpy(table, bytes.data(), sizeof table);
   if (table[0] != 0) return "a frame must have one segment, not " + std::to_string(uint64_t{table[0]} + 1);
   const uint64_t words = bytes.size() / sizeof(capnp::word) - 1;
   if (table[1] != words)
-    return "a frame's segment claims " + std::to_string(table[1]) + " words, but " + std::to_string(words) + " follow";
+    return "a frame's segment claims " + std::to_string(table[1]) + " words, but " + std::to_string(words) +
+           " follow";
   return std::nullopt;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// Frame<T>: one Cap'n Proto message in one contiguous, immutable, shared buffer. Actors mail frames to each other
-// without copying; a link writes the same bytes. Any thread may read a frame; only its builder writes it.
+// Frame<T>: one Cap'n Proto message in one contiguous, immutable, shared buffer. Actors mail frames to each
+// other without copying; a link writes the same bytes. Any thread may read a frame; only its builder writes
+// it.
 
 #include <capnp/message.h>
 #include <capnp/serialize.h>
@@ -15,19 +16,20 @@
 
 namespace convoy::schema {
 
-/// Which connection of a link carries a message (design: control stays small, so that tokens never wait for tensors).
+/// Which connection of a link carries a message (design: control stays small, so that tokens never wait for
+/// tensors).
 enum class Lane : uint8_t { control, bulk };
 
 /// Identifies T on the wire. Numbers are never reused.
 template <class T>
 struct FrameTraits;
 
-#define CONVOY_FRAME(Type, number, lane_)           \
-  template <>                                       \
-  struct FrameTraits<Type> {                        \
-    static constexpr uint16_t type_id = number;     \
-    static constexpr Lane lane = Lane::lane_;       \
-    static constexpr const char* name = #Type;      \
+#define CONVOY_FRAME(Type, number, lane_)       \
+  template <>                                   \
+  struct FrameTraits<Type> {                    \
+    static constexpr uint16_t type_id = number; \
+    static constexpr Lane lane = Lane::lane_;   \
+    static constexpr const char* name = #Type;  \
   };
 CONVOY_FRAME(Hello, 1, control)
 CONVOY_FRAME(HelloRefused, 2, control)
@@ -89,8 +91,8 @@ class Frame {
 
 /// One pass over a frame's message, on the stack of whoever reads it:
 ///   schema::Reading plan(frame); for (auto s : plan->getSequences()) ...
-/// Bounds, pointers and the traversal limit are checked on the way, and malformed bytes throw kj::Exception; what
-/// a field means is checked where it is used. The frame must outlive its reading.
+/// Bounds, pointers and the traversal limit are checked on the way, and malformed bytes throw kj::Exception;
+/// what a field means is checked where it is used. The frame must outlive its reading.
 template <class T>
 class Reading {
  public:
@@ -108,7 +110,8 @@ class Reading {
 template <class T>
 class FrameBuilder {
  public:
-  explicit FrameBuilder(size_t words_hint = 64) : message_(static_cast<unsigned>(words_hint)), root_(message_.initRoot<T>()) {}
+  explicit FrameBuilder(size_t words_hint = 64)
+      : message_(static_cast<unsigned>(words_hint)), root_(message_.initRoot<T>()) {}
   typename T::Builder* operator->() { return &root_; }
   typename T::Builder& operator*() { return root_; }
   Frame<T> finish() &&;
@@ -118,8 +121,8 @@ class FrameBuilder {
   typename T::Builder root_;
 };
 
-/// Why bytes cannot be a frame: a human-readable reason, or nothing. Checks the segment table only: one segment
-/// whose size is exactly the rest of the buffer.
+/// Why bytes cannot be a frame: a human-readable reason, or nothing. Checks the segment table only: one
+/// segment whose size is exactly the rest of the buffer.
 std::optional<std::string> refuse_frame(std::span<const std::byte> bytes);
 
 /// The reader options of every frame of that many bytes: traversal limited to twice its words, nesting to 16.
