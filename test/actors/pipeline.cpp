@@ -1,0 +1,272 @@
+// Pipeline: what its actor says to gateway, stages and node, with mailboxes in the test in place of all of
+// them.
+
+#include "actors/pipeline.hpp"
+
+#include <prometheus/registry.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include "actors/router.hpp"
+#include "actors/step_codec.hpp"
+
+using namespace convoy;
+using namespace convoy::actors;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct System {
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+};
+
+/// A pipeline of two stages whose neighbours are mailboxes that the test reads.
+struct Fixture : System {
+  caf::scoped_actor gateway{system}, router{system}, node{system};
+  std::vector<std::unique_ptr<caf::scoped_actor>> stages;
+  PipelineActor pipeline;
+
+  void start(uint32_t step_timeout_ms = 30'000) {
+    PipelineOptions options;
+    options.limits.stages = 2;
+    options.limits.queue = 1;
+    options.limits.sequences = 1;
+    options.limits.kv_blocks = 16;
+    options.limits.context_tokens = 512;
+    options.limits.vocab = 100;
+    options.layers = 5;
+    options.step_timeout_ms = step_timeout_ms;
+    options.readiness_period_ms = 10'000;  // no canary of its own accord during a test
+    PipelinePeers peers;
+    peers.gateway_node = "node1";
+    peers.gateway = caf::actor_cast<GatewayActor>(gateway);
+    peers.router = caf::actor_cast<RouterActor>(router);
+    peers.node = caf::actor_cast<NodeActor>(node);
+    peers.drop = [](const PeerIdentity&, const std::string&) {};
+    peers.metrics = std::make_shared<prometheus::Registry>();
+    pipeline = system.spawn(actors::pipeline, options, peers);
+  }
+
+  ~Fixture() {
+    if (pipeline) caf::anon_send_exit(pipeline, caf::exit_reason::user_shutdown);
+  }
+
+  void link_stage(uint32_t index, uint64_t incarnation) {
+    if (stages.size() <= index) stages.resize(index + 1);
+    stages[index] = std::make_unique<caf::scoped_actor>(system);
+    PeerIdentity peer;
+    peer.node = "node1";
+    peer.role = schema::Role::STAGE;
+    peer.instance = index;
+    peer.incarnation = incarnation;
+    peer.listen_port = static_cast<uint16_t>(1000 + index);
+    caf::anon_send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
+  }
+
+  /// The next message of that type; everything else that comes first is dropped.
+  template <class T>
+  Frame<T> next(caf::scoped_actor& mailbox) {
+    Frame<T> found;
+    const auto end = std::chrono::steady_clock::now() + 5s;
+    while (!found && std::chrono::steady_clock::now() < end)
+      mailbox->receive(
+          [&](const Frame<T>& frame) { found = frame; },
+          caf::others >> [](caf::message_view&) -> caf::result<caf::message> { return caf::message{}; },
+          caf::after(100ms) >> [] {});
+    BOOST_REQUIRE_MESSAGE(found, "no " << schema::FrameTraits<T>::name << " came");
+    return found;
+  }
+
+  void report(uint32_t instance, msg::Health health, uint64_t epoch, uint32_t oldest_age_ms = 0) {
+    msg::FrameBuilder<msg::StageReport> frame;
+    frame->setInstance(instance);
+    frame->setEpoch(epoch);
+    frame->setHealth(health);
+    frame->setOldestStepAgeMs(oldest_age_ms);
+    mail(pipeline, std::move(frame).finish());
+  }
+
+  /// Answers a plan as the last stage would.
+  void answer(const gpu::StepPlan& plan, int32_t id) {
+    gpu::StepResult result{plan.epoch, plan.step, {}};
+    for (const auto& s : plan.sequences)
+      if (s.sampled_rows) result.sequences.push_back({s.slot, {{id, -0.5f, {}}}});
+    mail(pipeline, encode(result));
+  }
+
+  /// Two stages, loaded, and a canary that came through.
+  void bring_up(uint64_t epoch = 1) {
+    for (uint32_t i = 0; i < 2; ++i)
+      BOOST_REQUIRE_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch(), epoch);
+    for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, epoch);
+    const auto canary = decode(next<msg::StepPlan>(*stages[1]));
+    BOOST_REQUIRE_EQUAL(canary.rows(), 1);
+    next<msg::StepPlan>(*stages[0]);
+    answer(canary, 3);
+    for (;;)
+      if (msg::Reading(next<msg::PipelineState>(gateway))->getReady()) return;
+  }
+
+  void ask(uint64_t number, uint32_t max_tokens = 5) {
+    msg::FrameBuilder<msg::Generate> frame;
+    frame->initReplyTo().setNode("node1");
+    frame->getReplyTo().setRequest(number);
+    frame->initTokens(3).set(0, 7);
+    frame->setMaxTokens(max_tokens);
+    frame->setAttempt(1);
+    mail(pipeline, std::move(frame).finish());
+  }
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(layers_are_divided_evenly_and_the_first_stages_take_the_remainder) {
+  BOOST_CHECK((stage_layers(30, 2, 0) == std::pair<uint32_t, uint32_t>{0, 14}));
+  BOOST_CHECK((stage_layers(30, 2, 1) == std::pair<uint32_t, uint32_t>{15, 29}));
+  BOOST_CHECK((stage_layers(5, 2, 0) == std::pair<uint32_t, uint32_t>{0, 2}));
+  BOOST_CHECK((stage_layers(5, 2, 1) == std::pair<uint32_t, uint32_t>{3, 4}));
+  for (uint32_t stages = 1; stages <= 7; ++stages)
+    for (uint32_t i = 0; i < stages; ++i) {
+      const auto [first, last] = stage_layers(7, stages, i);
+      BOOST_CHECK_EQUAL(first, i == 0 ? 0 : stage_layers(7, stages, i - 1).second + 1);
+      BOOST_CHECK_LE(first, last);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(the_least_loaded_accepting_replica_is_chosen) {
+  BOOST_CHECK_EQUAL(choose_replica({}), -1);
+  BOOST_CHECK_EQUAL(choose_replica({{false, 0, 0, 9, ""}}), -1);
+  BOOST_CHECK_EQUAL(choose_replica({{true, 2, 1, 9, ""}, {true, 1, 1, 9, ""}, {false, 0, 0, 9, ""}}), 1);
+  BOOST_CHECK_EQUAL(choose_replica({{true, 1, 1, 9, ""}, {true, 2, 0, 9, ""}}), 0);
+}
+
+BOOST_FIXTURE_TEST_CASE(stages_are_assigned_when_all_are_there_and_ready_means_a_token_came_through,
+                        Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  const auto first_frame = next<msg::Assign>(*stages[0]), last_frame = next<msg::Assign>(*stages[1]);
+  const msg::Reading first(first_frame), last(last_frame);
+  BOOST_CHECK_EQUAL(first->getLastLayer(), 2u);
+  BOOST_CHECK(!first->getLast());
+  BOOST_CHECK_EQUAL(first->getNextPort(), 1001u);
+  BOOST_CHECK_EQUAL(last->getFirstLayer(), 3u);
+  BOOST_CHECK(last->getLast());
+  report(0, msg::Health::READY, 1);
+  report(1, msg::Health::READY, 1);
+  const auto canary = decode(next<msg::StepPlan>(*stages[1]));
+  BOOST_CHECK(!msg::Reading(next<msg::PipelineState>(gateway))->getReady());
+  answer(canary, 3);
+  while (!msg::Reading(next<msg::PipelineState>(gateway))->getReady()) continue;
+}
+
+BOOST_FIXTURE_TEST_CASE(a_request_is_accepted_answered_token_by_token_and_finished, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(77, 2);
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Accepted>(gateway))->getRequest(), 77u);
+  for (uint32_t i = 0; i < 2; ++i) {
+    answer(decode(next<msg::StepPlan>(*stages[1])), static_cast<int32_t>(40 + i));
+    const auto frame = next<msg::Tokens>(gateway);
+    const msg::Reading tokens(frame);
+    BOOST_CHECK_EQUAL(tokens->getFirstIndex(), i);
+    BOOST_CHECK_EQUAL(tokens->getAttempt(), 1u);
+    BOOST_CHECK_EQUAL(tokens->getTokens()[0].getId(), static_cast<int32_t>(40 + i));
+  }
+  const auto frame = next<msg::Finished>(gateway);
+  const msg::Reading finished(frame);
+  BOOST_CHECK(finished->getReason() == msg::Finished::Reason::LENGTH);
+  BOOST_CHECK_EQUAL(finished->getTokens(), 2u);
+}
+
+BOOST_FIXTURE_TEST_CASE(what_cannot_be_taken_is_rejected_with_its_reason, Fixture) {
+  start();
+  ask(1);
+  BOOST_CHECK(msg::Reading(next<msg::Rejected>(gateway))->getReason() == msg::Rejected::Reason::NOT_READY);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(2, 100'000);
+  BOOST_CHECK(msg::Reading(next<msg::Rejected>(gateway))->getReason() == msg::Rejected::Reason::INVALID);
+  ask(3);  // runs
+  ask(4);  // waits
+  next<msg::Accepted>(gateway);
+  next<msg::Accepted>(gateway);
+  ask(5);
+  const auto frame = next<msg::Rejected>(gateway);
+  const msg::Reading rejected(frame);
+  BOOST_CHECK(rejected->getReason() == msg::Rejected::Reason::OVERLOADED);
+  BOOST_CHECK_EQUAL(rejected->getRequest(), 5u);
+  BOOST_CHECK_GT(rejected->getRetryAfterMs(), 0u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_the_epoch, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9);
+  const auto plan = decode(next<msg::StepPlan>(*stages[1]));
+  stages[0].reset();  // its mailbox ends, as a remote handle does when the link goes down
+  const auto failed_frame = next<msg::Finished>(gateway);
+  const msg::Reading failed(failed_frame);
+  BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
+  BOOST_CHECK_EQUAL(failed->getRequest(), 9u);
+  const auto order_frame = next<msg::ReplaceStage>(node);
+  const msg::Reading order(order_frame);
+  BOOST_CHECK_EQUAL(order->getInstance(), 0u);
+  BOOST_CHECK_EQUAL(order->getIncarnation(), 11u);
+  answer(plan, 5);  // of the epoch that is over: ignored
+  link_stage(0, 13);
+  bring_up(2);
+  ask(10, 1);
+  answer(decode(next<msg::StepPlan>(*stages[1])), 42);
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_result_that_cannot_be_costs_the_last_stage_its_place, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9);
+  answer(decode(next<msg::StepPlan>(*stages[1])), 100);  // outside the vocabulary
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::ReplaceStage>(node))->getInstance(), 1u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_owes_a_step_too_long_counts_as_hung, Fixture) {
+  start(200);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9);
+  next<msg::StepPlan>(*stages[0]);
+  report(0, msg::Health::READY, 1, 150);
+  report(1, msg::Health::READY, 1, 0);
+  const auto frame = next<msg::ReplaceStage>(node);
+  const msg::Reading order(frame);
+  BOOST_CHECK_EQUAL(order->getInstance(), 0u);
+  BOOST_CHECK(std::string(order->getReason()).find("step_timeout_ms") != std::string::npos);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_cancelled_request_gives_way_to_the_one_that_waits, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(1, 50);
+  ask(2, 1);
+  const auto first = decode(next<msg::StepPlan>(*stages[1]));
+  msg::FrameBuilder<msg::Cancel> cancel;
+  cancel->initReplyTo().setRequest(1);
+  mail(pipeline, std::move(cancel).finish());
+  const auto second = decode(next<msg::StepPlan>(*stages[1]));
+  BOOST_REQUIRE_EQUAL(second.ends.size(), 1u);
+  BOOST_CHECK_EQUAL(second.ends[0], first.sequences[0].slot);
+  answer(first, 30);
+  answer(second, 31);
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 2u);
+}
