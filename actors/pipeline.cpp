@@ -36,6 +36,7 @@ Frame<msg::Finished> failure(uint64_t request, uint32_t attempt, uint32_t tokens
 
 /// Links say why in words; anything else is rendered by CAF.
 std::string reason_of(const caf::error& reason, const caf::actor_system& system) {
+  if (!reason) return "it ended";  // a none error has no context to look into
   const auto& context = reason.context();
   if (!context.empty() && context.match_elements<std::string>()) return context.get_as<std::string>(0);
   return system.render(reason);
