@@ -4,6 +4,8 @@
 #include <cassert>
 #include <stdexcept>
 
+#include "gpu/sampler.hpp"
+
 namespace convoy::actors {
 
 Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) { reset(); }
@@ -36,6 +38,7 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
     if (id < 0 || id >= limits_.vocab)
       return "token id " + std::to_string(id) + " is outside the vocabulary of " +
              std::to_string(limits_.vocab);
+  if (auto why = gpu::refuse_sampling(sequence.sampling, limits_.vocab)) return why;
   const uint64_t tokens = sequence.prompt.size() + uint64_t{sequence.max_tokens};
   if (tokens > static_cast<uint64_t>(limits_.context_tokens))
     return "prompt (" + std::to_string(sequence.prompt.size()) + " tokens) and max_tokens (" +

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "actors/log.hpp"
+#include "actors/step_codec.hpp"
 #include "gateway/answer_key.hpp"
 
 namespace convoy::gateway {
@@ -30,22 +31,6 @@ std::string random_id(const char* prefix) {
     id += "0123456789abcdef"[b & 15];
   }
   return id;
-}
-
-void fill(schema::Sampling::Builder to, const model::Sampling& from) {
-  to.setTemperature(from.temperature);
-  to.setTopK(from.top_k);
-  to.setTopP(from.top_p);
-  to.setMinP(from.min_p);
-  to.setPresencePenalty(from.presence_penalty);
-  to.setFrequencyPenalty(from.frequency_penalty);
-  to.setRepetitionPenalty(from.repetition_penalty);
-  to.setSeed(from.seed);
-  to.setLogprobs(from.logprobs);
-  to.setTopLogprobs(from.top_logprobs);
-  to.setMinTokens(from.min_tokens);
-  auto ends = to.initEndTokens(static_cast<unsigned>(from.end_tokens.size()));
-  for (unsigned i = 0; i < ends.size(); ++i) ends.set(i, from.end_tokens[i]);
 }
 
 /// The client told us not to answer from the cache.
@@ -158,7 +143,7 @@ void Completion::generate() {
   generate->getReplyTo().setRequest(number_);
   auto tokens = generate->initTokens(static_cast<unsigned>(prompt_.tokens.size()));
   for (unsigned i = 0; i < tokens.size(); ++i) tokens.set(i, prompt_.tokens[i]);
-  fill(generate->initSampling(), sampling);
+  actors::encode(sampling, generate->initSampling());
   generate->setMaxTokens(prompt_.max_tokens);
   generate->setDeadlineMs(static_cast<uint64_t>(unix_ms()) + timeout_ms);
   generate->setCacheKey(

@@ -150,6 +150,9 @@ BOOST_AUTO_TEST_CASE(what_can_never_run_is_refused_with_the_numbers) {
   auto alien = request(1, 1);
   alien.prompt[0] = 100;
   BOOST_CHECK(s.refuse(alien));
+  auto wild = request(1, 1);
+  wild.sampling.temperature = -1;
+  BOOST_CHECK(s.refuse(wild));
   auto l = limits();
   l.kv_blocks = 4;
   BOOST_CHECK(Scheduler(l).refuse(request(200, 60)).value().find("kv_tokens") != std::string::npos);
