@@ -4,9 +4,12 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdio>
 #include <new>
 
 #include "model/error.hpp"
+#include "model/unicode_16.hpp"
 
 namespace convoy::model {
 namespace {
@@ -73,7 +76,8 @@ class Translation {
     } else if ((c == 'p' || c == 'P') && at_ + 2 < in_.size() && in_[at_ + 2] == '{') {
       const size_t close = in_.find('}', at_);
       if (close == in_.npos) refuse("a property without its closing brace");
-      copy(close + 1 - at_);
+      property(in_.substr(at_ + 3, close - at_ - 3), c == 'P');
+      at_ = close + 1;
     } else if (c == 'x' && at_ + 2 < in_.size() && in_[at_ + 2] == '{') {
       const size_t close = in_.find('}', at_);
       if (close == in_.npos) refuse("\\x{ without its closing brace");
@@ -84,6 +88,36 @@ class Translation {
     } else {
       refuse("\\" + std::string(1, c));
     }
+  }
+
+  /// Completes a general category (L, Lu, …) with the characters that PCRE2 does not know yet; where it does,
+  /// naming them again changes nothing.
+  void property(std::string_view name, bool negated) {
+    if (name.starts_with("^")) refuse("a property with ^");
+    const std::string plain = "\\p{" + std::string(name) + "}";
+    std::string set = plain + additions(name);
+    if (set == plain) {
+      out_ += (negated ? "\\P{" : "\\p{") + std::string(name) + "}";
+    } else if (!in_class_) {
+      out_ += (negated ? "[^" : "[") + set + "]";
+    } else if (!negated) {
+      out_ += set;
+    } else {
+      refuse("\\P{" + std::string(name) + "} in a set");
+    }
+  }
+
+  /// The additions of a category, as ranges of a set; empty for other properties.
+  static std::string additions(std::string_view category) {
+    std::string ranges;
+    for (const UnicodeAddition& a : unicode_16_additions) {
+      if (category.empty() || !std::string_view(a.category).starts_with(category)) continue;
+      char range[32];
+      std::snprintf(range, sizeof range, "\\x{%X}-\\x{%X}", static_cast<unsigned>(a.first),
+                    static_cast<unsigned>(a.last));
+      ranges += range;
+    }
+    return ranges;
   }
 
   void class_character() {

@@ -283,6 +283,14 @@ BOOST_AUTO_TEST_CASE(an_expression_that_the_engines_may_read_differently_is_refu
              "\\p{White_Space}[^\\P{White_Space}\\]]\\x{00e9}");
 }
 
+BOOST_AUTO_TEST_CASE(a_category_knows_the_characters_of_unicode_16) {
+  // U+31350 is a letter since Unicode 15.0, U+2FFC a symbol since 15.1, U+1CCF0 a digit since 16.0.
+  BOOST_TEST(pieces({.expression = "\\p{L}+"}, "1a𱍐b2").size() == 3);
+  BOOST_TEST(pieces({.expression = "[\\p{So}]"}, "1⿼2").size() == 3);
+  BOOST_TEST(pieces({.expression = "[^\\p{N}]"}, "1\U0001CCF02").size() == 1);
+  BOOST_TEST(pieces({.expression = "\\P{Nd}"}, "1\U0001CCF02").size() == 1);
+}
+
 BOOST_AUTO_TEST_CASE(an_expression_that_explodes_is_stopped_by_its_limit) {
   const Expression expression("(a|aa)+$", "test");
   const std::string text = std::string(5000, 'a') + "b";
