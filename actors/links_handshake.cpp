@@ -290,6 +290,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
 
 asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, asio::ip::tcp::endpoint to,
                                                         bool bulk, uint64_t link_id, wire::Greeting& theirs) {
+  if (stopping) co_return Refusal{"this process closes its links", false};
   auto [error] = co_await connection->socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
   if (error)
     co_return Refusal{connection->late ? "no connection within handshake_timeout_ms" : error.message(), true};

@@ -8,6 +8,7 @@
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 #include <numeric>
+#include <thread>
 
 #include "link_rig.hpp"
 
@@ -67,6 +68,7 @@ struct Far final : Subject {
   }
   ~Far() override {
     links.reset();
+    if (pid == 0) return;  // waited for already
     ::kill(pid, SIGCONT);
     ::kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
@@ -188,6 +190,23 @@ BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
   self->request(subject->stage, 5s, plan(1)).receive([] {}, [&](const caf::error&) { failed = true; });
   BOOST_CHECK(failed);
   BOOST_CHECK(Clock::now() - begin < 2s);
+}
+
+BOOST_AUTO_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone) {
+  Far far;
+  caf::scoped_actor self(far.system);
+  self->monitor(far.stage);
+  mail(far.stage, plan(1));
+  BOOST_REQUIRE(far.record->wait_for(1));  // it knows the link
+  far.freeze();
+  BOOST_REQUIRE(down(self, far.stage, far.notice() + slack));
+  far.unfreeze();
+  int status = -1;
+  for (int tries = 0; tries < 500 && waitpid(far.pid, &status, WNOHANG) == 0; ++tries)
+    std::this_thread::sleep_for(10ms);
+  BOOST_CHECK(WIFEXITED(status));
+  BOOST_CHECK_EQUAL(WEXITSTATUS(status), 0);  // its Events::down ran
+  far.pid = 0;
 }
 
 BOOST_AUTO_TEST_CASE(control_mail_does_not_wait_for_bulk) {
