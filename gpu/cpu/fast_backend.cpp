@@ -270,10 +270,12 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape
     for_rows(s.rows, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const int64_t row = s.first_row + i, position = s.first_position + i;
-        rotate(row_of(q, row), shape.heads, position);
-        rotate(row_of(k, row), shape.kv_heads, position);
         const int64_t block = s.blocks[position / kv_block_tokens], token = position % kv_block_tokens;
         float* key = keys + block * kv_block_tokens * kv.width + token;
+        // A key's values lie a line each apart: they are fetched while its query is rotated.
+        for (int64_t j = 0; j < kv.width; ++j) __builtin_prefetch(key + j * kv_block_tokens, 1);
+        rotate(row_of(q, row), shape.heads, position);
+        rotate(row_of(k, row), shape.kv_heads, position);
         for (int64_t j = 0; j < kv.width; ++j) key[j * kv_block_tokens] = row_of(k, row)[j];
         std::copy_n(row_of(v, row), kv.width, values + (block * kv_block_tokens + token) * kv.width);
       }

@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <limits>
 
 #include "gpu/step.hpp"
 #include "test/cpu/inputs.hpp"
@@ -51,20 +52,27 @@ struct Scene {
     return out;
   }
 
+  /// The largest error against double precision, in parts of what the result is a mean of. NaN counts.
   double worst(const std::vector<float>& out, int64_t first) const {
     double worst = 0;
-    for (size_t i = 0; i < out.size(); ++i) {
-      const int64_t d = static_cast<int64_t>(i) % head_dim,
-                    query = first * group + static_cast<int64_t>(i) / head_dim;
-      double sum = 0, result = 0, size = 0;
-      for (int64_t p = 0; p <= query / group; ++p) {
+    for (int64_t i = 0; i < static_cast<int64_t>(out.size()) / head_dim; ++i) {
+      const int64_t query = first * group + i, seen = query / group + 1;
+      std::vector<double> e(static_cast<size_t>(seen));
+      double sum = 0;
+      for (int64_t p = 0; p < seen; ++p) {
         double score = 0;
         for (int64_t j = 0; j < head_dim; ++j) score += double(q[query * head_dim + j]) * k[p * head_dim + j];
-        const double e = std::exp(score / std::sqrt(double(head_dim)));
-        sum += e, result += e * v[p * head_dim + d], size += e * std::fabs(v[p * head_dim + d]);
+        sum += e[p] = std::exp(score / std::sqrt(double(head_dim)));
       }
-      const double error = std::fabs(out[i] - result / sum) / (size / sum);
-      worst = error <= worst ? worst : error;  // NaN counts
+      for (int64_t d = 0; d < head_dim; ++d) {
+        double result = 0, size = 0;
+        for (int64_t p = 0; p < seen; ++p) {
+          result += e[p] / sum * v[p * head_dim + d];
+          size += e[p] / sum * std::fabs(v[p * head_dim + d]);
+        }
+        const double error = std::fabs(out[i * head_dim + d] - result) / size;
+        if (!(error <= worst)) worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+      }
     }
     return worst;
   }
