@@ -28,7 +28,6 @@ struct AddPipeline;  // a replica is there
 struct StageUp;      // a stage process linked itself to us (below: all of these are local only)
 struct PeerUp;       // any other process did
 struct PeerDown;     // a link ended
-struct DeviceDone;   // a stage's device thread finished something
 
 }  // namespace convoy::actors
 
@@ -56,7 +55,6 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::AddPipeline)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StageUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::DeviceDone)
 
 namespace convoy::actors {
 
@@ -103,9 +101,7 @@ using PipelineActor =
 using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       // be this part of this epoch
                                     caf::reacts_to<Frame<msg::StepPlan>>,     // from the pipeline
                                     caf::reacts_to<Frame<msg::Activations>>,  // from the stage before
-                                    caf::reacts_to<PeerUp>,           // the pipeline or the next stage
-                                    caf::reacts_to<DeviceDone>,       // from its own device thread
-                                    caf::reacts_to<caf::tick_atom>>;  // report
+                                    caf::reacts_to<PeerUp>>;  // the head node or the next stage;  // report
 
 /// Supervises the processes of one machine.
 using NodeActor =
@@ -114,7 +110,7 @@ using NodeActor =
                      caf::reacts_to<Frame<msg::Shutdown>>,       // end all stages, then yourself
                      caf::reacts_to<Frame<msg::PipelineState>>,  // for status
                      caf::reacts_to<PeerUp>,                     // another node, or a client
-                     caf::reacts_to<PeerDown>>;            // supervise
+                     caf::reacts_to<PeerDown>>;                  // supervise
 
 /// The pipelines follow after spawning the router, because they need its handle.
 struct AddPipeline {

@@ -1,6 +1,8 @@
 #pragma once
-// Stage: a layer range in a process of its own. The stage actor pairs plans with hidden states, keeps the
-// order of steps and reports; a detached device actor owns the engine and is the only thread that computes.
+// Stage: a layer range in a process of its own. Its actor is detached and is the only thread that computes:
+// it pairs plans with hidden states, runs steps in order and mails what comes of them straight to the next
+// stage or the pipeline, so that no other thread has to wake up on the way of a token. It blocks on the
+// device; its reporter speaks for it meanwhile.
 
 #include <functional>
 #include <memory>
@@ -36,6 +38,7 @@ struct StageStateHolder {
   ~StageStateHolder();
 };
 
+/// Spawn it detached.
 StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> self, StageOptions options,
                                 std::shared_ptr<const model::Checkpoint> checkpoint, StageLinks links);
 

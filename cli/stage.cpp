@@ -6,7 +6,6 @@
 
 #include <thread>
 
-#include "actors/device.hpp"
 #include "actors/log.hpp"
 #include "actors/plan_limits.hpp"
 #include "actors/stage.hpp"
@@ -84,7 +83,7 @@ int run_stage(const StageArguments& args) {
   reach.connect = [&](const std::string& host, uint16_t port) {
     links->connect(host, port, config.link.handshake_timeout_ms);
   };
-  actor = system.spawn(actors::stage, options, checkpoint, reach);
+  actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen("127.0.0.1", 0);
   links->connect(args.head_host, args.head_port, 10'000);
