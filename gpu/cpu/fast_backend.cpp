@@ -175,7 +175,8 @@ void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
   int64_t tiles = 0;
   for (const Part& p : parts) tiles += (p.product.outputs + output_tile - 1) / output_tile;
   const int64_t passes = (x.rows + rows_per_pass - 1) / rows_per_pass;
-  const int64_t wanted = std::min(tiles, std::max<int64_t>(1, chunks_per_thread * pool_.threads() / passes));
+  const int64_t loops = pool_.threads() == 1 ? 1 : chunks_per_thread * pool_.threads();
+  const int64_t wanted = std::min(tiles, std::max<int64_t>(1, loops / passes));
   const int64_t chunk_outputs = (tiles + wanted - 1) / wanted * output_tile;
   int64_t chunks = 0;
   for (const Part& p : parts) chunks += (p.product.outputs + chunk_outputs - 1) / chunk_outputs;

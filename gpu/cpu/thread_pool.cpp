@@ -42,6 +42,7 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run(int64_t chunks, Call call, const void* body) {
   call_ = call;
   body_ = body;
+  chunks_ = chunks;
   unfinished_.store(chunks, std::memory_order_relaxed);
   unclaimed_.store(chunks, std::memory_order_release);
   loops_.fetch_add(1);
@@ -60,7 +61,7 @@ bool ThreadPool::work(int thread) {
     if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel,
                                           std::memory_order_acquire))
       continue;
-    call_(body_, left - 1, thread);
+    call_(body_, chunks_ - left, thread);  // upwards, as memory is fetched ahead
     unfinished_.fetch_sub(1, std::memory_order_release);
     any = true;
     left = unclaimed_.load(std::memory_order_acquire);

@@ -47,14 +47,15 @@ class ThreadPool {
   bool work(int thread);
   void worker(int thread);
 
-  // A claim of a chunk keeps the loop alive until `unfinished_` counts it, so call_ and body_ are stable for
-  // claimers, and a worker that wakes late finds nothing to claim and touches neither.
+  // A claim of a chunk keeps the loop alive until `unfinished_` counts it, so call_, body_ and chunks_ are
+  // stable for claimers, and a worker that wakes late finds nothing to claim and touches none of them.
   alignas(64) std::atomic<int64_t> unclaimed_{0};
   alignas(64) std::atomic<int64_t> unfinished_{0};
   alignas(64) std::atomic<uint32_t> loops_{0};  // what sleepers wait on
   std::atomic<bool> stop_{false};
   Call call_ = nullptr;
   const void* body_ = nullptr;
+  int64_t chunks_ = 0;
   std::vector<std::thread> workers_;
 };
 
