@@ -34,11 +34,16 @@ void require_finite(std::span<const float> logits) {
 }
 
 int32_t arg_max(std::span<const float> logits) {
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); i++)
-    if (logits[i] > logits[best]) best = i;
-  if (logits[best] == masked) throw std::runtime_error("every token is masked");
-  return static_cast<int32_t>(best);
+  constexpr size_t lanes = 16;  // so that the compiler can use vectors
+  float largest[lanes];
+  std::fill_n(largest, lanes, masked);
+  const size_t whole = logits.size() / lanes * lanes;
+  for (size_t i = 0; i < whole; i += lanes)
+    for (size_t j = 0; j < lanes; j++) largest[j] = logits[i + j] > largest[j] ? logits[i + j] : largest[j];
+  for (size_t i = whole; i < logits.size(); i++) largest[0] = std::max(largest[0], logits[i]);
+  const float best = *std::max_element(largest, largest + lanes);
+  if (best == masked) throw std::runtime_error("every token is masked");
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), best) - logits.begin());
 }
 
 double log_sum_exp(std::span<const float> logits) {

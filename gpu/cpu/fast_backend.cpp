@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t rows_per_pass = 128;
 /// Chunks that a loop is cut into for each thread, so that a thread that lost its core delays the others
 /// little.
-constexpr int64_t chunks_per_thread = 4;
+constexpr int64_t chunks_per_thread = 2;
 /// Rows that one chunk of an operation on single rows takes; fewer rows than two of these stay on the caller.
 constexpr int64_t rows_per_chunk = 16;
 /// Queries of one attention task: they share the keys that are in the first cache.
@@ -192,9 +192,12 @@ void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
     for (const Part& p : parts) {
       const int64_t padded = (p.product.outputs + chunk_outputs - 1) / chunk_outputs * chunk_outputs;
       if (first < padded) {
-        run(p.product, first, row, rows, thread);
-        if (p.gated) run(*p.gated, first, row, rows, thread);
-        return;
+        if (!p.gated) return run(p.product, first, row, rows, thread);
+        Product gate = p.product, gated = *p.gated;
+        gate.next = gated.weights + first * gated.row_bytes;
+        gated.fetched = true;
+        run(gate, first, row, rows, thread);
+        return run(gated, first, row, rows, thread);
       }
       first -= padded;
     }

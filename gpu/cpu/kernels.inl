@@ -183,27 +183,34 @@ void store_outputs(const Product& p, int64_t row, int64_t first, Vf acc) {
   n < lanes ? store_part(out, acc, n) : store(out, acc);
 }
 
-/// Fetches the lines of `size` bytes.
+/// Into the second cache: tiles of wide matrices, and what other rows of the tile still need, fill the first.
+[[gnu::always_inline]] inline void fetch_line(const std::byte* p) { __builtin_prefetch(p, 0, 2); }
+
+/// Fetches the lines of `size` bytes; nothing from nullptr.
 template <int64_t size>
 [[gnu::always_inline]] inline void prefetch(const std::byte* p) {
+  if (!p) return;
 #pragma GCC unroll 32
-  for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(p + at);
+  for (int64_t at = 0; at < size; at += 64) fetch_line(p + at);
 }
 
-/// R rows against weights as stored: unpacked on the way, used once. The tile after next is fetched
-/// meanwhile.
+/// Up to so many rows, unpacking a tile for its own sake does not pay.
+constexpr int64_t rows_as_stored_max = 4;
+
+/// R rows against weights as stored: unpacked on the way, used once. `ahead` is fetched meanwhile, as many
+/// bytes.
 template <class F, int R>
-void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, int64_t stride,
-                    const Activations& x, int64_t row) {
-  const int64_t blocks = x.columns / block_values;
-  const std::byte* ahead = tile + prefetch_bytes;
+void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
+                    const Activations& x) {
+  constexpr int64_t row = 0;
+  const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
   Vf acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) acc[r] = splat(0);
   int64_t b = 0;
   if constexpr (F::together > 1) {
     for (; b + F::together <= blocks; b += F::together) {
-      prefetch<F::bytes * lanes * F::together>(ahead + b * F::bytes * lanes);
+      prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
       Block w[F::together];
       F::unpack_together(tile + b * F::bytes, stride, w);
 #pragma GCC unroll 4
@@ -211,7 +218,7 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, int6
     }
   }
   for (; b < blocks; ++b) {
-    prefetch<F::bytes * lanes>(ahead + b * F::bytes * lanes);
+    prefetch<F::bytes * lanes>(ahead ? ahead + b * F::bytes * lanes : nullptr);
     Block w;
     F::unpack(tile + b * F::bytes, stride, w);
     add_block<F, R>(w, x, row, b, blocks, acc);
@@ -238,27 +245,38 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
   const int64_t blocks = x.columns / block_values;
   Block* unpacked = reinterpret_cast<Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
   std::byte* rows = reinterpret_cast<std::byte*>(unpacked + blocks);
+  const bool as_stored = x.rows <= rows_as_stored_max;
+  const std::byte* begin = p.weights + first * p.row_bytes;
+  const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
+  // Whole tiles, because a tile is read across its rows.
+  const int64_t tile_bytes = output_tile * p.row_bytes;
+  const int64_t distance = (prefetch_bytes + tile_bytes - 1) / tile_bytes * tile_bytes;
+  if (as_stored && !p.fetched) {
+    for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
+  }
   for (int64_t o = first; o < last; o += output_tile) {
     const std::byte* tile = p.weights + o * p.row_bytes;
+    const std::byte* ahead = tile + distance;
+    if (ahead >= end) ahead = p.next ? p.next + (ahead - end) : nullptr;
     if (p.outputs - o < output_tile) {  // fewer than 16 rows left: zeros stand for the others
       const size_t have = static_cast<size_t>((p.outputs - o) * p.row_bytes);
       __builtin_memcpy(rows, tile, have);
       __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
       tile = rows;
     }
-    if (x.rows <= 4) {
+    if (as_stored) {
       switch (x.rows) {
         case 1:
-          tile_as_stored<F, 1>(p, o, tile, p.row_bytes, x, 0);
+          tile_as_stored<F, 1>(p, o, tile, ahead, x);
           break;
         case 2:
-          tile_as_stored<F, 2>(p, o, tile, p.row_bytes, x, 0);
+          tile_as_stored<F, 2>(p, o, tile, ahead, x);
           break;
         case 3:
-          tile_as_stored<F, 3>(p, o, tile, p.row_bytes, x, 0);
+          tile_as_stored<F, 3>(p, o, tile, ahead, x);
           break;
         case 4:
-          tile_as_stored<F, 4>(p, o, tile, p.row_bytes, x, 0);
+          tile_as_stored<F, 4>(p, o, tile, ahead, x);
           break;
       }
       continue;
