@@ -62,6 +62,8 @@ int spawn_process(const std::vector<std::string>& command, const std::string& lo
                                      0600);
     posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
   }
+  // Asio's sockets are inherited: a child that held a client's or a link's connection would keep it open.
+  posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   sigset_t none, all;

@@ -17,7 +17,7 @@ class Stages(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        cls.cluster.__exit__(None)
+        cls.cluster.__exit__(os.environ.get("CONVOY_TEST_LOGS"))
 
     def setUp(self):
         wait_for(self.cluster.ready, 20, "the cluster is ready")
