@@ -71,9 +71,30 @@ void LinkPort::put_locked(schema::Lane lane, Outgoing frame) {
     why_closed_ = reason;
     return requests_.end(reason);
   }
+  if (send_directly(lane, frame)) return;
   waiting_bytes_ += bytes;
   queue(lane).frames.push_back(std::move(frame));
   wake_locked(lane);
+}
+
+/// True if the whole frame went out. What was cut short goes on in the queue, before anything else.
+bool LinkPort::send_directly(schema::Lane lane, Outgoing& frame) {
+  const Queue& waiting = queue(lane);
+  const uint64_t bytes = frame.bytes->size();
+  if (!requests_.send_now || !waiting.writer_waits || !waiting.frames.empty() || bytes > direct_bytes_max)
+    return false;
+  if (lane == schema::Lane::bulk && !window_takes(bytes)) return false;
+  frame.sent = requests_.send_now(lane, frame);
+  if (frame.sent < wire::header_bytes + bytes) return false;
+  if (lane == schema::Lane::bulk) outstanding_bytes_ += bytes;
+  return true;
+}
+
+/// Credits come in eighths of the window, so a frame larger than what is left goes when only such a rest is
+/// outstanding.
+bool LinkPort::window_takes(uint64_t bytes) const {
+  return outstanding_bytes_ <= limits_.bulk_window_bytes / credit_parts ||
+         outstanding_bytes_ + bytes <= limits_.bulk_window_bytes;
 }
 
 void LinkPort::wake_locked(schema::Lane lane) {
@@ -86,7 +107,8 @@ void LinkPort::release(uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (!open_) return;
   released_bytes_ += bytes;
-  wake_locked(schema::Lane::control);
+  // A credit for each small frame would wake two threads for every token.
+  if (released_bytes_ > limits_.bulk_window_bytes / credit_parts) wake_locked(schema::Lane::control);
 }
 
 void LinkPort::end(const std::string& reason) {
@@ -101,14 +123,11 @@ std::vector<Outgoing> LinkPort::take(schema::Lane lane) {
   std::vector<Outgoing> batch;
   const std::lock_guard lock(mutex_);
   if (!open_) return batch;
-  if (lane == schema::Lane::control && released_bytes_ > 0)
-    batch.push_back(credit_frame(std::exchange(released_bytes_, 0)));
   auto& frames = queue(lane).frames;
   for (uint64_t taken = 0; !frames.empty() && batch.size() < batch_frames_max && taken < batch_bytes_max;) {
     const uint64_t bytes = frames.front().bytes->size();
     if (lane == schema::Lane::bulk) {
-      // A frame larger than the window goes alone.
-      if (outstanding_bytes_ > 0 && outstanding_bytes_ + bytes > limits_.bulk_window_bytes) break;
+      if (!window_takes(bytes)) break;
       outstanding_bytes_ += bytes;
     }
     taken += bytes;
@@ -116,6 +135,9 @@ std::vector<Outgoing> LinkPort::take(schema::Lane lane) {
     batch.push_back(std::move(frames.front()));
     frames.pop_front();
   }
+  // Behind the others: the first may be a frame of which a part went out already.
+  if (lane == schema::Lane::control && released_bytes_ > 0)
+    batch.push_back(credit_frame(std::exchange(released_bytes_, 0)));
   queue(lane).writer_waits = batch.empty();
   return batch;
 }

@@ -24,6 +24,9 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
   struct Requests {
     std::function<void(schema::Lane)> write;             // there is something to write
     std::function<void(const std::string& reason)> end;  // the link cannot go on
+    /// Sends what the connection takes at once and returns how many bytes; null: everything waits for the I/O
+    /// thread (as a TLS stream will need it).
+    std::function<size_t(schema::Lane, const Outgoing&)> send_now = nullptr;
   };
 
   LinkPort(caf::actor_system& system, PeerIdentity peer, const LinkLimits& limits, Requests requests);
@@ -34,7 +37,9 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
   /// thread.
   caf::actor handle(schema::Role role, uint32_t instance);
 
-  /// Queues a frame. One that is too large, or finds the queue full, ends the link: nothing is lost silently.
+  /// Sends a frame: a small one at once from the calling thread if nothing waits before it (the I/O thread
+  /// need not wake up on the way of a token), else through the queue. One that is too large, or finds the
+  /// queue full, ends the link: nothing is lost silently.
   void put(schema::Lane lane, Outgoing frame);
 
   /// Bytes of bulk frames that nobody here holds any longer: the peer may send as many again.
@@ -68,7 +73,13 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
   };
 
   Queue& queue(schema::Lane lane) { return lane == schema::Lane::control ? control_ : bulk_; }
+  static constexpr uint64_t direct_bytes_max = 64
+                                               << 10;  // longer copies into the kernel are the I/O thread's
+  static constexpr uint64_t credit_parts = 8;
+
   void put_locked(schema::Lane lane, Outgoing frame);
+  bool send_directly(schema::Lane lane, Outgoing& frame);
+  bool window_takes(uint64_t bytes) const;
   void wake_locked(schema::Lane lane);
 
   caf::actor_system& system_;

@@ -2,6 +2,9 @@
 // Reading and writing frames on a byte stream. Called by coroutines of a link's I/O thread. The stream is a
 // template parameter so that TLS (boost::asio::ssl::stream) can take the socket's place.
 
+#include <sys/socket.h>
+
+#include <algorithm>
 #include <array>
 #include <boost/asio.hpp>
 #include <memory>
@@ -31,6 +34,7 @@ struct Outgoing {
   schema::Role role = schema::Role::NONE;
   uint32_t instance = 0;
   schema::FrameBytes bytes;
+  size_t sent = 0;  // bytes of header and frame that went out already (LinkPort's direct write)
 };
 
 /// A frame as it came, its segment table checked; or why the connection is of no further use.
@@ -68,6 +72,20 @@ asio::awaitable<Incoming> read_frame(S& stream, uint64_t payload_bytes_max) {
   co_return in;
 }
 
+/// Sends as much of a frame as the socket takes at once, from any thread; never blocks. Returns how many
+/// bytes of header and frame went out; 0 also on an error, which the next write of the I/O thread meets
+/// again.
+inline size_t send_now(int socket, const Outgoing& frame) {
+  const auto head = wire::encode(wire::Header{frame.type, frame.role, frame.instance, frame.bytes->size()});
+  iovec parts[] = {{const_cast<void*>(static_cast<const void*>(head.data())), head.size()},
+                   {const_cast<std::byte*>(frame.bytes->data()), frame.bytes->size()}};
+  msghdr message{};
+  message.msg_iov = parts;
+  message.msg_iovlen = 2;
+  const ssize_t sent = ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return sent < 0 ? 0 : static_cast<size_t>(sent);
+}
+
 /// Writes frames one after the other, gathered: headers and frames are not copied. Returns the error, if any.
 template <LinkStream S>
 asio::awaitable<boost::system::error_code> write_frames(S& stream, std::span<const Outgoing> frames) {
@@ -77,8 +95,9 @@ asio::awaitable<boost::system::error_code> write_frames(S& stream, std::span<con
   parts.reserve(2 * frames.size());
   for (const auto& frame : frames) {
     heads.push_back(wire::encode(wire::Header{frame.type, frame.role, frame.instance, frame.bytes->size()}));
-    parts.push_back(asio::buffer(heads.back()));
-    parts.push_back(asio::buffer(frame.bytes->data(), frame.bytes->size()));
+    const size_t of_head = std::min(frame.sent, heads.back().size());
+    parts.push_back(asio::buffer(heads.back()) + of_head);
+    parts.push_back(asio::buffer(frame.bytes->data(), frame.bytes->size()) + (frame.sent - of_head));
   }
   auto [error, written] = co_await asio::async_write(stream, parts, asio::as_tuple(asio::use_awaitable));
   co_return error;

@@ -76,6 +76,12 @@ std::shared_ptr<PeerLink> PeerLink::create(Owner& owner, asio::io_context& io, c
                                       if (auto self = weak.lock()) self->end(reason);
                                     });
                                   }};
+  // The sockets are open as long as the port is: end() closes the port first, under the lock that send_now
+  // runs in.
+  requests.send_now = [control = link->control_.socket.native_handle(),
+                       bulk = link->bulk_.socket.native_handle()](Lane lane, const Outgoing& frame) {
+    return send_now(lane == Lane::control ? control : bulk, frame);
+  };
   link->port_ = std::make_shared<LinkPort>(system, std::move(peer), limits, std::move(requests));
   return link;
 }
@@ -105,6 +111,7 @@ void PeerLink::start() {
 void PeerLink::end(const std::string& reason) {
   if (over_) return;
   over_ = true;
+  port_->close(reason);
   for (auto* lane : {&control_, &bulk_}) {
     boost::system::error_code ignored;  // the connection may be gone already
     lane->socket.lowest_layer().close(ignored);
@@ -112,7 +119,6 @@ void PeerLink::end(const std::string& reason) {
   }
   lease_out_.cancel();
   lease_in_.cancel();
-  port_->close(reason);
   owner_.ended(*this, reason);
 }
 
