@@ -14,7 +14,7 @@ namespace convoy::actors {
 namespace {
 
 // How long ~Links lets the last frames leave before it closes the connections.
-constexpr std::chrono::milliseconds farewell{200};
+constexpr std::chrono::milliseconds farewell{1000};
 
 }  // namespace
 

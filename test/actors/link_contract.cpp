@@ -18,6 +18,11 @@ extern char** environ;
 
 namespace {
 
+#ifdef __SANITIZE_THREAD__
+constexpr bool instrumented = true;  // each message costs milliseconds, for the suppressed reports about CAF
+#else
+constexpr bool instrumented = false;
+#endif
 constexpr uint32_t lease_ms = 800;
 constexpr auto slack = 1500ms;  // for a machine that is busy with other things
 
@@ -105,7 +110,7 @@ const auto places = boost::unit_test::data::make({std::string("near"), std::stri
 
 BOOST_DATA_TEST_CASE(mail_arrives_complete_and_in_order, places, where) {
   const auto subject = make(where);
-  constexpr size_t count = 20'000;
+  constexpr size_t count = instrumented ? 1'000 : 20'000;
   for (size_t step = 0; step < count; ++step) mail(subject->stage, plan(step));
   BOOST_REQUIRE(subject->record->wait_for(count));
   std::vector<uint64_t> expected(count);
@@ -212,6 +217,7 @@ BOOST_AUTO_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone)
 BOOST_AUTO_TEST_CASE(control_mail_does_not_wait_for_bulk) {
   Far far;
   constexpr size_t frames = 64, frame_bytes = 8 << 20;  // 512 MB, at least 32 MB in flight nearly always
+  constexpr double p50_ms_max = instrumented ? 500 : 5;
   const auto hidden = activations(0, frame_bytes);
   std::vector<double> ms;
   size_t queued = 0;
@@ -227,6 +233,6 @@ BOOST_AUTO_TEST_CASE(control_mail_does_not_wait_for_bulk) {
   }
   std::sort(ms.begin(), ms.end());
   BOOST_TEST_MESSAGE(ms.size() << " pings during the transfer, p50 " << ms[ms.size() / 2] << " ms");
-  BOOST_CHECK_GE(ms.size(), 20u);
-  BOOST_CHECK_LT(ms[ms.size() / 2], 5.0);
+  BOOST_CHECK_GE(ms.size(), instrumented ? 3u : 20u);
+  BOOST_CHECK_LT(ms[ms.size() / 2], p50_ms_max);
 }
