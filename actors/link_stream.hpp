@@ -42,6 +42,7 @@ struct Incoming {
   wire::Header header;
   std::unique_ptr<schema::FrameBuffer> buffer;
   std::string refused;  // empty: header and buffer are good
+  bool closed = false;  // refused, because the connection ended
 };
 
 /// Reads one frame of at most payload_bytes_max. Memory is taken after the header was checked.
@@ -52,6 +53,7 @@ asio::awaitable<Incoming> read_frame(S& stream, uint64_t payload_bytes_max) {
   auto [error, got] =
       co_await asio::async_read(stream, asio::buffer(head), asio::as_tuple(asio::use_awaitable));
   if (error) {
+    in.closed = true;
     in.refused = got != 0 ? "truncated header: " + std::to_string(got) + " bytes, then " + error.message()
                  : error == asio::error::eof ? "closed by the peer"
                                              : error.message();
@@ -64,6 +66,7 @@ asio::awaitable<Incoming> read_frame(S& stream, uint64_t payload_bytes_max) {
   in.buffer = std::make_unique<schema::FrameBuffer>(in.header.payload_bytes);
   auto [body_error, body_got] = co_await asio::async_read(
       stream, asio::buffer(in.buffer->data(), in.buffer->size()), asio::as_tuple(asio::use_awaitable));
+  in.closed = static_cast<bool>(body_error);
   if (body_error)
     in.refused = "truncated frame: " + std::to_string(body_got) + " of " + std::to_string(in.buffer->size()) +
                  " bytes, then " + body_error.message();

@@ -36,6 +36,8 @@ const char* name_of(Role role) {
   return "unknown";
 }
 
+constexpr milliseconds last_words{100};
+
 Outgoing lease_frame(uint64_t sequence) {
   schema::FrameBuilder<schema::Lease> lease(8);
   lease->setSequence(sequence);
@@ -128,6 +130,7 @@ asio::awaitable<void> PeerLink::read(Lane lane) {
   while (!over_) {
     auto in = co_await read_frame(io(lane).socket, bytes_max);
     if (over_) co_return;
+    if (in.closed && lane == Lane::bulk) co_await hear_last_words();
     if (!in.refused.empty()) co_return end(in.refused);
     if (lane == Lane::control) last_heard_ = Clock::now();
     receive(lane, std::move(in));
@@ -143,8 +146,17 @@ asio::awaitable<void> PeerLink::write(Lane lane) {
       continue;
     }
     const auto error = co_await write_frames(io(lane).socket, batch);
-    if (error && !over_) co_return end("writing failed: " + error.message());
+    if (!error) continue;
+    if (!over_) co_await hear_last_words();
+    co_return end("writing failed: " + error.message());
   }
+}
+
+// A peer that closes its link closes both connections. What it said on control before is read first: reading
+// ends there with the close. Only if control stays open is the other connection's end the link's end.
+asio::awaitable<void> PeerLink::hear_last_words() {
+  asio::steady_timer time(io_, last_words);
+  co_await time.async_wait(asio::as_tuple(asio::use_awaitable));
 }
 
 asio::awaitable<void> PeerLink::send_leases() {

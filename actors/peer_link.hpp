@@ -48,6 +48,7 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   asio::awaitable<void> write(schema::Lane lane);
   asio::awaitable<void> send_leases();
   asio::awaitable<void> watch_lease();
+  asio::awaitable<void> hear_last_words();
   void receive(schema::Lane lane, Incoming in);
   void receive_link_frame(const wire::Header& header, schema::FrameBytes bytes);
   schema::FrameBytes own(schema::Lane lane, std::unique_ptr<schema::FrameBuffer> buffer);
