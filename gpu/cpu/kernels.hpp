@@ -34,7 +34,8 @@ struct Product {
   const float* bias = nullptr;  // [outputs] or nullptr
   float* out = nullptr;         // [rows, outputs]
   bool gate = false;            // out = silu(out) · product instead of out = product + bias
-  // With few rows, the memory's latency counts: whose beginning is fetched at the end, and whether ours has been.
+  // With few rows, the memory's latency counts: whose beginning is fetched at the end, and whether ours has
+  // been.
   const std::byte* next = nullptr;
   bool fetched = false;
 };
