@@ -63,7 +63,13 @@ float sum_lanes(Vf a) {
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
 float max_lanes(Vf a) { return _mm512_reduce_max_ps(a.v); }
-int32_t sum_lanes(Vi a) { return _mm512_reduce_add_epi32(a.v); }
+/// Not _mm512_reduce_add_epi32: GCC's header adds signed vectors there, and sums may wrap (rows with a NaN).
+int32_t sum_lanes(Vi a) {
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
+  __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  quarter = _mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
+}
 Vi splat_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 Vi add(Vi a, Vi b) { return {_mm512_add_epi32(a.v, b.v)}; }
 Vf to_float(Vi a) { return {_mm512_cvtepi32_ps(a.v)}; }

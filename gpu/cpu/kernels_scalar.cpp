@@ -101,15 +101,17 @@ float max_lanes(Vf a) {
   return largest;
 }
 int32_t sum_lanes(Vi a) {
-  int32_t sum = 0;
-  for (int32_t x : a.v) sum += x;
-  return sum;
+  uint32_t sum = 0;  // wraps, as vectors do: a row with a NaN sums INT32_MIN and is poisoned anyway
+  for (int32_t x : a.v) sum += static_cast<uint32_t>(x);
+  return static_cast<int32_t>(sum);
 }
 Vi splat_int(int32_t x) {
   return each_int([&](int) { return x; });
 }
 Vi add(Vi a, Vi b) {
-  return each_int([&](int l) { return a.v[l] + b.v[l]; });
+  return each_int([&](int l) {
+    return static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) + static_cast<uint32_t>(b.v[l]));
+  });
 }
 Vf to_float(Vi a) {
   return each([&](int l) { return static_cast<float>(a.v[l]); });
