@@ -255,6 +255,7 @@ struct PipelineData {
     epochs_total->Increment();
     phase = Phase::loading;
     loading_since = Clock::now();
+    publish();  // before the requests fail, as in give_up
     abandon("the pipeline's plan was raised to epoch " + std::to_string(epoch));
     for (uint32_t i = 0; i < stages.size(); ++i) {
       const auto [first, last] = stage_layers(options.layers, static_cast<uint32_t>(stages.size()), i);
