@@ -19,7 +19,11 @@ constexpr std::chrono::milliseconds farewell{1000};
 }  // namespace
 
 Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events)
-    : system(system), options(std::move(options)), self(std::move(self)), events(std::move(events)) {
+    : system(system),
+      options(std::move(options)),
+      self(std::move(self)),
+      events(std::move(events)),
+      delivery(system) {
   if (!this->options.dev)
     throw InputError("links are plaintext in this version", "dev",
                      "set dev = true and use loopback addresses");

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "actors/delivery.hpp"
 #include "actors/link.hpp"
 #include "actors/link_port.hpp"
 #include "actors/link_stream.hpp"
@@ -46,6 +47,9 @@ struct Links::Impl final : PeerLink::Owner {
 
   // PeerLink::Owner
   std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) override;
+  void deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes) override {
+    delivery.deliver(type, to, std::move(bytes));
+  }
   void ended(PeerLink& link, const std::string& reason) override;
 
   std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
@@ -89,6 +93,7 @@ struct Links::Impl final : PeerLink::Owner {
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> keep_running = asio::make_work_guard(io);
   const Events events;
+  Delivery delivery;
   bool stopping = false;
   std::vector<std::shared_ptr<asio::ip::tcp::acceptor>> acceptors;
   std::set<Connection> live;  // all handshakes

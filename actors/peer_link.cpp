@@ -232,7 +232,7 @@ void PeerLink::receive(Lane lane, Incoming in) {
   }
   if (const auto refused = type->refuse(bytes))
     return end("malformed " + std::string(type->name) + ": " + *refused);
-  type->deliver(to->actor(), bytes);
+  owner_.deliver(*type, to->actor(), bytes);
 }
 
 void PeerLink::receive_link_frame(const wire::Header& header, schema::FrameBytes bytes) {

@@ -12,6 +12,7 @@
 #include "actors/link_port.hpp"
 #include "actors/link_stream.hpp"
 #include "actors/published_actor.hpp"
+#include "actors/remote_handle.hpp"
 
 namespace convoy::actors {
 
@@ -21,6 +22,8 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
     virtual ~Owner() = default;
     /// Null if there is none.
     virtual std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) = 0;
+    /// Mails the frame to a local actor.
+    virtual void deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes) = 0;
     /// Once; all handles are down already.
     virtual void ended(PeerLink& link, const std::string& reason) = 0;
   };

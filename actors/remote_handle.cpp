@@ -12,8 +12,9 @@ namespace convoy::actors {
 namespace {
 
 template <class T>
-void deliver_as(const caf::actor& to, schema::FrameBytes bytes) {
-  caf::anon_send(to, Frame<T>{std::move(bytes)});
+void deliver_as(const caf::actor& to, schema::FrameBytes bytes, caf::execution_unit* unit) {
+  caf::actor_cast<caf::abstract_actor*>(to)->enqueue(
+      caf::make_mailbox_element(nullptr, caf::make_message_id(), {}, Frame<T>{std::move(bytes)}), unit);
 }
 
 template <class... Ts>
