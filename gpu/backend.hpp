@@ -25,6 +25,7 @@ struct Weight {
   Buffer memory;
   model::DType type = model::DType::f32;
   int64_t rows = 0, columns = 0;  // [out, in]; a vector is one row
+  Buffer scales{};                // f8_e4m3: as Tensor::scales; null: none
   const void* data() const { return memory.get(); }
 };
 
@@ -48,17 +49,47 @@ struct SequenceRows {
   std::span<const uint32_t> blocks;  // block table: position p is entry p % 64 of block blocks[p / 64]
 };
 
-/// One layer's cache: keys and values, each blocks · 64 · width values with width = kv_heads · head_dim. How
-/// they lie in a block is the backend's own: only rope_write and attention see it. Blocks begin with
-/// arbitrary bytes.
+/// What a layer keeps of one stream (model::CacheStream): blocks · 64 · width values. How they lie in a block
+/// is the backend's own: only the operation that writes and the attention that reads see it. Blocks begin
+/// with arbitrary bytes.
+struct KvStream {
+  Buffer memory;
+  int64_t width = 0;
+};
+
+/// One layer's cache: keys and values of kv_heads · head_dim each, or the latent with its rotated key.
 struct KvLayer {
-  Buffer k, v;
-  int64_t blocks = 0, width = 0;
+  std::vector<KvStream> streams;
+  int64_t blocks = 0;
+  model::DType type = model::DType::f32;  // f32, bf16 or f16
 };
 
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 0;  // of q·k before the softmax
+};
+
+/// Multi-head latent attention's shape (arXiv 2405.04434). A row of q is heads · (nope + rope), of kv_a and
+/// of the cache latent + rope, of the output heads · value.
+struct LatentShape {
+  int64_t heads = 0, latent = 0, nope = 0, rope = 0, value = 0;
+  float scale = 0;
+  /// A sequence that brings more rows than this to a step has its cached keys and values projected up once
+  /// for all of them; fewer rows are compared with the latents directly ("absorbed"). The two round
+  /// differently.
+  int64_t absorbed_rows_max = 0;
+};
+
+/// The projections of latents to keys and values, as LatentWeights has them: joint, or key and value apart.
+struct LatentProjections {
+  const Weight *joint = nullptr, *key = nullptr, *value = nullptr;
+};
+
+/// A layer's experts. Only those that a row chose are touched.
+struct ExpertSet {
+  const Weight* router = nullptr;
+  const Weight* router_bias = nullptr;  // nullptr: none
+  std::span<const Weight> gate, up, down;
 };
 
 /// Everything the sampler needs for one row of logits.
@@ -97,6 +128,17 @@ class Backend {
   /// Causal grouped-query attention over the paged cache; the step's own rows are already in it.
   virtual void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                          const KvLayer& kv, Rows out) = 0;
+  /// kv_a's latent is normalised by `norm`, its key rotated, and both written into the cache; the last `rope`
+  /// values of each head of q are rotated in place.
+  virtual void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
+                            std::span<const SequenceRows> sequences, const KvLayer& kv) = 0;
+  /// Causal attention over the cached latents; the step's own rows are already in it.
+  virtual void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
+                                std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) = 0;
+  /// out = shared + Σ over the row's chosen experts of weight · down(silu(gate·h) ⊙ up·h), added in the order
+  /// of the experts' numbers. Chosen by route() over float32 scores.
+  virtual void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
+                       Rows out) = 0;
   /// logits = norm(x[row] (+ delta[row])) · headᵀ for the listed rows only. logits: [rows.size(), vocab]
   virtual void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
                     std::span<const int32_t> rows, Rows logits) = 0;

@@ -31,6 +31,11 @@ void check_limits(const EngineLimits& l, const model::Config& config) {
   if (l.context_tokens <= 0 || l.context_tokens > config.context)
     throw InputError("context of " + to_string(l.context_tokens) + " tokens", "engine limits",
                      "the model takes 1 to " + to_string(config.context));
+  const bool known =
+      l.kv_type == model::DType::f32 || l.kv_type == model::DType::bf16 || l.kv_type == model::DType::f16;
+  if (!known)
+    throw InputError("keys and values in " + std::string(model::info(l.kv_type).name), "engine limits",
+                     "use f32, bf16 or f16");
 }
 
 model::LayerRange checked(model::LayerRange range, const model::Config& config) {
@@ -49,8 +54,8 @@ struct Engine::State {
         backend(std::move(b)),
         checkpoint(std::move(c)),
         config(checkpoint->config()),
-        forward(*backend, *checkpoint, checked(range, config), l.rows_per_step, progress),
-        kv(*backend, range.count(), config.kv_heads * config.head_dim, l.kv_blocks, l.slots,
+        forward(*backend, *checkpoint, checked(range, config), {l.rows_per_step, l.deterministic}, progress),
+        kv(*backend, range.count(), model::cache_streams(config), l.kv_type, l.kv_blocks, l.slots,
            l.context_tokens),
         sequences(l.slots),
         written_by(l.kv_blocks) {

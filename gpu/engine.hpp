@@ -15,10 +15,13 @@
 namespace convoy::gpu {
 
 struct EngineLimits {
-  uint32_t kv_blocks = 0;      // of kv_block_tokens tokens, shared by all slots
-  uint32_t slots = 0;          // sequences at once
-  int64_t context_tokens = 0;  // positions per sequence
-  int64_t rows_per_step = 0;   // buffers are sized for it
+  uint32_t kv_blocks = 0;                    // of kv_block_tokens tokens, shared by all slots
+  uint32_t slots = 0;                        // sequences at once
+  int64_t context_tokens = 0;                // positions per sequence
+  int64_t rows_per_step = 0;                 // buffers are sized for it
+  model::DType kv_type = model::DType::f32;  // of cached keys and values: f32, bf16 or f16
+  /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
+  bool deterministic = false;
 };
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.

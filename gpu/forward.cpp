@@ -1,39 +1,81 @@
 #include "gpu/forward.hpp"
 
+#include <algorithm>
 #include <cassert>
-#include <cmath>
 
 namespace convoy::gpu {
 
+namespace {
+
+/// With fewer rows, comparing queries with the latents costs less than projecting the cached latents up: with
+/// V2's and V3's dimensions, per head and cached token 1,088 products a row against 131,072 once and 320 a
+/// row.
+constexpr int64_t absorbed_rows_max = 170;
+
+const Weight* pointer(const std::optional<Weight>& weight) { return weight ? &*weight : nullptr; }
+
+}  // namespace
+
+Forward::Layer Forward::adopt(const model::LayerWeights& w) {
+  const auto one = [&](const model::Tensor& t) { return t.shape.empty() ? Weight{} : backend_.adopt(t); };
+  const auto maybe = [&](const std::optional<model::Tensor>& t) {
+    return t ? std::optional(backend_.adopt(*t)) : std::nullopt;
+  };
+  const auto all = [&](const std::vector<model::Tensor>& tensors) {
+    std::vector<Weight> weights;
+    for (const model::Tensor& t : tensors) weights.push_back(backend_.adopt(t));
+    return weights;
+  };
+  Layer layer{one(w.attention_norm), one(w.q),        one(w.k),  one(w.v),    one(w.o),
+              one(w.mlp_norm),       one(w.gate),     one(w.up), one(w.down), maybe(w.q_bias),
+              maybe(w.k_bias),       maybe(w.v_bias), {},        {}};
+  if (const auto& l = w.latent)
+    layer.latent = Latent{maybe(l->q_a),  maybe(l->q_a_norm), one(l->kv_a), one(l->kv_a_norm),
+                          maybe(l->kv_b), maybe(l->k_b),      maybe(l->v_b)};
+  if (const auto& e = w.experts)
+    layer.experts = Experts{one(e->router), maybe(e->router_bias), all(e->gate), all(e->up), all(e->down)};
+  return layer;
+}
+
 Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range,
-                 int64_t rows_max, const std::function<void(int64_t, int64_t)>& progress)
-    : backend_(backend) {
-  const model::Config& c = checkpoint.config();
-  attention_ = {c.heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim))};
+                 const ForwardLimits& limits, const std::function<void(int64_t, int64_t)>& progress)
+    : backend_(backend), config_(checkpoint.config()) {
+  const model::Config& c = config_;
+  const float scale = model::attention_scale(c);
   eps_ = static_cast<float>(c.rms_eps);
 
-  const auto adopt = [&](const model::Tensor& t) { return backend.adopt(t); };
-  const auto adopt_if = [&](const std::optional<model::Tensor>& t) {
-    return t ? std::optional<Weight>(backend.adopt(*t)) : std::nullopt;
-  };
   const model::StageWeights weights = checkpoint.stage(range);
   for (const model::LayerWeights& w : weights.layers) {
-    layers_.push_back({adopt(w.attention_norm), adopt(w.q), adopt(w.k), adopt(w.v), adopt(w.o),
-                       adopt(w.mlp_norm), adopt(w.gate), adopt(w.up), adopt(w.down), adopt_if(w.q_bias),
-                       adopt_if(w.k_bias), adopt_if(w.v_bias)});
+    layers_.push_back(adopt(w));
     if (progress) progress(static_cast<int64_t>(layers_.size()), range.count());
   }
+  const auto adopt_if = [&](const std::optional<model::Tensor>& t) {
+    return t ? std::optional(backend.adopt(*t)) : std::nullopt;
+  };
   embedding_ = adopt_if(weights.embedding);
   final_norm_ = adopt_if(weights.final_norm);
   head_ = adopt_if(weights.head);
 
   const auto buffer = [&](int64_t width) {
-    return RowBuffer{backend.allocate(static_cast<size_t>(rows_max * width) * sizeof(float)), width};
+    return RowBuffer{backend.allocate(static_cast<size_t>(limits.rows * width) * sizeof(float)), width};
   };
   x_ = buffer(c.hidden), delta_ = buffer(c.hidden), h_ = buffer(c.hidden);
-  q_ = buffer(c.heads * c.head_dim), attended_ = buffer(c.heads * c.head_dim);
-  k_ = buffer(c.kv_heads * c.head_dim), v_ = buffer(c.kv_heads * c.head_dim);
-  gated_ = buffer(c.intermediate);
+  if (const auto& l = c.latent) {
+    latent_ = {c.heads,
+               l->latent,
+               l->nope,
+               l->rope,
+               l->value,
+               scale,
+               limits.deterministic ? limits.rows : absorbed_rows_max};
+    if (l->q_rank > 0) q_a_ = buffer(l->q_rank);
+    q_ = buffer(c.heads * l->query()), kv_a_ = buffer(l->cached()), attended_ = buffer(c.heads * l->value);
+  } else {
+    attention_ = {c.heads, c.kv_heads, c.head_dim, scale};
+    q_ = buffer(c.heads * c.head_dim), attended_ = buffer(c.heads * c.head_dim);
+    k_ = buffer(c.kv_heads * c.head_dim), v_ = buffer(c.kv_heads * c.head_dim);
+  }
+  gated_ = buffer(std::max(c.intermediate, c.moe ? c.moe->shared * c.moe->width : 0));
   if (last()) logits_ = buffer(c.vocab);
 }
 
@@ -51,27 +93,62 @@ void Forward::begin(std::span<const float> hidden) {
 
 void Forward::layers(std::span<const SequenceRows> sequences, const KvPool& kv) {
   const Rows x = x_.first(rows_), delta = delta_.first(rows_), h = h_.first(rows_);
-  const Rows q = q_.first(rows_), k = k_.first(rows_), v = v_.first(rows_);
-  const Rows attended = attended_.first(rows_), gated = gated_.first(rows_);
-  const auto pointer = [](const std::optional<Weight>& w) { return w ? &*w : nullptr; };
-
   for (size_t l = 0; l < layers_.size(); l++) {
-    const Layer& w = layers_[l];
+    const Layer& layer = layers_[l];
     const KvLayer& cache = kv.layer(static_cast<int64_t>(l));
-    backend_.add_norm(x, l == 0 ? Rows{} : delta, w.attention_norm, eps_, h);
-    const Projection qkv[] = {
-        {&w.q, pointer(w.q_bias), q}, {&w.k, pointer(w.k_bias), k}, {&w.v, pointer(w.v_bias), v}};
-    backend_.linear(h, qkv);
-    backend_.rope_write(q, k, v, attention_, sequences, cache);
-    backend_.attention(q, attention_, sequences, cache, attended);
-    const Projection out[] = {{&w.o, nullptr, delta}};
-    backend_.linear(attended, out);
-
-    backend_.add_norm(x, delta, w.mlp_norm, eps_, h);
-    backend_.gated_linear(h, w.gate, w.up, gated);
-    const Projection down[] = {{&w.down, nullptr, delta}};
-    backend_.linear(gated, down);
+    backend_.add_norm(x, l == 0 ? Rows{} : delta, layer.attention_norm, eps_, h);
+    if (layer.latent)
+      latent_attention(layer, sequences, cache);
+    else
+      grouped_attention(layer, sequences, cache);
+    const Projection out[] = {{&layer.o, nullptr, delta}};
+    backend_.linear(attended_.first(rows_), out);
+    backend_.add_norm(x, delta, layer.mlp_norm, eps_, h);
+    mlp(layer);
   }
+}
+
+void Forward::grouped_attention(const Layer& layer, std::span<const SequenceRows> sequences,
+                                const KvLayer& cache) {
+  const Rows q = q_.first(rows_), k = k_.first(rows_), v = v_.first(rows_);
+  const Projection qkv[] = {{&layer.q, pointer(layer.q_bias), q},
+                            {&layer.k, pointer(layer.k_bias), k},
+                            {&layer.v, pointer(layer.v_bias), v}};
+  backend_.linear(h_.first(rows_), qkv);
+  backend_.rope_write(q, k, v, attention_, sequences, cache);
+  backend_.attention(q, attention_, sequences, cache, attended_.first(rows_));
+}
+
+void Forward::latent_attention(const Layer& layer, std::span<const SequenceRows> sequences,
+                               const KvLayer& cache) {
+  const Latent& own = *layer.latent;
+  const Rows h = h_.first(rows_), q = q_.first(rows_), kv_a = kv_a_.first(rows_);
+  const float inner_eps = static_cast<float>(config_.latent->norm_eps);
+  if (own.q_a) {
+    const Rows q_a = q_a_.first(rows_);
+    const Projection down[] = {{&*own.q_a, nullptr, q_a}, {&own.kv_a, nullptr, kv_a}};
+    backend_.linear(h, down);
+    backend_.add_norm(q_a, Rows{}, *own.q_a_norm, inner_eps, q_a);
+    const Projection up[] = {{&layer.q, nullptr, q}};
+    backend_.linear(q_a, up);
+  } else {
+    const Projection both[] = {{&layer.q, nullptr, q}, {&own.kv_a, nullptr, kv_a}};
+    backend_.linear(h, both);
+  }
+  backend_.latent_write(q, kv_a, own.kv_a_norm, inner_eps, latent_, sequences, cache);
+  const LatentProjections projections{pointer(own.kv_b), pointer(own.k_b), pointer(own.v_b)};
+  backend_.latent_attention(q, projections, latent_, sequences, cache, attended_.first(rows_));
+}
+
+void Forward::mlp(const Layer& layer) {
+  const Rows h = h_.first(rows_), delta = delta_.first(rows_), gated = gated_.first(rows_, layer.gate.rows);
+  backend_.gated_linear(h, layer.gate, layer.up, gated);
+  const Projection down[] = {{&layer.down, nullptr, delta}};
+  backend_.linear(gated, down);
+  if (!layer.experts) return;
+  const Experts& e = *layer.experts;
+  backend_.experts(h, {&e.router, pointer(e.router_bias), e.gate, e.up, e.down}, config_.moe->routing, delta,
+                   delta);
 }
 
 Rows Forward::logits(std::span<const int32_t> rows) {

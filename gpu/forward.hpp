@@ -14,11 +14,16 @@
 
 namespace convoy::gpu {
 
+struct ForwardLimits {
+  int64_t rows = 0;            // of one step: buffers are sized for it
+  bool deterministic = false;  // latent attention is always absorbed, however many rows a sequence brings
+};
+
 class Forward {
  public:
   /// Adopts the weights of the range. progress(done, total) in layers; may be empty.
-  Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range, int64_t rows_max,
-          const std::function<void(int64_t, int64_t)>& progress);
+  Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range,
+          const ForwardLimits& limits, const std::function<void(int64_t, int64_t)>& progress);
 
   bool first() const { return embedding_.has_value(); }
   bool last() const { return head_.has_value(); }
@@ -35,23 +40,45 @@ class Forward {
   Rows hidden();
 
  private:
+  struct Latent {
+    std::optional<Weight> q_a, q_a_norm;
+    Weight kv_a, kv_a_norm;
+    std::optional<Weight> kv_b, k_b, v_b;
+  };
+  struct Experts {
+    Weight router;
+    std::optional<Weight> router_bias;
+    std::vector<Weight> gate, up, down;
+  };
   struct Layer {
     Weight attention_norm, q, k, v, o, mlp_norm, gate, up, down;
     std::optional<Weight> q_bias, k_bias, v_bias;
+    std::optional<Latent> latent;
+    std::optional<Experts> experts;
   };
   struct RowBuffer {
     Buffer memory;
     int64_t width = 0;
     Rows first(int64_t rows) const { return {memory.get(), rows, width}; }
+    /// Narrower rows in the same memory.
+    Rows first(int64_t rows, int64_t narrower) const { return {memory.get(), rows, narrower}; }
   };
 
+  Layer adopt(const model::LayerWeights& weights);
+  // Each reads h_; attention leaves its result in attended_, the MLP in delta_.
+  void grouped_attention(const Layer& layer, std::span<const SequenceRows> sequences, const KvLayer& cache);
+  void latent_attention(const Layer& layer, std::span<const SequenceRows> sequences, const KvLayer& cache);
+  void mlp(const Layer& layer);
+
   Backend& backend_;
+  model::Config config_;
   AttentionShape attention_;
+  LatentShape latent_;
   float eps_;
   std::vector<Layer> layers_;
   std::optional<Weight> embedding_, final_norm_, head_;
   // x: the residual stream; delta: what the latest block adds to it; h: normalised rows
-  RowBuffer x_, delta_, h_, q_, k_, v_, attended_, gated_, logits_;
+  RowBuffer x_, delta_, h_, q_a_, q_, k_, v_, kv_a_, attended_, gated_, logits_;
   int64_t rows_ = 0;  // of the step that runs
 };
 

@@ -10,14 +10,20 @@ namespace {
 constexpr uint32_t unmapped = std::numeric_limits<uint32_t>::max();
 }
 
-KvPool::KvPool(Backend& backend, int64_t layers, int64_t width, uint32_t blocks, uint32_t slots,
-               int64_t context_tokens)
+KvPool::KvPool(Backend& backend, int64_t layers, std::span<const model::CacheStream> streams,
+               model::DType type, uint32_t blocks, uint32_t slots, int64_t context_tokens)
     : blocks_(blocks),
       entries_max_((context_tokens + kv_block_tokens - 1) / kv_block_tokens),
       tables_(slots) {
-  const size_t bytes = size_t{blocks} * kv_block_tokens * static_cast<size_t>(width) * sizeof(float);
-  for (int64_t l = 0; l < layers; l++)
-    layers_.push_back({backend.allocate(bytes), backend.allocate(bytes), int64_t{blocks}, width});
+  for (int64_t l = 0; l < layers; l++) {
+    KvLayer& layer = layers_.emplace_back(KvLayer{{}, int64_t{blocks}, type});
+    for (const model::CacheStream& stream : streams) {
+      assert(kv_block_tokens % stream.tokens_per_entry == 0);
+      const int64_t values = blocks * (kv_block_tokens / stream.tokens_per_entry) * stream.width;
+      layer.streams.push_back(
+          {backend.allocate(static_cast<size_t>(values) * model::info(type).block_bytes), stream.width});
+    }
+  }
 }
 
 void KvPool::clear(uint32_t slot) {

@@ -13,9 +13,9 @@ namespace convoy::gpu {
 
 class KvPool {
  public:
-  /// width: values per token of a layer's keys (and of its values).
-  KvPool(Backend& backend, int64_t layers, int64_t width, uint32_t blocks, uint32_t slots,
-         int64_t context_tokens);
+  /// Every layer has these streams, with values of `type`.
+  KvPool(Backend& backend, int64_t layers, std::span<const model::CacheStream> streams, model::DType type,
+         uint32_t blocks, uint32_t slots, int64_t context_tokens);
 
   const KvLayer& layer(int64_t index) const { return layers_[index]; }
 

@@ -21,10 +21,31 @@ struct LayerRange {
   int64_t count() const { return last - first + 1; }
 };
 
+/// Latent attention's own matrices. `query` is q_width = heads·(nope + rope).
+struct LatentWeights {
+  std::optional<Tensor> q_a, q_a_norm;  // [q_rank, hidden], [q_rank]: low-rank queries only
+  Tensor kv_a, kv_a_norm;               // [latent + rope, hidden], [latent]
+  /// Joint, [heads·(nope + value), latent], each head's key rows before its value rows; or split:
+  /// k_b [heads·latent, nope] (transposed: a GGUF's attn_k_b) and v_b [heads·value, latent].
+  std::optional<Tensor> kv_b, k_b, v_b;
+};
+
+/// Of a layer with experts. Vectors are indexed by expert.
+struct ExpertWeights {
+  Tensor router;                       // [experts, hidden]
+  std::optional<Tensor> router_bias;   // [experts]
+  std::vector<Tensor> gate, up, down;  // [width, hidden] twice, [hidden, width]
+};
+
 /// The weights of one layer. Matrices are [out, in], norms [hidden], biases [out].
 struct LayerWeights {
-  Tensor attention_norm, q, k, v, o, mlp_norm, gate, up, down;
+  Tensor attention_norm, o, mlp_norm;
+  Tensor q;     // [q_width, hidden], or [q_width, q_rank] behind low-rank queries
+  Tensor k, v;  // grouped-query attention only
   std::optional<Tensor> q_bias, k_bias, v_bias;
+  std::optional<LatentWeights> latent;
+  Tensor gate, up, down;  // the dense MLP, or the shared experts as one
+  std::optional<ExpertWeights> experts;
 };
 
 struct StageWeights {

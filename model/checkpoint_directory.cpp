@@ -69,6 +69,35 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
                        index_file.path().string() + ": tensor " + in_quotes(name), mend);
 }
 
+/// Joins each FP8 weight with its scales, which stand beside it under its name and "_scale_inv". (The name
+/// says inverse; what stands there is multiplied.)
+void attach_scales(TensorMap& tensors, const std::string& directory) {
+  const auto blocks = [](int64_t values) { return (values + fp8_block - 1) / fp8_block; };
+  for (auto& [name, tensor] : tensors) {
+    if (tensor.type != DType::f8_e4m3) continue;
+    const std::string place = directory + ": tensor " + in_quotes(name);
+    const auto scales = tensors.find(name + "_scale_inv");
+    if (tensor.shape.size() != 2 || scales == tensors.end())
+      throw InputError(
+          tensor.shape.size() != 2 ? "is FP8, but no matrix" : "is FP8 without its weight_scale_inv", place,
+          "use a checkpoint in DeepSeek's FP8, or in bf16");
+    const Tensor& found = scales->second;
+    if (found.type != DType::f32 ||
+        found.shape != std::vector<int64_t>{blocks(tensor.shape[0]), blocks(tensor.shape[1])})
+      throw InputError("has scales that are not F32, one for each block of 128 by 128", place,
+                       "the checkpoint is damaged; fetch it again");
+    tensor.scales = found.bytes;
+    tensor.scales_owner = found.owner;
+  }
+  std::erase_if(tensors, [&](const auto& entry) {
+    const std::string_view name = entry.first;
+    constexpr std::string_view suffix = "_scale_inv";
+    if (!name.ends_with(suffix)) return false;
+    const auto weight = tensors.find(name.substr(0, name.size() - suffix.size()));
+    return weight != tensors.end() && weight->second.type == DType::f8_e4m3;
+  });
+}
+
 }  // namespace
 
 CheckpointParts read_directory(const std::filesystem::path& directory) {
@@ -96,6 +125,7 @@ CheckpointParts read_directory(const std::filesystem::path& directory) {
     throw InputError("has neither model.safetensors nor model.safetensors.index.json", directory.string(),
                      "fetch the weights as safetensors");
   }
+  attach_scales(parts.tensors, directory.string());
   return parts;
 }
 

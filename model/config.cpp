@@ -1,5 +1,6 @@
 #include "model/config.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <numbers>
@@ -21,6 +22,28 @@ double scale_llama3(double frequency, const Llama3Rope& scaling) {
   return (1 - kept) * frequency / scaling.factor + kept * frequency;
 }
 
+/// m(s) of the paper's equation 22, as DeepSeek uses it for two different s.
+double yarn_magnitude(double factor, double mscale) {
+  return factor > 1 ? 0.1 * mscale * std::log(factor) + 1 : 1;
+}
+
+/// At which frequency's index a rotation turns `turns` times within the original context.
+double yarn_index(double turns, const Rope& rope, int64_t head_dim) {
+  const auto context = static_cast<double>(rope.yarn->original_context);
+  return static_cast<double>(head_dim) * std::log(context / (turns * 2 * std::numbers::pi)) /
+         (2 * std::log(rope.theta));
+}
+
+/// Fast rotations are kept, slow ones stretched by `factor`, those between blended along a ramp.
+double scale_yarn(double frequency, size_t index, const Rope& rope, int64_t head_dim) {
+  const double low = std::max(std::floor(yarn_index(rope.yarn->beta_fast, rope, head_dim)), 0.0);
+  double high = std::min(std::ceil(yarn_index(rope.yarn->beta_slow, rope, head_dim)),
+                         static_cast<double>(head_dim - 1));
+  if (low == high) high += 0.001;  // as the reference avoids the division by 0
+  const double stretched = std::clamp((static_cast<double>(index) - low) / (high - low), 0.0, 1.0);
+  return stretched * frequency / rope.yarn->factor + (1 - stretched) * frequency;
+}
+
 }  // namespace
 
 std::vector<double> rope_frequencies(const Rope& rope, int64_t head_dim) {
@@ -30,12 +53,71 @@ std::vector<double> rope_frequencies(const Rope& rope, int64_t head_dim) {
   std::vector<double> frequencies(static_cast<size_t>(head_dim / 2));
   for (size_t i = 0; i < frequencies.size(); ++i) {
     double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    if (rope.yarn) frequency = scale_yarn(frequency, i, rope, head_dim);
     if (rope.llama3) frequency = scale_llama3(frequency, *rope.llama3);
     if (!rope.frequency_divisors.empty()) frequency /= static_cast<double>(rope.frequency_divisors[i]);
     frequencies[i] = frequency;
   }
   return frequencies;
 }
+
+double rope_magnitude(const Rope& rope) {
+  if (!rope.yarn) return 1;
+  const YarnRope& yarn = *rope.yarn;
+  return yarn_magnitude(yarn.factor, yarn.mscale) / yarn_magnitude(yarn.factor, yarn.mscale_all_dim);
+}
+
+bool has_experts(const Config& config, int64_t layer) {
+  return config.moe && layer >= config.moe->dense_layers;
+}
+
+std::vector<CacheStream> cache_streams(const Config& config) {
+  if (config.latent) return {{config.latent->cached()}};
+  const int64_t width = config.kv_heads * config.head_dim;
+  return {{width}, {width}};
+}
+
+float attention_scale(const Config& config) {
+  const int64_t width = config.latent ? config.latent->query() : config.head_dim;
+  double scale = 1 / std::sqrt(static_cast<double>(width));
+  if (const auto& yarn = config.rope.yarn) {
+    const double magnitude = yarn_magnitude(yarn->factor, yarn->mscale_all_dim);
+    scale *= magnitude * magnitude;
+  }
+  return static_cast<float>(scale);
+}
+
+namespace {
+
+void check_latent(const LatentAttention& latent, const Config& config, const auto& within,
+                  const auto& demand) {
+  if (latent.q_rank != 0) within(latent.q_rank, width_max, "the queries' rank");
+  within(latent.latent, width_max, "the latent's size");
+  for (const int64_t width : {latent.nope, latent.rope, latent.value})
+    within(width, head_dim_max, "a part of an attention head");
+  demand(latent.rope == config.head_dim, "the rotated part differs from the head's dimension");
+  demand(config.heads == config.kv_heads, "latent attention needs as many key-value heads as heads");
+  demand(std::isfinite(latent.norm_eps) && latent.norm_eps > 0 && latent.norm_eps < 1,
+         "the latent norm's epsilon");
+}
+
+void check_experts(const Experts& experts, const Config& config, const auto& within, const auto& demand) {
+  const Routing& r = experts.routing;
+  within(r.experts, experts_max, "the number of experts");
+  within(r.chosen, r.experts, "the number of experts per token");
+  within(r.groups, r.experts, "the number of expert groups");
+  within(r.groups_chosen, r.groups, "the number of expert groups per token");
+  within(experts.width, width_max, "an expert's intermediate size");
+  within(experts.shared, experts_max, "the number of shared experts");
+  demand(experts.dense_layers >= 0 && experts.dense_layers <= config.layers, "more dense layers than layers");
+  demand(r.experts % r.groups == 0, "the experts don't divide into groups");
+  const int64_t group = r.experts / r.groups;
+  demand(r.chosen <= group * r.groups_chosen, "the chosen groups hold fewer experts than are chosen");
+  demand(r.groups == 1 || r.group_score == GroupScore::best || group >= 2, "a group has no two best experts");
+  demand(std::isfinite(r.scale) && r.scale > 0, "the experts' scaling factor is " + std::to_string(r.scale));
+}
+
+}  // namespace
 
 void check_config(const Config& config, const std::string& where) {
   const std::string mend = "the checkpoint's configuration is damaged or not one that Convoy runs";
@@ -70,6 +152,16 @@ void check_config(const Config& config, const std::string& where) {
                scaling->high_freq_factor > scaling->low_freq_factor && scaling->original_context >= 1 &&
                scaling->original_context <= context_max,
            "the llama3 rotary scaling's factors don't fit together");
+  if (const auto& yarn = config.rope.yarn)
+    demand(std::isfinite(yarn->factor) && yarn->factor >= 1 && std::isfinite(yarn->beta_fast) &&
+               yarn->beta_slow > 0 && yarn->beta_fast > yarn->beta_slow && std::isfinite(yarn->mscale) &&
+               std::isfinite(yarn->mscale_all_dim) && yarn->mscale >= 0 && yarn->mscale_all_dim >= 0 &&
+               yarn->original_context >= 1 && yarn->original_context <= context_max && config.rope.theta > 1,
+           "the yarn rotary scaling's factors don't fit together");
+  if (config.latent) check_latent(*config.latent, config, within, demand);
+  if (config.moe) check_experts(*config.moe, config, within, demand);
+  demand(config.prediction_layers >= 0 && config.prediction_layers <= layers_max,
+         "the number of prediction layers is " + std::to_string(config.prediction_layers));
   for (const float divisor : config.rope.frequency_divisors)
     demand(std::isfinite(divisor) && divisor > 0,
            "a rotary frequency is divided by " + std::to_string(divisor));

@@ -22,20 +22,73 @@ struct Llama3Rope {
   int64_t original_context;
 };
 
+/// YaRN (arXiv 2309.00071) as DeepSeek applies it: the ramp between interpolated and kept frequencies is laid
+/// over the original context, cos and sin are multiplied by m(mscale) / m(mscale_all_dim), and attention's
+/// scale by m(mscale_all_dim)², with m(s) = 0.1·s·ln(factor) + 1.
+struct YarnRope {
+  double factor, beta_fast, beta_slow, mscale, mscale_all_dim;
+  int64_t original_context;
+};
+
 struct Rope {
   double theta = 10000.0;
   RopePairs pairs = RopePairs::half_split;
   std::optional<Llama3Rope> llama3;
+  std::optional<YarnRope> yarn;
   /// GGUF carries the llama3 scaling as factors per frequency (rope_freqs.weight) that divide it; empty:
   /// none.
   std::vector<float> frequency_divisors;
 };
 
+/// Multi-head latent attention (arXiv 2405.04434, section 2.1): keys and values of a token are one latent
+/// vector and one rotated key that all heads share.
+struct LatentAttention {
+  int64_t q_rank = 0;                     // queries go through so many values first; 0: they do not
+  int64_t latent = 0;                     // kv_lora_rank: what is cached, beside `rope` values
+  int64_t nope = 0, rope = 0, value = 0;  // of each head
+  double norm_eps = 1e-6;                 // of the two inner norms; the reference has it fixed
+  int64_t query() const { return nope + rope; }
+  int64_t cached() const { return latent + rope; }
+};
+
+enum class Scoring : uint8_t { softmax, sigmoid };
+/// What a group of experts is worth before the best groups are taken.
+enum class GroupScore : uint8_t { best, best_two };
+
+/// Which experts a token goes to. Scores are computed in float32. With a correction bias it shifts the
+/// choice, never the weights (arXiv 2408.15664).
+struct Routing {
+  int64_t experts = 0, chosen = 0;
+  int64_t groups = 1, groups_chosen = 1;
+  Scoring scoring = Scoring::softmax;
+  GroupScore group_score = GroupScore::best;
+  bool biased = false;      // there is a correction bias
+  bool normalised = false;  // the chosen weights are divided by their sum
+  double scale = 1;         // then multiplied by this
+};
+
+/// Mixture of experts (arXiv 2401.06066) in the layers from `dense_layers` on.
+struct Experts {
+  Routing routing;
+  int64_t width = 0;   // intermediate size of one expert
+  int64_t shared = 0;  // experts that every token goes to: one MLP of shared · width
+  int64_t dense_layers = 0;
+};
+
+/// What a layer keeps of each token: one array of `width` values for every `tokens_per_entry` tokens.
+struct CacheStream {
+  int64_t width = 0, tokens_per_entry = 1;
+};
+
 struct Config {
-  std::string architecture;  // "llama" or "qwen2"
-  int64_t layers = 0, hidden = 0, intermediate = 0, vocab = 0;
-  int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  int64_t context = 0;  // positions
+  std::string architecture;  // "llama", "qwen2", "deepseek_v2" or "deepseek_v3"
+  int64_t layers = 0, hidden = 0, vocab = 0;
+  int64_t intermediate = 0;                       // of a dense MLP
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;  // head_dim: of the rotated part with latent attention
+  std::optional<LatentAttention> latent;
+  std::optional<Experts> moe;
+  int64_t prediction_layers = 0;  // multi-token prediction, after the model's own; never run
+  int64_t context = 0;            // positions
   double rms_eps = 0;
   bool qkv_bias = false;
   bool tied_head = false;
@@ -44,10 +97,17 @@ struct Config {
   int32_t bos_token = -1;           // −1: none
 };
 
+/// Does that layer have experts, or a dense MLP?
+bool has_experts(const Config& config, int64_t layer);
+/// Every layer's, in the order that the backend knows: keys and values, or the latent with its rotated key.
+std::vector<CacheStream> cache_streams(const Config& config);
+/// q·k is multiplied by this before the softmax.
+float attention_scale(const Config& config);
+
 /// Limits on what a configuration may ask for; no published model comes near them.
 inline constexpr int64_t layers_max = 4096, heads_max = 4096, head_dim_max = 4096;
 inline constexpr int64_t width_max = 1 << 20;  // hidden, intermediate
-inline constexpr int64_t vocab_max = 1 << 24, context_max = 1 << 24;
+inline constexpr int64_t vocab_max = 1 << 24, context_max = 1 << 24, experts_max = 1 << 12;
 
 /// Reads a Hugging Face config.json, and the end tokens of a generation_config.json beside it. Throws
 /// InputError that names the field. An architecture, or a field that would change the result and is not
@@ -64,5 +124,7 @@ void check_config(const Config& config, const std::string& where);
 /// cos and sin of position·frequency for each of head_dim/2 frequencies are derived from these: [head_dim /
 /// 2].
 std::vector<double> rope_frequencies(const Rope& rope, int64_t head_dim);
+/// cos and sin are multiplied by this.
+double rope_magnitude(const Rope& rope);
 
 }  // namespace convoy::model

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
+#include <map>
 
 #include "model/config.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/mapping.hpp"
+#include "model/tensor.hpp"
 
 namespace convoy::model {
 
@@ -85,14 +87,37 @@ class Fields {
 };
 
 void read_architecture(const Fields& fields, Config& config) {
+  static const std::map<std::string, const char*, std::less<>> classes{
+      {"llama", "LlamaForCausalLM"},
+      {"qwen2", "Qwen2ForCausalLM"},
+      {"deepseek_v2", "DeepseekV2ForCausalLM"},
+      {"deepseek_v3", "DeepseekV3ForCausalLM"}};
   const auto family = fields.text("model_type");
-  if (family != "llama" && family != "qwen2")
+  const auto known = family ? classes.find(*family) : classes.end();
+  if (known == classes.end())
     fields.fail("model_type",
                 family ? "the architecture " + in_quotes(*family) + " is not known" : "is missing",
-                "Convoy runs llama and qwen2");
+                "Convoy runs llama, qwen2, deepseek_v2 and deepseek_v3");
   config.architecture = *family;
-  const std::string expected = *family == "llama" ? "LlamaForCausalLM" : "Qwen2ForCausalLM";
-  if (fields.find("architectures")) fields.only("architectures", json::array{expected});
+  if (fields.find("architectures")) fields.only("architectures", json::array{known->second});
+}
+
+bool is_deepseek(const Config& config) { return config.architecture.starts_with("deepseek"); }
+
+/// DeepSeek V3's own: bytes of e4m3 with a scale for each block of 128×128. Activations are not rounded here,
+/// so what `activation_scheme` and `scale_fmt` say of them changes nothing that is stored.
+void check_quantisation(const Fields& fields) {
+  if (fields.find("compression_config"))
+    fields.fail("compression_config", "is set: such weights are not read", "use the GGUF instead");
+  const auto quantisation = fields.object("quantization_config");
+  if (!quantisation) return;
+  quantisation->only("quant_method", "fp8");
+  quantisation->only("fmt", "e4m3");
+  quantisation->only("activation_scheme", "dynamic");
+  quantisation->only("weight_block_size", json::array{fp8_block, fp8_block});
+  if (!quantisation->find("quant_method") || !quantisation->find("weight_block_size"))
+    fields.fail("quantization_config", "names no method with blocks of 128 by 128",
+                "use a checkpoint in bf16, in DeepSeek's FP8, or the GGUF");
 }
 
 /// Fields that change the result and that we compute in one way only.
@@ -103,14 +128,12 @@ void refuse_unsupported(const Fields& fields, const Config& config) {
   fields.only("is_encoder_decoder", false);
   fields.only("add_cross_attention", false);
   fields.only("use_sliding_window", false);
-  for (const char* name : {"quantization_config", "compression_config"})
-    if (fields.find(name))
-      fields.fail(name, "is set: quantised safetensors are not read", "use the GGUF instead");
+  check_quantisation(fields);
   // Multipliers of relatives that carry llama's name.
   for (const char* name :
        {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
     fields.only(name, 1);
-  if (config.architecture == "llama") {  // qwen2 has its biases, and never reads these
+  if (config.architecture != "qwen2") {  // which has its biases, and never reads these
     fields.only("attention_bias", false);
     fields.only("mlp_bias", false);
   }
@@ -123,7 +146,7 @@ void refuse_unsupported(const Fields& fields, const Config& config) {
 }
 
 /// The scaling under either of its names, and the base that may stand in it or beside it.
-void read_rope(const Fields& fields, Rope& rope) {
+void read_rope(const Fields& fields, const Config& config, Rope& rope) {
   const auto old_spelling = fields.object("rope_scaling");
   const auto new_spelling = fields.object("rope_parameters");
   if (old_spelling && new_spelling && *fields.find("rope_scaling") != *fields.find("rope_parameters"))
@@ -146,13 +169,83 @@ void read_rope(const Fields& fields, Rope& rope) {
       rope.llama3 = {scaling->need_number("factor"), scaling->need_number("low_freq_factor"),
                      scaling->need_number("high_freq_factor"),
                      scaling->need_integer("original_max_position_embeddings")};
+    } else if (kind == "yarn" && is_deepseek(config)) {
+      rope.yarn = {scaling->need_number("factor"),
+                   scaling->number("beta_fast").value_or(32),
+                   scaling->number("beta_slow").value_or(1),
+                   scaling->need_number("mscale"),
+                   scaling->need_number("mscale_all_dim"),
+                   scaling->need_integer("original_max_position_embeddings")};
+      scaling->only("truncate", true);
+      scaling->only("attention_factor", nullptr);
     } else if (kind != "default") {
-      scaling->fail("rope_type",
-                    kind.empty() ? "is missing" : "the rotary scaling " + in_quotes(kind) + " is not known",
-                    "Convoy knows default and llama3");
+      scaling->fail(
+          "rope_type",
+          kind.empty() ? "is missing" : "the rotary scaling " + in_quotes(kind) + " is not known",
+          is_deepseek(config) ? "Convoy knows default, llama3 and yarn" : "Convoy knows default and llama3");
     }
   }
   if (theta) rope.theta = *theta;
+}
+
+LatentAttention read_latent(const Fields& fields) {
+  LatentAttention latent;
+  latent.q_rank = fields.integer("q_lora_rank").value_or(0);
+  latent.latent = fields.need_integer("kv_lora_rank");
+  latent.nope = fields.need_integer("qk_nope_head_dim");
+  latent.rope = fields.need_integer("qk_rope_head_dim");
+  latent.value = fields.need_integer("v_head_dim");
+  return latent;
+}
+
+/// DeepSeek's routing in its variants: V2-Lite takes the best, V2 the best of the best groups, V3 by sigmoid
+/// with a correction bias (topk_method noaux_tc).
+Routing read_routing(const Fields& fields, const Config& config) {
+  Routing routing;
+  routing.experts = fields.need_integer("n_routed_experts");
+  routing.chosen = fields.need_integer("num_experts_per_tok");
+  routing.normalised = fields.truth("norm_topk_prob");
+  routing.scale = fields.number("routed_scaling_factor").value_or(1);
+  const bool v3 = config.architecture == "deepseek_v3";
+  const std::string method = fields.text("topk_method").value_or(v3 ? "noaux_tc" : "greedy");
+  const std::string scoring = fields.text("scoring_func").value_or(v3 ? "sigmoid" : "softmax");
+  if (v3 ? method != "noaux_tc" : method != "greedy" && method != "group_limited_greedy")
+    fields.fail("topk_method",
+                "is " + in_quotes(method) + ", which " + config.architecture + " does not have",
+                v3 ? "Convoy knows noaux_tc" : "Convoy knows greedy and group_limited_greedy");
+  if (scoring != (v3 ? "sigmoid" : "softmax"))
+    fields.fail("scoring_func",
+                "is " + in_quotes(scoring) + ", which " + config.architecture + " does not have",
+                v3 ? "Convoy knows sigmoid" : "Convoy knows softmax");
+  if (v3) {
+    routing.scoring = Scoring::sigmoid;
+    routing.group_score = GroupScore::best_two;
+    routing.biased = true;
+  } else if (routing.normalised && routing.scale != 1) {
+    fields.fail("norm_topk_prob",
+                "is true with a routed_scaling_factor, which published codes compute differently",
+                "use a checkpoint with one of the two");
+  }
+  if (method != "greedy") {
+    routing.groups = fields.need_integer("n_group");
+    routing.groups_chosen = fields.need_integer("topk_group");
+  }
+  return routing;
+}
+
+void read_deepseek(const Fields& fields, Config& config) {
+  fields.only("moe_layer_freq", 1);
+  config.latent = read_latent(fields);
+  config.head_dim = config.latent->rope;
+  Experts& moe = config.moe.emplace();
+  moe.routing = read_routing(fields, config);
+  moe.width = fields.need_integer("moe_intermediate_size");
+  moe.shared = fields.need_integer("n_shared_experts");
+  moe.dense_layers = fields.integer("first_k_dense_replace").value_or(0);
+  config.prediction_layers = fields.integer("num_nextn_predict_layers").value_or(0);
+  const json::value* interleaved = fields.find("rope_interleave");
+  config.rope.pairs =
+      !interleaved || fields.truth("rope_interleave") ? RopePairs::interleaved : RopePairs::half_split;
 }
 
 int32_t read_token(const json::value& value, const Fields& fields, std::string_view name) {
@@ -198,7 +291,9 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   config.rms_eps = fields.need_number("rms_norm_eps");
   config.tied_head = fields.truth("tie_word_embeddings");
   config.qkv_bias = config.architecture == "qwen2";
-  if (const auto head_dim = fields.integer("head_dim")) {
+  if (is_deepseek(config)) {
+    read_deepseek(fields, config);
+  } else if (const auto head_dim = fields.integer("head_dim")) {
     config.head_dim = *head_dim;
   } else {
     if (config.heads < 1 || config.hidden % config.heads != 0)
@@ -208,7 +303,7 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
                   "give head_dim");
     config.head_dim = config.hidden / config.heads;
   }
-  read_rope(fields, config.rope);
+  read_rope(fields, config, config.rope);
   add_end_tokens(fields, config.end_tokens);
   if (const json::value* bos = fields.find("bos_token_id"))
     config.bos_token = read_token(*bos, fields, "bos_token_id");

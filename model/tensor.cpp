@@ -10,13 +10,14 @@ namespace convoy::model {
 namespace {
 
 // Indexed by DType.
-constexpr std::array<DTypeInfo, 7> dtypes{{{"F32", 1, 4},
+constexpr std::array<DTypeInfo, 8> dtypes{{{"F32", 1, 4},
                                            {"F16", 1, 2},
                                            {"BF16", 1, 2},
                                            {"Q8_0", 32, 34},
                                            {"Q4_0", 32, 18},
                                            {"Q4_1", 32, 20},
-                                           {"I64", 1, 8}}};
+                                           {"I64", 1, 8},
+                                           {"F8_E4M3", 1, 1}}};
 
 // Mapped bytes have no alignment we could rely on, and may not be read through another type.
 template <class T>
@@ -52,6 +53,17 @@ void widen_q4_1(const std::byte* block, float* out) {
   }
 }
 
+float e4m3_to_f32(uint8_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24, exponent = (bits >> 3) & 15,
+                 fraction = bits & 7;
+  if (exponent == 15 && fraction == 7) return std::bit_cast<float>(sign | 0x7fc00000u);  // NaN; no infinities
+  if (exponent == 0) {  // zero, subnormal: fraction · 2^-9
+    const float magnitude = static_cast<float>(fraction) * 0x1p-9f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20);
+}
+
 void widen_block(DType type, const std::byte* block, float* out) {
   switch (type) {
     case DType::f32:
@@ -74,6 +86,9 @@ void widen_block(DType type, const std::byte* block, float* out) {
       return;
     case DType::i64:
       *out = static_cast<float>(load<int64_t>(block));
+      return;
+    case DType::f8_e4m3:
+      *out = e4m3_to_f32(load<uint8_t>(block));
       return;
   }
   assert(!"every DType is handled above");
@@ -107,8 +122,36 @@ void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out) {
   const size_t row_bytes = tensor.row_bytes();
   assert((static_cast<size_t>(row) + 1) * row_bytes <= tensor.bytes.size());
   const std::byte* block = tensor.bytes.data() + static_cast<size_t>(row) * row_bytes;
-  for (size_t i = 0; i < out.size(); i += element.block_values, block += element.block_bytes)
-    widen_block(tensor.type, block, out.data() + i);
+  if (tensor.type == DType::f32) {
+    std::memcpy(out.data(), block, row_bytes);
+  } else if (tensor.type == DType::bf16) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = bf16_to_f32(load<uint16_t>(block + 2 * i));
+  } else {
+    for (size_t i = 0; i < out.size(); i += element.block_values, block += element.block_bytes)
+      widen_block(tensor.type, block, out.data() + i);
+  }
+  if (tensor.scales.empty()) return;
+  const int64_t blocks = (tensor.columns() + fp8_block - 1) / fp8_block;
+  const std::byte* scales =
+      tensor.scales.data() + row / fp8_block * blocks * static_cast<int64_t>(sizeof(float));
+  for (size_t i = 0; i < out.size(); ++i) out[i] *= load<float>(scales + i / fp8_block * sizeof(float));
+}
+
+Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows) {
+  assert(tensor.shape.size() == 2 && first >= 0 && rows >= 0 && first + rows <= tensor.rows());
+  Tensor part = tensor;
+  part.shape[0] = rows;
+  part.bytes = tensor.bytes.subspan(static_cast<size_t>(first) * tensor.row_bytes(),
+                                    static_cast<size_t>(rows) * tensor.row_bytes());
+  if (!tensor.scales.empty()) {
+    assert(first % fp8_block == 0);
+    const auto scale_rows = static_cast<size_t>((rows + fp8_block - 1) / fp8_block);
+    const size_t scale_row_bytes =
+        static_cast<size_t>((tensor.columns() + fp8_block - 1) / fp8_block) * sizeof(float);
+    part.scales = tensor.scales.subspan(static_cast<size_t>(first / fp8_block) * scale_row_bytes,
+                                        scale_rows * scale_row_bytes);
+  }
+  return part;
 }
 
 std::vector<int64_t> integers(const Tensor& tensor) {
@@ -131,5 +174,24 @@ float f16_to_f32(uint16_t half) {
 }
 
 float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 64);  // quiet
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+uint16_t f32_to_f16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00);   // NaN
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00);  // rounds to infinity
+  if (magnitude < 0x38800000u) {  // subnormal: the addition rounds to multiples of 2^-24
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
+  return static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13);
+}
 
 }  // namespace convoy::model

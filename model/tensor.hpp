@@ -17,7 +17,12 @@ namespace convoy::model {
 ///   q4_0: f16 d, nibbles[16]           value = d·(q − 8)       18 bytes
 ///   q4_1: f16 d, f16 m, nibbles[16]    value = d·q + m         20 bytes
 /// (byte j of the nibbles holds value j in its low half and value j + 16 in its high half)
-enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i64 };
+///   f8_e4m3: a byte without infinities, largest 448 (arXiv 2209.05433); Tensor::scales go with it
+enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i64, f8_e4m3 };
+
+/// DeepSeek's FP8 weights have one float32 scale for each block of so many rows and columns; blocks at the
+/// edges are partial.
+inline constexpr int64_t fp8_block = 128;
 
 struct DTypeInfo {
   std::string_view name;
@@ -38,6 +43,8 @@ struct Tensor {
   std::vector<int64_t> shape;        // outermost first: a weight matrix is [out, in]
   std::span<const std::byte> bytes;  // exactly the size that type and shape give
   std::shared_ptr<const Mapping> owner;
+  std::span<const std::byte> scales{};  // f8_e4m3: float32 [⌈rows/128⌉, ⌈columns/128⌉]; empty: all 1
+  std::shared_ptr<const Mapping> scales_owner{};
 
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
   int64_t columns() const { return shape.empty() ? 1 : shape.back(); }
@@ -52,7 +59,13 @@ void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out);
 /// Every value of an i64 tensor; the mapping need not be aligned.
 std::vector<int64_t> integers(const Tensor& tensor);
 
+/// Rows first..first + rows of a matrix, in the same bytes. f8_e4m3 with scales: whole blocks of rows only.
+Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows);
+
 float f16_to_f32(uint16_t half);
 float bf16_to_f32(uint16_t bits);
+/// To nearest, ties to even; NaN stays NaN.
+uint16_t f32_to_f16(float value);
+uint16_t f32_to_bf16(float value);
 
 }  // namespace convoy::model

@@ -1,15 +1,16 @@
 #include <algorithm>
 #include <cassert>
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "gpu/cpu/experts.hpp"
 #include "gpu/cpu/fast.hpp"
+#include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
+#include "gpu/cpu/kv_values.hpp"
+#include "gpu/cpu/latent.hpp"
+#include "gpu/cpu/rope_table.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 #include "gpu/sampler.hpp"
 #include "model/error.hpp"
@@ -29,17 +30,6 @@ constexpr int64_t rows_per_chunk = 16;
 constexpr int64_t queries_per_task = 24;
 
 bool quantized(model::DType type) { return model::info(type).block_values > 1; }
-float* row_of(Rows rows, int64_t r) { return static_cast<float*>(rows.data) + r * rows.width; }
-
-Buffer allocate_aligned(size_t bytes) {
-  constexpr size_t alignment = 64;
-  // Large blocks come from the kernel as untouched pages, so a KV pool costs memory only where it is used.
-  void* memory =
-      std::aligned_alloc(alignment, (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment);
-  if (!memory) throw std::bad_alloc();
-  return Buffer(memory, std::free);
-}
-
 /// Outputs of one product, or of a gate and then its partner, which are computed together.
 struct Part {
   Product product;
@@ -63,7 +53,9 @@ class FastBackend final : public Backend {
 
   Buffer allocate(size_t bytes) override { return allocate_aligned(bytes); }
   Weight adopt(const model::Tensor& tensor) override;
-  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) override;
+  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) override {
+    rope_.set(rope, head_dim, positions);
+  }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
@@ -72,6 +64,18 @@ class FastBackend final : public Backend {
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
+  void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
+                    std::span<const SequenceRows> sequences, const KvLayer& kv) override {
+    gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
+  }
+  void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
+                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override {
+    gpu::latent_attention(pool_, q, projections, shape, sequences, kv, out);
+  }
+  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
+               Rows out) override {
+    experts_.run(*this, h, experts, routing, shared, out);
+  }
   void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
             std::span<const int32_t> rows, Rows logits) override;
   void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
@@ -85,9 +89,9 @@ class FastBackend final : public Backend {
   void for_rows(int64_t rows, const Body& body);
   Activations activations(Rows h, bool quantize);
   void multiply(const Activations& x, std::span<const Part> parts);
+  void widen(AttentionTask& task, const KvLayer& kv, float* to);
   std::byte* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
   void reserve_scratch(size_t bytes);
-  void rotate(float* heads, int64_t count, int64_t position) const;
 
   const KernelTable& kernels_;
   ThreadPool pool_;
@@ -99,10 +103,10 @@ class FastBackend final : public Backend {
   std::vector<int32_t> sum_;
   std::vector<Part> parts_;
   std::vector<AttentionTask> tasks_;
+  std::vector<uint32_t> counting_;  // 0, 1, 2 …: the block table of a widened copy
 
-  model::RopePairs pairs_ = model::RopePairs::half_split;
-  std::vector<float> cos_, sin_;  // [positions, rope_half_]
-  int64_t rope_half_ = 0, positions_ = 0;
+  RopeTable rope_;
+  ExpertRunner experts_;
 };
 
 void FastBackend::reserve_scratch(size_t bytes) {
@@ -129,19 +133,15 @@ Weight FastBackend::adopt(const model::Tensor& tensor) {
     model::dequantize_row(tensor, 0, {static_cast<float*>(w.memory.get()), static_cast<size_t>(w.columns)});
     return w;
   }
-  auto* data = const_cast<std::byte*>(tensor.bytes.data());  // never written: the mapping is read-only
-  return {Buffer(std::const_pointer_cast<model::Mapping>(tensor.owner), data), tensor.type, tensor.rows(),
-          tensor.columns()};
+  return mapped_weight(tensor);
 }
 
 void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows x) {
   assert(static_cast<int64_t>(ids.size()) == x.rows && table.columns == x.width);
-  model::Tensor tensor{table.type, {table.rows, table.columns}, {}, nullptr};
-  tensor.bytes = {static_cast<const std::byte*>(table.data()),
-                  static_cast<size_t>(table.rows) * tensor.row_bytes()};
+  const WeightRows rows(table);
   for (int64_t r = 0; r < x.rows; ++r) {
     assert(ids[r] >= 0 && ids[r] < table.rows);
-    model::dequantize_row(tensor, ids[r], {row_of(x, r), static_cast<size_t>(x.width)});
+    rows.read(ids[r], row_of(x, r));
   }
 }
 
@@ -222,69 +222,65 @@ void FastBackend::linear(Rows h, std::span<const Projection> projections) {
   bool quantize = false;
   for (const Projection& p : projections) {
     assert(p.weight->columns == h.width && p.out.rows == h.rows);
+    if (p.weight->scales) {
+      gpu::multiply(pool_, h, *p.weight, p.bias, p.out);
+      continue;
+    }
     parts_.push_back({product_of(*p.weight, p.bias, p.out, false), std::nullopt});
     quantize |= quantized(p.weight->type);
   }
-  multiply(activations(h, quantize), parts_);
+  if (!parts_.empty()) multiply(activations(h, quantize), parts_);
 }
 
 void FastBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) {
   if (h.rows == 0) return;
   assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && out.rows == h.rows);
+  if (gate.scales || up.scales) return gpu::gated_linear(pool_, h, gate, up, out);
   parts_.assign(1, {product_of(gate, nullptr, out, false), product_of(up, nullptr, out, true)});
   multiply(activations(h, quantized(gate.type) || quantized(up.type)), parts_);
 }
 
-void FastBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) {
-  const std::vector<double> frequencies = model::rope_frequencies(rope, head_dim);
-  pairs_ = rope.pairs;
-  positions_ = positions;
-  rope_half_ = head_dim / 2;
-  cos_.clear(), sin_.clear();
-  for (int64_t p = 0; p < positions; ++p) {
-    for (double frequency : frequencies) {
-      cos_.push_back(static_cast<float>(std::cos(static_cast<double>(p) * frequency)));
-      sin_.push_back(static_cast<float>(std::sin(static_cast<double>(p) * frequency)));
-    }
-  }
-}
-
-void FastBackend::rotate(float* heads, int64_t count, int64_t position) const {
-  assert(position < positions_);
-  const float* __restrict cosines = cos_.data() + position * rope_half_;
-  const float* __restrict sines = sin_.data() + position * rope_half_;
-  const int64_t half = rope_half_;
-  const bool split = pairs_ == model::RopePairs::half_split;
-  const int64_t step = split ? 1 : 2, apart = split ? half : 1;
-  for (float* head = heads; head < heads + count * 2 * half; head += 2 * half) {
-    for (int64_t i = 0; i < half; ++i) {
-      const float a = head[i * step], b = head[i * step + apart];
-      head[i * step] = a * cosines[i] - b * sines[i];
-      head[i * step + apart] = b * cosines[i] + a * sines[i];
-    }
-  }
-}
-
 void FastBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
                              std::span<const SequenceRows> sequences, const KvLayer& kv) {
-  assert(shape.head_dim == 2 * rope_half_);
-  float* keys = static_cast<float*>(kv.k.get());
-  float* values = static_cast<float*>(kv.v.get());
+  assert(shape.head_dim == rope_.width());
+  const int64_t d = shape.head_dim, width = k.width;
+  void* const keys = kv.streams[0].memory.get();
+  void* const values = kv.streams[1].memory.get();
   for (const SequenceRows& s : sequences) {
     for_rows(s.rows, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const int64_t row = s.first_row + i, position = s.first_position + i;
         const int64_t block = s.blocks[position / kv_block_tokens], token = position % kv_block_tokens;
-        float* key = keys + block * kv_block_tokens * kv.width + token;
+        const auto key = [&](int64_t j) {
+          return kv_at(keys, kv.type, (block * width + j) * kv_block_tokens + token);
+        };
         // A key's values lie a line each apart: they are fetched while its query is rotated.
-        for (int64_t j = 0; j < kv.width; ++j) __builtin_prefetch(key + j * kv_block_tokens, 1);
-        rotate(row_of(q, row), shape.heads, position);
-        rotate(row_of(k, row), shape.kv_heads, position);
-        for (int64_t j = 0; j < kv.width; ++j) key[j * kv_block_tokens] = row_of(k, row)[j];
-        std::copy_n(row_of(v, row), kv.width, values + (block * kv_block_tokens + token) * kv.width);
+        for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
+        rope_.rotate(row_of(q, row), shape.heads, d, position);
+        rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
+        for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
+        store_kv(row_of(v, row), width, kv.type,
+                 kv_at(values, kv.type, (block * kv_block_tokens + token) * width));
       }
     });
   }
+}
+
+/// Lets a task read a narrow cache: a float32 copy of the blocks that it needs of its key head, in `to`.
+void FastBackend::widen(AttentionTask& t, const KvLayer& kv, float* to) {
+  const int64_t d = t.head_dim, offset = t.key_offset, width = kv.streams[0].width;
+  const int64_t keys = t.first_position + t.queries / t.group;
+  const int64_t blocks = (keys + kv_block_tokens - 1) / kv_block_tokens;
+  float* values = to + blocks * d * kv_block_tokens;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t stored = int64_t{t.blocks[b]} * kv_block_tokens * width;
+    load_kv(kv_at(kv.streams[0].memory.get(), kv.type, stored + offset * kv_block_tokens),
+            d * kv_block_tokens, kv.type, to + b * d * kv_block_tokens);
+    for (int64_t i = 0; i < kv_block_tokens; ++i)
+      load_kv(kv_at(kv.streams[1].memory.get(), kv.type, stored + i * width + offset), d, kv.type,
+              values + (b * kv_block_tokens + i) * d);
+  }
+  t.keys = to, t.values = values, t.width = d, t.blocks = counting_.data();
 }
 
 void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -294,7 +290,8 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
     throw InputError("heads of " + std::to_string(d) + " dimensions", "fast CPU kernels",
                      "they take multiples of 16; use the reference kernels");
   tasks_.clear();
-  int64_t scores_max = 0;
+  const bool narrow = kv.type != model::DType::f32;
+  int64_t scores_max = 0, keys_max = 0;
   for (const SequenceRows& s : sequences) {
     const int64_t rows_max = std::max<int64_t>(1, queries_per_task / group);
     // A single row is cut by query head, so that few key heads still occupy all threads.
@@ -308,21 +305,28 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
         t.row_stride = q.width, t.group = heads, t.queries = rows * heads;
         t.first_position = s.first_position + first;
         t.head_dim = d, t.scale = shape.scale, t.blocks = s.blocks.data();
-        t.keys = static_cast<const float*>(kv.k.get()) + offset * kv_block_tokens;
-        t.values = static_cast<const float*>(kv.v.get()) + offset;
-        t.width = kv.width;
+        t.key_offset = offset;
+        if (!narrow) {
+          t.keys = static_cast<const float*>(kv.streams[0].memory.get()) + offset * kv_block_tokens;
+          t.values = static_cast<const float*>(kv.streams[1].memory.get()) + offset;
+          t.width = kv.streams[0].width;
+        }
         const int64_t keys =
             (t.first_position + rows + kv_block_tokens - 1) / kv_block_tokens * kv_block_tokens;
         scores_max = std::max(scores_max, t.queries * (keys + 1));
+        keys_max = std::max(keys_max, keys);
         tasks_.push_back(t);
       }
     }
   }
-  reserve_scratch(static_cast<size_t>(scores_max) * sizeof(float));
+  while (narrow && static_cast<int64_t>(counting_.size()) < keys_max / kv_block_tokens)
+    counting_.push_back(static_cast<uint32_t>(counting_.size()));
+  reserve_scratch(static_cast<size_t>(scores_max + (narrow ? 2 * keys_max * d : 0)) * sizeof(float));
   pool_.parallel_for(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int thread) {
     AttentionTask t = tasks_[static_cast<size_t>(i)];
     t.inverse = reinterpret_cast<float*>(scratch(thread));
     t.scores = t.inverse + t.queries;
+    if (narrow) widen(t, kv, t.inverse + scores_max);
     kernels_.attention(t);
   });
 }

@@ -54,6 +54,7 @@ struct AttentionTask {
   const float* keys = nullptr;       // of the key head in block 0: [head_dim, 64 tokens]
   const float* values = nullptr;     // of the key head in block 0: [64 tokens] of `width` floats each
   int64_t width = 0;                 // kv_heads · head_dim
+  int64_t key_offset = 0;            // of the key head within the width
   float* scores = nullptr;           // scratch: [queries, keys rounded up to whole blocks]
   float* inverse = nullptr;          // scratch: [queries]
 };

@@ -360,6 +360,7 @@ void linear(const Product& p, int64_t first, int64_t last, const Activations& x,
       return linear_float<Half>(p, first, last, x);
     case model::DType::bf16:
       return linear_float<Bfloat>(p, first, last, x);
+    case model::DType::f8_e4m3:
     case model::DType::i64:
       break;
   }

@@ -41,13 +41,14 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
   backend.set_rope({}, head_dim, rows_total);
   const std::vector<uint32_t> blocks{2, 0, 1};
   const size_t cache = static_cast<size_t>(3 * kv_block_tokens * kv_heads * head_dim) * sizeof(float);
-  const KvLayer kv{backend.allocate(cache), backend.allocate(cache), 3, kv_heads * head_dim};
+  const int64_t kv_width = kv_heads * head_dim;
+  const KvLayer kv{{{backend.allocate(cache), kv_width}, {backend.allocate(cache), kv_width}}, 3};
   std::vector<float> result;
   for (int64_t first = 0; first < rows_total; first += chunk) {
     const int64_t n = std::min(chunk, rows_total - first);
     const auto buffer = [&](int64_t width) { return std::vector<float>(static_cast<size_t>(n * width)); };
     std::vector<float> x(x_all.begin() + first * hidden, x_all.begin() + (first + n) * hidden);
-    auto h = buffer(hidden), qs = buffer(heads * head_dim), ks = buffer(kv.width), vs = buffer(kv.width);
+    auto h = buffer(hidden), qs = buffer(heads * head_dim), ks = buffer(kv_width), vs = buffer(kv_width);
     auto attended = qs, delta = buffer(hidden), gated = buffer(inner), logits = buffer(vocab);
     const SequenceRows sequence[] = {{0, n, first, blocks}};
     backend.add_norm(rows_of(x, n), {}, norm, 1e-5f, rows_of(h, n));

@@ -57,9 +57,25 @@ BOOST_AUTO_TEST_CASE(qkv_bias_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("qwen2-bias", 3);
 }
 
+BOOST_AUTO_TEST_CASE(deepseek_v2_lite_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("deepseek-v2-lite", 3);
+}
+
+BOOST_AUTO_TEST_CASE(deepseek_v2_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("deepseek-v2", 3);
+}
+
+BOOST_AUTO_TEST_CASE(deepseek_v3_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("deepseek-v3", 3);
+}
+
+BOOST_AUTO_TEST_CASE(deepseek_v3_in_fp8_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("deepseek-v3-fp8", 2);  // a tenth of the tolerance that it may have
+}
+
 BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are_floats,
                      *boost::unit_test::precondition(has_fast_kernels)) {
-  for (const char* model : {"llama-gqa", "llama3-rope", "qwen2-bias"}) {
+  for (const char* model : {"llama-gqa", "llama3-rope", "qwen2-bias", "deepseek-v2-lite", "deepseek-v3"}) {
     require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
     require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }

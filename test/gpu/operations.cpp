@@ -98,11 +98,12 @@ std::vector<double> rms_norm(const std::vector<double>& x, const std::vector<flo
 /// A cache that holds only NaNs: what was never written must never be read.
 KvLayer poisoned_kv(Backend& backend, int64_t blocks, int64_t width) {
   const size_t values = static_cast<size_t>(blocks * kv_block_tokens * width);
-  KvLayer kv{backend.allocate(values * sizeof(float)), backend.allocate(values * sizeof(float)), blocks,
-             width};
+  KvLayer kv{
+      {{backend.allocate(values * sizeof(float)), width}, {backend.allocate(values * sizeof(float)), width}},
+      blocks};
   const std::vector<float> poison(values, std::numeric_limits<float>::quiet_NaN());
-  for (const Buffer& buffer : {kv.k, kv.v})
-    backend.write(poison, {buffer.get(), blocks * kv_block_tokens, width});
+  for (const KvStream& stream : kv.streams)
+    backend.write(poison, {stream.memory.get(), blocks * kv_block_tokens, width});
   return kv;
 }
 

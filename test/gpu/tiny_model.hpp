@@ -121,18 +121,11 @@ class TinyCheckpoint final : public model::Checkpoint {
     const auto vector = [&](int64_t n) { return maker.make({n}, model::DType::f32, 1.0f); };
     const int64_t hidden = config_.hidden, kv = config_.kv_heads * config_.head_dim;
     for (int64_t l = 0; l < config_.layers; l++) {
-      model::LayerWeights w{vector(hidden),
-                            matrix(hidden, hidden),
-                            matrix(kv, hidden),
-                            matrix(kv, hidden),
-                            matrix(hidden, hidden),
-                            vector(hidden),
-                            matrix(192, hidden),
-                            matrix(192, hidden),
-                            matrix(hidden, 192),
-                            {},
-                            {},
-                            {}};
+      model::LayerWeights w;
+      w.attention_norm = vector(hidden), w.mlp_norm = vector(hidden);
+      w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden),
+      w.o = matrix(hidden, hidden);
+      w.gate = matrix(192, hidden), w.up = matrix(192, hidden), w.down = matrix(hidden, 192);
       if (bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
       layers_.push_back(std::move(w));
     }

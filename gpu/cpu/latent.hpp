@@ -1,0 +1,18 @@
+#pragma once
+// Multi-head latent attention on the CPU (arXiv 2405.04434, section 2.1), in float32, for both backends. The
+// cache has one entry of latent + rope values for each token.
+
+#include "gpu/backend.hpp"
+#include "gpu/cpu/rope_table.hpp"
+#include "gpu/cpu/thread_pool.hpp"
+
+namespace convoy::gpu {
+
+void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
+                  std::span<const SequenceRows> sequences, const KvLayer& kv, const RopeTable& rope);
+
+void latent_attention(ThreadPool& pool, Rows q, const LatentProjections& projections,
+                      const LatentShape& shape, std::span<const SequenceRows> sequences, const KvLayer& kv,
+                      Rows out);
+
+}  // namespace convoy::gpu

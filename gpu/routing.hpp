@@ -1,0 +1,26 @@
+#pragma once
+// Which experts a row goes to, from the router's scores: a pure function, the same for every backend.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "model/config.hpp"
+
+namespace convoy::gpu {
+
+struct ExpertChoice {
+  int32_t expert = 0;
+  float weight = 0;
+};
+
+/// The experts of one row, in the order of their numbers. `logits` [experts] are the router's products;
+/// `bias` [experts] or empty. In float32 as the reference does it:
+///   scores = softmax or sigmoid of the logits; what is compared is score + bias;
+///   with groups only experts of the best groups can be chosen, a group being worth its best or its two best;
+///   weights are the scores without bias, divided by their sum if normalised, times scale.
+/// Of equals the lower number is chosen.
+std::vector<ExpertChoice> route(std::span<const float> logits, std::span<const float> bias,
+                                const model::Routing& routing);
+
+}  // namespace convoy::gpu
