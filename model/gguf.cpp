@@ -33,14 +33,14 @@ struct TensorType {
   std::optional<DType> type;
 };
 constexpr std::array tensor_types{
-    TensorType{0, "F32", DType::f32},       TensorType{1, "F16", DType::f16},
-    TensorType{2, "Q4_0", DType::q4_0},     TensorType{3, "Q4_1", DType::q4_1},
-    TensorType{8, "Q8_0", DType::q8_0},     TensorType{27, "I64", DType::i64},
-    TensorType{30, "BF16", DType::bf16},    TensorType{6, "Q5_0", std::nullopt},
-    TensorType{7, "Q5_1", std::nullopt},    TensorType{10, "Q2_K", std::nullopt},
-    TensorType{11, "Q3_K", std::nullopt},   TensorType{12, "Q4_K", std::nullopt},
-    TensorType{13, "Q5_K", std::nullopt},   TensorType{14, "Q6_K", std::nullopt},
-    TensorType{20, "IQ4_NL", std::nullopt}, TensorType{23, "IQ4_XS", std::nullopt}};
+    TensorType{0, "F32", DType::f32},        TensorType{1, "F16", DType::f16},
+    TensorType{2, "Q4_0", DType::q4_0},      TensorType{3, "Q4_1", DType::q4_1},
+    TensorType{8, "Q8_0", DType::q8_0},      TensorType{12, "Q4_K", DType::q4_k},
+    TensorType{13, "Q5_K", DType::q5_k},     TensorType{14, "Q6_K", DType::q6_k},
+    TensorType{20, "IQ4_NL", DType::iq4_nl}, TensorType{27, "I64", DType::i64},
+    TensorType{30, "BF16", DType::bf16},     TensorType{6, "Q5_0", std::nullopt},
+    TensorType{7, "Q5_1", std::nullopt},     TensorType{10, "Q2_K", std::nullopt},
+    TensorType{11, "Q3_K", std::nullopt},    TensorType{23, "IQ4_XS", std::nullopt}};
 
 /// Reads forward through the header; every read is checked against the end of the file.
 class Cursor {
@@ -237,8 +237,9 @@ class HeaderReader {
     const auto* known = std::ranges::find(tensor_types, number, &TensorType::number);
     if (known != tensor_types.end() && known->type) return *known->type;
     const std::string name = known == tensor_types.end() ? "" : std::string(known->name) + ", ";
-    cursor_.fail("has a type that is not understood (" + name + "number " + std::to_string(number) + ")",
-                 "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are; give a file in one of these");
+    cursor_.fail(
+        "has a type that is not understood (" + name + "number " + std::to_string(number) + ")",
+        "F32, F16, BF16, Q8_0, Q4_0, Q4_1, IQ4_NL, Q4_K, Q5_K and Q6_K are; give a file in one of these");
   }
 
   void check_overlaps(const TensorMap& tensors) {

@@ -26,7 +26,7 @@ struct Entry {
 };
 
 std::optional<DType> dtype_of(std::string_view name) {
-  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::i64, DType::f8_e4m3})
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::i64})
     if (info(type).name == name) return type;
   return std::nullopt;
 }

@@ -10,14 +10,18 @@ namespace convoy::model {
 namespace {
 
 // Indexed by DType.
-constexpr std::array<DTypeInfo, 8> dtypes{{{"F32", 1, 4},
-                                           {"F16", 1, 2},
-                                           {"BF16", 1, 2},
-                                           {"Q8_0", 32, 34},
-                                           {"Q4_0", 32, 18},
-                                           {"Q4_1", 32, 20},
-                                           {"I64", 1, 8},
-                                           {"F8_E4M3", 1, 1}}};
+constexpr std::array<DTypeInfo, 12> dtypes{{{"F32", 1, 4},
+                                            {"F16", 1, 2},
+                                            {"BF16", 1, 2},
+                                            {"F8_E4M3", 1, 1},
+                                            {"Q8_0", 32, 34},
+                                            {"Q4_0", 32, 18},
+                                            {"Q4_1", 32, 20},
+                                            {"IQ4_NL", 32, 18},
+                                            {"Q4_K", 256, 144},
+                                            {"Q5_K", 256, 176},
+                                            {"Q6_K", 256, 210},
+                                            {"I64", 1, 8}}};
 
 // Mapped bytes have no alignment we could rely on, and may not be read through another type.
 template <class T>
@@ -53,15 +57,53 @@ void widen_q4_1(const std::byte* block, float* out) {
   }
 }
 
-float e4m3_to_f32(uint8_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24, exponent = (bits >> 3) & 15,
-                 fraction = bits & 7;
-  if (exponent == 15 && fraction == 7) return std::bit_cast<float>(sign | 0x7fc00000u);  // NaN; no infinities
-  if (exponent == 0) {  // zero, subnormal: fraction · 2^-9
-    const float magnitude = static_cast<float>(fraction) * 0x1p-9f;
-    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+void widen_iq4_nl(const std::byte* block, float* out) {
+  const float d = load_f16(block);
+  for (int j = 0; j < 16; ++j) {
+    const auto pair = load<uint8_t>(block + 2 + j);
+    out[j] = d * static_cast<float>(iq4_nl_values[pair & 15]);
+    out[j + 16] = d * static_cast<float>(iq4_nl_values[pair >> 4]);
   }
-  return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20);
+}
+
+/// Scale and minimum, 6 bits each, of the 8 parts of a q4_k or q5_k block. Byte j of the first four holds the
+/// scale of part j, of the second four its minimum; their top two bits, and the halves of the last four
+/// bytes, are those of part j + 4.
+struct Part {
+  float scale, minimum;
+};
+Part part_of(const std::byte* block, int part) {
+  const auto at = [&](int i) { return static_cast<int>(load<uint8_t>(block + 4 + i)); };
+  const int j = part & 3;
+  const int scale = part < 4 ? at(j) & 63 : (at(j + 8) & 15) | (at(j) >> 6) << 4;
+  const int minimum = part < 4 ? at(j + 4) & 63 : at(j + 8) >> 4 | (at(j + 4) >> 6) << 4;
+  return {load_f16(block) * static_cast<float>(scale), load_f16(block + 2) * static_cast<float>(minimum)};
+}
+
+/// Parts 2i and 2i + 1 are the low and the high halves of nibbles 32i … 32i + 31; bit p of byte j of q5_k's
+/// top bits is that of value j of part p.
+void widen_q4_k(const std::byte* block, const std::byte* nibbles, const std::byte* top, float* out) {
+  for (int p = 0; p < 8; ++p) {
+    const auto [scale, minimum] = part_of(block, p);
+    for (int j = 0; j < 32; ++j) {
+      int q = load<uint8_t>(nibbles + p / 2 * 32 + j) >> p % 2 * 4 & 15;
+      if (top) q |= (load<uint8_t>(top + j) >> p & 1) << 4;
+      out[p * 32 + j] = scale * static_cast<float>(q) - minimum;
+    }
+  }
+}
+
+/// Each half of the block is 4 runs of 32 values: the low halves of 64 nibbles, then their high halves. Bits
+/// 2r and 2r + 1 of the half's 32 bytes of top bits belong to run r. A scale serves 16 values.
+void widen_q6_k(const std::byte* block, float* out) {
+  const float d = load_f16(block + 208);
+  for (int i = 0; i < 256; ++i) {
+    const int half = i / 128, run = i / 32 % 4, j = i % 32;
+    const int low = load<uint8_t>(block + half * 64 + run % 2 * 32 + j) >> run / 2 * 4 & 15;
+    const int top = load<uint8_t>(block + 128 + half * 32 + j) >> 2 * run & 3;
+    const float scale = d * static_cast<float>(load<int8_t>(block + 192 + i / 16));
+    out[i] = scale * static_cast<float>((low | top << 4) - 32);
+  }
 }
 
 void widen_block(DType type, const std::byte* block, float* out) {
@@ -75,6 +117,9 @@ void widen_block(DType type, const std::byte* block, float* out) {
     case DType::bf16:
       *out = bf16_to_f32(load<uint16_t>(block));
       return;
+    case DType::f8_e4m3:
+      *out = f8_e4m3_to_f32(load<uint8_t>(block));
+      return;
     case DType::q8_0:
       widen_q8_0(block, out);
       return;
@@ -84,11 +129,20 @@ void widen_block(DType type, const std::byte* block, float* out) {
     case DType::q4_1:
       widen_q4_1(block, out);
       return;
+    case DType::iq4_nl:
+      widen_iq4_nl(block, out);
+      return;
+    case DType::q4_k:
+      widen_q4_k(block, block + 16, nullptr, out);
+      return;
+    case DType::q5_k:
+      widen_q4_k(block, block + 48, block + 16, out);
+      return;
+    case DType::q6_k:
+      widen_q6_k(block, out);
+      return;
     case DType::i64:
       *out = static_cast<float>(load<int64_t>(block));
-      return;
-    case DType::f8_e4m3:
-      *out = e4m3_to_f32(load<uint8_t>(block));
       return;
   }
   assert(!"every DType is handled above");
@@ -192,6 +246,18 @@ uint16_t f32_to_f16(float value) {
   }
   const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
   return static_cast<uint16_t>(sign | (rounded - 0x38000000u) >> 13);
+}
+
+float f8_e4m3_to_f32(uint8_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
+  const uint32_t exponent = (bits >> 3) & 15;
+  const uint32_t fraction = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (exponent == 0) {  // zero, subnormal: fraction · 2^-9
+    const float magnitude = static_cast<float>(fraction) * 0x1p-9f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20);
 }
 
 }  // namespace convoy::model

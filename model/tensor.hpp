@@ -2,6 +2,7 @@
 // A tensor of a checkpoint as it lies in the file: type, shape and a view of mapped bytes. No copy, no
 // arithmetic.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,13 +13,23 @@
 
 namespace convoy::model {
 
-/// Element types on disk. q8_0, q4_0, q4_1 are GGML's blocks of 32 values along a row:
-///   q8_0: f16 d, int8 q[32]            value = d·q             34 bytes
-///   q4_0: f16 d, nibbles[16]           value = d·(q − 8)       18 bytes
-///   q4_1: f16 d, f16 m, nibbles[16]    value = d·q + m         20 bytes
+/// Element types on disk. f8_e4m3 has no infinity (e4m3fn): 0x7f and 0xff are NaN, 448 is its largest number.
+/// GGML's blocks of 32 values along a row:
+///   q8_0:   f16 d, int8 q[32]            value = d·q           34 bytes
+///   q4_0:   f16 d, nibbles[16]           value = d·(q − 8)     18 bytes
+///   q4_1:   f16 d, f16 m, nibbles[16]    value = d·q + m       20 bytes
+///   iq4_nl: f16 d, nibbles[16]           value = d·table[q]    18 bytes
 /// (byte j of the nibbles holds value j in its low half and value j + 16 in its high half)
-///   f8_e4m3: a byte without infinities, largest 448 (arXiv 2209.05433); Tensor::scales go with it
-enum class DType : uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, i64, f8_e4m3 };
+/// and of 256 values, in parts with a small integer scale s (and minimum m) each:
+///   q4_k: f16 d, f16 dmin, scales[12], nibbles[128]            value = d·s·q − dmin·m      144 bytes
+///   q5_k: f16 d, f16 dmin, scales[12], top[32], nibbles[128]   the same with 5-bit q       176 bytes
+///   q6_k: nibbles[128], top[64], int8 s[16], f16 d             value = d·s·(q − 32)        210 bytes
+/// (parts of 32 in q4_k and q5_k, 16 in q6_k; tensor.cpp says where each bit lies)
+enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, q8_0, q4_0, q4_1, iq4_nl, q4_k, q5_k, q6_k, i64 };
+
+/// The numbers that an iq4_nl nibble stands for.
+inline constexpr std::array<int8_t, 16> iq4_nl_values{-127, -104, -83, -65, -49, -35, -22, -10,
+                                                      1,    13,   25,  38,  53,  69,  89,  113};
 
 /// DeepSeek's FP8 weights have one float32 scale for each block of so many rows and columns; blocks at the
 /// edges are partial.
@@ -67,5 +78,6 @@ float bf16_to_f32(uint16_t bits);
 /// To nearest, ties to even; NaN stays NaN.
 uint16_t f32_to_f16(float value);
 uint16_t f32_to_bf16(float value);
+float f8_e4m3_to_f32(uint8_t bits);
 
 }  // namespace convoy::model

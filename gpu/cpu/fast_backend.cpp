@@ -124,9 +124,11 @@ void FastBackend::for_rows(int64_t rows, const Body& body) {
 }
 
 Weight FastBackend::adopt(const model::Tensor& tensor) {
-  if (tensor.type == model::DType::i64)
-    throw InputError("a weight of 64-bit integers", "fast CPU kernels",
-                     "allowed: f32, f16, bf16, q8_0, q4_0, q4_1");
+  using model::DType;
+  constexpr DType allowed[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+  if (std::ranges::find(allowed, tensor.type) == std::end(allowed))
+    throw InputError("a weight of type " + std::string(model::info(tensor.type).name), "fast CPU kernels",
+                     "allowed: f32, f16, bf16, q8_0, q4_0, q4_1; or use the reference kernels");
   if (tensor.rows() == 1) {  // norms and biases are small and read by float kernels: widened once
     Weight w{allocate(static_cast<size_t>(tensor.columns()) * sizeof(float)), model::DType::f32, 1,
              tensor.columns()};

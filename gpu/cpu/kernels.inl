@@ -361,6 +361,10 @@ void linear(const Product& p, int64_t first, int64_t last, const Activations& x,
     case model::DType::bf16:
       return linear_float<Bfloat>(p, first, last, x);
     case model::DType::f8_e4m3:
+    case model::DType::iq4_nl:
+    case model::DType::q4_k:
+    case model::DType::q5_k:
+    case model::DType::q6_k:
     case model::DType::i64:
       break;
   }

@@ -23,7 +23,11 @@ enum GgmlType : uint32_t {
   ggml_q4_0 = 2,
   ggml_q4_1 = 3,
   ggml_q8_0 = 8,
+  ggml_q3_k = 11,
   ggml_q4_k = 12,
+  ggml_q5_k = 13,
+  ggml_q6_k = 14,
+  ggml_iq4_nl = 20,
   ggml_i64 = 27
 };
 

@@ -80,11 +80,30 @@ BOOST_AUTO_TEST_CASE(quantised_tensors_have_their_blocks_sizes) {
   BOOST_TEST((weights.layers[0].v.type == DType::q4_0));
 }
 
+BOOST_AUTO_TEST_CASE(blocks_of_256_values_have_their_sizes_and_rows_are_whole_ones) {
+  GgufBuilder file = tiny_gguf("llama", {.hidden = 256});
+  const auto replace = [&](const char* name, uint64_t rows, uint32_t type, uint64_t row_bytes) {
+    file.remove(name).tensor(name, {256, rows}, type, rows * row_bytes);
+  };
+  replace("blk.0.attn_q.weight", 64, test::ggml_q4_k, 144);
+  replace("blk.0.attn_k.weight", 32, test::ggml_q5_k, 176);
+  replace("blk.0.attn_v.weight", 32, test::ggml_q6_k, 210);
+  replace("blk.0.ffn_up.weight", 96, test::ggml_iq4_nl, 8 * 18);
+  const StageWeights weights = open(file)->stage({0, 0});
+  BOOST_TEST(weights.layers[0].q.bytes.size() == 64u * 144);
+  BOOST_TEST(weights.layers[0].k.bytes.size() == 32u * 176);
+  BOOST_TEST(weights.layers[0].v.bytes.size() == 32u * 210);
+  BOOST_TEST((weights.layers[0].up.type == DType::iq4_nl));
+  file = tiny_gguf("llama");  // 32 columns
+  file.find("blk.0.attn_q.weight").type = test::ggml_q4_k;
+  CHECK_INPUT_ERROR(open(file), "blk.0.attn_q.weight");
+}
+
 BOOST_AUTO_TEST_CASE(a_tensor_of_a_type_that_is_not_understood_is_named_but_its_metadata_can_be_read) {
   GgufBuilder file = tiny_gguf("llama");
-  file.find("blk.1.ffn_up.weight").type = test::ggml_q4_k;
+  file.find("blk.1.ffn_up.weight").type = test::ggml_q3_k;
   CHECK_INPUT_ERROR(open(file), "blk.1.ffn_up.weight");
-  CHECK_INPUT_ERROR(open(file), "Q4_K");
+  CHECK_INPUT_ERROR(open(file), "Q3_K");
   file.find("blk.1.ffn_up.weight").type = 4711;
   CHECK_INPUT_ERROR(open(file), "4711");
   const test::TemporaryFolder folder;

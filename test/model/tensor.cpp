@@ -1,9 +1,12 @@
 #include "model/tensor.hpp"
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "files.hpp"
+#include "model/gguf.hpp"
+#include "model/safetensors.hpp"
 
 using namespace convoy;
 using namespace convoy::model;
@@ -50,6 +53,52 @@ BOOST_AUTO_TEST_CASE(every_half_precision_number_agrees_with_its_definition) {
         exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
     BOOST_REQUIRE_EQUAL(f16_to_f32(static_cast<uint16_t>(bits)), bits & 0x8000 ? -magnitude : magnitude);
   }
+}
+
+BOOST_AUTO_TEST_CASE(every_8_bit_number_agrees_with_its_definition) {
+  for (uint32_t bits = 0; bits < 0x100; ++bits) {
+    const float value = f8_e4m3_to_f32(static_cast<uint8_t>(bits));
+    const int exponent = (bits >> 3) & 15;
+    BOOST_TEST(std::signbit(value) == (bits >= 0x80));
+    if ((bits & 0x7f) == 0x7f) {
+      BOOST_TEST(std::isnan(value));
+      continue;
+    }
+    const double magnitude =
+        exponent == 0 ? std::ldexp(bits & 7, -9) : std::ldexp(8 + (bits & 7), exponent - 10);
+    BOOST_TEST(std::fabs(value) == magnitude);
+  }
+  BOOST_TEST(f8_e4m3_to_f32(0x7e) == 448.0f);
+  BOOST_TEST(f8_e4m3_to_f32(0x38) == 1.0f);
+}
+
+BOOST_AUTO_TEST_CASE(an_8_bit_tensor_of_safetensors_widens_a_byte_a_value) {
+  const std::string header = R"({"w":{"dtype":"F8_E4M3","shape":[2,3],"data_offsets":[0,6]}})";
+  const auto file = SafetensorsFile::parse(test::in_memory(test::counted(header) + "\x38\x7e\xfe\x01\xb8 "));
+  const Tensor& tensor = file.tensor("w");
+  BOOST_TEST((tensor.type == DType::f8_e4m3));
+  BOOST_TEST(row_of(tensor, 0) == (std::vector{1.0f, 448.0f, -448.0f}), boost::test_tools::per_element());
+  BOOST_TEST(row_of(tensor, 1) == (std::vector{0x1p-9f, -1.0f, 0.125f}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(every_block_widens_to_the_bits_of_the_formats_own_decoder) {
+  const GgufFile file = GgufFile::open(test::source_dir() / "test/golden/quants/blocks.gguf");
+  for (const DType type :
+       {DType::q8_0, DType::q4_0, DType::q4_1, DType::iq4_nl, DType::q4_k, DType::q5_k, DType::q6_k})
+    BOOST_TEST_CONTEXT(info(type).name) {
+      const auto tensor = [&](const char* kind) {
+        const auto found = file.tensors.find(std::string(info(type).name) + kind);
+        BOOST_REQUIRE(found != file.tensors.end());
+        return found->second;
+      };
+      const Tensor blocks = tensor(".blocks"), values = tensor(".values");
+      BOOST_REQUIRE((blocks.type == type && values.type == DType::f32 && blocks.shape == values.shape));
+      for (int64_t r = 0; r < blocks.rows(); ++r) {
+        const auto own = row_of(blocks, r), expected = row_of(values, r);
+        for (size_t i = 0; i < own.size(); ++i)
+          BOOST_REQUIRE_EQUAL(std::bit_cast<uint32_t>(own[i]), std::bit_cast<uint32_t>(expected[i]));
+      }
+    }
 }
 
 BOOST_AUTO_TEST_CASE(plain_rows_widen_to_float32) {
@@ -101,6 +150,8 @@ BOOST_AUTO_TEST_CASE(a_size_that_overflows_or_cuts_a_block_is_none) {
   constexpr int64_t huge = std::numeric_limits<int64_t>::max();
   const auto size = [](DType type, std::vector<int64_t> shape) { return byte_size(type, shape); };
   BOOST_TEST((size(DType::q4_1, {3, 64}) == 120u));
+  BOOST_TEST((size(DType::q6_k, {3, 512}) == 1260u));
+  BOOST_TEST(!size(DType::q4_k, {128}).has_value());
   BOOST_TEST((size(DType::f32, {}) == 4u));
   BOOST_TEST((size(DType::f32, {5, 0}) == 0u));
   BOOST_TEST((size(DType::f16, {huge}) == static_cast<uint64_t>(huge) * 2));
