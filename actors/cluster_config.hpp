@@ -69,6 +69,8 @@ struct ClusterConfig {
     std::string backend = "cpu";
     std::string kernels = "fast";
     uint32_t threads = 0;  // 0: all cores of the machine
+    std::string kv_type = "f32";
+    bool deterministic = false;
   } stage;
 
   struct Cache {

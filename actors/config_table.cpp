@@ -177,6 +177,14 @@ void add_stage_keys(std::vector<Key>& t) {
       "stage", "threads", "", 0, 1024,
       "Threads of each stage process. 0: as many as the machine has cores, since with one request at a time "
       "only one stage computes; with many requests at once, cores divided by stages is better."));
+  t.push_back(choice<s, &S::kv_type>(
+      "stage", "kv_type", {"f32", "bf16", "f16"},
+      "How cached keys and values are stored. The narrow ones take half of the memory and round."));
+  t.push_back(key<s, &S::deterministic>(
+      "stage", "deterministic",
+      "Whether an answer may not depend on the chunks that its prompt was computed in. DeepSeek's prompts "
+      "are then "
+      "computed as its decodes are, which is slower for long ones; other models are always so."));
 }
 
 void add_cache_keys(std::vector<Key>& t) {

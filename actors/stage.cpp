@@ -83,7 +83,8 @@ struct StageData {
       links.connect(a.getNextHost(), next_port);
     }
     load({a.getFirstLayer(), a.getLastLayer()},
-         {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step});
+         {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
+          options.deterministic});
     log::info(
         "stage.loaded",
         {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});

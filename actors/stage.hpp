@@ -19,6 +19,8 @@ struct StageOptions {
   int threads = 1;
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;
+  model::DType kv_type = model::DType::f32;
+  bool deterministic = false;
   uint32_t report_ms = 200;  // a quarter of failure_detection_ms
   uint32_t steps_queued_max = 64;
 };
