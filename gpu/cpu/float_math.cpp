@@ -6,10 +6,20 @@
 #include <cstdlib>
 #include <new>
 
+// One function compiled for several instruction sets, chosen when the program starts. Nothing is fused (see
+// CMakeLists.txt) and lanes are added in one order, so all of them give the same bits. Sanitizers run before
+// the choice can be made.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CONVOY_VECTOR_CLONES
+#else
+#define CONVOY_VECTOR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#endif
+
 namespace convoy::gpu {
 
 /// Sixteen partial sums, added up in one order that only n decides. Sixteen, so that the compiler can use
 /// vectors.
+CONVOY_VECTOR_CLONES
 float dot(const float* a, const float* b, int64_t n) {
   constexpr int64_t lanes = 16;
   float sums[lanes] = {};
@@ -22,6 +32,7 @@ float dot(const float* a, const float* b, int64_t n) {
   return sums[0];
 }
 
+CONVOY_VECTOR_CLONES
 void add_scaled(float factor, const float* x, int64_t n, float* sum) {
   for (int64_t i = 0; i < n; i++) sum[i] += factor * x[i];
 }
