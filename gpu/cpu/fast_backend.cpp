@@ -37,8 +37,12 @@ struct Part {
 };
 
 Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
-  const int64_t values = first * x.columns, blocks = first * (x.columns / 32);
-  return {x.values + values, x.q + values, x.d + blocks, x.s + blocks, x.sum + blocks, rows, x.columns};
+  Activations part{.values = x.values + first * x.columns, .rows = rows, .columns = x.columns};
+  if (!x.q) return part;
+  const int64_t blocks = first * (x.columns / 32);
+  part.q = x.q + first * x.columns, part.d = x.d + blocks, part.s = x.s + blocks;
+  part.sum = x.sum + blocks, part.sum_low = x.sum_low + blocks, part.sum_high = x.sum_high + blocks;
+  return part;
 }
 
 /// KV of a block lies as keys [kv_heads · head_dim, 64 tokens], so that scores of 16 tokens are one register,
@@ -100,7 +104,7 @@ class FastBackend final : public Backend {
   // Of the rows that the latest product read.
   std::vector<int8_t> q_;
   std::vector<float> d_, s_, head_rows_;
-  std::vector<int32_t> sum_;
+  std::vector<int32_t> sum_;  // whole blocks', then their first halves', then their second
   std::vector<Part> parts_;
   std::vector<AttentionTask> tasks_;
   std::vector<uint32_t> counting_;  // 0, 1, 2 …: the block table of a widened copy
@@ -124,11 +128,9 @@ void FastBackend::for_rows(int64_t rows, const Body& body) {
 }
 
 Weight FastBackend::adopt(const model::Tensor& tensor) {
-  using model::DType;
-  constexpr DType allowed[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
-  if (std::ranges::find(allowed, tensor.type) == std::end(allowed))
-    throw InputError("a weight of type " + std::string(model::info(tensor.type).name), "fast CPU kernels",
-                     "allowed: f32, f16, bf16, q8_0, q4_0, q4_1; or use the reference kernels");
+  if (tensor.type == model::DType::i64)
+    throw InputError("a weight of 64-bit integers", "fast CPU kernels",
+                     "allowed: floats of 32, 16 and 8 bits, and all quantised types");
   if (tensor.rows() == 1) {  // norms and biases are small and read by float kernels: widened once
     Weight w{allocate(static_cast<size_t>(tensor.columns()) * sizeof(float)), model::DType::f32, 1,
              tensor.columns()};
@@ -163,8 +165,9 @@ Activations FastBackend::activations(Rows h, bool quantize) {
   if (!quantize) return x;
   assert(h.width % 32 == 0);
   const size_t values = static_cast<size_t>(h.rows * h.width), blocks = values / 32;
-  if (q_.size() < values) q_.resize(values), d_.resize(blocks), s_.resize(blocks), sum_.resize(blocks);
+  if (q_.size() < values) q_.resize(values), d_.resize(blocks), s_.resize(blocks), sum_.resize(3 * blocks);
   x.q = q_.data(), x.d = d_.data(), x.s = s_.data(), x.sum = sum_.data();
+  x.sum_low = x.sum + blocks, x.sum_high = x.sum_low + blocks;
   for_rows(h.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels_.quantize_row(x, r);
   });

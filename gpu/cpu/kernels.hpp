@@ -5,7 +5,9 @@
 //
 // Products with quantised weights: activations are quantised per block of 32 along the row (x ≈ d·q, q in
 // −127…127), a block's product is exact in integers, and blocks are added in float32 from left to right:
-//   acc = fma(float(Σ q_w·q_x), d_w·d_x, acc), and for q4_1 then acc = fma(m_w, d_x·Σ q_x, acc).
+//   acc = fma(float(Σ q_w·q_x), d_w·d_x, acc), and with a minimum then acc = fma(m_w, d_x·Σ q_x, acc).
+// A block of q4_k, q5_k and q6_k is one of its parts of 32, d_w and m_w its scale and minimum; q6_k has two
+// scales in it and adds two halves.
 // Products with float weights: lane l of 16 adds columns l, l + 16, … ; the lanes are added as a fixed tree.
 
 #include <cstddef>
@@ -22,6 +24,8 @@ struct Activations {
   float* d = nullptr;             // [rows, b] scale; NaN if the block holds one, or an infinity
   float* s = nullptr;             // [rows, b] d · Σ q
   int32_t* sum = nullptr;         // [rows, b] Σ q
+  int32_t* sum_low = nullptr;     // [rows, b] Σ of the first 16 q
+  int32_t* sum_high = nullptr;    // [rows, b] Σ of the last 16 q
   int64_t rows = 0, columns = 0;
 };
 
@@ -77,10 +81,15 @@ struct KernelTable {
 /// Outputs that a kernel computes together.
 inline constexpr int64_t output_tile = 16;
 
-/// 16 outputs of one block unpacked: 8 · 64 bytes of weights, scale and minimum of each output; and 16 stored
-/// rows.
+/// Float weights are widened so many columns at once, and serve so many rows before the next.
+inline constexpr int64_t float_strip_columns = 512, float_strip_rows = 64;
+
+/// Of quantised weights, 16 outputs of each block unpacked (8 · 64 bytes of weights, scale and minimum of
+/// each output) and 16 stored rows. Of float weights, 16 outputs of a strip and the sums of its rows.
 inline size_t linear_scratch_bytes(int64_t columns) {
-  return static_cast<size_t>(columns + 31) / 32 * 640 + static_cast<size_t>(columns) * 16 * 4 + 64;
+  const int64_t quantised = (columns + 31) / 32 * 640 + columns * output_tile * 4;
+  constexpr int64_t floats = output_tile * (float_strip_columns + float_strip_rows * 16) * 4;
+  return static_cast<size_t>(quantised > floats ? quantised : floats) + 64;
 }
 
 const KernelTable& scalar_kernels();

@@ -23,8 +23,12 @@ struct Half {
 struct Bfloat {
   uint16_t bits;
 };
+struct Float8 {
+  uint8_t bits;
+};
 
-constexpr int row_tile = 4;      // rows of activations that share an unpacked tile's registers
+constexpr int row_tile = 4;  // rows of activations that share an unpacked tile's registers
+constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 2;  // times 16 keys at once in attention
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
@@ -41,6 +45,17 @@ Vf load(const Bfloat* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   };
   return {widen(p), widen(p + 8)};
+}
+/// As half precision with the same bits the number is 2^-8 of its own, down to the subnormal ones.
+Vf load(const Float8* p) {
+  const __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(bits, low);
+  const __m256i half = _mm256_blendv_epi8(_mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00),
+                                          _mm256_cmpeq_epi16(magnitude, low));  // NaN
+  const __m256i number = _mm256_or_si256(half, _mm256_slli_epi16(_mm256_andnot_si256(low, bits), 8));
+  const __m256 scale = _mm256_set1_ps(256);
+  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(number)), scale),
+          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(number, 1)), scale)};
 }
 /// The first n of 16 elements, zeros for the rest.
 template <class T>
@@ -129,11 +144,34 @@ Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
 }
 constexpr int32_t signed_offset = 0;
 Vw prepare_signed(Vw x) { return x; }
-__m256i low(__m256i x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
-__m256i high(__m256i x) { return low(_mm256_srli_epi16(x, 4)); }
 Vi as_ints(Vw x) { return {x.a, x.b}; }
-Vw low_nibbles(Vw x) { return {low(x.a), low(x.b)}; }
-Vw high_nibbles(Vw x) { return {high(x.a), high(x.b)}; }
+/// Each byte moved to the right, or to the left if negative; mask leaves nothing of the byte beside it.
+template <int right, int mask>
+__m256i bits_half(__m256i x) {
+  if constexpr (right > 0) x = _mm256_srli_epi16(x, right);
+  if constexpr (right < 0) x = _mm256_slli_epi16(x, -right);
+  return _mm256_and_si256(x, _mm256_set1_epi8(mask));
+}
+template <int right, int mask>
+Vw bits(Vw x) {
+  return {bits_half<right, mask>(x.a), bits_half<right, mask>(x.b)};
+}
+Vw merge(Vw x, Vw y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+Vw lookup(Vw index, const int8_t* table) {
+  const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm256_shuffle_epi8(t, index.a), _mm256_shuffle_epi8(t, index.b)};
+}
+/// Byte i of each lane.
+Vf byte_at(Vw x, int i) {
+  const __m256i shift = _mm256_set1_epi32(8 * i), mask = _mm256_set1_epi32(255);
+  return to_float(Vi{_mm256_and_si256(_mm256_srlv_epi32(x.a, shift), mask),
+                     _mm256_and_si256(_mm256_srlv_epi32(x.b, shift), mask)});
+}
+Vf signed_byte_at(Vw x, int i) {
+  const __m256i shift = _mm256_set1_epi32(24 - 8 * i);
+  return to_float(Vi{_mm256_srai_epi32(_mm256_sllv_epi32(x.a, shift), 24),
+                     _mm256_srai_epi32(_mm256_sllv_epi32(x.b, shift), 24)});
+}
 Vf halves(__m256i a, __m256i b) {
   const __m256i shorts = pack_in_order(_mm256_packus_epi32(a, b));
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(shorts)),

@@ -23,8 +23,12 @@ struct Half {
 struct Bfloat {
   uint16_t bits;
 };
+struct Float8 {
+  uint8_t bits;
+};
 
-constexpr int row_tile = 8;      // rows of activations that share an unpacked tile's registers
+constexpr int row_tile = 8;  // rows of activations that share an unpacked tile's registers
+constexpr int float_outputs = 4, float_rows = 4;
 constexpr int score_strips = 4;  // times 16 keys at once in attention
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
@@ -38,6 +42,18 @@ Vf widen_bfloat(__m256i bits) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
 Vf load(const Bfloat* p) { return widen_bfloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+/// As half precision with the same bits the number is 2^-8 of its own, down to the subnormal ones.
+Vf widen_float8(__m128i bytes) {
+  const __m256i bits = _mm256_cvtepu8_epi16(bytes);
+  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(bits, low);
+  const __m256i half =
+      _mm256_mask_blend_epi16(_mm256_cmpeq_epi16_mask(magnitude, low), _mm256_slli_epi16(magnitude, 7),
+                              _mm256_set1_epi16(0x7e00));  // NaN
+  const __m256i number = _mm256_or_si256(half, _mm256_slli_epi16(_mm256_andnot_si256(low, bits), 8));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(number), _mm512_set1_ps(256))};
+}
+Vf load(const Float8* p) { return widen_float8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+Vf load_part(const Float8* p, int64_t n) { return widen_float8(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
 Vf load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 Vf load_part(const Half* p, int64_t n) {
   return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
@@ -92,8 +108,26 @@ constexpr int32_t signed_offset = 128;
 Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
 Vi dot_signed(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
 Vi as_ints(Vw x) { return {x.v}; }
-Vw low_nibbles(Vw a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
-Vw high_nibbles(Vw a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+/// Each byte moved to the right, or to the left if negative; mask leaves nothing of the byte beside it.
+template <int right, int mask>
+Vw bits(Vw a) {
+  if constexpr (right > 0) a.v = _mm512_srli_epi16(a.v, right);
+  if constexpr (right < 0) a.v = _mm512_slli_epi16(a.v, -right);
+  return {_mm512_and_si512(a.v, _mm512_set1_epi8(mask))};
+}
+Vw merge(Vw a, Vw b) { return {_mm512_or_si512(a.v, b.v)}; }
+Vw lookup(Vw index, const int8_t* table) {
+  const __m128i t = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), index.v)};
+}
+/// Byte i of each lane.
+Vf byte_at(Vw a, int i) {
+  const __m512i byte = _mm512_srlv_epi32(a.v, _mm512_set1_epi32(8 * i));
+  return to_float(Vi{_mm512_and_si512(byte, _mm512_set1_epi32(255))});
+}
+Vf signed_byte_at(Vw a, int i) {
+  return to_float(Vi{_mm512_srai_epi32(_mm512_sllv_epi32(a.v, _mm512_set1_epi32(24 - 8 * i)), 24)});
+}
 Vf half_low(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
 Vf half_high(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)))}; }
 

@@ -1,5 +1,6 @@
 // The same arithmetic in plain C++, one lane after the other: what the vector kernels are tested against, and
-// how to read them. Much too slow for anything else.
+// how to read them. Much too slow for anything else. The operations that unrolled kernels use most are calls:
+// sixteen lanes inlined everywhere would compile for minutes.
 
 #include <cmath>
 #include <cstring>
@@ -25,14 +26,19 @@ struct Half {
 struct Bfloat {
   uint16_t bits;
 };
+struct Float8 {
+  uint8_t bits;
+};
 
 constexpr int row_tile = 4;
+constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 1;
 constexpr int64_t prefetch_bytes = 0;
 
 float widen(float x) { return x; }
 float widen(Half x) { return model::f16_to_f32(x.bits); }
 float widen(Bfloat x) { return model::bf16_to_f32(x.bits); }
+float widen(Float8 x) { return model::f8_e4m3_to_f32(x.bits); }
 
 template <class F>
 Vf each(F f) {
@@ -47,11 +53,11 @@ Vi each_int(F f) {
   return out;
 }
 
-Vf splat(float x) {
+[[gnu::noinline]] Vf splat(float x) {
   return each([&](int) { return x; });
 }
 template <class T>
-Vf load_part(const T* p, int64_t n) {
+[[gnu::noinline]] Vf load_part(const T* p, int64_t n) {
   T values[16] = {};
   std::memcpy(values, p, static_cast<size_t>(n) * sizeof(T));  // a checkpoint need not align them
   return each([&](int l) { return widen(values[l]); });
@@ -65,19 +71,19 @@ void store(float* p, Vf x) { store_part(p, x, 16); }
 Vf keep(Vf x, int64_t n, float other) {
   return each([&](int l) { return l < n ? x.v[l] : other; });
 }
-Vf add(Vf a, Vf b) {
+[[gnu::noinline]] Vf add(Vf a, Vf b) {
   return each([&](int l) { return a.v[l] + b.v[l]; });
 }
 Vf sub(Vf a, Vf b) {
   return each([&](int l) { return a.v[l] - b.v[l]; });
 }
-Vf mul(Vf a, Vf b) {
+[[gnu::noinline]] Vf mul(Vf a, Vf b) {
   return each([&](int l) { return a.v[l] * b.v[l]; });
 }
 Vf divide(Vf a, Vf b) {
   return each([&](int l) { return a.v[l] / b.v[l]; });
 }
-Vf fma(Vf a, Vf b, Vf c) {
+[[gnu::noinline]] Vf fma(Vf a, Vf b, Vf c) {
   return each([&](int l) { return std::fma(a.v[l], b.v[l], c.v[l]); });
 }
 Vf vmax(Vf a, Vf b) {
@@ -89,7 +95,7 @@ Vf vmin(Vf a, Vf b) {
 Vf vabs(Vf a) {
   return each([&](int l) { return std::fabs(a.v[l]); });
 }
-float sum_lanes(Vf a) {
+[[gnu::noinline]] float sum_lanes(Vf a) {
   for (int half = 8; half > 0; half /= 2) {
     for (int l = 0; l < half; ++l) a.v[l] += a.v[l + half];
   }
@@ -105,7 +111,7 @@ int32_t sum_lanes(Vi a) {
   for (int32_t x : a.v) sum += static_cast<uint32_t>(x);
   return static_cast<int32_t>(sum);
 }
-Vi splat_int(int32_t x) {
+[[gnu::noinline]] Vi splat_int(int32_t x) {
   return each_int([&](int) { return x; });
 }
 Vi add(Vi a, Vi b) {
@@ -113,7 +119,7 @@ Vi add(Vi a, Vi b) {
     return static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) + static_cast<uint32_t>(b.v[l]));
   });
 }
-Vf to_float(Vi a) {
+[[gnu::noinline]] Vf to_float(Vi a) {
   return each([&](int l) { return static_cast<float>(a.v[l]); });
 }
 /// To the nearest, ties to even; what does not fit is the lowest integer.
@@ -135,7 +141,7 @@ void store_int8(int8_t* p, Vi x) {
   for (int l = 0; l < 16; ++l) p[l] = static_cast<int8_t>(x.v[l] < -128 ? -128 : x.v[l] > 127 ? 127 : x.v[l]);
 }
 
-Vi dot(Vi sum, Vw w, const int8_t* x) {
+[[gnu::noinline]] Vi dot(Vi sum, Vw w, const int8_t* x) {
   return each_int([&](int l) {
     int32_t s = sum.v[l];
     for (int i = 0; i < 4; ++i) s += w.v[l][i] * x[i];
@@ -144,7 +150,7 @@ Vi dot(Vi sum, Vw w, const int8_t* x) {
 }
 constexpr int32_t signed_offset = 0;
 Vw prepare_signed(Vw x) { return x; }
-Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
+[[gnu::noinline]] Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
   return each_int([&](int l) {
     int32_t s = sum.v[l];
     for (int i = 0; i < 4; ++i) s += static_cast<int8_t>(w.v[l][i]) * x[i];
@@ -156,32 +162,47 @@ Vi as_ints(Vw x) {
   std::memcpy(&out, &x, sizeof out);
   return out;
 }
-Vw low_nibbles(Vw a) {
+template <class F>
+Vw each_byte(Vw a, F f) {
   for (auto& lane : a.v) {
-    for (uint8_t& byte : lane) byte &= 15;
+    for (uint8_t& byte : lane) byte = static_cast<uint8_t>(f(byte));
   }
   return a;
 }
-Vw high_nibbles(Vw a) {
-  for (auto& lane : a.v) {
-    for (uint8_t& byte : lane) byte >>= 4;
+/// Each byte moved to the right, or to the left if negative; mask leaves nothing of the byte beside it.
+template <int right, int mask>
+[[gnu::noinline]] Vw bits(Vw a) {
+  return each_byte(a, [](uint8_t byte) { return (right < 0 ? byte << -right : byte >> right) & mask; });
+}
+[[gnu::noinline]] Vw merge(Vw a, Vw b) {
+  for (int l = 0; l < 16; ++l) {
+    for (int i = 0; i < 4; ++i) a.v[l][i] |= b.v[l][i];
   }
   return a;
 }
-Vf half_low(Vi a) {
+[[gnu::noinline]] Vw lookup(Vw index, const int8_t* table) {
+  return each_byte(index, [&](uint8_t i) { return table[i]; });
+}
+[[gnu::noinline]] Vf byte_at(Vw a, int i) {
+  return each([&](int l) { return static_cast<float>(a.v[l][i]); });
+}
+[[gnu::noinline]] Vf signed_byte_at(Vw a, int i) {
+  return each([&](int l) { return static_cast<float>(static_cast<int8_t>(a.v[l][i])); });
+}
+[[gnu::noinline]] Vf half_low(Vi a) {
   return each([&](int l) { return model::f16_to_f32(static_cast<uint16_t>(a.v[l])); });
 }
-Vf half_high(Vi a) {
+[[gnu::noinline]] Vf half_high(Vi a) {
   return each(
       [&](int l) { return model::f16_to_f32(static_cast<uint16_t>(static_cast<uint32_t>(a.v[l]) >> 16)); });
 }
 
-[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
+[[gnu::noinline]] Vi load_rows_u32(const std::byte* p, int64_t stride) {
   Vi out;
   for (int row = 0; row < 16; ++row) std::memcpy(&out.v[row], p + row * stride, 4);
   return out;
 }
-[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
+[[gnu::noinline]] void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
   for (int t = 0; t < 4; ++t) {
     for (int row = 0; row < 16; ++row) std::memcpy(out[t].v[row], p + row * stride + 4 * t, 4);
   }

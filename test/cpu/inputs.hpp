@@ -13,8 +13,9 @@ namespace convoy::gpu::test {
 
 using model::DType;
 
-inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,
-                                         DType::f32,  DType::f16,  DType::bf16};
+inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,   DType::iq4_nl,
+                                         DType::q4_k, DType::q5_k, DType::q6_k,   DType::f32,
+                                         DType::f16,  DType::bf16, DType::f8_e4m3};
 
 inline std::vector<const KernelTable*> runnable_kernels() {
   std::vector<const KernelTable*> tables{&scalar_kernels()};
@@ -40,17 +41,17 @@ struct Random {
   std::vector<std::byte> weights(DType type, int64_t rows, int64_t columns) {
     const model::DTypeInfo& i = model::info(type);
     std::vector<std::byte> bytes(static_cast<size_t>(rows * columns / i.block_values * i.block_bytes));
+    const auto put = [](std::byte* at, auto value) { std::memcpy(at, &value, sizeof value); };
     for (size_t at = 0; at < bytes.size(); at += i.block_bytes) {
-      if (type == DType::f32) {
-        const float x = normal();
-        std::memcpy(&bytes[at], &x, 4);
-        continue;
-      }
-      for (size_t b = 0; b < i.block_bytes; ++b) bytes[at + b] = static_cast<std::byte>(below(256));
-      uint16_t head[2] = {half(), half()};
+      std::byte* block = &bytes[at];
+      for (size_t b = 0; b < i.block_bytes; ++b) block[b] = static_cast<std::byte>(below(256));
+      if (type == DType::f32) put(block, normal());
       if (type == DType::bf16)
-        head[0] = static_cast<uint16_t>(below(2) << 15 | (120 + below(6)) << 7 | below(128));
-      std::memcpy(&bytes[at], head, type == DType::q4_1 ? 4 : 2);
+        put(block, static_cast<uint16_t>(below(2) << 15 | (120 + below(6)) << 7 | below(128)));
+      if (type == DType::f8_e4m3)
+        put(block, static_cast<uint8_t>(below(2) << 7 | below(0x7f)));  // all but NaN
+      if (i.block_values > 1 || type == DType::f16) put(block + (type == DType::q6_k ? 208 : 0), half());
+      if (type == DType::q4_1 || type == DType::q4_k || type == DType::q5_k) put(block + 2, half());
     }
     return bytes;
   }
@@ -60,18 +61,22 @@ struct Random {
 struct Row {
   std::vector<float> values, d, s;
   std::vector<int8_t> q;
-  std::vector<int32_t> sum;
+  std::vector<int32_t> sum, sum_low, sum_high;
   Activations x;
 
   Row(std::vector<float> v, int64_t rows) : values(std::move(v)) {
-    d.resize(values.size() / 32 + 1), s.resize(d.size()), sum.resize(d.size()), q.resize(values.size());
-    x = {values.data(),
-         q.data(),
-         d.data(),
-         s.data(),
-         sum.data(),
-         rows,
-         static_cast<int64_t>(values.size()) / rows};
+    const size_t blocks = values.size() / 32 + 1;
+    q.resize(values.size()), d.resize(blocks), s.resize(blocks);
+    sum.resize(blocks), sum_low.resize(blocks), sum_high.resize(blocks);
+    x = {.values = values.data(),
+         .q = q.data(),
+         .d = d.data(),
+         .s = s.data(),
+         .sum = sum.data(),
+         .sum_low = sum_low.data(),
+         .sum_high = sum_high.data(),
+         .rows = rows,
+         .columns = static_cast<int64_t>(values.size()) / rows};
   }
   Row(const Row&) = delete;
 

@@ -12,9 +12,26 @@ namespace {
 struct Shape {
   int64_t outputs, columns, rows;
 };
-// A whole number of tiles, one short of it, one more; few and many blocks; both ways of reading weights.
-constexpr Shape shapes[] = {{16, 32, 1},  {15, 64, 2},    {17, 96, 5},  {1, 576, 3},
-                            {64, 576, 4}, {33, 1536, 19}, {48, 608, 70}};
+/// A whole number of tiles, one short of it, one more; few and many blocks; both ways of reading weights; for
+/// float weights rows that are no whole lanes, and several strips.
+std::vector<Shape> shapes(DType type) {
+  std::vector<Shape> all;
+  for (const Shape& shape : {Shape{16, 32, 1},
+                             {15, 64, 2},
+                             {17, 96, 5},
+                             {1, 576, 3},
+                             {64, 576, 4},
+                             {33, 1536, 19},
+                             {48, 608, 70},
+                             {17, 256, 1},
+                             {15, 512, 3},
+                             {16, 768, 4},
+                             {34, 512, 69},
+                             {18, 45, 3},
+                             {7, 1030, 9}})
+    if (shape.columns % convoy::model::info(type).block_values == 0) all.push_back(shape);
+  return all;
+}
 
 std::vector<float> run(const KernelTable& kernels, DType type, const std::vector<std::byte>& weights,
                        const Shape& shape, const std::vector<float>& values, const float* bias = nullptr) {
@@ -51,7 +68,7 @@ std::pair<double, double> exact(DType type, const std::vector<std::byte>& weight
 BOOST_AUTO_TEST_CASE(a_product_is_the_sum_over_decoded_weights_and_quantised_activations) {
   Random random;
   for (DType type : weight_types) {
-    for (const Shape& shape : shapes) {
+    for (const Shape& shape : shapes(type)) {
       const auto weights = random.weights(type, shape.outputs, shape.columns);
       const auto values = random.values(shape.rows * shape.columns);
       Row row(values, shape.rows);
@@ -76,7 +93,7 @@ BOOST_AUTO_TEST_CASE(a_product_is_the_sum_over_decoded_weights_and_quantised_act
 BOOST_AUTO_TEST_CASE(every_instruction_set_gives_the_bits_of_the_scalar_kernels) {
   Random random;
   for (DType type : weight_types) {
-    for (const Shape& shape : shapes) {
+    for (const Shape& shape : shapes(type)) {
       const auto weights = random.weights(type, shape.outputs, shape.columns);
       const auto values = random.values(shape.rows * shape.columns), bias = random.values(shape.outputs);
       const auto expected = run(scalar_kernels(), type, weights, shape, values, bias.data());
@@ -90,14 +107,27 @@ BOOST_AUTO_TEST_CASE(every_instruction_set_gives_the_bits_of_the_scalar_kernels)
 }
 
 BOOST_AUTO_TEST_CASE(weights_at_the_ends_of_their_range_do_not_saturate) {
-  for (const auto& [type, fill] :
-       {std::pair{DType::q8_0, 0x80}, {DType::q8_0, 0x7f}, {DType::q4_0, 0xff}, {DType::q4_1, 0xff}}) {
+  struct Case {
+    DType type;
+    int fill;
+    size_t head, tail = 0;  // bytes of a block that are scales
+  };
+  for (const auto& [type, fill, head, tail] : {Case{DType::q8_0, 0x80, 2},
+                                               {DType::q8_0, 0x7f, 2},
+                                               {DType::q4_0, 0xff, 2},
+                                               {DType::q4_1, 0xff, 4},
+                                               {DType::iq4_nl, 0x00, 2},
+                                               {DType::q4_k, 0xff, 4},
+                                               {DType::q5_k, 0xff, 4},
+                                               {DType::q6_k, 0xff, 0, 18},
+                                               {DType::q6_k, 0x80, 0, 2},
+                                               {DType::q6_k, 0x00, 0, 18}}) {
     Random random;
-    const Shape shape{16, 64, 6};
+    const Shape shape{16, 256, 6};
     auto weights = random.weights(type, shape.outputs, shape.columns);
-    const size_t block = convoy::model::info(type).block_bytes, head = type == DType::q4_1 ? 4 : 2;
+    const size_t block = convoy::model::info(type).block_bytes;
     for (size_t i = 0; i < weights.size(); ++i) {
-      if (i % block >= head) weights[i] = static_cast<std::byte>(fill);
+      if (i % block >= head && i % block < block - tail) weights[i] = static_cast<std::byte>(fill);
     }
     const std::vector<float> values(static_cast<size_t>(shape.rows * shape.columns), 3.f);
     Row row(values, shape.rows);
@@ -115,7 +145,7 @@ BOOST_AUTO_TEST_CASE(weights_at_the_ends_of_their_range_do_not_saturate) {
 
 BOOST_AUTO_TEST_CASE(a_row_gives_the_same_bits_alone_and_among_others) {
   Random random;
-  const Shape shape{40, 576, 70};
+  const Shape shape{40, 768, 70};
   const auto values = random.values(shape.rows * shape.columns);
   for (DType type : weight_types) {
     const auto weights = random.weights(type, shape.outputs, shape.columns);
@@ -142,9 +172,11 @@ BOOST_AUTO_TEST_CASE(quantised_activations_are_within_half_a_step) {
     for (size_t i = 0; i < row.values.size(); ++i)
       BOOST_TEST(std::fabs(row.values[i] - row.d[i / 32] * row.q[i]) <= 0.5001f * row.d[i / 32]);
     for (size_t b = 0; b < row.values.size() / 32; ++b) {
-      int32_t sum = 0;
-      for (size_t i = 0; i < 32; ++i) sum += row.q[b * 32 + i];
+      int32_t sum = 0, low = 0;
+      for (size_t i = 0; i < 32; ++i) sum += row.q[b * 32 + i], low += i < 16 ? row.q[b * 32 + i] : 0;
       BOOST_TEST(row.sum[b] == sum);
+      BOOST_TEST(row.sum_low[b] == low);
+      BOOST_TEST(row.sum_high[b] == sum - low);
       BOOST_TEST(row.s[b] == row.d[b] * static_cast<float>(sum));
     }
   }
@@ -152,18 +184,37 @@ BOOST_AUTO_TEST_CASE(quantised_activations_are_within_half_a_step) {
 
 BOOST_AUTO_TEST_CASE(what_is_not_a_number_spoils_its_row_and_no_other) {
   Random random;
-  const Shape shape{16, 64, 3};
-  const auto weights = random.weights(DType::q4_1, shape.outputs, shape.columns);
-  for (float bad :
-       {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
-    auto values = random.values(shape.rows * shape.columns);
-    values[shape.columns + 40] = bad;
+  const Shape shape{16, 256, 3};
+  for (DType type : weight_types) {
+    const auto weights = random.weights(type, shape.outputs, shape.columns);
+    for (float bad :
+         {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+      auto values = random.values(shape.rows * shape.columns);
+      values[shape.columns + 40] = bad;
+      for (const KernelTable* kernels : runnable_kernels()) {
+        const auto out = run(*kernels, type, weights, shape, values);
+        for (int64_t o = 0; o < shape.outputs; ++o) {
+          BOOST_TEST(std::isfinite(out[o]));
+          BOOST_TEST(!std::isfinite(out[shape.outputs + o]));
+          BOOST_TEST(std::isfinite(out[2 * shape.outputs + o]));
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(every_8_bit_weight_is_its_number_in_every_instruction_set) {
+  // One output a code, next to 255 zeros: the product with 1 is the number itself.
+  std::vector<std::byte> weights(256 * 16);
+  for (size_t code = 0; code < 256; ++code) weights[code * 16 + code % 16] = static_cast<std::byte>(code);
+  for (int64_t rows : {1, 6}) {
     for (const KernelTable* kernels : runnable_kernels()) {
-      const auto out = run(*kernels, DType::q4_1, weights, shape, values);
-      for (int64_t o = 0; o < shape.outputs; ++o) {
-        BOOST_TEST(std::isfinite(out[o]));
-        BOOST_TEST(std::isnan(out[shape.outputs + o]));
-        BOOST_TEST(std::isfinite(out[2 * shape.outputs + o]));
+      const auto out = run(*kernels, DType::f8_e4m3, weights, {256, 16, rows},
+                           std::vector<float>(static_cast<size_t>(16 * rows), 1.f));
+      for (size_t code = 0; code < 256; ++code) {
+        const float value = convoy::model::f8_e4m3_to_f32(static_cast<uint8_t>(code));
+        BOOST_TEST((std::isnan(value) ? std::isnan(out[code]) : out[code] == value),
+                   kernels->name << " " << code);
       }
     }
   }

@@ -1,5 +1,6 @@
 // Every operation of every backend against its formula, in double, written out here.
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <limits>
@@ -70,11 +71,18 @@ constexpr double float_tolerance = 2e-6;
 constexpr double int8_tolerance = 1e-2;
 
 double tolerance(const BackendChoice& choice, DType type) {
-  const bool quantised = type == DType::q8_0 || type == DType::q4_0 || type == DType::q4_1;
+  const bool quantised = model::info(type).block_values > 1;
   return choice.kernels == Kernels::fast && quantised ? int8_tolerance : float_tolerance;
 }
 
-constexpr DType weight_types[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+constexpr DType weight_types[] = {DType::f32,  DType::f16,  DType::bf16, DType::f8_e4m3,
+                                  DType::q8_0, DType::q4_0, DType::q4_1, DType::iq4_nl,
+                                  DType::q4_k, DType::q5_k, DType::q6_k};
+
+/// Columns of a weight of this type: `wanted`, or one block.
+int64_t columns_of(DType type, int64_t wanted) {
+  return std::max<int64_t>(wanted, model::info(type).block_values);
+}
 
 /// Runs the body for every backend, with its name in every failure.
 template <class F>
@@ -112,13 +120,15 @@ KvLayer poisoned_kv(Backend& backend, int64_t blocks, int64_t width) {
 BOOST_AUTO_TEST_CASE(embed_widens_the_rows_of_its_ids) {
   for_each_backend([](const BackendChoice&, Backend& backend) {
     for (DType type : weight_types) {
-      const model::Tensor table = TensorMaker(1).make({10, 64}, type, 1);
+      const int64_t width = columns_of(type, 64);
+      const model::Tensor table = TensorMaker(1).make({10, width}, type, 1);
       const std::vector<int32_t> ids = {3, 9, 0, 3};
-      DeviceRows x(backend, 4, 64);
+      DeviceRows x(backend, 4, width);
       backend.embed(backend.adopt(table), ids, x.view);
       const std::vector<float> values = widened(table), own = x.read();
       for (size_t r = 0; r < ids.size(); r++)
-        for (size_t i = 0; i < 64; i++) BOOST_REQUIRE_EQUAL(own[r * 64 + i], values[ids[r] * 64 + i]);
+        for (int64_t i = 0; i < width; i++)
+          BOOST_REQUIRE_EQUAL(own[r * width + i], values[ids[r] * width + i]);
     }
   });
 }
@@ -152,16 +162,17 @@ BOOST_AUTO_TEST_CASE(linear_multiplies_by_every_type_of_weight_and_adds_the_bias
     for (DType type : weight_types)
       for (int64_t rows : {1, 3, 17}) BOOST_TEST_CONTEXT(model::info(type).name << ", " << rows << " rows") {
           TensorMaker maker(3);
-          const std::vector<float> h = maker.values(rows * 96);
-          const model::Tensor a = maker.make({37, 96}, type, 1), b = maker.make({64, 96}, type, 1);
+          const int64_t n = columns_of(type, 96);
+          const std::vector<float> h = maker.values(rows * n);
+          const model::Tensor a = maker.make({37, n}, type, 1), b = maker.make({64, n}, type, 1);
           const model::Tensor bias = maker.make({64}, DType::f32, 1);
           const Weight wa = backend.adopt(a), wb = backend.adopt(b), wbias = backend.adopt(bias);
-          DeviceRows input(backend, rows, 96, h), ya(backend, rows, 37), yb(backend, rows, 64);
+          DeviceRows input(backend, rows, n, h), ya(backend, rows, 37), yb(backend, rows, 64);
           const Projection projections[] = {{&wa, nullptr, ya.view}, {&wb, &wbias, yb.view}};
           backend.linear(input.view, projections);
-          std::vector<double> expected = product(h, widened(b), 96);
+          std::vector<double> expected = product(h, widened(b), n);
           for (size_t i = 0; i < expected.size(); i++) expected[i] += widened(bias)[i % 64];
-          BOOST_TEST(error_of(ya.read(), product(h, widened(a), 96)) < tolerance(choice, type));
+          BOOST_TEST(error_of(ya.read(), product(h, widened(a), n)) < tolerance(choice, type));
           BOOST_TEST(error_of(yb.read(), expected) < tolerance(choice, type));
         }
   });
@@ -171,12 +182,13 @@ BOOST_AUTO_TEST_CASE(gated_linear_multiplies_silu_of_the_gate_with_up) {
   for_each_backend([](const BackendChoice& choice, Backend& backend) {
     for (DType type : weight_types) BOOST_TEST_CONTEXT(model::info(type).name) {
         TensorMaker maker(4);
-        const std::vector<float> h = maker.values(3 * 64);
-        const model::Tensor gate = maker.make({96, 64}, type, 1), up = maker.make({96, 64}, type, 1);
-        DeviceRows input(backend, 3, 64, h), out(backend, 3, 96);
+        const int64_t n = columns_of(type, 64);
+        const std::vector<float> h = maker.values(3 * n);
+        const model::Tensor gate = maker.make({96, n}, type, 1), up = maker.make({96, n}, type, 1);
+        DeviceRows input(backend, 3, n, h), out(backend, 3, 96);
         backend.gated_linear(input.view, backend.adopt(gate), backend.adopt(up), out.view);
-        std::vector<double> expected = product(h, widened(gate), 64);
-        const std::vector<double> ups = product(h, widened(up), 64);
+        std::vector<double> expected = product(h, widened(gate), n);
+        const std::vector<double> ups = product(h, widened(up), n);
         for (size_t i = 0; i < ups.size(); i++) expected[i] *= ups[i] / (1 + std::exp(-expected[i]));
         BOOST_TEST(error_of(out.read(), expected) < 2 * tolerance(choice, type));
       }

@@ -75,7 +75,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 /// Every backend with every kind of weight.
 template <class F>
 void for_each_model(F body) {
-  for (DType type : {DType::f32, DType::bf16, DType::q8_0, DType::q4_1})
+  for (DType type : {DType::f32, DType::bf16, DType::f8_e4m3, DType::q8_0, DType::q4_0, DType::q4_1,
+                     DType::q4_k, DType::q6_k})
     for (Kernels kernels : {Kernels::reference, Kernels::fast}) {
       const auto checkpoint = std::make_shared<TinyCheckpoint>(type, type == DType::bf16);
       std::vector<BackendChoice> choices;
@@ -156,7 +157,7 @@ BOOST_AUTO_TEST_CASE(stages_give_the_logits_of_the_whole) {
         if (stage.last())
           BOOST_TEST(same_bits({stage.logits().begin(), stage.logits().end()}, expected));
         else
-          BOOST_TEST(hidden.size() == 150u * 128u);
+          BOOST_TEST(hidden.size() == 150 * static_cast<size_t>(checkpoint->config().hidden));
       }
     }
   });

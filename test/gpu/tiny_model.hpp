@@ -14,6 +14,7 @@
 #include "gpu/engine.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
+#include "model/quantize.hpp"
 
 namespace convoy::gpu::test {
 
@@ -102,6 +103,12 @@ class TensorMaker {
       if (type == model::DType::q8_0) put(p, f16(scale / 127));
       if (type == model::DType::q4_0) put(p, f16(scale / 8));
       if (type == model::DType::q4_1) put(p, f16(scale / 8)), put(p + 2, f16(-scale));
+      if (type == model::DType::iq4_nl) put(p, f16(scale / 127));
+      // Parts of random scale, and minimums that put their middle at zero.
+      if (type == model::DType::q4_k) put(p, f16(scale / 512)), put(p + 2, f16(scale / 68));
+      if (type == model::DType::q5_k) put(p, f16(scale / 1024)), put(p + 2, f16(scale / 66));
+      if (type == model::DType::q6_k) put(p + 208, f16(scale / 2048));
+      if (type == model::DType::f8_e4m3) *p = std::byte{model::f32_to_f8_e4m3(value)};
     }
   }
 
@@ -113,19 +120,21 @@ class TinyCheckpoint final : public model::Checkpoint {
  public:
   explicit TinyCheckpoint(model::DType type, bool bias = false) {
     config_.architecture = bias ? "qwen2" : "llama";
-    config_.layers = 3, config_.hidden = 128, config_.intermediate = 192, config_.vocab = 160;
-    config_.heads = 4, config_.kv_heads = 2, config_.head_dim = 32;
+    const bool wide = model::info(type).block_values > 128;  // every row is whole blocks
+    config_.layers = 3, config_.hidden = wide ? 256 : 128, config_.intermediate = wide ? 256 : 192;
+    config_.vocab = 160, config_.heads = 4, config_.kv_heads = 2, config_.head_dim = config_.hidden / 4;
     config_.context = 512, config_.rms_eps = 1e-5, config_.qkv_bias = bias;
     TensorMaker maker(11);
     const auto matrix = [&](int64_t out, int64_t in) { return maker.make({out, in}, type, 0.25f); };
     const auto vector = [&](int64_t n) { return maker.make({n}, model::DType::f32, 1.0f); };
     const int64_t hidden = config_.hidden, kv = config_.kv_heads * config_.head_dim;
     for (int64_t l = 0; l < config_.layers; l++) {
+      const int64_t inner = config_.intermediate;
       model::LayerWeights w;
       w.attention_norm = vector(hidden), w.mlp_norm = vector(hidden);
-      w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden),
+      w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden);
       w.o = matrix(hidden, hidden);
-      w.gate = matrix(192, hidden), w.up = matrix(192, hidden), w.down = matrix(hidden, 192);
+      w.gate = matrix(inner, hidden), w.up = matrix(inner, hidden), w.down = matrix(hidden, inner);
       if (bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
       layers_.push_back(std::move(w));
     }

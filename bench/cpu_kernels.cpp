@@ -1,0 +1,118 @@
+// Products of the fast CPU backend with one weight matrix that no cache holds: for each type, number of rows
+// of activations and number of threads, the bytes of weights read and the arithmetic done in a second, as
+// JSON lines.
+
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstring>
+#include <iostream>
+#include <random>
+#include <vector>
+
+#include "gpu/backend.hpp"
+#include "gpu/cpu/fast.hpp"
+
+namespace {
+
+using namespace convoy;
+using model::DType;
+
+constexpr DType types[] = {DType::f32,  DType::f16,    DType::bf16, DType::f8_e4m3, DType::q8_0, DType::q4_0,
+                           DType::q4_1, DType::iq4_nl, DType::q4_k, DType::q5_k,    DType::q6_k};
+
+/// Random bytes as blocks of a type. Bytes below 0x3c make every half-precision scale, every bfloat16 and
+/// every 8-bit number an ordinary one; arithmetic takes the same time whatever they are.
+std::vector<std::byte> random_blocks(size_t bytes) {
+  std::vector<std::byte> blocks(bytes);
+  std::mt19937_64 random(1);
+  for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
+    const uint64_t eight = random() & 0x3b3b3b3b3b3b3b3b;
+    std::memcpy(&blocks[i], &eight, std::min(sizeof eight, bytes - i));
+  }
+  return blocks;
+}
+
+/// Wall time, and what the process's threads spent on their cores: they differ where others use the machine.
+struct Seconds {
+  double wall = 1e9, cpu = 1e9;
+};
+double seconds_now(clockid_t clock) {
+  timespec t{};
+  clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+/// Of a product, the best of several.
+Seconds time_of(gpu::Backend& backend, const gpu::Weight& weight, int64_t rows, int repeats) {
+  const auto buffer = [&](int64_t width) { return std::vector<float>(static_cast<size_t>(rows * width)); };
+  std::vector<float> h = buffer(weight.columns), out = buffer(weight.rows);
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (float& x : h) x = normal(random);
+  const gpu::Projection projection[] = {{&weight, nullptr, {out.data(), rows, weight.rows}}};
+  Seconds best;
+  for (int i = 0; i <= repeats; ++i) {  // the first touches pages and wakes threads
+    const double wall = seconds_now(CLOCK_MONOTONIC), cpu = seconds_now(CLOCK_PROCESS_CPUTIME_ID);
+    backend.linear({h.data(), rows, weight.columns}, projection);
+    if (i == 0) continue;
+    best.wall = std::min(best.wall, seconds_now(CLOCK_MONOTONIC) - wall);
+    best.cpu = std::min(best.cpu, seconds_now(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+  }
+  return best;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  int64_t columns = 7168, megabytes = 256;
+  int repeats = 5;
+  std::vector<int64_t> rows_list{1, 64}, threads_list{1, 2};
+  std::vector<std::string> names;
+  std::string kernels = "best";
+  CLI::App app{"Measures the products of the fast CPU kernels with weights of every type"};
+  app.add_option("--type", names, "types as GGUF names them; all if not given");
+  app.add_option("--columns", columns, "of the weight matrix")->check(CLI::Range(256, 1 << 20));
+  app.add_option("--megabytes", megabytes, "of the weight matrix")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--rows", rows_list, "rows of activations")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--threads", threads_list)->check(CLI::Range(1, 256));
+  app.add_option("--repeats", repeats, "the best of so many is kept")->check(CLI::Range(1, 1000));
+  app.add_option("--kernels", kernels)->check(CLI::IsMember({"best", "avx2"}));
+  CLI11_PARSE(app, argc, argv);
+  columns = columns / 256 * 256;  // whole blocks of every type
+
+  const gpu::KernelTable* table = kernels == "best" ? gpu::best_kernels() : &gpu::avx2_kernels();
+  if (!table || !gpu::supports_avx2()) throw std::runtime_error("this processor has no vector kernels");
+  const auto bytes = random_blocks(static_cast<size_t>(megabytes) << 20);
+  for (const DType type : types) {
+    if (!names.empty() && std::ranges::find(names, model::info(type).name) == names.end()) continue;
+    model::Tensor tensor{type, {1, columns}, {}, nullptr};
+    const auto outputs = static_cast<int64_t>(bytes.size() / tensor.row_bytes());
+    const auto data = const_cast<std::byte*>(bytes.data());  // never written
+    const gpu::Weight weight{gpu::Buffer(data, [](void*) {}), type, outputs, columns};
+    const double weight_bytes = static_cast<double>(outputs) * static_cast<double>(tensor.row_bytes());
+    for (const int64_t threads : threads_list) {
+      const auto backend = gpu::make_fast_backend(*table, static_cast<int>(threads));
+      for (const int64_t rows : rows_list) {
+        const Seconds best = time_of(*backend, weight, rows, repeats);
+        const double flops = 2.0 * static_cast<double>(outputs) * static_cast<double>(columns * rows);
+        boost::json::object line{{"type", std::string(model::info(type).name)},
+                                 {"kernels", table->name},
+                                 {"threads", threads},
+                                 {"rows", rows},
+                                 {"outputs", outputs},
+                                 {"columns", columns}};
+        line["GB_per_s"] = weight_bytes / best.wall * 1e-9;
+        line["GFLOP_per_s"] = flops / best.wall * 1e-9;
+        line["GB_per_cpu_s"] = weight_bytes / best.cpu * 1e-9;
+        line["GFLOP_per_cpu_s"] = flops / best.cpu * 1e-9;
+        std::cout << boost::json::serialize(line) << std::endl;
+      }
+    }
+  }
+} catch (const std::exception& e) {
+  std::cerr << "convoy_bench_kernels: " << e.what() << '\n';
+  return 1;
+}

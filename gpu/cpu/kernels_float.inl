@@ -1,0 +1,161 @@
+// Products with float weights, widened to float32 on the way: lane = column mod 16. Part of kernels.inl.
+
+/// Columns of weights that are widened at once: 16 outputs of them are 32 KB, which the first cache holds.
+constexpr int64_t strip_columns = float_strip_columns;
+/// Rows that share a widened strip; their sums wait in scratch between strips.
+constexpr int64_t strip_rows = float_strip_rows;
+
+/// The weights of O outputs, [O, stride] from the first column on, and lines to fetch while they are read.
+template <class T>
+struct Strip {
+  const T* w;
+  int64_t stride;
+  const std::byte* ahead;  // as many bytes as w has, or nullptr
+};
+
+/// Adds `columns` columns of O outputs times R rows of v, each `stride` apart, to their sums.
+template <class T, int O, int R>
+[[gnu::always_inline]] inline void add_columns(const Strip<T>& strip, const float* v, int64_t stride,
+                                               int64_t columns, Vf (&acc)[O][R]) {
+  for (int64_t c = 0; c < columns; c += lanes) {
+    const int64_t n = columns - c;
+    Vf values[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const float* from = v + r * stride + c;
+      values[r] = n < lanes ? load_part(from, n) : load(from);
+    }
+#pragma GCC unroll 4
+    for (int o = 0; o < O; ++o) {
+      const int64_t at = o * strip.stride + c;
+      if (strip.ahead) fetch_line(strip.ahead + at * static_cast<int64_t>(sizeof(T)));
+      const Vf weight = n < lanes ? load_part(strip.w + at, n) : load(strip.w + at);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) acc[o][r] = fma(weight, values[r], acc[o][r]);
+    }
+  }
+}
+
+void store_output(const Product& p, int64_t row, int64_t output, Vf acc) {
+  float* out = p.out + row * p.outputs + output;
+  const float sum = sum_lanes(acc);
+  if (p.gate)
+    store_part(out, mul(silu(splat(*out)), splat(sum)), 1);
+  else
+    *out = p.bias ? sum + p.bias[output] : sum;
+}
+
+/// O outputs times R rows against weights as stored.
+template <class T, int O, int R>
+void tile_float_as_stored(const Product& p, int64_t first, const Activations& x, int64_t row,
+                          const std::byte* ahead) {
+  const T* w = reinterpret_cast<const T*>(p.weights + first * p.row_bytes);
+  Vf acc[O][R];
+#pragma GCC unroll 4
+  for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) acc[o][r] = splat(0);
+  }
+  add_columns<T, O, R>({w, x.columns, ahead}, x.values + row * x.columns, x.columns, x.columns, acc);
+#pragma GCC unroll 4
+  for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) store_output(p, row + r, first + o, acc[o][r]);
+  }
+}
+
+template <class T, int O>
+void tile_float_as_stored(const Product& p, int64_t first, const Activations& x, const std::byte* ahead) {
+  int64_t row = 0;
+  for (; row + float_rows <= x.rows; row += float_rows, ahead = nullptr)
+    tile_float_as_stored<T, O, float_rows>(p, first, x, row, ahead);
+  for (; row < x.rows; ++row, ahead = nullptr) tile_float_as_stored<T, O, 1>(p, first, x, row, ahead);
+}
+
+/// Few rows: each weight is used as soon as it is widened.
+template <class T>
+void linear_float_as_stored(const Product& p, int64_t first, int64_t last, const Activations& x) {
+  constexpr int64_t outputs = 4;
+  const std::byte* end = p.weights + last * p.row_bytes;
+  int64_t o = first;
+  for (; o + outputs <= last; o += outputs) {
+    const std::byte* ahead = p.weights + (o + outputs) * p.row_bytes;
+    if (ahead >= end) ahead = p.next;
+    tile_float_as_stored<T, outputs>(p, o, x, ahead);
+  }
+  for (; o < last; ++o) tile_float_as_stored<T, 1>(p, o, x, nullptr);
+}
+
+/// O outputs times R rows of one strip: sums come from the strip before and go to the next, or out.
+template <int O, int R>
+void tile_float_strip(const Product& p, int64_t output, const Activations& x, int64_t row, int64_t column,
+                      const Strip<float>& strip, float* sums) {
+  const int64_t left = x.columns - column;
+  const int64_t columns = left < strip_columns ? left : strip_columns;
+  Vf acc[O][R];
+#pragma GCC unroll 4
+  for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+      acc[o][r] = column == 0 ? splat(0) : load(sums + (o * strip_rows + r) * lanes);
+  }
+  add_columns<float, O, R>(strip, x.values + row * x.columns + column, x.columns, columns, acc);
+#pragma GCC unroll 4
+  for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      if (columns < left)
+        store(sums + (o * strip_rows + r) * lanes, acc[o][r]);
+      else
+        store_output(p, row + r, output + o, acc[o][r]);
+    }
+  }
+}
+
+/// R rows times all outputs of the strip, which the first cache holds beside those rows.
+template <int R>
+void rows_of_strip(const Product& p, int64_t tile, int64_t outputs, const Activations& x, int64_t row,
+                   int64_t column, const float* widened, float* sums) {
+  int64_t o = 0;
+  for (; o + float_outputs <= outputs; o += float_outputs)
+    tile_float_strip<float_outputs, R>(p, tile + o, x, row, column,
+                                       {widened + o * strip_columns, strip_columns, nullptr},
+                                       sums + o * strip_rows * lanes);
+  for (; o < outputs; ++o)
+    tile_float_strip<1, R>(p, tile + o, x, row, column, {widened + o * strip_columns, strip_columns, nullptr},
+                           sums + o * strip_rows * lanes);
+}
+
+/// Many rows: 16 outputs are widened strip by strip, and each strip serves all rows.
+template <class T>
+void linear_float_in_strips(const Product& p, int64_t first, int64_t last, const Activations& x,
+                            std::byte* scratch) {
+  float* widened = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
+  float* sums = widened + output_tile * strip_columns;  // [outputs, strip_rows, lanes]
+  for (int64_t tile = first; tile < last; tile += output_tile) {
+    const int64_t outputs = last - tile < output_tile ? last - tile : output_tile;
+    for (int64_t row = 0; row < x.rows; row += strip_rows) {
+      const int64_t rows = x.rows - row < strip_rows ? x.rows - row : strip_rows;
+      for (int64_t column = 0; column < x.columns; column += strip_columns) {
+        const int64_t left = x.columns - column, columns = left < strip_columns ? left : strip_columns;
+        for (int64_t o = 0; o < outputs; ++o) {
+          const T* from = reinterpret_cast<const T*>(p.weights + (tile + o) * p.row_bytes) + column;
+          for (int64_t c = 0; c < columns; c += lanes)
+            store(widened + o * strip_columns + c,
+                  columns - c < lanes ? load_part(from + c, columns - c) : load(from + c));
+        }
+        int64_t r = 0;
+        for (; r + float_rows <= rows; r += float_rows)
+          rows_of_strip<float_rows>(p, tile, outputs, x, row + r, column, widened, sums + r * lanes);
+        for (; r < rows; ++r)
+          rows_of_strip<1>(p, tile, outputs, x, row + r, column, widened, sums + r * lanes);
+      }
+    }
+  }
+}
+
+template <class T>
+void linear_float(const Product& p, int64_t first, int64_t last, const Activations& x, std::byte* scratch) {
+  if (x.rows <= rows_as_stored_max) return linear_float_as_stored<T>(p, first, last, x);
+  linear_float_in_strips<T>(p, first, last, x, scratch);
+}

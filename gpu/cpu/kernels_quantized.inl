@@ -1,0 +1,140 @@
+// Products with quantised weights: lane = output. Part of kernels.inl.
+
+/// Takes the offset of the bytes in lanes off a sum. Wraps, as vectors do: a row with a NaN has any sum, and
+/// its scale is NaN.
+[[gnu::always_inline]] inline int32_t start_of(int32_t offset, int32_t sum) {
+  return static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum));
+}
+
+/// Adds one block to the sums of R rows.
+template <class F, int R>
+inline __attribute__((always_inline)) void add_block(const Block& w, const Activations& x, int64_t row,
+                                                     int64_t b, int64_t blocks, Vf (&acc)[R]) {
+  constexpr int dwords = 8 / F::scales;  // of w that share a scale
+  const int8_t* q = x.q + row * x.columns + b * block_values;
+#pragma GCC unroll 2
+  for (int part = 0; part < F::scales; ++part) {
+    Vi sum[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = (row + r) * blocks + b;
+      const int32_t* sums = F::scales == 1 ? x.sum : part == 0 ? x.sum_low : x.sum_high;
+      sum[r] = splat_int(F::offset ? start_of(F::offset, sums[i]) : 0);
+    }
+#pragma GCC unroll 8
+    for (int t = part * dwords; t < (part + 1) * dwords; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] = F::product(sum[r], w.w[t], q + r * x.columns + 4 * t);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const int64_t i = (row + r) * blocks + b;
+      acc[r] = fma(to_float(sum[r]), mul(part == 0 ? w.d : w.m, splat(x.d[i])), acc[r]);
+      if (F::minimum) acc[r] = fma(w.m, splat(x.s[i]), acc[r]);
+    }
+  }
+}
+
+void store_outputs(const Product& p, int64_t row, int64_t first, Vf acc) {
+  float* out = p.out + row * p.outputs + first;
+  const int64_t n = p.outputs - first;
+  if (p.gate)
+    acc = mul(silu(n < lanes ? load_part(out, n) : load(out)), acc);
+  else if (p.bias)
+    acc = add(acc, n < lanes ? load_part(p.bias + first, n) : load(p.bias + first));
+  n < lanes ? store_part(out, acc, n) : store(out, acc);
+}
+
+/// R rows against weights as stored: unpacked on the way, used once. `ahead` is fetched meanwhile, as many
+/// bytes.
+template <class F, int R>
+void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
+                    const Activations& x) {
+  constexpr int64_t row = 0;
+  const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
+  Vf acc[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r] = splat(0);
+  int64_t b = 0;
+  if constexpr (F::together > 1) {
+    for (; b + F::together <= blocks; b += F::together) {
+      prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
+      Block w[F::together];
+      F::unpack_together(tile + b * F::bytes, stride, w);
+#pragma GCC unroll 4
+      for (int i = 0; i < F::together; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
+    }
+  }
+  for (; b < blocks; b += F::blocks) {
+    const int64_t at = b / F::blocks * F::bytes;
+    prefetch<F::bytes * lanes>(ahead ? ahead + at * lanes : nullptr);
+    Block w[F::blocks];
+    F::unpack(tile + at, stride, w);
+    for (int i = 0; i < F::blocks; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
+}
+
+/// R rows against a tile that was unpacked before.
+template <class F, int R>
+void tile_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x, int64_t row) {
+  const int64_t blocks = x.columns / block_values;
+  Vf acc[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r] = splat(0);
+  for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
+}
+
+template <class F>
+void linear_quantized(const Product& p, int64_t first, int64_t last, const Activations& x,
+                      std::byte* scratch) {
+  const int64_t blocks = x.columns / block_values;
+  Block* unpacked = reinterpret_cast<Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
+  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + blocks);
+  const bool as_stored = x.rows <= rows_as_stored_max;
+  const std::byte* begin = p.weights + first * p.row_bytes;
+  const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
+  // Whole tiles, because a tile is read across its rows.
+  const int64_t tile_bytes = output_tile * p.row_bytes;
+  const int64_t distance = (prefetch_bytes + tile_bytes - 1) / tile_bytes * tile_bytes;
+  if (as_stored && !p.fetched) {
+    for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
+  }
+  for (int64_t o = first; o < last; o += output_tile) {
+    const std::byte* tile = p.weights + o * p.row_bytes;
+    const std::byte* ahead = tile + distance;
+    if (ahead >= end) ahead = p.next ? p.next + (ahead - end) : nullptr;
+    if (p.outputs - o < output_tile) {  // fewer than 16 rows left: zeros stand for the others
+      const size_t have = static_cast<size_t>((p.outputs - o) * p.row_bytes);
+      __builtin_memcpy(rows, tile, have);
+      __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
+      tile = rows;
+    }
+    if (as_stored) {
+      switch (x.rows) {
+        case 1:
+          tile_as_stored<F, 1>(p, o, tile, ahead, x);
+          break;
+        case 2:
+          tile_as_stored<F, 2>(p, o, tile, ahead, x);
+          break;
+        case 3:
+          tile_as_stored<F, 3>(p, o, tile, ahead, x);
+          break;
+        case 4:
+          tile_as_stored<F, 4>(p, o, tile, ahead, x);
+          break;
+      }
+      continue;
+    }
+    for (int64_t b = 0; b < blocks; b += F::blocks)
+      F::unpack(tile + b / F::blocks * F::bytes, p.row_bytes, unpacked + b);
+    int64_t row = 0;
+    for (; row + row_tile <= x.rows; row += row_tile) tile_unpacked<F, row_tile>(p, o, unpacked, x, row);
+    for (; row + 2 <= x.rows; row += 2) tile_unpacked<F, 2>(p, o, unpacked, x, row);
+    for (; row < x.rows; ++row) tile_unpacked<F, 1>(p, o, unpacked, x, row);
+  }
+}
