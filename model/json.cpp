@@ -1,7 +1,8 @@
 #include "model/json.hpp"
 
 #include <boost/json/basic_parser_impl.hpp>
-#include <boost/json/parse.hpp>
+#include <boost/json/value_stack.hpp>
+#include <charconv>
 #include <optional>
 #include <string>
 #include <unordered_set>
@@ -15,13 +16,15 @@ namespace {
 
 namespace json = boost::json;
 
-/// Boost.JSON's event handler that only looks: counts values and finds a key that stands twice in an object.
-struct Inspector {
+/// Boost.JSON's event handler that builds the value, counts its parts and finds a key that stands twice in an
+/// object. Boost's own reading of a number may be off by its last bit.
+struct Builder {
   static constexpr size_t max_object_size = json_values_max, max_array_size = json_values_max;
   static constexpr size_t max_key_size = 1 << 20, max_string_size = size_t(1) << 30;
 
+  json::value_stack stack;
   std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
-  std::string key;
+  std::string key, number;
   std::optional<std::string> duplicate;
   size_t values = 0;
   bool too_many = false;
@@ -34,18 +37,25 @@ struct Inspector {
     return false;
   }
 
-  bool on_document_begin(Error&) { return true; }
+  bool on_document_begin(Error&) {
+    stack.reset();
+    return true;
+  }
   bool on_document_end(Error&) { return true; }
   bool on_object_begin(Error& error) {
     keys.emplace_back();
     return count(error);
   }
-  bool on_object_end(size_t, Error&) {
+  bool on_object_end(size_t size, Error&) {
     keys.pop_back();
+    stack.push_object(size);
     return true;
   }
   bool on_array_begin(Error& error) { return count(error); }
-  bool on_array_end(size_t, Error&) { return true; }
+  bool on_array_end(size_t size, Error&) {
+    stack.push_array(size);
+    return true;
+  }
   bool on_key_part(json::string_view part, size_t, Error&) {
     key.append(part.data(), part.size());
     return true;
@@ -57,17 +67,47 @@ struct Inspector {
       error = json::error::exception;
       return false;
     }
+    stack.push_key(key);
     key.clear();
     return true;
   }
-  bool on_string_part(json::string_view, size_t, Error&) { return true; }
-  bool on_string(json::string_view, size_t, Error& error) { return count(error); }
-  bool on_number_part(json::string_view, Error&) { return true; }
-  bool on_int64(int64_t, json::string_view, Error& error) { return count(error); }
-  bool on_uint64(uint64_t, json::string_view, Error& error) { return count(error); }
-  bool on_double(double, json::string_view, Error& error) { return count(error); }
-  bool on_bool(bool, Error& error) { return count(error); }
-  bool on_null(Error& error) { return count(error); }
+  bool on_string_part(json::string_view part, size_t, Error&) {
+    stack.push_chars(part);
+    return true;
+  }
+  bool on_string(json::string_view part, size_t, Error& error) {
+    stack.push_string(part);
+    return count(error);
+  }
+  bool on_number_part(json::string_view part, Error&) {
+    number.append(part.data(), part.size());
+    return true;
+  }
+  bool on_int64(int64_t value, json::string_view, Error& error) {
+    number.clear();
+    stack.push_int64(value);
+    return count(error);
+  }
+  bool on_uint64(uint64_t value, json::string_view, Error& error) {
+    number.clear();
+    stack.push_uint64(value);
+    return count(error);
+  }
+  bool on_double(double value, json::string_view part, Error& error) {
+    number.append(part.data(), part.size());
+    std::from_chars(number.data(), number.data() + number.size(), value);  // out of range: as Boost has it
+    number.clear();
+    stack.push_double(value);
+    return count(error);
+  }
+  bool on_bool(bool value, Error& error) {
+    stack.push_bool(value);
+    return count(error);
+  }
+  bool on_null(Error& error) {
+    stack.push_null();
+    return count(error);
+  }
   bool on_comment_part(json::string_view, Error&) { return true; }
   bool on_comment(json::string_view, Error&) { return true; }
 };
@@ -77,10 +117,10 @@ struct Inspector {
 boost::json::value parse_json(std::string_view text, const std::string& where) {
   json::parse_options options;
   options.max_depth = json_depth_max;
-  json::basic_parser<Inspector> inspect(options);
+  json::basic_parser<Builder> parser(options);
   boost::system::error_code error;
-  const size_t used = inspect.write_some(false, text.data(), text.size(), error);
-  const Inspector& seen = inspect.handler();
+  const size_t used = parser.write_some(false, text.data(), text.size(), error);
+  Builder& seen = parser.handler();
   const std::string mend = "the file is damaged or was not made for this; fetch it again";
   if (seen.duplicate)
     throw InputError("the key " + in_quotes(*seen.duplicate) + " stands twice in one object", where, mend);
@@ -89,10 +129,9 @@ boost::json::value parse_json(std::string_view text, const std::string& where) {
   if (error)
     throw InputError("is not valid JSON at byte " + std::to_string(used) + ": " + error.message(), where,
                      mend);
-  json::value value = json::parse({text.data(), text.size()}, error, {}, options);
-  if (error)
-    throw InputError("is not valid JSON: " + error.message(), where, mend);  // such as text after the end
-  return value;
+  if (used < text.size())
+    throw InputError("is not valid JSON: its end stands at byte " + std::to_string(used), where, mend);
+  return seen.stack.release();
 }
 
 std::string in_quotes(std::string_view name) {
