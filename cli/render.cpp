@@ -2,6 +2,7 @@
 
 #include <boost/json.hpp>
 #include <memory>
+#include <optional>
 
 #include "cli/commands.hpp"
 #include "cli/json_lines.hpp"
@@ -21,33 +22,45 @@ const model::ChatTemplate& template_of(const std::string& path) {
   return model::ChatTemplate::recognise(*tokenizer->chat_template());
 }
 
-std::vector<model::Message> messages_of(const json::object& line, const std::string& where) {
-  const json::value* value = line.if_contains("messages");
-  if (!value || !value->is_array())
-    throw InputError("\"messages\" is not an array", where, "give it as an array");
-  std::vector<model::Message> messages;
-  for (const json::value& v : value->get_array()) {
-    if (!v.is_object()) throw InputError("a message is not an object", where, "give role and content");
-    messages.push_back(
-        {string_field(v.get_object(), "role", where), string_field(v.get_object(), "content", where)});
-  }
-  return messages;
+/// A field of the line; nullptr if it is absent or null.
+const json::value* field(const json::object& line, std::string_view key) {
+  const json::value* value = line.if_contains(key);
+  return value && !value->is_null() ? value : nullptr;
 }
 
-bool generation_prompt(const json::object& line, const std::string& where) {
-  const json::value* value = line.if_contains("add_generation_prompt");
-  if (!value) return false;
-  if (!value->is_bool()) {
-    throw InputError("\"add_generation_prompt\" is neither true nor false", where, "give one of them");
-  }
+std::optional<bool> flag(const json::object& line, const std::string& key, const std::string& where) {
+  const json::value* value = field(line, key);
+  if (!value) return std::nullopt;
+  if (!value->is_bool())
+    throw InputError("\"" + key + "\" is neither true nor false", where, "give one of them");
   return value->get_bool();
+}
+
+json::object render(const model::ChatTemplate& chat_template, const json::object& line,
+                    const std::string& where) {
+  const json::value* messages = field(line, "messages");
+  if (!messages) throw InputError("\"messages\" is missing", where, "give it as an array");
+  const json::value* tools = field(line, "tools");
+  if (tools && !tools->is_array())
+    throw InputError("\"tools\" is not an array", where, "give it as an array");
+  const model::RenderOptions options{
+      .add_generation_prompt = flag(line, "add_generation_prompt", where).value_or(false),
+      .tools = tools ? &tools->get_array() : nullptr,
+      .thinking = flag(line, "thinking", where)};
+  try {
+    const auto segments = chat_template.render(model::parse_messages(*messages), options);
+    return {{"text", model::plain_text(segments)}};
+  } catch (const InputError& error) {
+    throw InputError(error.problem(), where + ": " + error.where(), error.mend());
+  }
 }
 
 }  // namespace
 
 void add_render(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand(
-      "render", R"(Read JSON lines {"messages", "add_generation_prompt"}, write {"text"})");
+      "render",
+      R"(Read JSON lines {"messages", "tools", "add_generation_prompt", "thinking"}, write {"text"})");
   auto model = std::make_shared<std::string>();
   auto name = std::make_shared<std::string>();
   CLI::Option_group* source = command->add_option_group("template", "Which chat template");
@@ -58,8 +71,7 @@ void add_render(CLI::App& app, int& exit_code) {
     const model::ChatTemplate& chat_template =
         model->empty() ? model::ChatTemplate::by_name(*name) : template_of(*model);
     filter_json_lines([&](const json::object& line, const std::string& where) {
-      const auto segments = chat_template.render(messages_of(line, where), generation_prompt(line, where));
-      return json::object{{"text", model::plain_text(segments)}};
+      return render(chat_template, line, where);
     });
     exit_code = ok;
   });

@@ -12,7 +12,7 @@ namespace {
 std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedModel& model) {
   if (!model.tokenizer || !model.chat)
     throw bad_request("this model serves no chat completions: it has no chat template", "model");
-  return model.tokenizer->encode(model.chat->render(request.messages, true));
+  return model.tokenizer->encode(model.chat->render(request.messages, {.add_generation_prompt = true}));
 }
 
 std::vector<int32_t> completion_tokens(const CompletionRequest& request, const ServedModel& model,
@@ -77,7 +77,8 @@ std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, c
 
 size_t text_bytes(const CompletionRequest& request) {
   size_t bytes = 0;
-  for (const model::Message& m : request.messages) bytes += m.content.size();
+  for (const model::Message& m : request.messages)
+    if (const std::string* content = m.content.get()) bytes += content->size();
   if (const auto* text = std::get_if<std::string>(&request.prompt)) bytes += text->size();
   return bytes;
 }

@@ -1,5 +1,6 @@
 #include "model/chat_template.hpp"
 
+#include "model/chat_template_parts.hpp"
 #include "model/digest.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
@@ -7,40 +8,15 @@
 namespace convoy::model {
 namespace {
 
-/// SmolLM2's ChatML: a default system message unless the first message is one; any role, in any order.
-class Smollm2Template final : public ChatTemplate {
- public:
-  std::string_view name() const override { return "smollm2"; }
-
-  std::vector<Segment> render(std::span<const Message> messages, bool add_generation_prompt) const override {
-    std::vector<Segment> out;
-    if (!messages.empty() && messages.front().role != "system") {
-      out.push_back(
-          {"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-           "Face<|im_end|>\n",
-           true});
-    }
-    for (const Message& message : messages) {
-      out.push_back({"<|im_start|>", true});
-      out.push_back({message.role, false});  // the client wrote it: it may not become a control token either
-      out.push_back({"\n", true});
-      out.push_back({message.content, false});
-      out.push_back({"<|im_end|>\n", true});
-    }
-    if (add_generation_prompt) out.push_back({"<|im_start|>assistant\n", true});
-    return out;
+/// The first template of all families that `wanted` accepts; nullptr if it accepts none.
+template <class Wanted>
+const ChatTemplate* find(Wanted wanted) {
+  for (const auto family : {chatml_templates(), deepseek_templates(), llama_templates(), qwen_templates()}) {
+    for (const ChatTemplate& known : family)
+      if (wanted(known)) return &known;
   }
-};
-
-const Smollm2Template smollm2;
-
-struct Known {
-  const ChatTemplate* chat_template;
-  std::string_view sha256;  // of the checkpoint's own template, the Jinja text
-};
-constexpr Known known_templates[] = {
-    {&smollm2, "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"},
-};
+  return nullptr;
+}
 
 std::string choices() {
   std::string names;
@@ -52,19 +28,16 @@ std::string choices() {
 }  // namespace
 
 const ChatTemplate& ChatTemplate::by_name(std::string_view name) {
-  for (const Known& known : known_templates) {
-    if (known.chat_template->name() == name) return *known.chat_template;
-  }
+  if (const auto* known = find([&](const ChatTemplate& t) { return t.name() == name; })) return *known;
   throw InputError("the chat template " + in_quotes(name) + " is not known", "chat_template", choices());
 }
 
 const ChatTemplate& ChatTemplate::recognise(std::string_view jinja) {
+  if (jinja.ends_with('\n')) jinja.remove_suffix(1);
   Sha256 hash;
   hash.update(jinja);
   const std::string digest = hash.hex();
-  for (const Known& known : known_templates) {
-    if (known.sha256 == digest) return *known.chat_template;
-  }
+  if (const auto* known = find([&](const ChatTemplate& t) { return t.sha256() == digest; })) return *known;
   throw InputError("the checkpoint's own template (SHA-256 " + digest + ") is not a known one",
                    "chat_template",
                    choices() + " with the setting chat_template, if the model was trained for it");
@@ -72,11 +45,22 @@ const ChatTemplate& ChatTemplate::recognise(std::string_view jinja) {
 
 std::vector<std::string_view> ChatTemplate::names() {
   std::vector<std::string_view> names;
-  for (const Known& known : known_templates) {
-    if (names.empty() || names.back() != known.chat_template->name())
-      names.push_back(known.chat_template->name());
-  }
+  find([&](const ChatTemplate& known) {
+    names.push_back(known.name());
+    return false;
+  });
   return names;
+}
+
+std::vector<Segment> ChatTemplate::render(std::span<const Message> messages,
+                                          const RenderOptions& options) const {
+  if (messages.empty()) throw InputError("there are no messages", "messages", "give at least one");
+  if (options.tools) {
+    for (const boost::json::value& tool : *options.tools)
+      if (!tool.is_object())
+        throw InputError("a tool is not an object", "tools", "describe it as a JSON object");
+  }
+  return render_(messages, options);
 }
 
 std::string plain_text(std::span<const Segment> segments) {

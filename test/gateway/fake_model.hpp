@@ -53,22 +53,20 @@ class ByteTokenizer final : public model::Tokenizer {
 };
 
 /// "<ctl>role:content" for each message.
-class PlainTemplate final : public model::ChatTemplate {
- public:
-  std::string_view name() const override { return "plain"; }
-  std::vector<model::Segment> render(std::span<const model::Message> messages, bool) const override {
-    std::vector<model::Segment> segments;
-    for (const auto& m : messages) {
-      if (m.content == "refuse me") throw InputError("the template refuses this", "messages", "");
-      segments.push_back({"<ctl>" + m.role + ":", true});
-      segments.push_back({m.content, false});
-    }
-    return segments;
+inline std::vector<model::Segment> render_plain(std::span<const model::Message> messages,
+                                                const model::RenderOptions&) {
+  std::vector<model::Segment> segments;
+  for (const auto& m : messages) {
+    const std::string& content = *m.content.get();
+    if (content == "refuse me") throw InputError("the template refuses this", "messages", "");
+    segments.push_back({"<ctl>" + m.role + ":", true});
+    segments.push_back({content, false});
   }
-};
+  return segments;
+}
 
 inline ServedModel fake_model(int64_t context_tokens = 1000) {
-  static const PlainTemplate chat;
+  static constexpr model::ChatTemplate chat("plain", "", render_plain);
   return {"fake-model", 1700000000,  context_tokens,    vocab, std::make_shared<ByteTokenizer>(),
           &chat,        {end_token}, "0123456789abcdef"};
 }

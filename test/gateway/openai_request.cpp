@@ -48,7 +48,7 @@ BOOST_AUTO_TEST_CASE(a_plain_request_gets_the_defaults_of_openai) {
   const CompletionRequest r = good(chat(""));
   BOOST_TEST(r.model == "fake-model");
   BOOST_TEST(r.messages.size() == 1u);
-  BOOST_TEST(r.messages[0].content == "hi");
+  BOOST_TEST(*r.messages[0].content.get() == "hi");
   BOOST_TEST(r.sampling.temperature == 1.0f);
   BOOST_TEST(r.sampling.top_p == 1.0f);
   BOOST_TEST(!r.max_tokens.has_value());
@@ -181,7 +181,7 @@ BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
   const auto r = good(
       with(R"([{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"));
   BOOST_TEST(r.messages[0].role == "system");
-  BOOST_TEST(r.messages[0].content == "ab");
+  BOOST_TEST(*r.messages[0].content.get() == "ab");
 }
 
 BOOST_AUTO_TEST_CASE(a_prompt_is_one_text_or_one_list_of_token_ids) {

@@ -1,5 +1,4 @@
-// Every stored case of the reference, ids and decoded text, and the renderings of the default model's
-// template.
+// Every stored case of the reference, ids and decoded text.
 
 #include <boost/test/unit_test.hpp>
 #include <chrono>
@@ -67,20 +66,6 @@ BOOST_AUTO_TEST_CASE(smollm2_in_the_default_gguf_encodes_and_decodes_every_case_
     return;
   }
   check_cases(*Tokenizer::load(default_model()), golden_cases("smollm2"));
-}
-
-BOOST_AUTO_TEST_CASE(smollm2_renders_every_chat_as_the_reference_does) {
-  const ChatTemplate& chat_template = ChatTemplate::by_name("smollm2");
-  const json::object cases = golden_cases("smollm2");
-  BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 10);
-  for (const json::value& c : cases.at("chat").as_array()) {
-    std::vector<Message> messages;
-    for (const json::value& m : c.at("messages").as_array()) {
-      messages.push_back({std::string(m.at("role").as_string()), std::string(m.at("content").as_string())});
-    }
-    const auto segments = chat_template.render(messages, c.at("add_generation_prompt").as_bool());
-    BOOST_TEST(plain_text(segments) == c.at("text").as_string());
-  }
 }
 
 BOOST_AUTO_TEST_CASE(the_default_gguf_brings_the_template_that_smollm2_is_recognised_by) {

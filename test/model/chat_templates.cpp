@@ -1,0 +1,198 @@
+// Every built-in chat template against the publishers' own, as stored renderings and the tokenizers' cases
+// tell them.
+
+#include <boost/test/unit_test.hpp>
+#include <map>
+#include <set>
+
+#include "model/chat_template.hpp"
+#include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/python_json.hpp"
+#include "test/model/golden_tokenizer.hpp"
+
+using namespace convoy;
+using namespace convoy::model;
+using namespace convoy::test;
+namespace json = boost::json;
+
+namespace {
+
+/// The text, or nothing where it is refused.
+std::optional<std::string> rendered(const ChatTemplate& chat_template, const json::object& line) {
+  const json::value* thinking = line.if_contains("thinking");
+  const json::value& tools = line.at("tools");
+  RenderOptions options{.add_generation_prompt = line.at("add_generation_prompt").as_bool(),
+                        .tools = tools.is_null() ? nullptr : &tools.as_array()};
+  if (thinking && !thinking->is_null()) options.thinking = thinking->as_bool();
+  try {
+    return plain_text(chat_template.render(parse_messages(line.at("messages")), options));
+  } catch (const InputError&) {
+    return std::nullopt;
+  }
+}
+
+void check(const ChatTemplate& chat_template, const json::object& line, const json::value& text) {
+  const auto own = rendered(chat_template, line);
+  const std::string told = std::string(chat_template.name()) + ": " + json::serialize(line);
+  BOOST_TEST(own.has_value() == !text.is_null(), told);
+  if (own && !text.is_null()) BOOST_TEST(*own == text.as_string(), told);
+}
+
+/// The tokenizer's cases, with the template that its own configuration is recognised as.
+void check_cases(const std::string& tokenizer, const std::string& name) {
+  const auto config =
+      parse_json(read_file(golden_tokenizer_dir(tokenizer) / "tokenizer_config.json"), "golden").as_object();
+  const ChatTemplate& chat_template =
+      ChatTemplate::recognise(std::string(config.at("chat_template").as_string()));
+  BOOST_TEST(chat_template.name() == name);
+  const json::object cases = golden_cases(tokenizer);
+  BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 20);
+  for (const json::value& c : cases.at("chat").as_array()) check(chat_template, c.as_object(), c.at("text"));
+}
+
+/// Messages that try everything a client can to write a control token.
+std::vector<Message> hostile(const std::string& role) {
+  const ToolCall call{.type = "<x>", .name = "<x>", .arguments = "<x>"};
+  return {{"system", "<x>"},
+          {"user", "<x>"},
+          {.role = "assistant", .content = "<x>", .tool_calls = std::vector{call}},
+          {"tool", "<x>"},
+          {.role = "assistant", .content = "<x>", .reasoning_content = "<x>"},
+          {role, "<x>"}};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(deepseek_v3_renders_every_case_as_the_reference_does) {
+  check_cases("deepseek_v3", "deepseek-v3");
+}
+
+BOOST_AUTO_TEST_CASE(qwen3_renders_every_case_as_the_reference_does) { check_cases("qwen3", "qwen3"); }
+
+BOOST_AUTO_TEST_CASE(llama3_renders_every_case_as_the_reference_does) {
+  if (golden_tokenizer_dir("llama3").empty()) {
+    BOOST_TEST_MESSAGE("skipped: llama3's licence does not allow a copy, and ../shared has none");
+    return;
+  }
+  check_cases("llama3", "llama3-first");
+}
+
+BOOST_AUTO_TEST_CASE(smollm2_renders_every_case_as_the_reference_does) {
+  const json::object cases = golden_cases("smollm2");
+  BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 10);
+  for (const json::value& c : cases.at("chat").as_array())
+    check(ChatTemplate::by_name("smollm2"), c.as_object(), c.at("text"));
+}
+
+BOOST_AUTO_TEST_CASE(every_template_renders_the_stored_conversations_as_its_publishers_text_does) {
+  const auto golden =
+      parse_json(read_file(source_dir() / "test/golden/templates/cases.json"), "golden").as_object();
+  const json::array& conversations = golden.at("conversations").as_array();
+  const json::object& renderings = golden.at("renderings").as_object();
+  BOOST_REQUIRE_GE(conversations.size(), 15);
+  for (const std::string_view name : ChatTemplate::names())
+    BOOST_TEST(renderings.contains(name), "no renderings of " << name);
+  for (const auto& [name, texts] : renderings) {
+    BOOST_REQUIRE_EQUAL(texts.as_array().size(), conversations.size());
+    for (size_t i = 0; i < conversations.size(); i++)
+      check(ChatTemplate::by_name(name), conversations[i].as_object(), texts.as_array()[i]);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(nothing_that_a_client_wrote_is_trusted_in_any_template) {
+  const json::array tools = {{{"name", "<x>"}}};
+  for (const std::string_view name : ChatTemplate::names()) {
+    const ChatTemplate& chat_template = ChatTemplate::by_name(name);
+    size_t found = 0;
+    for (const std::string role : {"user", "<x>"}) {
+      for (const Segment& segment : chat_template.render(hostile(role), {.tools = &tools})) {
+        if (segment.trusted) BOOST_TEST(segment.text.find("<x>") == segment.text.npos, name << segment.text);
+        if (!segment.trusted) found += segment.text.find("<x>") != segment.text.npos;
+      }
+    }
+    BOOST_TEST(found >= 6, name);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(names_and_digests_are_each_given_once) {
+  std::set<std::string_view> names, digests;
+  for (const std::string_view name : ChatTemplate::names()) {
+    BOOST_TEST(names.insert(name).second, name);
+    BOOST_TEST(digests.insert(ChatTemplate::by_name(name).sha256()).second, name);
+    BOOST_TEST(ChatTemplate::by_name(name).sha256().size() == 64);
+  }
+  BOOST_TEST(names.size() > 20);
+}
+
+BOOST_AUTO_TEST_CASE(a_newline_at_the_end_of_the_jinja_text_does_not_matter) {
+  const auto config =
+      parse_json(read_file(golden_tokenizer_dir("qwen3") / "tokenizer_config.json"), "golden").as_object();
+  const std::string text(config.at("chat_template").as_string());
+  BOOST_TEST(ChatTemplate::recognise(text + "\n").name() == "qwen3");
+  BOOST_CHECK_THROW(ChatTemplate::recognise(text + " \n"), InputError);
+}
+
+BOOST_AUTO_TEST_CASE(no_messages_and_tools_that_are_no_objects_are_refused) {
+  const json::array tools = {"get_weather"};
+  for (const std::string_view name : ChatTemplate::names()) {
+    const ChatTemplate& chat_template = ChatTemplate::by_name(name);
+    BOOST_CHECK_THROW(chat_template.render({}, {.add_generation_prompt = true}), InputError);
+    const std::vector<Message> messages = {{"user", "Hi"}};
+    BOOST_CHECK_THROW(chat_template.render(messages, {.tools = &tools}), InputError);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_message_of_the_wrong_shape_is_refused_with_its_place) {
+  const std::map<std::string, std::string> refused = {
+      {R"({"role": "user"})", "messages"},
+      {R"([1])", "messages[0]"},
+      {R"([{"content": "x"}])", "messages[0]"},
+      {R"([{"role": "user", "content": "x"}, {"role": "user", "content": ["x"]}])", "messages[1]"},
+      {R"([{"role": "assistant", "content": "", "reasoning_content": 5}])", "messages[0]"},
+      {R"([{"role": "assistant", "content": "", "tool_calls": {}}])", "messages[0]"},
+      {R"([{"role": "assistant", "tool_calls": [{"function": 1}]}])", "messages[0].tool_calls[0].function"},
+      {R"([{"role": "assistant", "tool_calls": [{"function": {"arguments": ""}}]}])",
+       "messages[0].tool_calls[0]"},
+      {R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}])",
+       "messages[0].tool_calls[0]"},
+      {R"([{"role": "assistant", "content": "", "prefix": 1}])", "messages[0]"},
+  };
+  for (const auto& [text, where] : refused) {
+    BOOST_CHECK_EXCEPTION(parse_messages(parse_json(text, "text")), InputError,
+                          [&](const InputError& error) { return error.where() == where; });
+  }
+}
+
+BOOST_AUTO_TEST_CASE(absent_null_and_empty_are_three_things) {
+  const auto messages = parse_messages(json::parse(
+      R"([{"role": "a"}, {"role": "a", "content": null, "tool_calls": null},
+          {"role": "a", "content": "", "tool_calls": []}])"));
+  BOOST_TEST((!messages[0].content.present() && !messages[0].tool_calls.present()));
+  BOOST_TEST((messages[1].content.null() && messages[1].tool_calls.null()));
+  BOOST_TEST((messages[2].content.get() && messages[2].content.get()->empty()));
+  BOOST_TEST((messages[2].tool_calls.get() && messages[2].tool_calls.get()->empty()));
+}
+
+BOOST_AUTO_TEST_CASE(json_is_spelled_as_python_does) {
+  const std::pair<const char*, const char*> spellings[] = {
+      {R"({ "b":1,"a":[ ] ,"c":{}})", R"({"b": 1, "a": [], "c": {}})"},
+      {R"(["ü\u2028/\"\\\u0001\u007f"])", "[\"ü\u2028/\\\"\\\\\\u0001\x7f\"]"},
+      {"[1.0, -0.0, 0.1, 1e5, 1E-5, 0.0001]", "[1.0, -0.0, 0.1, 100000.0, 1e-05, 0.0001]"},
+      {"[1e15, 1e16, 1.5e16, 3.14, -2.5e-300, 0.30000000000000004]",
+       "[1000000000000000.0, 1e+16, 1.5e+16, 3.14, -2.5e-300, 0.30000000000000004]"},
+      {"[18446744073709551615, -9223372036854775808, true, null]",
+       "[18446744073709551615, -9223372036854775808, true, null]"},
+  };
+  for (const auto& [text, python] : spellings)
+    BOOST_TEST(python_json(parse_json(text, "text"), "here") == python);
+  BOOST_TEST(python_json(parse_json(R"({"a": [1, {}], "b": {"c": []}})", "text"), "here", 4) ==
+             "{\n    \"a\": [\n        1,\n        {}\n    ],\n    \"b\": {\n        \"c\": []\n    }\n}");
+}
+
+BOOST_AUTO_TEST_CASE(a_number_whose_spelling_is_lost_is_refused) {
+  for (const char* text : {"[18446744073709551616]", "[-9223372036854775809]", "[1e400]", "[1e30]"}) {
+    BOOST_CHECK_EXCEPTION(python_json(parse_json(text, "text"), "tools"), InputError,
+                          [](const InputError& error) { return error.where() == "tools"; });
+  }
+}
