@@ -193,6 +193,22 @@ asio::awaitable<void> Links::Impl::greet(Connection connection) {
   give_up(*connection);
 }
 
+bool Links::Impl::we_choose(const PeerIdentity& peer) {
+  const std::lock_guard lock(mutex);
+  return key_of(self) < key_of(peer);
+}
+
+bool Links::Impl::chosen(const PeerIdentity& peer) const {
+  return std::any_of(live.begin(), live.end(),
+                     [key = key_of(peer)](const auto& connection) { return connection->chosen_for == key; });
+}
+
+bool Links::Impl::is_forming(const PeerIdentity& peer) const {
+  return std::any_of(forming.begin(), forming.end(), [key = key_of(peer)](const auto& entry) {
+    return key_of(identity_of(entry.second.greeting)) == key;
+  });
+}
+
 Links::Impl::Refusal Links::Impl::no_room_for(const PeerIdentity& peer) {
   if (port(peer)) return {describe(peer) + " is linked already", true};
   if (links.size() + forming.size() >= options.limits.links_max)
@@ -220,6 +236,11 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connect
   const auto found = forming.find(theirs.link_id);
   if (found == forming.end() || key_of(identity_of(found->second.greeting)) != key_of(identity_of(theirs)))
     co_return Refusal{"a bulk connection without its control connection", true};
+  const auto peer = identity_of(theirs);
+  if (port(peer)) co_return Refusal{describe(peer) + " is linked already", true};
+  if (we_choose(peer) && chosen(peer))
+    co_return Refusal{describe(peer) + " is being linked by our own connection", true};
+  connection->chosen_for = key_of(peer);
   const Connection control = found->second.control;
   const Outgoing hello = hello_frame(greeting(true, theirs.link_id));
   if (auto error = co_await write_frames(connection->socket, std::span(&hello, 1)))
@@ -262,14 +283,11 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
   auto refusal = co_await open(control, to, false, link_id, theirs);
   if (refusal.reason.empty()) {
     const auto peer = identity_of(theirs);
-    // Both sides may have connected at the same moment: the older incarnation's connection stays.
-    const bool they_connect = std::any_of(forming.begin(), forming.end(), [&](const auto& entry) {
-      return key_of(identity_of(entry.second.greeting)) == key_of(peer);
-    });
-    if (they_connect && peer.incarnation < greeting(false, link_id).incarnation) {
+    if (port(peer) || (we_choose(peer) && chosen(peer))) {  // they connected to us meanwhile
       give_up(*control);
       co_return Refusal{};
     }
+    control->chosen_for = key_of(peer);
     refusal = no_room_for(peer);
   }
   if (refusal.reason.empty()) {
@@ -281,6 +299,8 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
       auto control_socket = std::move(control->socket);
       auto bulk_socket = std::move(bulk->socket);
       refusal = go_up(theirs, std::move(control_socket), std::move(bulk_socket));
+    } else if (port(identity_of(theirs)) || is_forming(identity_of(theirs))) {
+      refusal = {};  // they chose their own connection to us
     }
     give_up(*bulk);
   }

@@ -22,18 +22,19 @@
 
 namespace convoy::actors {
 
-/// A connection whose peer is not accepted yet. Its deadline closes it.
-struct Handshake {
-  LinkSocket socket;
-  asio::steady_timer deadline;
-  bool late = false;
-};
-
 /// Which process: two identities are the same peer exactly if these are equal.
 using PeerKey = std::tuple<std::string, schema::Role, uint32_t, uint64_t>;
 inline PeerKey key_of(const PeerIdentity& peer) {
   return {peer.node, peer.role, peer.instance, peer.incarnation};
 }
+
+/// A connection whose peer is not accepted yet. Its deadline closes it.
+struct Handshake {
+  LinkSocket socket;
+  asio::steady_timer deadline;
+  bool late = false;
+  std::optional<PeerKey> chosen_for;  // the peer, once we mean this connection to become our link to it
+};
 
 /// The address, if it is a loopback one ("localhost" or numeric); names are not looked up.
 std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port);
@@ -76,6 +77,12 @@ struct Links::Impl final : PeerLink::Owner {
   asio::awaitable<Answer> read_answer(Handshake& connection);
   Refusal go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk);
   Refusal no_room_for(const PeerIdentity& peer);
+  // Two processes may connect to each other at the same moment. The one with the smaller key then chooses
+  // which of the two connections becomes their link; the other takes what it gets.
+  bool we_choose(const PeerIdentity& peer);
+  bool chosen(const PeerIdentity& peer) const;  // a connection under way is meant to become our link
+  bool is_forming(
+      const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
   wire::Greeting greeting(bool bulk, uint64_t link_id);
   Connection handshake(LinkSocket socket, std::chrono::milliseconds timeout);
   void give_up(Handshake& connection);
