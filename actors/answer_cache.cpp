@@ -120,7 +120,7 @@ struct AnswerCache::Impl {
         registry(std::move(m)),
         metrics(*registry),
         circuit(options.circuit_failures, options.circuit_retry_ms),
-        address(parse_redis_url(options.redis_url)),
+        address(resolve(parse_redis_url(options.redis_url))),
         health_timer(io) {
     redis.emplace(io.get_executor(), address,
                   RedisClient::Limits{options.in_flight_max + background_commands, options.queue_bytes_max,

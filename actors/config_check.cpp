@@ -6,6 +6,9 @@
 #include <charconv>
 #include <set>
 
+#include "actors/redis_client.hpp"
+#include "model/error.hpp"
+
 namespace convoy::actors {
 
 namespace {
@@ -93,11 +96,13 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
     conflicts.push_back({"cluster.nodes", "no node has stages; give `stages = 1` or more"});
 }
 
-bool is_redis_url(std::string_view url) {
-  if (url.starts_with("unix:///")) return url.size() > std::string_view("unix:///").size();
-  if (!url.starts_with("redis://")) return false;
-  const auto [host, port] = split_address(url.substr(std::string_view("redis://").size()));
-  return !host.empty() && port > 0;
+void check_redis(const ClusterConfig& config, Conflicts& conflicts) {
+  if (config.redis.url.empty()) return;
+  try {
+    parse_redis_url(config.redis.url);
+  } catch (const InputError& e) {
+    conflicts.push_back({"redis.url", "`redis.url` is wrong: " + e.problem() + "; " + e.mend()});
+  }
 }
 
 }  // namespace
@@ -116,9 +121,7 @@ Conflicts check_together(const ClusterConfig& config) {
         {"gateway.host",
          "`gateway.host` is \"" + config.gateway.host +
              "\", which is not a loopback address; this version has neither TLS nor keys, use 127.0.0.1"});
-  if (!config.redis.url.empty() && !is_redis_url(config.redis.url))
-    conflicts.push_back({"redis.url", "`redis.url` is \"" + config.redis.url +
-                                          "\"; give \"redis://HOST:PORT\" or \"unix:///PATH\""});
+  check_redis(config, conflicts);
   if (config.pipeline.context_tokens_max > config.pipeline.kv_tokens)
     conflicts.push_back(
         {"pipeline.context_tokens_max",

@@ -214,9 +214,10 @@ void add_cache_keys(std::vector<Key>& t) {
 void add_redis_keys(std::vector<Key>& t) {
   using S = C::Redis;
   constexpr auto s = &C::redis;
-  t.push_back(key<s, &S::url>("redis", "url",
-                              "Redis to use: \"redis://HOST:PORT\" or \"unix:///PATH\". Empty: Convoy starts "
-                              "one of its own in run_dir, without persistence."));
+  t.push_back(
+      key<s, &S::url>("redis", "url",
+                      "Redis to use: \"redis://HOST[:PORT]\" or \"unix:///PATH\". Empty: Convoy starts "
+                      "one of its own in run_dir, without persistence."));
   t.push_back(number<s, &S::memory_bytes_max>(
       "redis", "memory_bytes_max", "bytes", 1 * MiB, 1024 * GiB,
       "Memory of Convoy's own Redis; the least recently used answers go first."));

@@ -201,23 +201,24 @@ std::string unix_redis_url(const std::string& path) {
   return "unix://" + path;
 }
 
-RedisAddress parse_redis_url(const std::string& url) {
-  constexpr std::string_view mend = "write redis://host:port or unix:///path";
+RedisUrl parse_redis_url(const std::string& url) {
+  constexpr const char* where = "redis.url";
+  constexpr const char* mend = "give \"redis://HOST\", \"redis://HOST:PORT\" or \"unix:///PATH\"";
+  RedisUrl parsed{.text = url};
   if (url.starts_with("unix://")) {
-    const std::string path = url.substr(7);
-    if (!path.starts_with('/'))
-      throw InputError("'" + url + "' has no absolute path", "redis.url", std::string(mend));
-    unix_redis_url(path);
-    return {url, asio::local::stream_protocol::endpoint(path)};
+    parsed.path = url.substr(7);
+    if (parsed.path.size() < 2 || parsed.path[0] != '/')
+      throw InputError("\"" + url + "\" has no absolute path", where, mend);
+    unix_redis_url(parsed.path);
+    return parsed;
   }
-  if (!url.starts_with("redis://"))
-    throw InputError("'" + url + "' is no address of a Redis", "redis.url", std::string(mend));
-  std::string host = url.substr(8), port = "6379";
+  if (!url.starts_with("redis://")) throw InputError("\"" + url + "\" is no address of a Redis", where, mend);
+  std::string &host = parsed.host = url.substr(8), &port = parsed.port = "6379";
   if (host.ends_with('/')) host.pop_back();
   if (host.find_first_of("@/?#") != std::string::npos)
     throw InputError(
-        "'" + url + "' has more than a host and a port; user, password and database are not supported",
-        "redis.url", std::string(mend));
+        "\"" + url + "\" has more than a host and a port; user, password and database are not supported",
+        where, mend);
   if (const size_t colon = host.rfind(':'); colon != std::string::npos && !host.ends_with(']')) {
     port = host.substr(colon + 1);
     host.resize(colon);
@@ -226,14 +227,19 @@ RedisAddress parse_redis_url(const std::string& url) {
   uint16_t number = 0;
   const auto [end, problem] = std::from_chars(port.data(), port.data() + port.size(), number);
   if (host.empty() || problem != std::errc() || end != port.data() + port.size() || number == 0)
-    throw InputError("'" + url + "' has no valid host and port", "redis.url", std::string(mend));
+    throw InputError("\"" + url + "\" has no valid host and port", where, mend);
+  return parsed;
+}
+
+RedisAddress resolve(const RedisUrl& url) {
+  if (!url.path.empty()) return {url.text, asio::local::stream_protocol::endpoint(url.path)};
   asio::io_context io;
   boost::system::error_code error;
-  const auto found = asio::ip::tcp::resolver(io).resolve(host, port, error);
+  const auto found = asio::ip::tcp::resolver(io).resolve(url.host, url.port, error);
   if (error || found.empty())
-    throw InputError("'" + host + "' cannot be resolved (" + error.message() + ")", "redis.url",
-                     std::string(mend));
-  return {url, found.begin()->endpoint()};
+    throw InputError("\"" + url.host + "\" cannot be resolved (" + error.message() + ")", "redis.url",
+                     "give its address, or see to its name");
+  return {url.text, found.begin()->endpoint()};
 }
 
 }  // namespace convoy::actors

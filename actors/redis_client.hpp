@@ -16,14 +16,23 @@
 
 namespace convoy::actors {
 
+/// Where a Redis is, as configured.
+struct RedisUrl {
+  std::string text;
+  std::string path;        // of a Unix socket; empty: host and port
+  std::string host, port;  // the port is a number
+};
+
+/// redis://HOST[:PORT] or unix:///PATH. Pure. Throws InputError.
+RedisUrl parse_redis_url(const std::string& url);
+
 struct RedisAddress {
   std::string text;  // as configured, for logs and status
   boost::asio::generic::stream_protocol::endpoint endpoint;
 };
 
-/// redis://host[:port] or unix:///path. A host's name is resolved here, once (this may block). Throws
-/// InputError.
-RedisAddress parse_redis_url(const std::string& url);
+/// A host's name is looked up here, once (this may block). Throws InputError.
+RedisAddress resolve(const RedisUrl& url);
 
 /// The URL of a Unix socket. Throws InputError if the path is longer than such sockets allow.
 std::string unix_redis_url(const std::string& path);

@@ -157,14 +157,15 @@ BOOST_AUTO_TEST_CASE(hmac_sha256_gives_the_published_digest) {  // RFC 4231, tes
 BOOST_AUTO_TEST_CASE(addresses_of_redis_are_understood_or_refused) {
   for (const char* good :
        {"redis://127.0.0.1", "redis://127.0.0.1:7000", "redis://[::1]:7000/", "unix:///tmp/r.sock"})
-    BOOST_CHECK_EQUAL(parse_redis_url(good).text, good);
+    BOOST_CHECK_EQUAL(resolve(parse_redis_url(good)).text, good);
   const std::string long_path = "unix:///" + std::string(107, 'x');
   for (const std::string& bad :
        {std::string(""), std::string("127.0.0.1:6379"), std::string("http://127.0.0.1"),
         std::string("rediss://127.0.0.1"), std::string("redis://"), std::string("redis://:1"),
         std::string("redis://127.0.0.1:0"), std::string("redis://127.0.0.1:65536"),
         std::string("redis://127.0.0.1:1x"), std::string("redis://u:p@127.0.0.1"),
-        std::string("redis://127.0.0.1/2"), std::string("unix://relative"), long_path})
+        std::string("redis://127.0.0.1/2"), std::string("unix://relative"), std::string("unix:///"),
+        long_path})
     BOOST_CHECK_THROW(parse_redis_url(bad), InputError);
 }
 

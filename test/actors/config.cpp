@@ -65,6 +65,12 @@ BOOST_AUTO_TEST_CASE(every_kind_of_value_reaches_its_field) {
   BOOST_TEST(result.config.cache.epoch == 9223372036854775807ull);
 }
 
+BOOST_AUTO_TEST_CASE(every_address_that_the_redis_client_takes_passes_the_check) {
+  for (const std::string url : {"redis://127.0.0.1", "redis://127.0.0.1/", "redis://127.0.0.1:7000/",
+                                "redis://[::1]", "redis://[::1]:7000", "unix:///run/redis.sock"})
+    BOOST_TEST(problems(with("[redis]\nurl = \"" + url + "\"\n")).empty(), url);
+}
+
 BOOST_AUTO_TEST_CASE(all_problems_are_reported_at_once_each_with_its_line) {
   const auto found = problems(
       with("[gateway]\nprot = 80\nport = 70000\nport = 1\nthreads = \"two\"\n[stage]\nkernels = \"quick\"\n"
@@ -199,6 +205,7 @@ BOOST_AUTO_TEST_CASE(values_that_contradict_each_other_are_reported) {
   expect_one(with("[gateway]\nport = 7411\n"), 4, {"both listen"});
   expect_one(with("[gateway]\nhost = \"0.0.0.0\"\n"), 6, {"loopback"});
   expect_one(with("[redis]\nurl = \"http://x\"\n"), 6, {"redis://HOST:PORT"});
+  expect_one(with("[redis]\nurl = \"redis://127.0.0.1/2\"\n"), 6, {"database", "redis://HOST:PORT"});
   expect_one(with("[pipeline]\ncontext_tokens_max = 8192\nkv_tokens = 4096\n"), 6, {"8192", "4096"});
   expect_one(with("[link]\nbulk_window_bytes = 65536\n"), 6, {"bulk_frame_bytes_max"});
 }
