@@ -316,17 +316,12 @@ void Completion::started(bool from_cache) {
   running_ = false;
 }
 
-/// Nobody waits for this answer any more.
+/// Nobody waits for this answer any more. The mailbox closes before the Cancel is sent (CloseMailbox).
 void Completion::release() {
   if (!mailbox_) return;
-  if (running_) {
-    schema::FrameBuilder<schema::Cancel> cancel;
-    cancel->initReplyTo().setNode(edge_.options.node);
-    cancel->getReplyTo().setRequest(number_);
-    actors::mail(edge_.router, std::move(cancel).finish());
-  }
-  running_ = false;
   caf::anon_send(edge_.mailroom, CloseMailbox{number_});
+  if (running_) cancel(edge_.router, edge_.options.node, number_);
+  running_ = false;
   mailbox_.reset();
 }
 

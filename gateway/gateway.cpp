@@ -58,7 +58,7 @@ struct Gateway::Impl {
              std::move(model),
              Metrics(std::move(metrics)),
              readiness,
-             spawn_gateway_actor(system, readiness),
+             spawn_gateway_actor(system, edge.options.node, readiness),
              {},
              {},
              {},

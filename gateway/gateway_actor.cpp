@@ -2,6 +2,7 @@
 
 #include <kj/exception.h>
 
+#include <type_traits>
 #include <unordered_map>
 
 #include "actors/log.hpp"
@@ -13,7 +14,9 @@ namespace {
 using actors::Frame;
 
 struct Mailroom {
+  std::string node;
   std::shared_ptr<Readiness> readiness;
+  actors::RouterActor router;  // null before ServeFrom
   std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> open;
   std::string lost;  // why the cluster cannot be reached; empty: it can
 
@@ -21,8 +24,11 @@ struct Mailroom {
   template <class T>
   void deliver(const Frame<T>& frame) {
     try {
-      const auto it = open.find(schema::Reading<T>(frame)->getRequest());
-      if (it != open.end()) it->second->post(frame);
+      const uint64_t request = schema::Reading<T>(frame)->getRequest();
+      const auto it = open.find(request);
+      if (it != open.end()) return it->second->post(frame);
+      // Its Cancel overtook it while the cache still looked it up.
+      if (std::is_same_v<T, schema::Accepted> && router) cancel(router, node, request);
     } catch (const kj::Exception& e) {
       log::warn("gateway.bad_frame",
                 {{"type", schema::FrameTraits<T>::name}, {"why", e.getDescription().cStr()}});
@@ -46,8 +52,9 @@ struct Mailroom {
   }
 };
 
-MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> self,
+MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> self, std::string node,
                                       std::shared_ptr<Readiness> readiness) {
+  self->state.node = std::move(node);
   self->state.readiness = std::move(readiness);
   self->set_down_handler(
       [self](const caf::down_msg&) { self->state.lose("the cache or the router is gone"); });
@@ -65,6 +72,7 @@ MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> 
       },
       [self](const CloseMailbox& m) { self->state.open.erase(m.request); },
       [self](const ServeFrom& peers) {
+        self->state.router = peers.router;
         self->monitor(peers.cache);
         self->monitor(peers.router);
       },
@@ -77,8 +85,16 @@ MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> 
 
 }  // namespace
 
-MailroomActor spawn_gateway_actor(caf::actor_system& system, std::shared_ptr<Readiness> readiness) {
-  return system.spawn(mailroom, std::move(readiness));
+MailroomActor spawn_gateway_actor(caf::actor_system& system, std::string node,
+                                  std::shared_ptr<Readiness> readiness) {
+  return system.spawn(mailroom, std::move(node), std::move(readiness));
+}
+
+void cancel(const actors::RouterActor& router, const std::string& node, uint64_t request) {
+  schema::FrameBuilder<schema::Cancel> cancel;
+  cancel->initReplyTo().setNode(node);
+  cancel->getReplyTo().setRequest(request);
+  actors::mail(router, std::move(cancel).finish());
 }
 
 }  // namespace convoy::gateway

@@ -1,9 +1,11 @@
 #pragma once
 // The gateway actor: finds an answer's mailbox by its request number and posts to it; drops what nobody waits
-// for. It never blocks and never runs session code: mailboxes post to the sessions' strands.
+// for, and cancels it where a pipeline only now begins with it. It never blocks and never runs session code:
+// mailboxes post to the sessions' strands.
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "actors/messages.hpp"
 #include "gateway/mailbox.hpp"
@@ -16,7 +18,9 @@ struct OpenMailbox {
   uint64_t request = 0;
   std::shared_ptr<Mailbox> mailbox;
 };
-/// session → gateway actor: no more.
+/// session → gateway actor: no more. If the answer is to be cancelled, the Cancel goes to the router after
+/// this: whatever the pipeline accepts later than the Cancel then finds its mailbox closed, and is cancelled
+/// again.
 struct CloseMailbox {
   uint64_t request = 0;
 };
@@ -42,6 +46,11 @@ namespace convoy::gateway {
 using MailroomActor = actors::GatewayActor::extend<caf::reacts_to<OpenMailbox>, caf::reacts_to<CloseMailbox>,
                                                    caf::reacts_to<ServeFrom>, caf::reacts_to<Retire>>;
 
-MailroomActor spawn_gateway_actor(caf::actor_system& system, std::shared_ptr<Readiness> readiness);
+/// node: the one that requests name in their replyTo.
+MailroomActor spawn_gateway_actor(caf::actor_system& system, std::string node,
+                                  std::shared_ptr<Readiness> readiness);
+
+/// Mails the pipeline that nobody waits for this request any more.
+void cancel(const actors::RouterActor& router, const std::string& node, uint64_t request);
 
 }  // namespace convoy::gateway

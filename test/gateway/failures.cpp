@@ -58,6 +58,23 @@ BOOST_AUTO_TEST_CASE(a_client_that_vanishes_before_the_first_token_cancels_its_w
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_cancel_that_overtook_its_request_is_sent_again) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, streamed);
+  const Asked gone = cluster.asked();
+  client.vanish();
+  BOOST_TEST(cluster.cancelled() == gone.number);
+  cluster.accept(gone.number);  // the cache had still looked it up
+  BOOST_TEST(cluster.cancelled() == gone.number);
+
+  Client waiting(cluster.gateway->port());
+  waiting.ask(http::verb::post, chat_path, chat_body());
+  cluster.answer(cluster.asked().number, "whole");
+  BOOST_TEST(waiting.response().result_int() == 200u);
+  BOOST_TEST(cluster.cancels.stays_empty(50ms));
+}
+
 BOOST_AUTO_TEST_CASE(a_failure_in_mid_stream_is_never_a_clean_end) {
   Cluster cluster;
   Client client(cluster.gateway->port());
