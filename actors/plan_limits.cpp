@@ -26,6 +26,21 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   return limits;
 }
 
+gpu::Kernels kernels_of(const ClusterConfig& config) {
+  return config.stage.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
+}
+
+model::DType kv_type_of(const ClusterConfig& config) {
+  if (config.stage.kv_type == "bf16") return model::DType::bf16;
+  if (config.stage.kv_type == "f16") return model::DType::f16;
+  return model::DType::f32;
+}
+
+std::string arithmetic_of(const ClusterConfig& config) {
+  return std::string(gpu::make_cpu_backend(kernels_of(config), 1)->variant()) + " kv " + config.stage.kv_type +
+         (config.stage.deterministic ? " deterministic" : "");
+}
+
 void check_stages(const ClusterConfig& config, const model::Config& model) {
   if (config.stage_count() <= model.layers) return;
   throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +

@@ -78,7 +78,10 @@ gateway::ServedModel served_model(const ClusterConfig& config, const model::Chec
   served.vocab = checkpoint.config().vocab;
   served.end_tokens = checkpoint.config().end_tokens;
   add_text(served, config, checkpoint);
-  if (config.cache.enabled) served.weights_digest = checkpoint.weights_digest();
+  if (config.cache.enabled) {
+    served.weights_digest = checkpoint.weights_digest();
+    served.kernel_variant = actors::arithmetic_of(config);
+  }
   return served;
 }
 

@@ -36,10 +36,8 @@ int run_stage(const StageArguments& args) {
 
   actors::StageOptions options;
   options.instance = args.instance;
-  options.kernels = config.stage.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
-  options.kv_type = config.stage.kv_type == "bf16"  ? model::DType::bf16
-                    : config.stage.kv_type == "f16" ? model::DType::f16
-                                                    : model::DType::f32;
+  options.kernels = actors::kernels_of(config);
+  options.kv_type = actors::kv_type_of(config);
   options.deterministic = config.stage.deterministic;
   // With one request at a time only one stage computes, so each may use all cores.
   options.threads = config.stage.threads

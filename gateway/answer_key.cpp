@@ -108,7 +108,8 @@ std::string answer_key(const std::string& secret, std::string_view tenant, const
   std::string message;
   for (const std::string_view text :
        {tenant, std::string_view(context.weights_digest), std::string_view(context.tokenizer_digest),
-        std::string_view(context.template_id), std::string_view(context.endpoint)})
+        std::string_view(context.template_id), std::string_view(context.endpoint),
+        std::string_view(context.kernel_variant)})
     append_text(message, text);
   append_number(message, context.cache_epoch);
   message += canonical_request(request);

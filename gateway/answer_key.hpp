@@ -12,7 +12,8 @@ namespace convoy::gateway {
 /// What shapes an answer besides the request.
 struct KeyContext {
   std::string weights_digest, tokenizer_digest, template_id, endpoint;
-  uint64_t cache_epoch = 0;  // raised by the operator to forget all answers
+  std::string kernel_variant;  // gpu::Backend::variant(): names what shapes the bits of a result
+  uint64_t cache_epoch = 0;    // raised by the operator to forget all answers
 };
 
 /// HMAC-SHA-256, 32 raw bytes, over tenant, context and canonical_request. secret:

@@ -108,6 +108,7 @@ std::string Completion::make_key() const {
   const ServedModel& model = edge_.model;
   KeyContext context;
   context.weights_digest = model.weights_digest;
+  context.kernel_variant = model.kernel_variant;
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
   if (model.chat) context.template_id = model.chat->name();
   context.cache_epoch = edge_.options.cache_epoch;

@@ -16,7 +16,7 @@ using convoy::gateway::KeyContext;
 namespace {
 
 const std::string secret(32, 'k');
-const KeyContext context{"weights", "tokenizer", "chatml", "/v1/chat/completions", 0};
+const KeyContext context{"weights", "tokenizer", "chatml", "/v1/chat/completions", "cpu-int8", 0};
 
 std::string key_of(const json::object& request) { return answer_key(secret, "tenant", context, request); }
 std::string key_of(std::string_view text) { return key_of(json::parse(text).as_object()); }
@@ -153,24 +153,33 @@ BOOST_AUTO_TEST_CASE(keys_are_equal_exactly_when_requests_mean_the_same) {
     // Boost.JSON compares objects whatever the order of their keys, and numbers of one kind by value.
     const bool same = without_transport(request) == without_transport(other);
     (same ? equal : different)++;
+    KeyContext kernels = context;  // sometimes others
+    if (random() % 2) kernels.kernel_variant = random() % 2 ? "cpu-reference" : "cpu-int8 ";
     BOOST_TEST_CONTEXT("seed " << seed << " round " << round << ": " << json::serialize(other)) {
       BOOST_CHECK_EQUAL(canonical_request(request) == canonical_request(other), same);
       BOOST_CHECK_EQUAL(key_of(request) == key_of(other), same);
+      BOOST_CHECK_EQUAL(key_of(request) == answer_key(secret, "tenant", kernels, other),
+                        same && kernels.kernel_variant == context.kernel_variant);
     }
   }
   BOOST_CHECK_GT(equal, 500);
   BOOST_CHECK_GT(different, 500);
 }
 
-BOOST_AUTO_TEST_CASE(tenant_digests_template_endpoint_epoch_and_secret_change_the_key) {
+BOOST_AUTO_TEST_CASE(tenant_digests_template_endpoint_kernels_epoch_and_secret_change_the_key) {
   const json::object request = full_request();
   const auto key = [&](const KeyContext& c) { return answer_key(secret, "tenant", c, request); };
   std::set<std::string> keys = {key(context), answer_key(secret, "other", context, request),
                                 answer_key(std::string(32, 'x'), "tenant", context, request)};
   const std::vector<std::function<void(KeyContext&)>> changes = {
-      [](KeyContext& c) { c.weights_digest += 'x'; }, [](KeyContext& c) { c.tokenizer_digest += 'x'; },
-      [](KeyContext& c) { c.template_id += 'x'; },    [](KeyContext& c) { c.endpoint = "/v1/completions"; },
-      [](KeyContext& c) { c.cache_epoch = 1; },       [](KeyContext& c) { c.cache_epoch = 256; }};
+      [](KeyContext& c) { c.weights_digest += 'x'; },
+      [](KeyContext& c) { c.tokenizer_digest += 'x'; },
+      [](KeyContext& c) { c.template_id += 'x'; },
+      [](KeyContext& c) { c.endpoint = "/v1/completions"; },
+      [](KeyContext& c) { c.kernel_variant = "cpu-reference"; },
+      [](KeyContext& c) { c.kernel_variant = ""; },
+      [](KeyContext& c) { c.cache_epoch = 1; },
+      [](KeyContext& c) { c.cache_epoch = 256; }};
   for (const auto& change : changes) {
     KeyContext other = context;
     change(other);
@@ -183,7 +192,7 @@ BOOST_AUTO_TEST_CASE(tenant_digests_template_endpoint_epoch_and_secret_change_th
 BOOST_AUTO_TEST_CASE(text_does_not_flow_from_one_field_into_the_next) {
   const json::object request;
   const auto key = [&](std::string_view tenant, std::string weights, std::string tokenizer) {
-    return answer_key(secret, tenant, {std::move(weights), std::move(tokenizer), "", "", 0}, request);
+    return answer_key(secret, tenant, {std::move(weights), std::move(tokenizer), "", "", "", 0}, request);
   };
   BOOST_CHECK(key("ab", "c", "") != key("a", "bc", ""));
   BOOST_CHECK(key("", "ab", "c") != key("", "a", "bc"));
