@@ -59,7 +59,6 @@ struct PipelineData {
     msg::Health health = msg::Health::DOWN;
     std::string reason = "not started";
     uint32_t loaded_permille = 0;
-    uint64_t oldest_step = 0;
     uint32_t oldest_step_age_ms = 0;
   };
   struct Request {
@@ -241,7 +240,7 @@ struct PipelineData {
     }
     Stage& stage = stages[up.peer.instance];
     if (stage.handle) give_up(up.peer.instance, msg::Health::DOWN, "replaced by a newer process", false);
-    stage = Stage{up.peer, up.stage, msg::Health::LOADING, "", 0, 0, 0};
+    stage = Stage{up.peer, up.stage, msg::Health::LOADING, "", 0, 0};
     self->monitor(up.stage);
     log::info("pipeline.stage_up",
               {{"stage", up.peer.instance}, {"node", up.peer.node}, {"pid", up.peer.pid}});
@@ -284,7 +283,6 @@ struct PipelineData {
     if (r->getInstance() >= stages.size()) return;
     Stage& stage = stages[r->getInstance()];
     if (!stage.handle || r->getEpoch() != epoch) return;
-    stage.oldest_step = r->getOldestStep();
     stage.oldest_step_age_ms = r->getOldestStepAgeMs();
     stage.loaded_permille = r->getLoadedPermille();
     stage.reason = r->getReason();
@@ -372,7 +370,6 @@ struct PipelineData {
     frame->setEpoch(epoch);
     frame->setRunning(static_cast<uint32_t>(scheduler.running()));
     frame->setWaiting(static_cast<uint32_t>(scheduler.waiting()));
-    frame->setQueueMax(options.limits.queue);
     auto list = frame->initStages(static_cast<unsigned>(stages.size()));
     for (unsigned i = 0; i < stages.size(); ++i) {
       const auto [first, last] = stage_layers(options.layers, static_cast<uint32_t>(stages.size()), i);

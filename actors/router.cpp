@@ -48,7 +48,7 @@ RouterActor::behavior_type router(RouterActor::stateful_pointer<RouterState> sel
         const size_t i = message->getPipeline();
         if (i >= state.pipelines.size()) return;
         state.loads[i] = {message->getAccepting(), message->getRunning(), message->getWaiting(),
-                          message->getQueueMax(), message->getReason()};
+                          message->getReason()};
         state.heard[i] = Clock::now();
       },
       [self](const AddPipeline& added) {

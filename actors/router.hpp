@@ -17,7 +17,7 @@ struct RouterOptions {
 /// What a replica can take, by its latest word.
 struct ReplicaLoad {
   bool accepting = false;
-  uint32_t running = 0, waiting = 0, queue_max = 0;
+  uint32_t running = 0, waiting = 0;
   std::string reason;
 };
 

@@ -70,8 +70,6 @@ struct StageData {
     if (a.getEpoch() <= status.epoch) return;
     status = {};
     status.epoch = a.getEpoch();
-    status.first_layer = a.getFirstLayer();
-    status.last_layer = a.getLastLayer();
     last = a.getLast();
     plans.clear();
     inputs.clear();
@@ -179,7 +177,7 @@ struct StageData {
   }
 
   void run(const gpu::StepPlan& step, std::span<const float> input) {
-    clock->begin(step.step);
+    clock->begin();
     const gpu::StepOutput output = engine->run(step, input);
     clock->end();
     if (engine->last())

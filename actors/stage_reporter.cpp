@@ -13,11 +13,8 @@ void report(StageReporter::stateful_pointer<StageReporterState> self, uint32_t i
   frame->setInstance(instance);
   frame->setHealth(state.status.health);
   frame->setLoadedPermille(state.status.loaded_permille);
-  frame->setOldestStep(clock.step());
   frame->setOldestStepAgeMs(clock.age_ms());
   frame->setReason(state.status.reason);
-  frame->setFirstLayer(state.status.first_layer);
-  frame->setLastLayer(state.status.last_layer);
   self->send(state.pipeline, std::move(frame).finish());
 }
 

@@ -10,25 +10,21 @@
 
 namespace convoy::actors {
 
-/// Which step the device works on. Written by the stage's thread around each step, read by the reporter: two
-/// atomics in place of two messages a step, which would cost a waking thread each on the way of every token.
+/// Since when the device works on a step. Written by the stage's thread around each step, read by the
+/// reporter: an atomic in place of two messages a step, which would cost a waking thread each on the way of
+/// every token.
 class StepClock {
  public:
-  void begin(uint64_t step) {
-    step_.store(step, std::memory_order_relaxed);
-    since_.store(now(), std::memory_order_release);
-  }
+  void begin() { since_.store(now(), std::memory_order_release); }
   void end() { since_.store(0, std::memory_order_release); }
   /// Milliseconds since the step under way began, rounded up; 0 if there is none.
   uint32_t age_ms() const {
     const int64_t since = since_.load(std::memory_order_acquire);
     return since == 0 ? 0 : static_cast<uint32_t>((now() - since) / 1'000'000 + 1);
   }
-  uint64_t step() const { return step_.load(std::memory_order_relaxed); }
 
  private:
   static int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }  // ns, never 0
-  std::atomic<uint64_t> step_ = 0;
   std::atomic<int64_t> since_ = 0;
 };
 
@@ -36,7 +32,7 @@ class StepClock {
 struct StageStatus {
   uint64_t epoch = 0;
   msg::Health health = msg::Health::LOADING;
-  uint32_t loaded_permille = 0, first_layer = 0, last_layer = 0;
+  uint32_t loaded_permille = 0;
   std::string reason;
 };
 

@@ -178,9 +178,8 @@ struct PipelineState {
   epoch @3 :UInt64;
   running @4 :UInt32;
   waiting @5 :UInt32;
-  queueMax @6 :UInt32;
-  stages @7 :List(StageState);
-  accepting @8 :Bool;              # all stages are loaded and linked: requests may be sent
+  stages @6 :List(StageState);
+  accepting @7 :Bool;              # all stages are loaded and linked: requests may be sent
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------
@@ -264,11 +263,8 @@ struct StageReport {
   instance @1 :UInt32;
   health @2 :Health;
   loadedPermille @3 :UInt32;
-  oldestStep @4 :UInt64;
-  oldestStepAgeMs @5 :UInt32;      # 0: owes nothing
-  reason @6 :Text;
-  firstLayer @7 :UInt32;
-  lastLayer @8 :UInt32;
+  oldestStepAgeMs @4 :UInt32;      # 0: owes nothing
+  reason @5 :Text;
 }
 
 struct StageState {

@@ -136,9 +136,9 @@ BOOST_AUTO_TEST_CASE(layers_are_divided_evenly_and_the_first_stages_take_the_rem
 
 BOOST_AUTO_TEST_CASE(the_least_loaded_accepting_replica_is_chosen) {
   BOOST_CHECK_EQUAL(choose_replica({}), -1);
-  BOOST_CHECK_EQUAL(choose_replica({{false, 0, 0, 9, ""}}), -1);
-  BOOST_CHECK_EQUAL(choose_replica({{true, 2, 1, 9, ""}, {true, 1, 1, 9, ""}, {false, 0, 0, 9, ""}}), 1);
-  BOOST_CHECK_EQUAL(choose_replica({{true, 1, 1, 9, ""}, {true, 2, 0, 9, ""}}), 0);
+  BOOST_CHECK_EQUAL(choose_replica({{false, 0, 0, ""}}), -1);
+  BOOST_CHECK_EQUAL(choose_replica({{true, 2, 1, ""}, {true, 1, 1, ""}, {false, 0, 0, ""}}), 1);
+  BOOST_CHECK_EQUAL(choose_replica({{true, 1, 1, ""}, {true, 2, 0, ""}}), 0);
 }
 
 BOOST_FIXTURE_TEST_CASE(stages_are_assigned_when_all_are_there_and_ready_means_a_token_came_through,
