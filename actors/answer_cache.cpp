@@ -238,7 +238,7 @@ struct AnswerCache::Impl {
 
   void discard(const std::string& key) {
     metrics.discarded.Increment();
-    log::warn("cache.discarded", {{"reason", "the value cannot be opened"}});
+    log::warn_limited("cache.discarded", {{"reason", "the value cannot be opened"}});
     const auto deadline = Clock::now() + milliseconds(options.store_timeout_ms);
     redis->command({"DEL", redis_key(key)}, deadline, [this](RedisReply reply) { learn(reply); });
   }
@@ -248,7 +248,7 @@ struct AnswerCache::Impl {
       in_flight.fetch_sub(1);
       learn(reply);
       (reply.status == Status::value ? metrics.stored : metrics.failed).Increment();
-      if (reply.status == Status::refused) log::warn("cache.store_refused", {{"reason", reply.text}});
+      if (reply.status == Status::refused) log::warn_limited("cache.store_refused", {{"reason", reply.text}});
     };
     if (!redis) return done({Status::lost, "the cache ends"});
     redis->command({"SET", redis_key(key), sealed, "PX", std::to_string(options.ttl_ms)},
@@ -321,7 +321,7 @@ void read_or_drop(const char* type, Handler handler) {
   try {
     handler();
   } catch (const kj::Exception& error) {
-    log::warn("cache.bad_frame", {{"type", type}, {"reason", error.getDescription().cStr()}});
+    log::warn_limited("cache.bad_frame", {{"type", type}, {"reason", error.getDescription().cStr()}});
   }
 }
 

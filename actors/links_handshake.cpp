@@ -74,7 +74,7 @@ void Links::Impl::spawn(asio::awaitable<void> coroutine) {
     try {
       std::rethrow_exception(failure);
     } catch (const std::exception& e) {
-      log::error("link.handshake_failed", {{"reason", e.what()}});
+      log::warn_limited("link.handshake_failed", {{"reason", e.what()}});
     }
   });
 }
@@ -137,8 +137,8 @@ asio::awaitable<void> Links::Impl::accept(std::shared_ptr<asio::ip::tcp::accepto
     }
     not_for_children(socket.native_handle());
     if (live.size() >= handshakes_max) {
-      log::warn("link.refused",
-                {{"address", address_of(socket)}, {"reason", "too many connections without a Hello"}});
+      log::warn_limited("link.refused", {{"address", address_of(socket)},
+                                         {"reason", "too many connections without a Hello"}});
       continue;
     }
     spawn(greet(handshake(std::move(socket), milliseconds(options.limits.handshake_timeout_ms))));
@@ -184,7 +184,7 @@ asio::awaitable<void> Links::Impl::greet(Connection connection) {
       refusal = co_await greet_control(connection, answer.greeting);
   }
   if (refusal.reason.empty()) co_return;
-  if (!stopping) log::warn("link.refused", {{"address", address}, {"reason", refusal.reason}});
+  if (!stopping) log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
   if (connection->socket.is_open()) {
     const Outgoing frame = refusal_frame(refusal.reason, refusal.retry);
     // Best effort: whoever sent garbage may not listen.
@@ -272,7 +272,7 @@ asio::awaitable<void> Links::Impl::connect(std::string host, uint16_t port, uint
       if (stopping) co_return;
     }
   }
-  log::warn("link.refused", {{"address", address}, {"reason", refusal.reason}});
+  log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
   if (events.refused) events.refused(address, refusal.reason);
 }
 

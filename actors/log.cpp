@@ -6,6 +6,8 @@
 
 #include <boost/json.hpp>
 #include <chrono>
+#include <mutex>
+#include <utility>
 
 #include "model/error.hpp"
 
@@ -66,18 +68,20 @@ std::string to_text(const Field& field) {
   return plain ? *text : boost::json::serialize(boost::json::value(*text));
 }
 
-void write(spdlog::level::level_enum level, std::string_view event, Fields fields) {
+void write(spdlog::level::level_enum level, std::string_view event, Fields fields, uint64_t left_out = 0) {
   const Output& out = output();
   if (!out.logger->should_log(level)) return;
   if (out.json) {
     boost::json::object line{{"time", utc_now()}, {"level", name_of(level)}, {"event", event}};
     if (!out.process.empty()) line["process"] = out.process;
     for (const auto& field : fields) line[field.name] = to_json(field);
+    if (left_out) line["left_out"] = left_out;
     out.logger->log(level, boost::json::serialize(line));
     return;
   }
   std::string line = fmt::format("{} {} {}", utc_now(), name_of(level), event);
   for (const auto& field : fields) line += fmt::format(" {}={}", field.name, to_text(field));
+  if (left_out) line += fmt::format(" left_out={}", left_out);
   if (!out.process.empty()) line += fmt::format(" process={}", out.process);
   out.logger->log(level, line);
 }
@@ -105,5 +109,35 @@ void debug(std::string_view event, Fields fields) { write(spdlog::level::debug, 
 void info(std::string_view event, Fields fields) { write(spdlog::level::info, event, fields); }
 void warn(std::string_view event, Fields fields) { write(spdlog::level::warn, event, fields); }
 void error(std::string_view event, Fields fields) { write(spdlog::level::err, event, fields); }
+
+void warn_limited(std::string_view event, Fields fields) {
+  static std::mutex mutex;
+  static LineBudget budget;  // of the one log of the process
+  std::optional<uint64_t> left_out;
+  {
+    const std::lock_guard lock(mutex);
+    left_out = budget.take(event, LineBudget::Clock::now());
+  }
+  if (left_out) write(spdlog::level::warn, event, fields, *left_out);
+}
+
+std::optional<uint64_t> LineBudget::take(std::string_view event, Clock::time_point now) {
+  auto found = buckets_.find(event);
+  if (found == buckets_.end()) found = buckets_.emplace(event, Bucket{now}).first;
+  Bucket& bucket = found->second;
+  const auto earned = static_cast<uint64_t>((now - bucket.since) / pause);
+  bucket.lines += earned;
+  bucket.since += earned * pause;
+  if (bucket.lines >= burst) {
+    bucket.lines = burst;
+    bucket.since = now;
+  }
+  if (bucket.lines == 0) {
+    ++bucket.left_out;
+    return std::nullopt;
+  }
+  --bucket.lines;
+  return std::exchange(bucket.left_out, 0);
+}
 
 }  // namespace convoy::log

@@ -2,8 +2,11 @@
 // One line an event: log::info("stage.ready", {{"stage", 1}, {"pid", pid}}). Text or JSON, through spdlog, to
 // stderr. Never prompts, never keys. Any thread.
 
+#include <chrono>
 #include <cstdint>
 #include <initializer_list>
+#include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -35,5 +38,28 @@ void debug(std::string_view event, Fields fields = {});
 void info(std::string_view event, Fields fields = {});
 void warn(std::string_view event, Fields fields = {});
 void error(std::string_view event, Fields fields = {});
+
+/// warn() for what a peer can cause as often as it likes: within the event's LineBudget. A line that follows
+/// left out ones says how many they were (`left_out`).
+void warn_limited(std::string_view event, Fields fields = {});
+
+/// How many lines an event may write: `burst` at once, then one each `pause`. For one thread at a time.
+class LineBudget {
+ public:
+  using Clock = std::chrono::steady_clock;
+  static constexpr uint64_t burst = 10;
+  static constexpr std::chrono::milliseconds pause{1000};
+
+  /// How many lines of this event were left out since its last one; nullopt: leave this one out too.
+  std::optional<uint64_t> take(std::string_view event, Clock::time_point now);
+
+ private:
+  struct Bucket {
+    Clock::time_point since;  // when it had `lines`
+    uint64_t lines = burst;
+    uint64_t left_out = 0;
+  };
+  std::map<std::string, Bucket, std::less<>> buckets_;  // events are our code's words: there are few
+};
 
 }  // namespace convoy::log

@@ -218,16 +218,16 @@ void PeerLink::receive(Lane lane, Incoming in) {
   if (!type) {
     // A newer peer may know more types than we do; schema evolution rests on dropping them.
     if (unknown_types_.insert(header.type).second)
-      log::warn("link.unknown_type", {{"type", header.type}, {"peer", describe(peer())}});
+      log::warn_limited("link.unknown_type", {{"type", header.type}, {"peer", describe(peer())}});
     return;
   }
   if (type->lane != lane) return end(std::string(type->name) + " came on the wrong connection");
   const auto to = owner_.published(header.role, header.instance);
   if (!to) {
-    log::warn("link.mail_to_nobody", {{"type", type->name},
-                                      {"role", name_of(header.role)},
-                                      {"instance", header.instance},
-                                      {"peer", describe(peer())}});
+    log::warn_limited("link.mail_to_nobody", {{"type", type->name},
+                                              {"role", name_of(header.role)},
+                                              {"instance", header.instance},
+                                              {"peer", describe(peer())}});
     return;
   }
   if (const auto refused = type->refuse(bytes))

@@ -122,7 +122,7 @@ struct PipelineData {
   void generate(const Frame<msg::Generate>& frame) {
     const msg::Reading request(frame);
     if (request->getReplyTo().getNode() != peers.gateway_node.c_str()) {
-      log::error("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
+      log::warn_limited("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
       return;
     }
     if (phase != Phase::serving)
@@ -235,7 +235,8 @@ struct PipelineData {
 
   void stage_up(const StageUp& up) {
     if (up.peer.instance >= stages.size()) {
-      log::error("pipeline.unknown_stage", {{"instance", up.peer.instance}, {"stages", stages.size()}});
+      log::warn_limited("pipeline.unknown_stage",
+                        {{"instance", up.peer.instance}, {"stages", stages.size()}});
       return peers.drop(up.peer, "this cluster has only " + std::to_string(stages.size()) + " stages");
     }
     Stage& stage = stages[up.peer.instance];

@@ -30,8 +30,8 @@ struct Mailroom {
       // Its Cancel overtook it while the cache still looked it up.
       if (std::is_same_v<T, schema::Accepted> && router) cancel(router, node, request);
     } catch (const kj::Exception& e) {
-      log::warn("gateway.bad_frame",
-                {{"type", schema::FrameTraits<T>::name}, {"why", e.getDescription().cStr()}});
+      log::warn_limited("gateway.bad_frame",
+                        {{"type", schema::FrameTraits<T>::name}, {"why", e.getDescription().cStr()}});
     }
   }
 
@@ -41,7 +41,7 @@ struct Mailroom {
       readiness->heard(state->getPipeline(), state->getReady(), state->getReason().cStr(),
                        Readiness::Clock::now());
     } catch (const kj::Exception& e) {
-      log::warn("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});
+      log::warn_limited("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});
     }
   }
 

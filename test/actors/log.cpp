@@ -78,3 +78,35 @@ BOOST_AUTO_TEST_CASE(a_json_line_is_one_object) {
 BOOST_AUTO_TEST_CASE(an_unknown_level_is_an_input_error) {
   BOOST_CHECK_THROW(log_::configure("loud", false, ""), convoy::InputError);
 }
+
+BOOST_AUTO_TEST_CASE(a_budget_allows_a_burst_then_one_line_each_pause_and_counts_the_others) {
+  using log_::LineBudget;
+  LineBudget budget;
+  LineBudget::Clock::time_point now{};
+  for (uint64_t i = 0; i < LineBudget::burst; ++i) BOOST_CHECK(budget.take("a", now) == 0u);
+  for (int i = 0; i < 5; ++i) BOOST_CHECK(!budget.take("a", now));
+  BOOST_CHECK(budget.take("b", now) == 0u);  // another event has its own
+  now += LineBudget::pause / 2;
+  BOOST_CHECK(!budget.take("a", now));
+  now += LineBudget::pause / 2;
+  BOOST_CHECK(budget.take("a", now) == 6u);
+  BOOST_CHECK(!budget.take("a", now));
+  now += 1000 * LineBudget::pause;  // silence earns a burst, no more
+  BOOST_CHECK(budget.take("a", now) == 1u);
+  for (uint64_t i = 1; i < LineBudget::burst; ++i) BOOST_CHECK(budget.take("a", now) == 0u);
+  BOOST_CHECK(!budget.take("a", now));
+}
+
+BOOST_AUTO_TEST_CASE(lines_that_peers_cause_are_limited) {
+  log_::configure("info", false, "");
+  const auto begin = log_::LineBudget::Clock::now();
+  const auto text = stderr_of([] {
+    for (int i = 0; i < 1000; ++i) log_::warn_limited("test.flood", {{"n", i}});
+    log_::warn_limited("test.other");
+  });
+  const auto pauses = (log_::LineBudget::Clock::now() - begin) / log_::LineBudget::pause;
+  const auto lines = std::count(text.begin(), text.end(), '\n');
+  BOOST_CHECK_GE(lines, 11);
+  BOOST_CHECK_LE(lines, 11 + pauses);  // a slow machine earns more
+  BOOST_CHECK(text.find("warn test.other\n") != std::string::npos);
+}
