@@ -26,18 +26,22 @@ std::vector<float> scores_of(std::span<const float> logits, model::Scoring scori
   return scores;
 }
 
-/// The numbers of the `count` largest values, of equals the lower; in no order.
-std::vector<int32_t> largest(std::span<const float> values, int64_t count) {
-  std::vector<int32_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
+std::vector<int32_t> numbers_below(size_t count) {
+  std::vector<int32_t> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
+}
+
+/// Of the candidates the `count` with the largest values, of equals the lower; in no order.
+std::vector<int32_t> largest(std::span<const float> values, std::vector<int32_t> candidates, int64_t count) {
   // A damaged model's NaN comes last: sorting needs an order.
   const auto value = [&](int32_t i) { return std::isnan(values[i]) ? never : values[i]; };
   const auto before = [&](int32_t a, int32_t b) {
     return value(a) != value(b) ? value(a) > value(b) : a < b;
   };
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), before);
-  order.resize(static_cast<size_t>(count));
-  return order;
+  std::partial_sort(candidates.begin(), candidates.begin() + count, candidates.end(), before);
+  candidates.resize(static_cast<size_t>(count));
+  return candidates;
 }
 
 float worth_of(std::span<const float> group, model::GroupScore kind) {
@@ -51,16 +55,17 @@ float worth_of(std::span<const float> group, model::GroupScore kind) {
   return kind == model::GroupScore::best ? best : best + second;
 }
 
-/// Leaves only the experts of the best groups.
-void keep_best_groups(std::vector<float>& values, const model::Routing& routing) {
-  const size_t size = values.size() / static_cast<size_t>(routing.groups);
+/// The experts of the best groups. The others are left out, not marked by a value: a bias may be −∞ too.
+std::vector<int32_t> of_best_groups(std::span<const float> values, const model::Routing& routing) {
+  const size_t groups = static_cast<size_t>(routing.groups), size = values.size() / groups;
   std::vector<float> worth;
   for (size_t first = 0; first < values.size(); first += size)
-    worth.push_back(worth_of(std::span(values).subspan(first, size), routing.group_score));
-  std::vector<bool> kept(worth.size(), false);
-  for (const int32_t group : largest(worth, routing.groups_chosen)) kept[static_cast<size_t>(group)] = true;
-  for (size_t i = 0; i < values.size(); ++i)
-    if (!kept[i / size]) values[i] = never;
+    worth.push_back(worth_of(values.subspan(first, size), routing.group_score));
+  std::vector<int32_t> experts;
+  for (const int32_t group : largest(worth, numbers_below(groups), routing.groups_chosen))
+    for (size_t i = 0; i < size; ++i)
+      experts.push_back(static_cast<int32_t>(static_cast<size_t>(group) * size + i));
+  return experts;
 }
 
 }  // namespace
@@ -72,9 +77,7 @@ std::vector<ExpertChoice> route(std::span<const float> logits, std::span<const f
   const std::vector<float> scores = scores_of(logits, routing.scoring);
   std::vector<float> compared = scores;
   for (size_t i = 0; i < bias.size(); ++i) compared[i] += bias[i];
-  if (routing.groups > routing.groups_chosen) keep_best_groups(compared, routing);
-
-  std::vector<int32_t> chosen = largest(compared, routing.chosen);
+  std::vector<int32_t> chosen = largest(compared, of_best_groups(compared, routing), routing.chosen);
   std::ranges::sort(chosen);
   std::vector<ExpertChoice> choices;
   float sum = 0;
