@@ -37,8 +37,8 @@ model::DType kv_type_of(const ClusterConfig& config) {
 }
 
 std::string arithmetic_of(const ClusterConfig& config) {
-  return std::string(gpu::make_cpu_backend(kernels_of(config), 1)->variant()) + " kv " + config.stage.kv_type +
-         (config.stage.deterministic ? " deterministic" : "");
+  return std::string(gpu::make_cpu_backend(kernels_of(config), 1)->variant()) + " kv " +
+         config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
 }
 
 void check_stages(const ClusterConfig& config, const model::Config& model) {

@@ -46,7 +46,7 @@ struct ServedModel {
   const model::ChatTemplate* chat = nullptr;          // nullptr: no chat completions
   std::vector<int32_t> end_tokens;
   std::string weights_digest;
-  std::string kernel_variant;  // of the backend that computes it; both only count for the answer cache
+  std::string kernel_variant;  // names what shapes its bits; both only count for the answer cache
 };
 
 class Gateway {

@@ -116,30 +116,26 @@ class TensorMaker {
   std::uniform_real_distribution<float> uniform_{-1, 1};
 };
 
+/// Llama's parts; with biases for queries, keys and values; or latent attention with experts.
+enum class Tiny : uint8_t { llama, qwen2, deepseek };
+
 class TinyCheckpoint final : public model::Checkpoint {
  public:
-  explicit TinyCheckpoint(model::DType type, bool bias = false) {
-    config_.architecture = bias ? "qwen2" : "llama";
+  explicit TinyCheckpoint(model::DType type, Tiny kind = Tiny::llama) : type_(type) {
     const bool wide = model::info(type).block_values > 128;  // every row is whole blocks
     config_.layers = 3, config_.hidden = wide ? 256 : 128, config_.intermediate = wide ? 256 : 192;
-    config_.vocab = 160, config_.heads = 4, config_.kv_heads = 2, config_.head_dim = config_.hidden / 4;
-    config_.context = 512, config_.rms_eps = 1e-5, config_.qkv_bias = bias;
-    TensorMaker maker(11);
-    const auto matrix = [&](int64_t out, int64_t in) { return maker.make({out, in}, type, 0.25f); };
-    const auto vector = [&](int64_t n) { return maker.make({n}, model::DType::f32, 1.0f); };
-    const int64_t hidden = config_.hidden, kv = config_.kv_heads * config_.head_dim;
+    config_.vocab = 160;
+    config_.heads = 4, config_.context = 512, config_.rms_eps = 1e-5;
+    kind == Tiny::deepseek ? describe_deepseek() : describe_llama(kind == Tiny::qwen2);
     for (int64_t l = 0; l < config_.layers; l++) {
-      const int64_t inner = config_.intermediate;
       model::LayerWeights w;
-      w.attention_norm = vector(hidden), w.mlp_norm = vector(hidden);
-      w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden);
-      w.o = matrix(hidden, hidden);
-      w.gate = matrix(inner, hidden), w.up = matrix(inner, hidden), w.down = matrix(hidden, inner);
-      if (bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
+      w.attention_norm = vector(config_.hidden), w.mlp_norm = vector(config_.hidden);
+      config_.latent ? add_latent_attention(w, l) : add_grouped_attention(w);
+      add_mlp(w, l);
       layers_.push_back(std::move(w));
     }
-    embedding_ = matrix(config_.vocab, hidden);
-    norm_ = vector(hidden);
+    embedding_ = matrix(config_.vocab, config_.hidden);
+    norm_ = vector(config_.hidden);
   }
 
   const model::Config& config() const override { return config_; }
@@ -157,6 +153,71 @@ class TinyCheckpoint final : public model::Checkpoint {
   const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override { return metadata_; }
 
  private:
+  void describe_llama(bool bias) {
+    config_.architecture = bias ? "qwen2" : "llama";
+    config_.kv_heads = 2, config_.head_dim = config_.hidden / 4, config_.qkv_bias = bias;
+  }
+  void describe_deepseek() {
+    config_.architecture = "deepseek_v3";
+    config_.kv_heads = config_.heads, config_.head_dim = 16;
+    config_.rope.pairs = model::RopePairs::interleaved;
+    config_.latent = model::LatentAttention{.q_rank = 64, .latent = 64, .nope = 32, .rope = 16, .value = 32};
+    config_.moe = model::Experts{.routing = {.experts = 8,
+                                             .chosen = 3,
+                                             .groups = 4,
+                                             .groups_chosen = 2,
+                                             .scoring = model::Scoring::sigmoid,
+                                             .group_score = model::GroupScore::best_two,
+                                             .biased = true,
+                                             .normalised = true,
+                                             .scale = 2.5},
+                                 .width = 64,
+                                 .shared = 1,
+                                 .dense_layers = 1};
+    model::check_config(config_, "tiny");
+  }
+
+  model::Tensor matrix(int64_t out, int64_t in) { return maker_.make({out, in}, type_, 0.25f); }
+  model::Tensor vector(int64_t n) { return maker_.make({n}, model::DType::f32, 1.0f); }
+
+  void add_grouped_attention(model::LayerWeights& w) {
+    const int64_t hidden = config_.hidden, kv = config_.kv_heads * config_.head_dim;
+    w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden),
+    w.o = matrix(hidden, hidden);
+    if (config_.qkv_bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
+  }
+  /// Even layers have their projections joint, odd ones split.
+  void add_latent_attention(model::LayerWeights& w, int64_t layer) {
+    const model::LatentAttention& l = *config_.latent;
+    const int64_t heads = config_.heads;
+    w.q = matrix(heads * l.query(), l.q_rank), w.o = matrix(config_.hidden, heads * l.value);
+    w.latent = model::LatentWeights{.q_a = matrix(l.q_rank, config_.hidden),
+                                    .q_a_norm = vector(l.q_rank),
+                                    .kv_a = matrix(l.cached(), config_.hidden),
+                                    .kv_a_norm = vector(l.latent)};
+    if (layer % 2 == 0)
+      w.latent->kv_b = matrix(heads * (l.nope + l.value), l.latent);
+    else
+      w.latent->k_b = matrix(heads * l.latent, l.nope), w.latent->v_b = matrix(heads * l.value, l.latent);
+  }
+  void add_mlp(model::LayerWeights& w, int64_t layer) {
+    const int64_t hidden = config_.hidden;
+    const bool experts = model::has_experts(config_, layer);
+    const int64_t width = experts ? config_.moe->shared * config_.moe->width : config_.intermediate;
+    w.gate = matrix(width, hidden), w.up = matrix(width, hidden), w.down = matrix(hidden, width);
+    if (!experts) return;
+    const int64_t count = config_.moe->routing.experts;
+    model::ExpertWeights& e = w.experts.emplace();
+    e.router = maker_.make({count, hidden}, model::DType::f32, 0.25f), e.router_bias = vector(count);
+    for (int64_t i = 0; i < count; i++) {
+      e.gate.push_back(matrix(config_.moe->width, hidden)),
+          e.up.push_back(matrix(config_.moe->width, hidden));
+      e.down.push_back(matrix(hidden, config_.moe->width));
+    }
+  }
+
+  model::DType type_;
+  TensorMaker maker_{11};
   model::Config config_;
   std::vector<model::LayerWeights> layers_;
   model::Tensor embedding_, norm_;

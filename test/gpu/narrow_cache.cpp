@@ -1,0 +1,125 @@
+// Grouped-query attention over caches in bf16 and f16: exact but for the rounding of what was written.
+
+#include <cstring>
+
+#include "test/gpu/device_rows.hpp"
+
+using namespace convoy;
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+using model::DType;
+
+namespace {
+
+constexpr AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 32, .scale = 0.2f};
+constexpr int64_t q_width = shape.heads * shape.head_dim, width = shape.kv_heads * shape.head_dim;
+constexpr int64_t all_blocks = 9;
+
+struct Sequence {
+  std::vector<float> q, k, v;
+  std::vector<uint32_t> blocks;
+  int64_t length() const { return static_cast<int64_t>(k.size()) / width; }
+};
+
+Sequence sequence_of(int64_t length, uint32_t seed, std::vector<uint32_t> blocks) {
+  TensorMaker maker(seed);
+  return {maker.values(length * q_width, 3), maker.values(length * width, 2), maker.values(length * width),
+          std::move(blocks)};
+}
+
+std::vector<Sequence> ragged() {
+  return {sequence_of(70, 41, {5, 0}), sequence_of(1, 42, {8}), sequence_of(64, 43, {2}),
+          sequence_of(131, 44, {7, 1, 4})};
+}
+
+float rounded(float value, DType type) {
+  if (type == DType::bf16) return model::bf16_to_f32(model::f32_to_bf16(value));
+  return model::f16_to_f32(model::f32_to_f16(value));
+}
+
+/// Runs the sequences side by side in steps of at most `chunk` rows of each, without rotations, so that the
+/// cache holds exactly k and v; the rows of each sequence.
+std::vector<std::vector<float>> run(Backend& backend, const std::vector<Sequence>& sequences, DType type,
+                                    int64_t chunk) {
+  model::Rope still;
+  still.frequency_divisors.assign(shape.head_dim / 2, 1e30f);
+  backend.set_rope(still, shape.head_dim, 512);
+  const size_t bytes =
+      static_cast<size_t>(all_blocks * kv_block_tokens * width) * model::info(type).block_bytes;
+  KvLayer kv{{{backend.allocate(bytes), width}, {backend.allocate(bytes), width}}, all_blocks, type};
+  for (const KvStream& stream : kv.streams) std::memset(stream.memory.get(), 0xff, bytes);  // NaNs
+
+  std::vector<std::vector<float>> results(sequences.size());
+  for (int64_t position = 0;; position += chunk) {
+    std::vector<SequenceRows> step;
+    std::vector<float> q, k, v;
+    std::vector<size_t> who;
+    for (size_t i = 0; i < sequences.size(); i++) {
+      const Sequence& s = sequences[i];
+      const int64_t rows = std::min(chunk, s.length() - position);
+      if (rows <= 0) continue;
+      step.push_back({static_cast<int64_t>(k.size()) / width, rows, position, s.blocks});
+      who.push_back(i);
+      const auto append = [&](std::vector<float>& to, const std::vector<float>& from, int64_t of_row) {
+        to.insert(to.end(), from.begin() + position * of_row, from.begin() + (position + rows) * of_row);
+      };
+      append(q, s.q, q_width), append(k, s.k, width), append(v, s.v, width);
+    }
+    if (step.empty()) return results;
+    const int64_t rows = static_cast<int64_t>(k.size()) / width;
+    DeviceRows dq(backend, rows, q_width, q), dk(backend, rows, width, k), dv(backend, rows, width, v),
+        out(backend, rows, q_width);
+    backend.rope_write(dq.view, dk.view, dv.view, shape, step, kv);
+    backend.attention(dq.view, shape, step, kv, out.view);
+    const std::vector<float> own = out.read();
+    for (size_t i = 0; i < step.size(); i++) {
+      const auto first = own.begin() + step[i].first_row * q_width;
+      results[who[i]].insert(results[who[i]].end(), first, first + step[i].rows * q_width);
+    }
+  }
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_narrow_cache_gives_the_bits_of_a_wide_one_that_holds_rounded_values) {
+  const std::vector<Sequence> sequences = ragged();
+  for_each_backend([&](const BackendChoice&, Backend& backend) {
+    for (const DType type : {DType::bf16, DType::f16})
+      for (const int64_t chunk : {1, 20, 512})
+        BOOST_TEST_CONTEXT(model::info(type).name << ", chunks of " << chunk) {
+          std::vector<Sequence> before = sequences;
+          for (Sequence& s : before)
+            for (auto* values : {&s.k, &s.v})
+              for (float& value : *values) value = rounded(value, type);
+          const auto narrow = run(backend, sequences, type, chunk),
+                     wide = run(backend, before, DType::f32, chunk),
+                     exact = run(backend, sequences, DType::f32, chunk);
+          for (size_t i = 0; i < sequences.size(); i++) {
+            BOOST_TEST(same_bits(narrow[i], wide[i]));
+            const double error = error_of(narrow[i], {exact[i].begin(), exact[i].end()});
+            BOOST_TEST(error < (type == DType::bf16 ? 2.0 / 512 : 2.0 / 4096));
+            BOOST_TEST(error > 1e-5);  // or nothing was rounded
+          }
+        }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(a_row_over_a_narrow_cache_has_the_same_bits_in_any_company) {
+  const std::vector<Sequence> sequences = ragged();
+  for (const DType type : {DType::bf16, DType::f16}) {
+    std::vector<std::vector<float>> alone[2];
+    for_each_backend([&](const BackendChoice& choice, Backend& backend) {
+      auto& expected = alone[choice.kernels == Kernels::fast];
+      if (expected.empty())
+        for (const Sequence& s : sequences) expected.push_back(run(backend, {s}, type, 512)[0]);
+      for (const int64_t chunk : {1, 7, 64, 512}) BOOST_TEST_CONTEXT("chunks of " << chunk) {
+          const auto own = run(backend, sequences, type, chunk);
+          for (size_t i = 0; i < sequences.size(); i++) BOOST_TEST(same_bits(own[i], expected[i]));
+        }
+    });
+  }
+}
