@@ -117,6 +117,16 @@ void check_experts(const Experts& experts, const Config& config, const auto& wit
   demand(std::isfinite(r.scale) && r.scale > 0, "the experts' scaling factor is " + std::to_string(r.scale));
 }
 
+/// Factors that are each a number can still give one that is none.
+void check_derived(const Config& config, const auto& demand) {
+  const auto is_positive = [](double value) { return std::isfinite(value) && value > 0; };
+  demand(std::ranges::all_of(rope_frequencies(config.rope, config.head_dim),
+                             [](double frequency) { return std::isfinite(frequency); }),
+         "the rotary scaling's factors give frequencies that are not numbers");
+  demand(is_positive(rope_magnitude(config.rope)) && is_positive(attention_scale(config)),
+         "the rotary scaling's factors give a magnitude that is not a number above 0");
+}
+
 }  // namespace
 
 void check_config(const Config& config, const std::string& where) {
@@ -165,6 +175,7 @@ void check_config(const Config& config, const std::string& where) {
   for (const float divisor : config.rope.frequency_divisors)
     demand(std::isfinite(divisor) && divisor > 0,
            "a rotary frequency is divided by " + std::to_string(divisor));
+  check_derived(config, demand);
   const auto is_token = [&](int32_t id) { return id >= 0 && id < config.vocab; };
   demand(config.bos_token == -1 || is_token(config.bos_token),
          "the first token's id " + std::to_string(config.bos_token) + " is not in the vocabulary");

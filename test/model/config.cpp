@@ -32,6 +32,25 @@ Fields qwen2() {
   return fields;
 }
 
+Fields deepseek_v3() {
+  Fields fields = llama();
+  fields.erase("num_key_value_heads");
+  for (const auto& [name, value] : Fields{{"model_type", R"("deepseek_v3")"},
+                                          {"architectures", R"(["DeepseekV3ForCausalLM"])"},
+                                          {"kv_lora_rank", "32"},
+                                          {"qk_nope_head_dim", "16"},
+                                          {"qk_rope_head_dim", "8"},
+                                          {"v_head_dim", "16"},
+                                          {"n_routed_experts", "8"},
+                                          {"num_experts_per_tok", "2"},
+                                          {"n_group", "4"},
+                                          {"topk_group", "2"},
+                                          {"moe_intermediate_size", "32"},
+                                          {"n_shared_experts", "1"}})
+    fields[name] = value;
+  return fields;
+}
+
 std::string text_of(const Fields& fields) {
   std::string text;
   for (const auto& [name, value] : fields) text += (text.empty() ? "{\"" : ",\"") + name + "\":" + value;
@@ -127,6 +146,20 @@ BOOST_AUTO_TEST_CASE(a_rotary_scaling_that_is_not_known_is_refused_by_name) {
   both["rope_scaling"] = "{\"rope_type\":\"llama3\"," + llama3_scaling;
   both["rope_parameters"] = R"({"rope_type":"default"})";
   CHECK_INPUT_ERROR(parse(both), "rope_parameters");
+}
+
+BOOST_AUTO_TEST_CASE(rotary_factors_that_give_no_numbers_are_refused) {
+  Fields fields = deepseek_v3();
+  const auto yarn = [&](const std::string& mscale, const std::string& beta_fast,
+                        const std::string& beta_slow) {
+    fields["rope_scaling"] = R"({"type":"yarn","factor":40,"original_max_position_embeddings":64,"mscale":)" +
+                             mscale + ",\"mscale_all_dim\":" + mscale + ",\"beta_fast\":" + beta_fast +
+                             ",\"beta_slow\":" + beta_slow + "}";
+    return parse(fields);
+  };
+  BOOST_TEST(rope_magnitude(yarn("1", "32", "1").rope) == 1);
+  CHECK_INPUT_ERROR(yarn("1e308", "32", "1"), "magnitude");
+  CHECK_INPUT_ERROR(yarn("1", "1e-320", "5e-324"), "frequencies");
 }
 
 BOOST_AUTO_TEST_CASE(a_field_that_would_change_the_result_is_refused_by_name) {
