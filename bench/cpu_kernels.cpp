@@ -47,16 +47,17 @@ double seconds_now(clockid_t clock) {
 
 /// Of a product, the best of several.
 Seconds time_of(gpu::Backend& backend, const gpu::Weight& weight, int64_t rows, int repeats) {
-  const auto buffer = [&](int64_t width) { return std::vector<float>(static_cast<size_t>(rows * width)); };
-  std::vector<float> h = buffer(weight.columns), out = buffer(weight.rows);
+  const auto values = [&](int64_t width) { return static_cast<size_t>(rows * width); };
+  const gpu::Buffer h = backend.allocate(values(weight.columns) * sizeof(float));
+  const gpu::Buffer out = backend.allocate(values(weight.rows) * sizeof(float));
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
-  for (float& x : h) x = normal(random);
-  const gpu::Projection projection[] = {{&weight, nullptr, {out.data(), rows, weight.rows}}};
+  std::generate_n(static_cast<float*>(h.get()), values(weight.columns), [&] { return normal(random); });
+  const gpu::Projection projection[] = {{&weight, nullptr, {out.get(), rows, weight.rows}}};
   Seconds best;
   for (int i = 0; i <= repeats; ++i) {  // the first touches pages and wakes threads
     const double wall = seconds_now(CLOCK_MONOTONIC), cpu = seconds_now(CLOCK_PROCESS_CPUTIME_ID);
-    backend.linear({h.data(), rows, weight.columns}, projection);
+    backend.linear({h.get(), rows, weight.columns}, projection);
     if (i == 0) continue;
     best.wall = std::min(best.wall, seconds_now(CLOCK_MONOTONIC) - wall);
     best.cpu = std::min(best.cpu, seconds_now(CLOCK_PROCESS_CPUTIME_ID) - cpu);

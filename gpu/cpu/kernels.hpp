@@ -82,7 +82,7 @@ struct KernelTable {
 inline constexpr int64_t output_tile = 16;
 
 /// Float weights are widened so many columns at once, and serve so many rows before the next.
-inline constexpr int64_t float_strip_columns = 512, float_strip_rows = 64;
+inline constexpr int64_t float_strip_columns = 256, float_strip_rows = 64;
 
 /// Of quantised weights, 16 outputs of each block unpacked (8 · 64 bytes of weights, scale and minimum of
 /// each output) and 16 stored rows. Of float weights, 16 outputs of a strip and the sums of its rows.

@@ -1,6 +1,7 @@
 // Products with float weights, widened to float32 on the way: lane = column mod 16. Part of kernels.inl.
 
-/// Columns of weights that are widened at once: 16 outputs of them are 32 KB, which the first cache holds.
+/// Columns of weights that are widened at once: 16 outputs of them are 16 KB, half of a first cache, where
+/// rows of activations that lie a multiple of 4 KB apart take the same few places.
 constexpr int64_t strip_columns = float_strip_columns;
 /// Rows that share a widened strip; their sums wait in scratch between strips.
 constexpr int64_t strip_rows = float_strip_rows;
@@ -13,27 +14,41 @@ struct Strip {
   const std::byte* ahead;  // as many bytes as w has, or nullptr
 };
 
+/// Adds 16 columns, or the `rest` < 16 that are left, of O outputs times R rows of v to their sums.
+template <bool whole, class T, int O, int R>
+[[gnu::always_inline]] inline void add_lanes(const Strip<T>& strip, const float* v, int64_t stride, int64_t c,
+                                             int64_t rest, Vf (&acc)[O][R]) {
+  Vf values[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    const float* from = v + r * stride + c;
+    values[r] = whole ? load(from) : load_part(from, rest);
+  }
+#pragma GCC unroll 4
+  for (int o = 0; o < O; ++o) {
+    const T* from = strip.w + o * strip.stride + c;
+    const Vf weight = whole ? load(from) : load_part(from, rest);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) acc[o][r] = fma(weight, values[r], acc[o][r]);
+  }
+}
+
 /// Adds `columns` columns of O outputs times R rows of v, each `stride` apart, to their sums.
 template <class T, int O, int R>
 [[gnu::always_inline]] inline void add_columns(const Strip<T>& strip, const float* v, int64_t stride,
                                                int64_t columns, Vf (&acc)[O][R]) {
-  for (int64_t c = 0; c < columns; c += lanes) {
-    const int64_t n = columns - c;
-    Vf values[R];
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));  // columns of weights in a cache line
+  int64_t c = 0;
+  if (strip.ahead) {
+    for (; c + line <= columns; c += line) {
+      for (int o = 0; o < O; ++o)
+        fetch_line(strip.ahead + (o * strip.stride + c) * static_cast<int64_t>(sizeof(T)));
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const float* from = v + r * stride + c;
-      values[r] = n < lanes ? load_part(from, n) : load(from);
-    }
-#pragma GCC unroll 4
-    for (int o = 0; o < O; ++o) {
-      const int64_t at = o * strip.stride + c;
-      if (strip.ahead) fetch_line(strip.ahead + at * static_cast<int64_t>(sizeof(T)));
-      const Vf weight = n < lanes ? load_part(strip.w + at, n) : load(strip.w + at);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[o][r] = fma(weight, values[r], acc[o][r]);
+      for (int64_t i = 0; i < line; i += lanes) add_lanes<true>(strip, v, stride, c + i, lanes, acc);
     }
   }
+  for (; c + lanes <= columns; c += lanes) add_lanes<true>(strip, v, stride, c, lanes, acc);
+  if (c < columns) add_lanes<false>(strip, v, stride, c, columns - c, acc);
 }
 
 void store_output(const Product& p, int64_t row, int64_t output, Vf acc) {
