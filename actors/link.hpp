@@ -11,18 +11,15 @@
 #include <memory>
 #include <string>
 
+#include "actors/cluster_config.hpp"
 #include "actors/messages.hpp"
 
 namespace convoy::actors {
 
-struct LinkLimits {
-  uint32_t lease_ms = 800;               // failure_detection_ms: silence of that length ends the link
-  uint32_t handshake_timeout_ms = 2000;  // connect and both hellos
-  uint64_t control_frame_bytes_max = 1ull << 20;
-  uint64_t bulk_frame_bytes_max = 64ull << 20;
-  uint64_t bulk_window_bytes = 128ull << 20;  // sent and not yet credited
-  uint64_t queue_bytes_max = 256ull << 20;    // waiting to be written on one link; beyond: the link fails
-  uint32_t links_max = 256;
+/// [link] of cluster.conf, and what else limits a link.
+struct LinkLimits : ClusterConfig::Link {
+  // Silence of that length ends the link.
+  uint32_t lease_ms = ClusterConfig::Pipeline().failure_detection_ms;
 };
 
 struct LinkOptions {

@@ -54,16 +54,17 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   schema::FrameBuilder<schema::Hello> hello;
   hello->setProtocolVersion(greeting.protocol_version);
   hello->setCluster(greeting.cluster);
-  hello->setNode(greeting.node);
-  hello->setRole(greeting.role);
-  hello->setInstance(greeting.instance);
-  hello->setIncarnation(greeting.incarnation);
-  hello->setPid(greeting.pid);
+  const PeerIdentity& peer = greeting.peer;
+  hello->setNode(peer.node);
+  hello->setRole(peer.role);
+  hello->setInstance(peer.instance);
+  hello->setIncarnation(peer.incarnation);
+  hello->setPid(peer.pid);
+  hello->setKernelVariant(peer.kernel_variant);
+  hello->setListenHost(peer.listen_host);
+  hello->setListenPort(peer.listen_port);
   hello->setBulk(greeting.bulk);
   hello->setLinkId(greeting.link_id);
-  hello->setKernelVariant(greeting.kernel_variant);
-  hello->setListenHost(greeting.listen_host);
-  hello->setListenPort(greeting.listen_port);
   return std::move(hello).finish();
 }
 
@@ -71,16 +72,16 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
   const schema::Reading hello(frame);
   return {.protocol_version = hello->getProtocolVersion(),
           .cluster = hello->getCluster(),
-          .node = hello->getNode(),
-          .role = hello->getRole(),
-          .instance = hello->getInstance(),
-          .incarnation = hello->getIncarnation(),
-          .pid = hello->getPid(),
+          .peer = {.node = hello->getNode(),
+                   .role = hello->getRole(),
+                   .instance = hello->getInstance(),
+                   .incarnation = hello->getIncarnation(),
+                   .pid = hello->getPid(),
+                   .kernel_variant = hello->getKernelVariant(),
+                   .listen_host = hello->getListenHost(),
+                   .listen_port = hello->getListenPort()},
           .bulk = hello->getBulk(),
-          .link_id = hello->getLinkId(),
-          .kernel_variant = hello->getKernelVariant(),
-          .listen_host = hello->getListenHost(),
-          .listen_port = hello->getListenPort()};
+          .link_id = hello->getLinkId()};
 }
 
 std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::string& our_cluster) {
@@ -88,16 +89,17 @@ std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::st
   if (theirs.protocol_version != protocol_version)
     return "protocol version " + std::to_string(theirs.protocol_version) + " there, " +
            std::to_string(protocol_version) + " here";
-  for (const auto* name : {&theirs.cluster, &theirs.node, &theirs.kernel_variant, &theirs.listen_host})
+  const PeerIdentity& peer = theirs.peer;
+  for (const auto* name : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.listen_host})
     if (name->size() > name_bytes_max)
       return "a name of " + std::to_string(name->size()) + " bytes, the limit is " +
              std::to_string(name_bytes_max);
   if (theirs.cluster != our_cluster)
     return "cluster \"" + theirs.cluster + "\" there, \"" + our_cluster + "\" here";
-  if (theirs.node.empty()) return "a peer without a node name";
-  if (theirs.role != Role::NODE && theirs.role != Role::STAGE && theirs.role != Role::CLIENT)
+  if (peer.node.empty()) return "a peer without a node name";
+  if (peer.role != Role::NODE && peer.role != Role::STAGE && peer.role != Role::CLIENT)
     return "a peer must be a node, a stage or a client, not role " +
-           std::to_string(static_cast<unsigned>(theirs.role));
+           std::to_string(static_cast<unsigned>(peer.role));
   return std::nullopt;
 }
 

@@ -8,13 +8,10 @@
 #include <optional>
 #include <string>
 
+#include "actors/peer_identity.hpp"
 #include "schema/frame.hpp"
 
-namespace convoy::actors {
-
-struct PeerIdentity;
-
-namespace wire {
+namespace convoy::actors::wire {
 
 inline constexpr uint32_t magic = 0x59564e43;    // "CNVY" in memory
 inline constexpr uint16_t header_version = 1;    // of the 32 bytes below
@@ -46,16 +43,9 @@ std::optional<std::string> refuse_header(const HeaderBytes& bytes, uint64_t payl
 struct Greeting {
   uint16_t protocol_version = 0;
   std::string cluster;
-  std::string node;
-  schema::Role role = schema::Role::NONE;
-  uint32_t instance = 0;
-  uint64_t incarnation = 0;
-  int32_t pid = 0;
+  PeerIdentity peer;  // the sender
   bool bulk = false;
   uint64_t link_id = 0;
-  std::string kernel_variant;
-  std::string listen_host;
-  uint16_t listen_port = 0;
 };
 
 schema::Frame<schema::Hello> encode(const Greeting& greeting);
@@ -66,5 +56,4 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame);
 /// Why we don't link with whoever sent this, naming both sides' values; or nothing.
 std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::string& our_cluster);
 
-}  // namespace wire
-}  // namespace convoy::actors
+}  // namespace convoy::actors::wire

@@ -27,17 +27,6 @@ std::string address_of(const LinkSocket& socket) {
                : endpoint.address().to_string() + ":" + std::to_string(endpoint.port());
 }
 
-PeerIdentity identity_of(const wire::Greeting& greeting) {
-  return {.node = greeting.node,
-          .role = greeting.role,
-          .instance = greeting.instance,
-          .incarnation = greeting.incarnation,
-          .pid = greeting.pid,
-          .kernel_variant = greeting.kernel_variant,
-          .listen_host = greeting.listen_host,
-          .listen_port = greeting.listen_port};
-}
-
 Outgoing hello_frame(const wire::Greeting& greeting) {
   return {.type = FrameTraits<schema::Hello>::type_id, .bytes = wire::encode(greeting).bytes()};
 }
@@ -111,16 +100,9 @@ wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
   const std::lock_guard lock(mutex);
   return {.protocol_version = wire::protocol_version,
           .cluster = options.cluster,
-          .node = self.node,
-          .role = self.role,
-          .instance = self.instance,
-          .incarnation = self.incarnation,
-          .pid = self.pid,
+          .peer = self,
           .bulk = bulk,
-          .link_id = link_id,
-          .kernel_variant = self.kernel_variant,
-          .listen_host = self.listen_host,
-          .listen_port = self.listen_port};
+          .link_id = link_id};
 }
 
 // ---- accepting
@@ -205,7 +187,7 @@ bool Links::Impl::chosen(const PeerIdentity& peer) const {
 
 bool Links::Impl::is_forming(const PeerIdentity& peer) const {
   return std::any_of(forming.begin(), forming.end(), [key = key_of(peer)](const auto& entry) {
-    return key_of(identity_of(entry.second.greeting)) == key;
+    return key_of(entry.second.greeting.peer) == key;
   });
 }
 
@@ -218,10 +200,10 @@ Links::Impl::Refusal Links::Impl::no_room_for(const PeerIdentity& peer) {
 
 asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection connection,
                                                                  wire::Greeting theirs) {
-  const auto peer = identity_of(theirs);
+  const PeerIdentity& peer = theirs.peer;
   for (auto it = forming.begin(); it != forming.end();) {  // the peer gave up an earlier attempt
     const auto earlier = it++->second;
-    if (key_of(identity_of(earlier.greeting)) == key_of(peer)) give_up(*earlier.control);
+    if (key_of(earlier.greeting.peer) == key_of(peer)) give_up(*earlier.control);
   }
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) co_return refusal;
   if (forming.contains(theirs.link_id)) co_return Refusal{"this link id is taken", true};
@@ -234,9 +216,9 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection conn
 
 asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connection, wire::Greeting theirs) {
   const auto found = forming.find(theirs.link_id);
-  if (found == forming.end() || key_of(identity_of(found->second.greeting)) != key_of(identity_of(theirs)))
+  const PeerIdentity& peer = theirs.peer;
+  if (found == forming.end() || key_of(found->second.greeting.peer) != key_of(peer))
     co_return Refusal{"a bulk connection without its control connection", true};
-  const auto peer = identity_of(theirs);
   if (port(peer)) co_return Refusal{describe(peer) + " is linked already", true};
   if (we_choose(peer) && chosen(peer))
     co_return Refusal{describe(peer) + " is being linked by our own connection", true};
@@ -282,7 +264,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
   const auto control = handshake(LinkSocket(io), timeout);
   auto refusal = co_await open(control, to, false, link_id, theirs);
   if (refusal.reason.empty()) {
-    const auto peer = identity_of(theirs);
+    const PeerIdentity& peer = theirs.peer;
     if (port(peer) || (we_choose(peer) && chosen(peer))) {  // they connected to us meanwhile
       give_up(*control);
       co_return Refusal{};
@@ -293,13 +275,13 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
   if (refusal.reason.empty()) {
     const auto bulk = handshake(LinkSocket(io), timeout);
     refusal = co_await open(bulk, to, true, link_id, theirs_bulk);
-    if (refusal.reason.empty() && key_of(identity_of(theirs)) != key_of(identity_of(theirs_bulk)))
+    if (refusal.reason.empty() && key_of(theirs.peer) != key_of(theirs_bulk.peer))
       refusal = {"two processes answered at one address", true};
     if (refusal.reason.empty() && !stopping && control->socket.is_open()) {
       auto control_socket = std::move(control->socket);
       auto bulk_socket = std::move(bulk->socket);
       refusal = go_up(theirs, std::move(control_socket), std::move(bulk_socket));
-    } else if (port(identity_of(theirs)) || is_forming(identity_of(theirs))) {
+    } else if (port(theirs.peer) || is_forming(theirs.peer)) {
       refusal = {};  // they chose their own connection to us
     }
     give_up(*bulk);
@@ -329,7 +311,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, a
 // ------------------------------------------------------------------------------------------------
 
 Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk) {
-  const auto peer = identity_of(theirs);
+  const PeerIdentity& peer = theirs.peer;
   if (stopping) return {"this process closes its links", false};
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
   for (auto* socket : {&control, &bulk}) socket->set_option(asio::ip::tcp::no_delay(true));

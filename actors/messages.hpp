@@ -6,23 +6,12 @@
 
 #include <caf/all.hpp>
 
+#include "actors/peer_identity.hpp"
 #include "schema/frame.hpp"
 
 namespace convoy::actors {
 
 using schema::Frame;
-
-/// Who a process is: what it says in its Hello.
-struct PeerIdentity {
-  std::string node;
-  schema::Role role = schema::Role::NODE;  // node, stage or client
-  uint32_t instance = 0;
-  uint64_t incarnation = 0;
-  int32_t pid = 0;
-  std::string kernel_variant;
-  std::string listen_host;
-  uint16_t listen_port = 0;
-};
 
 struct AddPipeline;  // a replica is there
 struct StageUp;      // a stage process linked itself to us (below: all of these are local only)

@@ -32,25 +32,7 @@ using actors::ClusterConfig;
 namespace {
 
 gateway::GatewayOptions gateway_options(const ClusterConfig& config, const std::string& node) {
-  const auto& g = config.gateway;
-  gateway::GatewayOptions options;
-  options.node = node;
-  options.host = g.host;
-  options.port = g.port;
-  options.threads = static_cast<int>(g.threads);
-  options.header_bytes_max = g.header_bytes_max;
-  options.body_bytes_max = g.body_bytes_max;
-  options.header_timeout_ms = g.header_timeout_ms;
-  options.body_timeout_ms = g.body_timeout_ms;
-  options.request_timeout_ms = g.request_timeout_ms;
-  options.write_timeout_ms = g.write_timeout_ms;
-  options.connections_max = g.connections_max;
-  options.max_tokens_default = g.max_tokens_default;
-  options.stop_strings_max = g.stop_strings_max;
-  options.readiness_period_ms = config.pipeline.readiness_period_ms;
-  options.control_tokens_in_prompts = g.control_tokens_in_prompts;
-  options.cache_epoch = config.cache.epoch;
-  return options;
+  return {config.gateway, node, config.pipeline.readiness_period_ms, config.cache.epoch};
 }
 
 /// The tokenizer and template of a checkpoint; a checkpoint without a tokenizer serves token ids only.

@@ -28,13 +28,7 @@ actors::LinkOptions link_options(const actors::ClusterConfig& config) {
   actors::LinkOptions options;
   options.cluster = config.cluster.name;
   options.dev = config.cluster.dev;
-  options.limits.lease_ms = config.pipeline.failure_detection_ms;
-  options.limits.handshake_timeout_ms = config.link.handshake_timeout_ms;
-  options.limits.control_frame_bytes_max = config.link.control_frame_bytes_max;
-  options.limits.bulk_frame_bytes_max = config.link.bulk_frame_bytes_max;
-  options.limits.bulk_window_bytes = config.link.bulk_window_bytes;
-  options.limits.queue_bytes_max = config.link.queue_bytes_max;
-  options.limits.links_max = config.link.links_max;
+  options.limits = {config.link, config.pipeline.failure_detection_ms};
   return options;
 }
 

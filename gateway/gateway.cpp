@@ -63,7 +63,7 @@ struct Gateway::Impl {
              {},
              {},
              first_request_number()},
-        io(std::max(1, edge.options.threads)) {}
+        io(static_cast<int>(edge.options.threads)) {}
 
   void bind() {
     const tcp::endpoint endpoint = endpoint_of(edge.options);
@@ -181,7 +181,7 @@ void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::s
   impl_->edge.cache_secret = std::move(cache_secret);
   caf::anon_send(impl_->edge.mailroom, ServeFrom{impl_->edge.cache, impl_->edge.router});
   asio::co_spawn(impl_->strand, impl_->accept(), [this](std::exception_ptr fault) { impl_->report(fault); });
-  for (int i = 0; i < std::max(1, impl_->edge.options.threads); ++i)
+  for (uint32_t i = 0; i < impl_->edge.options.threads; ++i)
     impl_->threads.emplace_back([this] { impl_->io.run(); });
   log::info("gateway.listening", {{"host", impl_->edge.options.host}, {"port", impl_->port}});
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/cluster_config.hpp"
 #include "actors/messages.hpp"
 #include "model/chat_template.hpp"
 #include "model/tokenizer.hpp"
@@ -18,23 +19,12 @@ class Registry;
 
 namespace convoy::gateway {
 
-struct GatewayOptions {
+/// [gateway] of cluster.conf, and what the gateway knows of the rest.
+struct GatewayOptions : actors::ClusterConfig::Gateway {
   std::string node;
-  std::string host = "127.0.0.1";
-  uint16_t port = 8080;
-  int threads = 1;
-  uint64_t header_bytes_max = 16 << 10;
-  uint64_t body_bytes_max = 4 << 20;
-  uint32_t header_timeout_ms = 10'000;  // from the connection, or the last answer, to a whole header
-  uint32_t body_timeout_ms = 30'000;
-  uint32_t request_timeout_ms = 600'000;  // a whole answer: the request's deadline
-  uint32_t write_timeout_ms = 30'000;     // a client that does not read
-  uint32_t connections_max = 1024;
-  uint32_t max_tokens_default = 512;  // when the client names no limit (never beyond the context)
-  uint32_t stop_strings_max = 16;
-  uint32_t readiness_period_ms = 1000;  // ready is only believed that long
-  bool control_tokens_in_prompts = false;
-  uint64_t cache_epoch = 0;  // raised by the operator to forget all cached answers
+  uint32_t readiness_period_ms =
+      actors::ClusterConfig::Pipeline().readiness_period_ms;  // ready is believed that long
+  uint64_t cache_epoch = actors::ClusterConfig::Cache().epoch;
 };
 
 /// The one model that this cluster serves.

@@ -74,10 +74,7 @@ class RawConnection {
 inline wire::Greeting raw_greeting(bool bulk, uint64_t incarnation = 99) {
   return {.protocol_version = wire::protocol_version,
           .cluster = "test",
-          .node = "raw",
-          .role = Role::STAGE,
-          .instance = 9,
-          .incarnation = incarnation,
+          .peer = {.node = "raw", .role = Role::STAGE, .instance = 9, .incarnation = incarnation},
           .bulk = bulk,
           .link_id = 4711};
 }

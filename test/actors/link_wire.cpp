@@ -26,9 +26,7 @@ std::optional<std::string> refuse_with(size_t offset, T value) {
 wire::Greeting greeting() {
   return {.protocol_version = wire::protocol_version,
           .cluster = "a",
-          .node = "n",
-          .role = Role::STAGE,
-          .instance = 2};
+          .peer = {.node = "n", .role = Role::STAGE, .instance = 2}};
 }
 
 }  // namespace
@@ -76,16 +74,16 @@ BOOST_AUTO_TEST_CASE(a_hello_reads_back) {
   auto mine = greeting();
   mine.bulk = true;
   mine.link_id = 77;
-  mine.incarnation = 5;
-  mine.listen_host = "127.0.0.1";
-  mine.listen_port = 4711;
+  mine.peer.incarnation = 5;
+  mine.peer.listen_host = "127.0.0.1";
+  mine.peer.listen_port = 4711;
   const auto theirs = wire::read_greeting(wire::encode(mine));
   BOOST_CHECK(!wire::refuse_greeting(theirs, "a"));
-  BOOST_CHECK_EQUAL(theirs.node, "n");
+  BOOST_CHECK_EQUAL(theirs.peer.node, "n");
   BOOST_CHECK(theirs.bulk);
   BOOST_CHECK_EQUAL(theirs.link_id, 77u);
-  BOOST_CHECK_EQUAL(theirs.incarnation, 5u);
-  BOOST_CHECK_EQUAL(theirs.listen_port, 4711);
+  BOOST_CHECK_EQUAL(theirs.peer.incarnation, 5u);
+  BOOST_CHECK_EQUAL(theirs.peer.listen_port, 4711);
 }
 
 BOOST_AUTO_TEST_CASE(a_hello_is_refused_with_both_sides_values) {
@@ -94,11 +92,11 @@ BOOST_AUTO_TEST_CASE(a_hello_is_refused_with_both_sides_values) {
   BOOST_CHECK_EQUAL(*wire::refuse_greeting(other, "a"), "protocol version 9 there, 1 here");
   BOOST_CHECK_EQUAL(*wire::refuse_greeting(greeting(), "b"), "cluster \"a\" there, \"b\" here");
   other = greeting();
-  other.role = Role::ROUTER;
+  other.peer.role = Role::ROUTER;
   BOOST_CHECK(wire::refuse_greeting(other, "a"));
   other = greeting();
-  other.node = "";
+  other.peer.node = "";
   BOOST_CHECK(wire::refuse_greeting(other, "a"));
-  other.node = std::string(wire::name_bytes_max + 1, 'x');
+  other.peer.node = std::string(wire::name_bytes_max + 1, 'x');
   BOOST_CHECK(wire::refuse_greeting(other, "a"));
 }

@@ -1,0 +1,23 @@
+#pragma once
+// PeerIdentity: who a process is, for its Hello and for whoever is linked with it. A plain value.
+
+#include <cstdint>
+#include <string>
+
+#include "schema/convoy.capnp.h"
+
+namespace convoy::actors {
+
+/// Who a process is: what it says in its Hello.
+struct PeerIdentity {
+  std::string node;
+  schema::Role role = schema::Role::NODE;  // node, stage or client
+  uint32_t instance = 0;
+  uint64_t incarnation = 0;
+  int32_t pid = 0;
+  std::string kernel_variant;
+  std::string listen_host;
+  uint16_t listen_port = 0;
+};
+
+}  // namespace convoy::actors
