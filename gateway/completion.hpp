@@ -44,15 +44,17 @@ class Completion {
   asio::awaitable<After> fail(ApiError error);
   asio::awaitable<After> answer_error(const ApiError& error);
 
+  // completion_answer.cpp
   void take(Event event);
   void take_tokens(const schema::Frame<schema::Tokens>& frame);
   void take_finished(const schema::Frame<schema::Finished>& frame);
   void take_rejected(const schema::Frame<schema::Rejected>& frame);
-  bool from_this_attempt(uint32_t attempt) const { return attempt == attempt_; }
   void started(bool from_cache);
   void release();
   void settle();
   void store();
+
+  double seconds() const;  // since the request came
   void log_end() const;
   const char* cache_word() const;
 

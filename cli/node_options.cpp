@@ -1,0 +1,78 @@
+#include "cli/node_options.hpp"
+
+#include <chrono>
+#include <filesystem>
+
+#include "actors/log.hpp"
+#include "actors/plan_limits.hpp"
+
+namespace convoy::cli {
+
+namespace fs = std::filesystem;
+using actors::ClusterConfig;
+
+namespace {
+
+/// The tokenizer and template of a checkpoint; a checkpoint without a tokenizer serves token ids only.
+void add_text(gateway::ServedModel& served, const ClusterConfig& config,
+              const model::Checkpoint& checkpoint) {
+  const fs::path path = config.cluster.model;
+  if (!checkpoint.is_gguf() && !fs::exists(path / "tokenizer.json")) {
+    log::warn("model.no_tokenizer", {{"model", path.string()}});
+    return;
+  }
+  served.tokenizer = model::Tokenizer::load(path);
+  if (!config.cluster.chat_template.empty())
+    served.chat = &model::ChatTemplate::by_name(config.cluster.chat_template);
+  else if (const auto& jinja = served.tokenizer->chat_template())
+    served.chat = &model::ChatTemplate::recognise(*jinja);
+}
+
+}  // namespace
+
+gateway::GatewayOptions gateway_options(const ClusterConfig& config, const std::string& node) {
+  return {config.gateway, node, config.pipeline.readiness_period_ms, config.cache.epoch};
+}
+
+gateway::ServedModel served_model(const ClusterConfig& config, const model::Checkpoint& checkpoint) {
+  gateway::ServedModel served;
+  served.id = config.cluster.model_id;
+  served.created = static_cast<int64_t>(
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
+  served.context_tokens = actors::served_context(config, checkpoint.config());
+  served.vocab = checkpoint.config().vocab;
+  served.end_tokens = checkpoint.config().end_tokens;
+  add_text(served, config, checkpoint);
+  if (config.cache.enabled) {
+    served.weights_digest = checkpoint.weights_digest();
+    served.kernel_variant = actors::arithmetic_of(config);
+  }
+  return served;
+}
+
+actors::PipelineOptions pipeline_options(const ClusterConfig& config, const model::Config& model) {
+  actors::PipelineOptions options;
+  options.limits = actors::scheduler_limits(config, model);
+  options.layers = model.layers;
+  options.step_timeout_ms = config.pipeline.step_timeout_ms;
+  options.readiness_period_ms = config.pipeline.readiness_period_ms;
+  options.load_timeout_ms = config.pipeline.load_timeout_ms;
+  return options;
+}
+
+actors::CacheOptions cache_options(const ClusterConfig& config, const std::string& url,
+                                   const std::string& secret) {
+  actors::CacheOptions options;
+  options.redis_url = url;
+  options.timeout_ms = config.cache.redis_timeout_ms;
+  options.ttl_ms = uint64_t{config.cache.ttl_s} * 1000;
+  options.entry_bytes_max = config.cache.entry_bytes_max;
+  options.in_flight_max = config.cache.in_flight_max;
+  options.circuit_failures = config.cache.circuit_failures;
+  options.circuit_retry_ms = config.cache.circuit_retry_ms;
+  options.secret = secret;
+  return options;
+}
+
+}  // namespace convoy::cli

@@ -1,0 +1,23 @@
+#pragma once
+// What the parts of a head node are told of its configuration and model. Called once each, when it starts.
+
+#include <string>
+
+#include "actors/answer_cache.hpp"
+#include "actors/cluster_config.hpp"
+#include "actors/pipeline.hpp"
+#include "gateway/gateway.hpp"
+#include "model/checkpoint.hpp"
+
+namespace convoy::cli {
+
+gateway::GatewayOptions gateway_options(const actors::ClusterConfig& config, const std::string& node);
+/// A checkpoint without a tokenizer serves token ids only. Reads the whole checkpoint if the cache is on: its
+/// digest is part of the cache's keys.
+gateway::ServedModel served_model(const actors::ClusterConfig& config, const model::Checkpoint& checkpoint);
+actors::PipelineOptions pipeline_options(const actors::ClusterConfig& config, const model::Config& model);
+/// url: of the configured Redis, or of our own.
+actors::CacheOptions cache_options(const actors::ClusterConfig& config, const std::string& url,
+                                   const std::string& secret);
+
+}  // namespace convoy::cli
