@@ -149,6 +149,7 @@ BOOST_AUTO_TEST_CASE(metadata_that_would_change_the_result_is_refused_by_name) {
   refused("llama.block_count", std::string("2"));
   BOOST_CHECK_NO_THROW(open(tiny_gguf("llama").key("llama.rope.scaling.type", std::string("none"))));
   BOOST_CHECK_NO_THROW(open(tiny_gguf("llama").key("llama.expert_count", uint32_t{0})));
+  refused("llama.expert_gating_func", uint32_t{1});  // known of deepseek2 only
 }
 
 BOOST_AUTO_TEST_CASE(a_tensor_that_is_missing_misshapen_or_unknown_is_named) {
