@@ -25,10 +25,12 @@ struct Matrix {
 class Source {
  public:
   explicit Source(const std::filesystem::path& directory) {
-    for (const auto& entry : std::filesystem::directory_iterator(directory))
-      if (entry.path().extension() == ".safetensors" && entry.path().filename() != "golden.safetensors")
-        for (const auto& [name, tensor] : model::SafetensorsFile::open(entry.path()).tensors())
-          tensors_.emplace(name, tensor);
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+      if (entry.path().extension() != ".safetensors" || entry.path().filename() == "golden.safetensors")
+        continue;
+      const auto file = model::SafetensorsFile::open(entry.path());
+      for (const auto& [name, tensor] : file.tensors()) tensors_.emplace(name, tensor);
+    }
     BOOST_REQUIRE(!tensors_.empty());
   }
 
