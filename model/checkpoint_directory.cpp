@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <boost/json.hpp>
-#include <map>
 #include <set>
 #include <string_view>
 
@@ -25,26 +24,8 @@ void check_shard_name(std::string_view name, const std::string& where) {
                      "a shard is a .safetensors file in the index's own directory");
 }
 
-/// Tensor → file, as model.safetensors.index.json has it.
-std::map<std::string, std::string, std::less<>> read_index(const Mapping& file) {
-  const std::string where = file.path().string();
-  const json::value root = parse_json(file.text(), where);
-  const json::value* map = root.is_object() ? root.get_object().if_contains("weight_map") : nullptr;
-  if (!map || !map->is_object()) throw InputError("has no weight_map", where, "fetch the index again");
-  std::map<std::string, std::string, std::less<>> result;
-  for (const auto& [tensor, shard] : map->get_object()) {
-    const std::string name(tensor.data(), tensor.size());
-    const std::string entry = where + ": tensor " + in_quotes(name);
-    if (!shard.is_string()) throw InputError("has no file name", entry, "fetch the index again");
-    const std::string_view value(shard.get_string().data(), shard.get_string().size());
-    check_shard_name(value, entry);
-    result.emplace(name, value);
-  }
-  return result;
-}
-
 void add_shards(const std::filesystem::path& directory, const Mapping& index_file, CheckpointParts& parts) {
-  const auto index = read_index(index_file);
+  const ShardIndex index = parse_shard_index(index_file.text(), index_file.path().string());
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : index) shards.insert(shard);
   if (shards.size() > shards_max)
@@ -99,6 +80,22 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
 }
 
 }  // namespace
+
+ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
+  const json::value root = parse_json(text, where);
+  const json::value* map = root.is_object() ? root.get_object().if_contains("weight_map") : nullptr;
+  if (!map || !map->is_object()) throw InputError("has no weight_map", where, "fetch the index again");
+  ShardIndex result;
+  for (const auto& [tensor, shard] : map->get_object()) {
+    const std::string name(tensor.data(), tensor.size());
+    const std::string entry = where + ": tensor " + in_quotes(name);
+    if (!shard.is_string()) throw InputError("has no file name", entry, "fetch the index again");
+    const std::string_view value(shard.get_string().data(), shard.get_string().size());
+    check_shard_name(value, entry);
+    result.emplace(name, value);
+  }
+  return result;
+}
 
 CheckpointParts read_directory(const std::filesystem::path& directory) {
   CheckpointParts parts;

@@ -2,8 +2,10 @@
 // What the two kinds of checkpoint read from their files, before the common checks of checkpoint.cpp.
 // Internal to model/, and to tests and fuzz targets that bring bytes instead of files.
 
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,6 +28,11 @@ struct CheckpointParts {
   /// Every file that shapes the result, under the name that goes into the digest, in order.
   std::vector<std::pair<std::string, std::shared_ptr<const Mapping>>> files;
 };
+
+/// Tensor → file of the same directory.
+using ShardIndex = std::map<std::string, std::string, std::less<>>;
+/// A model.safetensors.index.json; `where` names it in messages. Throws InputError.
+ShardIndex parse_shard_index(std::string_view text, const std::string& where);
 
 CheckpointParts read_directory(const std::filesystem::path& directory);
 CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
