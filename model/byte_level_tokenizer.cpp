@@ -300,6 +300,8 @@ class ByteLevelTokenizer final : public Tokenizer {
 
 }  // namespace
 
+std::array<char32_t, 256> byte_characters() { return ByteAlphabet().character; }
+
 std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerParts parts) {
   return std::make_shared<const ByteLevelTokenizer>(std::move(parts));
 }

@@ -2,6 +2,7 @@
 // What a tokenizer file says, whatever its format, and the tokenizer built from it. Used by the readers of
 // tokenizer.json and of GGUF metadata, at loading.
 
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -41,5 +42,8 @@ TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string whe
 
 /// Ids lie below this: a hostile file must not make us allocate.
 constexpr int64_t token_ids_max = int64_t{1} << 22;
+
+/// The characters that stand for the bytes 0 to 255 in a vocabulary.
+std::array<char32_t, 256> byte_characters();
 
 }  // namespace convoy::model

@@ -7,6 +7,7 @@
 #include "model/digest.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/random_model.hpp"
 
 namespace convoy::model {
 
@@ -33,6 +34,18 @@ class FileCheckpoint final : public Checkpoint {
       tensor.owner->will_need(tensor.bytes);
     }
     return weights;
+  }
+
+  StageWeights layout(LayerRange range) const override {
+    UsedTensors used;
+    return collect_weights(parts_, range, used);
+  }
+
+  uint64_t prediction_parameters() const override {
+    uint64_t count = 0;
+    for (const auto& [name, tensor] : parts_.tensors)
+      if (is_prediction(name)) count += value_count(tensor);
+    return count;
   }
 
   std::string weights_digest() const override {
@@ -71,6 +84,10 @@ class FileCheckpoint final : public Checkpoint {
     if (parts_.naming == Naming::gguf) return name == "rope_freqs.weight";
     if (name.ends_with(".rotary_emb.inv_freq")) return true;
     if (parts_.config.tied_head && name == "lm_head.weight") return true;
+    return is_prediction(name);
+  }
+
+  bool is_prediction(std::string_view name) const {
     for (int64_t n = 0; n < parts_.config.prediction_layers; ++n)
       if (name.starts_with("model.layers." + std::to_string(parts_.config.layers + n) + ".")) return true;
     return false;
@@ -88,6 +105,7 @@ std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts) {
 }
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
+  if (names_random_model(path.native())) return open_random(path.native());
   std::error_code ignored;  // a path that can't be looked at is reported by Mapping::open
   if (std::filesystem::is_directory(path, ignored)) return make_checkpoint(read_directory(path));
   auto file = Mapping::open(path);

@@ -1,6 +1,7 @@
 #pragma once
-// A checkpoint on disk: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or
-// one GGUF file, by mmap. Opening reads headers only; the pages of a weight are touched when it is used.
+// A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or one GGUF
+// file, by mmap, or random weights (model/random_model.hpp). Opening reads headers only; the pages of a
+// weight are touched when it is used.
 
 #include <filesystem>
 #include <map>
@@ -65,15 +66,21 @@ struct GgufValue {
 
 class Checkpoint {
  public:
-  /// Opens a directory or a GGUF file and checks every count, offset, type and size. Throws InputError.
+  /// Opens a directory, a GGUF file or random:NAME[:LAYERS] and checks every count, offset, type and size.
+  /// Throws InputError.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
   virtual ~Checkpoint() = default;
 
   virtual const Config& config() const = 0;
   /// The weights of a range, each checked against the shape the configuration gives. Touches no other page.
   virtual StageWeights stage(LayerRange range) const = 0;
+  /// The same for those who look at shapes and sizes only: nothing is fetched, and no byte may be read.
+  virtual StageWeights layout(LayerRange range) const = 0;
+  /// Numbers in the layers that predict further tokens, which are never run.
+  virtual uint64_t prediction_parameters() const = 0;
   /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key
-  /// needs to be never wrong. Reads everything, so call it once and off the hot path.
+  /// needs to be never wrong. Reads everything, so call it once and off the hot path. Of random weights it is
+  /// the digest of what they are made from.
   virtual std::string weights_digest() const = 0;
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;

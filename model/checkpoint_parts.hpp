@@ -37,6 +37,9 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& where);
 CheckpointParts read_directory(const std::filesystem::path& directory);
 CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
 
+/// Random weights in memory, made when a stage asks for them. Throws InputError.
+std::shared_ptr<const Checkpoint> open_random(std::string_view name);
+
 /// Checks that the tensors are those that the configuration asks for, each of its shape, and no others.
 std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts);
 

@@ -33,7 +33,9 @@ bool aligned(std::span<const std::byte> bytes, size_t to) {
 
 class Collector {
  public:
-  Collector(const CheckpointParts& parts, UsedTensors& used) : parts_(parts), c_(parts.config), used_(used) {}
+  /// With a list nothing is looked up: what would be goes there.
+  Collector(const CheckpointParts& parts, UsedTensors& used, std::vector<WantedTensor>* list = nullptr)
+      : parts_(parts), c_(parts.config), used_(used), list_(list) {}
 
   StageWeights collect(LayerRange range) {
     assert(range.first >= 0 && range.first <= range.last && range.last < c_.layers);
@@ -161,6 +163,11 @@ class Collector {
 
   const Tensor& find(const Name& weight, const std::vector<int64_t>& shape, bool plain_only) {
     const std::string name = prefix_ + (gguf() ? weight.gguf : weight.hugging_face);
+    if (list_) {
+      static const Tensor none;
+      if (used_.emplace(name, !rarely_).second) list_->push_back({name, shape, plain_only});
+      return none;
+    }
     const auto found = parts_.tensors.find(name);
     if (found == parts_.tensors.end())
       throw InputError("is missing", tensor_place(parts_, name),
@@ -185,6 +192,7 @@ class Collector {
   const CheckpointParts& parts_;
   const Config& c_;
   UsedTensors& used_;
+  std::vector<WantedTensor>* const list_;
   std::string prefix_;
   bool rarely_ = false;  // what is collected now is not read by every step
 };
@@ -193,6 +201,19 @@ class Collector {
 
 StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used) {
   return Collector(parts, used).collect(range);
+}
+
+std::vector<WantedTensor> list_weights(const Config& config) {
+  CheckpointParts parts;
+  parts.config = config;
+  UsedTensors used;
+  std::vector<WantedTensor> list;
+  Collector(parts, used, &list).collect({0, config.layers - 1});
+  return list;
+}
+
+uint64_t value_count(const Tensor& tensor) {
+  return tensor.bytes.size() / info(tensor.type).block_bytes * info(tensor.type).block_values;
 }
 
 std::string tensor_place(const CheckpointParts& parts, std::string_view name) {

@@ -60,6 +60,16 @@ std::shared_ptr<const Mapping> Mapping::copy_of(std::span<const std::byte> bytes
       new Mapping(std::move(name), static_cast<const std::byte*>(data), bytes.size()));
 }
 
+std::shared_ptr<const Mapping> Mapping::reserve(size_t bytes, std::filesystem::path name,
+                                                std::span<std::byte>& memory) {
+  assert(bytes > 0);
+  void* data =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) fail(name, "take memory for");
+  memory = {static_cast<std::byte*>(data), bytes};
+  return std::shared_ptr<const Mapping>(new Mapping(std::move(name), memory.data(), bytes));
+}
+
 void Mapping::will_need(std::span<const std::byte> part) const {
   if (part.empty()) return;
   assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);

@@ -18,6 +18,10 @@ class Mapping {
   /// The same interface over a copy of bytes in memory, under a name for messages: for tests and fuzz
   /// targets.
   static std::shared_ptr<const Mapping> copy_of(std::span<const std::byte> bytes, std::filesystem::path name);
+  /// Memory that costs nothing until it is written, through `memory`: zeros, under a name for messages. Who
+  /// writes makes sure that nobody reads there yet.
+  static std::shared_ptr<const Mapping> reserve(size_t bytes, std::filesystem::path name,
+                                                std::span<std::byte>& memory);
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;

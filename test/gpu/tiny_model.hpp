@@ -147,6 +147,8 @@ class TinyCheckpoint final : public model::Checkpoint {
     if (range.last == config_.layers - 1) weights.final_norm = norm_, weights.head = embedding_;
     return weights;
   }
+  model::StageWeights layout(model::LayerRange range) const override { return stage(range); }
+  uint64_t prediction_parameters() const override { return 0; }
   std::string weights_digest() const override { return "tiny"; }
   const std::filesystem::path& path() const override { return path_; }
   bool is_gguf() const override { return false; }
