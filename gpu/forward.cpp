@@ -16,6 +16,21 @@ const Weight* pointer(const std::optional<Weight>& weight) { return weight ? &*w
 
 }  // namespace
 
+ActivationWidths activation_widths(const model::Config& c, model::LayerRange range) {
+  ActivationWidths w;
+  w.hidden = c.hidden;
+  if (const auto& l = c.latent) {
+    w.q_a = l->q_rank, w.q = c.heads * l->query();
+    w.kv_a = l->cached(), w.attended = c.heads * l->value;
+  } else {
+    w.q = w.attended = c.heads * c.head_dim;
+    w.k = w.v = c.kv_heads * c.head_dim;
+  }
+  w.gated = std::max(c.intermediate, c.moe ? c.moe->shared * c.moe->width : 0);
+  if (range.last == c.layers - 1) w.logits = c.vocab;
+  return w;
+}
+
 Forward::Layer Forward::adopt(const model::LayerWeights& w) {
   const auto one = [&](const model::Tensor& t) { return t.shape.empty() ? Weight{} : backend_.adopt(t); };
   const auto maybe = [&](const std::optional<model::Tensor>& t) {
@@ -57,10 +72,15 @@ Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::L
   head_ = adopt_if(weights.head);
 
   const auto buffer = [&](int64_t width) {
+    if (width == 0) return RowBuffer{};
     return RowBuffer{backend.allocate(static_cast<size_t>(limits.rows * width) * sizeof(float)), width};
   };
-  x_ = buffer(c.hidden), delta_ = buffer(c.hidden), h_ = buffer(c.hidden);
-  if (const auto& l = c.latent) {
+  const ActivationWidths widths = activation_widths(c, range);
+  x_ = buffer(widths.hidden), delta_ = buffer(widths.hidden), h_ = buffer(widths.hidden);
+  q_a_ = buffer(widths.q_a), q_ = buffer(widths.q), k_ = buffer(widths.k), v_ = buffer(widths.v);
+  kv_a_ = buffer(widths.kv_a), attended_ = buffer(widths.attended), gated_ = buffer(widths.gated);
+  logits_ = buffer(widths.logits);
+  if (const auto& l = c.latent)
     latent_ = {c.heads,
                l->latent,
                l->nope,
@@ -68,15 +88,8 @@ Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::L
                l->value,
                scale,
                limits.deterministic ? limits.rows : absorbed_rows_max};
-    if (l->q_rank > 0) q_a_ = buffer(l->q_rank);
-    q_ = buffer(c.heads * l->query()), kv_a_ = buffer(l->cached()), attended_ = buffer(c.heads * l->value);
-  } else {
+  else
     attention_ = {c.heads, c.kv_heads, c.head_dim, scale};
-    q_ = buffer(c.heads * c.head_dim), attended_ = buffer(c.heads * c.head_dim);
-    k_ = buffer(c.kv_heads * c.head_dim), v_ = buffer(c.kv_heads * c.head_dim);
-  }
-  gated_ = buffer(std::max(c.intermediate, c.moe ? c.moe->shared * c.moe->width : 0));
-  if (last()) logits_ = buffer(c.vocab);
 }
 
 void Forward::begin(std::span<const int32_t> ids) {

@@ -19,6 +19,14 @@ struct ForwardLimits {
   bool deterministic = false;  // latent attention is always absorbed, however many rows a sequence brings
 };
 
+/// Values in a row of each buffer that the activations of a layer range need; 0: no such buffer.
+struct ActivationWidths {
+  int64_t hidden = 0;  // of three buffers: the residual stream, what is added to it, its norm
+  int64_t q_a = 0, q = 0, k = 0, v = 0, kv_a = 0, attended = 0, gated = 0, logits = 0;
+  int64_t sum() const { return 3 * hidden + q_a + q + k + v + kv_a + attended + gated + logits; }
+};
+ActivationWidths activation_widths(const model::Config& config, model::LayerRange range);
+
 class Forward {
  public:
   /// Adopts the weights of the range. progress(done, total) in layers; may be empty.

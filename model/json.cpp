@@ -1,6 +1,7 @@
 #include "model/json.hpp"
 
 #include <boost/json/basic_parser_impl.hpp>
+#include <boost/json/monotonic_resource.hpp>
 #include <boost/json/value_stack.hpp>
 #include <charconv>
 #include <optional>
@@ -38,7 +39,8 @@ struct Builder {
   }
 
   bool on_document_begin(Error&) {
-    stack.reset();
+    // Block after block instead of an allocation a value: an index names a hundred thousand tensors.
+    stack.reset(json::make_shared_resource<json::monotonic_resource>());
     return true;
   }
   bool on_document_end(Error&) { return true; }
