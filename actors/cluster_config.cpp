@@ -9,6 +9,7 @@
 #include "actors/config_check.hpp"
 #include "actors/config_table.hpp"
 #include "model/error.hpp"
+#include "model/random_model.hpp"
 
 namespace convoy::actors {
 
@@ -296,7 +297,7 @@ ClusterConfig load_cluster_config(const std::filesystem::path& file) {
   const auto resolve = [&](const std::string& path) {
     return (config.file.parent_path() / path).lexically_normal().string();  // an absolute path stays as it is
   };
-  config.cluster.model = resolve(config.cluster.model);
+  config.cluster.model = model::resolve_model(config.cluster.model, config.file.parent_path());
   config.cluster.run_dir = resolve(config.cluster.run_dir);
   if (config.cluster.model_id.empty()) config.cluster.model_id = default_model_id(config.cluster.model);
   return std::move(result.config);

@@ -83,7 +83,8 @@ void add_cluster_keys(std::vector<Key>& t) {
       "Links and HTTP are plaintext and refuse every address but loopback. Must be true in this version."));
   t.push_back(key<s, &S::model>(
       "cluster", "model",
-      "Model to serve: a GGUF file, or a folder with config.json and safetensors. Relative to this file."));
+      "Model to serve: a GGUF file, or a folder with config.json and safetensors, relative to this file; or "
+      "random:NAME[:LAYERS], a model of random weights with the dimensions of a published one."));
   t.back().required = true;
   t.push_back(key<s, &S::model_id>(
       "cluster", "model_id",

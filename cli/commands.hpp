@@ -16,6 +16,8 @@ enum ExitCode : int {
   internal = 70,    // a fault of ours
 };
 
+void add_inspect(CLI::App& app, int& exit_code);
+void add_make_model(CLI::App& app, int& exit_code);
 void add_verify(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);

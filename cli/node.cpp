@@ -24,6 +24,7 @@
 #include "gateway/gateway.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
+#include "model/random_model.hpp"
 
 namespace convoy::cli {
 
@@ -256,7 +257,7 @@ int run_node(const std::string& file, const std::string& name, const std::string
   block_signals();
   auto config = actors::load_cluster_config(file);
   if (!model.empty()) {
-    config.cluster.model = fs::absolute(model).string();
+    config.cluster.model = model::resolve_model(model, fs::current_path());
     config.cluster.model_id = actors::default_model_id(config.cluster.model);
   }
   if (!config.find_node(name))

@@ -14,9 +14,11 @@
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
+#include "cli/model_option.hpp"
 #include "cli/runtime.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
+#include "model/random_model.hpp"
 
 namespace convoy::cli {
 
@@ -134,15 +136,18 @@ int bring_up(actors::ClusterConfig config, const std::string& model_override) {
 
 void add_up(CLI::App& app, int& exit_code) {
   struct Arguments {
-    std::string config = "cluster.conf", model;
+    std::string config = "cluster.conf";
+    ModelOption model;
   };
   auto args = std::make_shared<Arguments>();
   auto* command = app.add_subcommand("up", "Starts the cluster on this machine; returns when it is ready");
   command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
-  command->add_option("--model", args->model, "a model in place of the configured one");
+  args->model.add_to(*command, false, "--model",
+                     "a model in place of the configured one; random:NAME[:LAYERS] has random weights");
   command->callback([args, &exit_code] {
+    const std::string& model = args->model.model;
     exit_code = bring_up(actors::load_cluster_config(args->config),
-                         args->model.empty() ? "" : fs::absolute(args->model).string());
+                         model.empty() ? "" : model::resolve_model(model, fs::current_path()));
   });
 }
 

@@ -143,7 +143,7 @@ void print(const Verdict& v, bool json, double tolerance) {
 }  // namespace
 
 int verify_golden(const VerifyOptions& options) {
-  const auto checkpoint = model::Checkpoint::open(options.model);
+  const auto checkpoint = model::Checkpoint::open(options.model.model);
   const model::Config& config = checkpoint->config();
   const auto file = model::SafetensorsFile::open(options.golden);
   std::vector<GoldenPrompt> prompts;
@@ -177,7 +177,7 @@ int verify_golden(const VerifyOptions& options) {
 void add_verify(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<VerifyOptions>();
   CLI::App* command = app.add_subcommand("verify", "Check a model's forward pass against reference logits");
-  command->add_option("--model", options->model, "A checkpoint's directory or a GGUF file")->required();
+  options->model.add_to(*command, true);
   CLI::Option* golden =
       command->add_option("--golden", options->golden, "Reference prompts, logits and tokens (.safetensors)");
   command->add_option("--split", options->split, "First layers of further stages, such as 3,7")

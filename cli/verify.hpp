@@ -9,10 +9,13 @@
 #include <thread>
 #include <vector>
 
+#include "cli/model_option.hpp"
+
 namespace convoy::cli {
 
 struct VerifyOptions {
-  std::string model, golden, backend = "cpu", kernels = "reference", against, text;
+  ModelOption model;
+  std::string golden, backend = "cpu", kernels = "reference", against, text;
   std::vector<int64_t> split;
   std::optional<double> tolerance;
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -65,8 +65,8 @@ struct Comparison {
 }  // namespace
 
 int verify_text(const VerifyOptions& options) {
-  const auto checkpoint = model::Checkpoint::open(options.model);
-  const auto tokenizer = model::Tokenizer::load(options.model);
+  const auto checkpoint = model::Checkpoint::open(options.model.model);
+  const auto tokenizer = model::Tokenizer::load(options.model.model);
   const std::vector<int32_t> tokens = tokenizer->encode(read_text(options.text), false);
   if (tokens.size() < 2) throw InputError("has fewer than 2 tokens", options.text, "give a longer text");
 

@@ -1,0 +1,195 @@
+// convoy inspect: what a model is and what a stage of it needs, from its headers: no weight is read.
+
+#include "model/inspect.hpp"
+
+#include <boost/json.hpp>
+#include <charconv>
+#include <cstdio>
+#include <map>
+
+#include "actors/plan_limits.hpp"
+#include "cli/commands.hpp"
+#include "cli/model_option.hpp"
+#include "gpu/forward.hpp"
+#include "model/error.hpp"
+
+namespace convoy::cli {
+
+namespace json = boost::json;
+using model::DType;
+
+namespace {
+
+struct InspectOptions {
+  ModelOption model;
+  std::string stage, kv_type = "bf16";
+  uint32_t kv_tokens = actors::ClusterConfig::Pipeline{}.kv_tokens;
+  uint32_t rows = 0, context = 0;
+  bool json = false;
+};
+
+/// What a stage holds in memory once all of it was used.
+struct StageNeeds {
+  model::LayerRange range;
+  uint64_t weights = 0, kv = 0, buffers = 0;
+  uint64_t resident() const { return weights + kv + buffers; }
+};
+
+model::LayerRange parse_range(const std::string& text, int64_t layers) {
+  model::LayerRange range{-1, -1};
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, range.first);
+  const bool dash = first.ec == std::errc() && first.ptr != end && *first.ptr == '-';
+  const auto last = dash ? std::from_chars(first.ptr + 1, end, range.last) : first;
+  if (!dash || last.ec != std::errc() || last.ptr != end || range.first < 0 || range.first > range.last ||
+      range.last >= layers)
+    throw InputError("is \"" + text + "\"", "--stage",
+                     "give the first and the last layer, as 0-" + std::to_string(layers - 1));
+  return range;
+}
+
+StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions& options, DType kv_type) {
+  const model::Config& config = checkpoint.config();
+  // The limits that a stage would get from a configuration with these values.
+  actors::ClusterConfig cluster;
+  cluster.pipeline.kv_tokens = options.kv_tokens;
+  cluster.pipeline.context_tokens_max = options.context;
+  const actors::SchedulerLimits limits = actors::scheduler_limits(cluster, config);
+  const int64_t rows = options.rows > 0 ? options.rows : limits.rows();
+
+  StageNeeds needs{parse_range(options.stage, config.layers)};
+  needs.weights = model::stage_bytes(checkpoint, needs.range);
+  needs.kv = model::kv_bytes_per_token(config, needs.range.count(), kv_type) * limits.kv_blocks *
+             static_cast<uint64_t>(gpu::kv_block_tokens);
+  const int64_t rotations = limits.context_tokens * config.head_dim;  // a cosine and a sine for each pair
+  needs.buffers =
+      static_cast<uint64_t>(rows * gpu::activation_widths(config, needs.range).sum() + rotations) *
+      sizeof(float);
+  return needs;
+}
+
+json::object to_json(const model::Config& config, const model::Inspection& found,
+                     const model::TextParts& text, uint64_t kv_bytes) {
+  json::object quantization;
+  for (const auto& [type, bytes] : found.types) quantization[model::info(type).name] = bytes;
+  return {{"architecture", config.architecture},
+          {"layers", config.layers},
+          {"parameters", found.parameters},
+          {"parameters_active", found.parameters_active},
+          {"prediction_parameters", found.prediction_parameters},
+          {"bytes", found.bytes},
+          {"layer_bytes", json::value_from(found.layer_bytes)},
+          {"expert_bytes", found.expert_bytes},
+          {"kv_bytes_per_token", kv_bytes},
+          {"context", config.context},
+          {"quantization", quantization},
+          {"tokenizer", text.tokenizer},
+          {"chat_template", text.chat_template}};
+}
+
+json::object to_json(const StageNeeds& needs) {
+  return {{"first_layer", needs.range.first}, {"last_layer", needs.range.last},
+          {"weights_bytes", needs.weights},   {"kv_bytes", needs.kv},
+          {"buffer_bytes", needs.buffers},    {"resident_bytes", needs.resident()}};
+}
+
+/// "671.0 B" parameters, "1.50 GB": three digits at least, and the giga without a unit as people write it.
+std::string short_number(uint64_t value, const std::string& unit) {
+  const char* const scales[] = {"", "k", "M", unit.empty() ? "B" : "G", "T"};
+  size_t scale = 0;
+  double number = static_cast<double>(value);
+  while (number >= 1000 && scale + 1 < std::size(scales)) number /= 1000, scale++;
+  const int digits = scale == 0 ? 0 : number < 100 ? 2 : 1;
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f %s%s", digits, number, scales[scale], unit.c_str());
+  return text;
+}
+
+void print_line(const char* name, const std::string& value) {
+  std::printf("%-18s %s\n", name, value.c_str());
+}
+
+void print(const model::Config& config, const model::Inspection& found, const model::TextParts& text,
+           uint64_t kv_bytes, const std::string& kv_type) {
+  const auto bytes = [](uint64_t count) { return short_number(count, "B"); };
+  print_line("architecture", config.architecture + ", " + std::to_string(config.layers) + " layers");
+  std::string parameters = short_number(found.parameters, "");
+  if (found.parameters_active != found.parameters)
+    parameters += ", " + short_number(found.parameters_active, "") + " active for a token";
+  print_line("parameters", parameters);
+  if (found.prediction_parameters > 0)
+    print_line("", short_number(found.prediction_parameters, "") + " more in prediction layers, never run");
+  print_line("bytes", bytes(found.bytes));
+  std::map<uint64_t, int64_t> layers_of;  // bytes → layers
+  for (const uint64_t layer : found.layer_bytes) layers_of[layer]++;
+  for (const auto& [size, count] : layers_of)
+    print_line("", bytes(size) + " in each of " + std::to_string(count) + " layer(s)");
+  if (found.expert_bytes > 0) print_line("", bytes(found.expert_bytes) + " in an expert");
+  std::string types;
+  for (const auto& [type, size] : found.types)
+    types += (types.empty() ? "" : ", ") + std::string(model::info(type).name) + " " + bytes(size);
+  print_line("types", types);
+  print_line("keys and values", std::to_string(kv_bytes) + " B a token in " + kv_type);
+  print_line("context", std::to_string(config.context) + " tokens");
+  print_line("tokenizer", text.tokenizer);
+  print_line("chat template", text.chat_template);
+}
+
+void print(const StageNeeds& needs) {
+  const auto bytes = [](uint64_t count) { return short_number(count, "B"); };
+  print_line("stage",
+             "layers " + std::to_string(needs.range.first) + " to " + std::to_string(needs.range.last));
+  print_line("  weights", bytes(needs.weights));
+  print_line("  keys and values", bytes(needs.kv));
+  print_line("  buffers", bytes(needs.buffers));
+  print_line("  resident", bytes(needs.resident()));
+}
+
+int run_inspect(const InspectOptions& options) {
+  const DType kv_type = options.kv_type == "f32"   ? DType::f32
+                        : options.kv_type == "f16" ? DType::f16
+                                                   : DType::bf16;
+  const auto checkpoint = model::Checkpoint::open(options.model.model);
+  const model::Config& config = checkpoint->config();
+  const model::Inspection found = model::inspect(*checkpoint);
+  const model::TextParts text = model::inspect_text(*checkpoint);
+  const uint64_t kv_bytes = model::kv_bytes_per_token(config, config.layers, kv_type);
+  std::optional<StageNeeds> needs;
+  if (!options.stage.empty()) needs = stage_needs(*checkpoint, options, kv_type);
+  if (options.json) {
+    json::object line = to_json(config, found, text, kv_bytes);
+    if (needs) line["stage"] = to_json(*needs);
+    std::printf("%s\n", json::serialize(line).c_str());
+  } else {
+    print(config, found, text, kv_bytes, options.kv_type);
+    if (needs) print(*needs);
+  }
+  return ok;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = app.add_subcommand("inspect", "What a model is, and what a stage of it needs");
+  options->model.add_to(*command, true, "MODEL,--model");
+  CLI::Option* stage = command->add_option("--stage", options->stage, "Layers of a stage, such as 0-15");
+  command->add_option("--kv-type", options->kv_type, "How keys and values are kept")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+      ->capture_default_str();
+  command->add_option("--kv-tokens", options->kv_tokens, "Tokens that a stage keeps, as pipeline.kv_tokens")
+      ->check(CLI::PositiveNumber)
+      ->needs(stage)
+      ->capture_default_str();
+  command->add_option("--context", options->context, "As pipeline.context_tokens_max")->needs(stage);
+  command
+      ->add_option(
+          "--rows", options->rows,
+          "Rows of a step: prefill_tokens_per_step + sequences_max + 1 of the pipeline (default: theirs)")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs(stage);
+  command->add_flag("--json", options->json, "One JSON object");
+  command->callback([options, &exit_code] { exit_code = run_inspect(*options); });
+}
+
+}  // namespace convoy::cli
