@@ -25,7 +25,7 @@ struct Weight {
   Buffer memory;
   model::DType type = model::DType::f32;
   int64_t rows = 0, columns = 0;  // [out, in]; a vector is one row
-  Buffer scales{};                // f8_e4m3: as Tensor::scales; null: none
+  Buffer scales{};                // f8_e4m3, i8: as Tensor::scales; null: none
   const void* data() const { return memory.get(); }
 };
 

@@ -50,32 +50,38 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
                        index_file.path().string() + ": tensor " + in_quotes(name), mend);
 }
 
-/// Joins each FP8 weight with its scales, which stand beside it under its name and "_scale_inv". (The name
-/// says inverse; what stands there is multiplied.)
+/// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
+/// or "_scale". (The former name says inverse; what stands there is multiplied.)
 void attach_scales(TensorMap& tensors, const std::string& directory) {
   const auto blocks = [](int64_t values) { return (values + fp8_block - 1) / fp8_block; };
   for (auto& [name, tensor] : tensors) {
-    if (tensor.type != DType::f8_e4m3) continue;
+    const bool fp8 = tensor.type == DType::f8_e4m3;
+    if (!fp8 && tensor.type != DType::i8) continue;
     const std::string place = directory + ": tensor " + in_quotes(name);
-    const auto scales = tensors.find(name + "_scale_inv");
+    const auto scales = tensors.find(name + (fp8 ? "_scale_inv" : "_scale"));
     if (tensor.shape.size() != 2 || scales == tensors.end())
-      throw InputError(
-          tensor.shape.size() != 2 ? "is FP8, but no matrix" : "is FP8 without its weight_scale_inv", place,
-          "use a checkpoint in DeepSeek's FP8, or in bf16");
+      throw InputError(tensor.shape.size() != 2 ? "has bytes for values, but is no matrix"
+                       : fp8                    ? "is FP8 without its weight_scale_inv"
+                                                : "is I8 without its weight_scale",
+                       place, "use a checkpoint in DeepSeek's FP8, one of `convoy quantize`, or in bf16");
     const Tensor& found = scales->second;
-    if (found.type != DType::f32 ||
-        found.shape != std::vector<int64_t>{blocks(tensor.shape[0]), blocks(tensor.shape[1])})
-      throw InputError("has scales that are not F32, one for each block of 128 by 128", place,
-                       "the checkpoint is damaged; fetch it again");
+    const std::vector<int64_t> shape = fp8 ? std::vector{blocks(tensor.shape[0]), blocks(tensor.shape[1])}
+                                           : std::vector{tensor.shape[0], int64_t{1}};
+    if (found.type != DType::f32 || found.shape != shape)
+      throw InputError(fp8 ? "has scales that are not F32, one for each block of 128 by 128"
+                           : "has scales that are not F32, one for each row",
+                       place, "the checkpoint is damaged, or of a kind that Convoy doesn't read");
     tensor.scales = found.bytes;
     tensor.scales_owner = found.owner;
   }
   std::erase_if(tensors, [&](const auto& entry) {
     const std::string_view name = entry.first;
-    constexpr std::string_view suffix = "_scale_inv";
-    if (!name.ends_with(suffix)) return false;
-    const auto weight = tensors.find(name.substr(0, name.size() - suffix.size()));
-    return weight != tensors.end() && weight->second.type == DType::f8_e4m3;
+    const auto belongs = [&](std::string_view suffix, DType type) {
+      if (!name.ends_with(suffix)) return false;
+      const auto weight = tensors.find(name.substr(0, name.size() - suffix.size()));
+      return weight != tensors.end() && weight->second.type == type;
+    };
+    return belongs("_scale_inv", DType::f8_e4m3) || belongs("_scale", DType::i8);
   });
 }
 

@@ -61,6 +61,8 @@ class Fields {
     return Fields(value->get_object(), where_ + ": " + std::string(name));
   }
 
+  size_t size() const { return object_.size(); }
+
   int64_t need_integer(std::string_view name) const { return need(integer(name), name); }
   double need_number(std::string_view name) const { return need(number(name), name); }
 
@@ -104,6 +106,28 @@ void read_architecture(const Fields& fields, Config& config) {
 
 bool is_deepseek(const Config& config) { return config.architecture.starts_with("deepseek"); }
 
+/// compressed-tensors with whole numbers of 8 bits and a scale for each row; activations stay as they are.
+/// Which modules are left out shows in the tensors' types.
+void check_int8(const Fields& quantisation) {
+  quantisation.only("format", "int-quantized");
+  quantisation.only("quantization_status", "compressed");
+  quantisation.only("kv_cache_scheme", nullptr);
+  const auto groups = quantisation.object("config_groups");
+  const auto group = groups ? groups->object("group_0") : std::nullopt;
+  const auto weights = group ? group->object("weights") : std::nullopt;
+  if (!weights || groups->size() != 1 || !quantisation.find("format"))
+    quantisation.fail("config_groups", "is not one group_0 with weights",
+                      "use a checkpoint of `convoy quantize`, or in bf16");
+  for (const char* activations : {"input_activations", "output_activations"})
+    group->only(activations, nullptr);
+  weights->only("num_bits", 8);
+  weights->only("type", "int");
+  weights->only("symmetric", true);
+  weights->only("strategy", "channel");
+  weights->only("dynamic", false);
+  weights->only("actorder", nullptr);
+}
+
 /// DeepSeek V3's own: bytes of e4m3 with a scale for each block of 128×128. Activations are not rounded here,
 /// so what `activation_scheme` and `scale_fmt` say of them changes nothing that is stored.
 void check_quantisation(const Fields& fields) {
@@ -111,6 +135,7 @@ void check_quantisation(const Fields& fields) {
     fields.fail("compression_config", "is set: such weights are not read", "use the GGUF instead");
   const auto quantisation = fields.object("quantization_config");
   if (!quantisation) return;
+  if (quantisation->text("quant_method") == "compressed-tensors") return check_int8(*quantisation);
   quantisation->only("quant_method", "fp8");
   quantisation->only("fmt", "e4m3");
   quantisation->only("activation_scheme", "dynamic");

@@ -290,6 +290,24 @@ void quantize_block_fp8(std::span<const float> matrix, int64_t rows, int64_t col
   }
 }
 
+float quantize_row_i8(std::span<const float> row, std::span<std::byte> out) {
+  assert(out.size() == row.size());
+  float largest = 0;
+  for (size_t i = 0; i < row.size(); ++i) {
+    if (!std::isfinite(row[i])) refuse(DType::i8, i, row[i]);
+    largest = std::max(largest, std::fabs(row[i]));
+  }
+  uint16_t bits = f32_to_bf16(largest / 127);
+  if (bf16_to_f32(bits) < largest / 127) ++bits;
+  // Next to nothing has no scale: it would round to zero, or be divided by a number next to it.
+  const float scale = bf16_to_f32(bits) >= std::numeric_limits<float>::min() ? bf16_to_f32(bits) : 1;
+  for (size_t i = 0; i < row.size(); ++i) {
+    const float q = step_of(std::fabs(row[i]), 1 / scale, 127);
+    store(out.data() + i, static_cast<int8_t>(row[i] < 0 ? -q : q));
+  }
+  return scale;
+}
+
 // Each adds half of the last place that stays, less one if that place is even, and lets the carry run into
 // the exponent. Below the smallest normal number the last place has a fixed size: a sum with a number of that
 // precision rounds to it.

@@ -23,6 +23,11 @@ void quantize_row(DType type, std::span<const float> row, std::span<std::byte> o
 void quantize_block_fp8(std::span<const float> matrix, int64_t rows, int64_t columns,
                         std::span<std::byte> e4m3, std::span<float> scale_inv);
 
+/// Encodes one row as i8. value = i8 · the scale that it returns: the row's largest magnitude / 127 or a
+/// little more, so that bfloat16 holds it (other readers keep scales in a model's type), or 1 where all are
+/// zero. Throws InputError at a value that is not finite.
+float quantize_row_i8(std::span<const float> row, std::span<std::byte> out);
+
 /// To the nearest, ties to even. What is too large becomes 448: there is no infinity.
 uint8_t f32_to_f8_e4m3(float x);
 

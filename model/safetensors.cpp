@@ -26,7 +26,7 @@ struct Entry {
 };
 
 std::optional<DType> dtype_of(std::string_view name) {
-  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::i64})
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::i8, DType::i64})
     if (info(type).name == name) return type;
   return std::nullopt;
 }
@@ -81,7 +81,7 @@ Tensor read_tensor(const json::value& value, std::span<const std::byte> data, co
   const auto type = dtype ? dtype_of({dtype->data(), dtype->size()}) : std::nullopt;
   if (!type)
     throw InputError("has the type " + (dtype ? in_quotes({dtype->data(), dtype->size()}) : "of no name"),
-                     where, "F32, F16, BF16, F8_E4M3 and I64 are understood; convert the checkpoint");
+                     where, "F32, F16, BF16, F8_E4M3, I8 and I64 are understood; convert the checkpoint");
   Tensor tensor{*type, shape_of(field(*object, "shape", where), where), {}, nullptr};
   const json::array* offsets = field(*object, "data_offsets", where).if_array();
   const auto begin = offsets && offsets->size() == 2 ? count_of((*offsets)[0]) : std::nullopt;

@@ -10,7 +10,7 @@ namespace convoy::model {
 namespace {
 
 // Indexed by DType.
-constexpr std::array<DTypeInfo, 12> dtypes{{{"F32", 1, 4},
+constexpr std::array<DTypeInfo, 13> dtypes{{{"F32", 1, 4},
                                             {"F16", 1, 2},
                                             {"BF16", 1, 2},
                                             {"F8_E4M3", 1, 1},
@@ -21,6 +21,7 @@ constexpr std::array<DTypeInfo, 12> dtypes{{{"F32", 1, 4},
                                             {"Q4_K", 256, 144},
                                             {"Q5_K", 256, 176},
                                             {"Q6_K", 256, 210},
+                                            {"I8", 1, 1},
                                             {"I64", 1, 8}}};
 
 // Mapped bytes have no alignment we could rely on, and may not be read through another type.
@@ -141,6 +142,9 @@ void widen_block(DType type, const std::byte* block, float* out) {
     case DType::q6_k:
       widen_q6_k(block, out);
       return;
+    case DType::i8:
+      *out = static_cast<float>(load<int8_t>(block));
+      return;
     case DType::i64:
       *out = static_cast<float>(load<int64_t>(block));
       return;
@@ -185,6 +189,11 @@ void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out) {
       widen_block(tensor.type, block, out.data() + i);
   }
   if (tensor.scales.empty()) return;
+  if (tensor.type == DType::i8) {
+    const auto scale = load<float>(tensor.scales.data() + static_cast<size_t>(row) * sizeof(float));
+    for (float& value : out) value *= scale;
+    return;
+  }
   const int64_t blocks = (tensor.columns() + fp8_block - 1) / fp8_block;
   const std::byte* scales =
       tensor.scales.data() + row / fp8_block * blocks * static_cast<int64_t>(sizeof(float));
@@ -198,14 +207,21 @@ Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows) {
   part.bytes = tensor.bytes.subspan(static_cast<size_t>(first) * tensor.row_bytes(),
                                     static_cast<size_t>(rows) * tensor.row_bytes());
   if (!tensor.scales.empty()) {
-    assert(first % fp8_block == 0);
-    const auto scale_rows = static_cast<size_t>((rows + fp8_block - 1) / fp8_block);
-    const size_t scale_row_bytes =
-        static_cast<size_t>((tensor.columns() + fp8_block - 1) / fp8_block) * sizeof(float);
-    part.scales = tensor.scales.subspan(static_cast<size_t>(first / fp8_block) * scale_row_bytes,
-                                        scale_rows * scale_row_bytes);
+    assert(tensor.type == DType::i8 || first % fp8_block == 0);
+    const auto bytes = [&](int64_t count) {
+      return scale_count(tensor.type, count, tensor.columns()) * sizeof(float);
+    };
+    part.scales = tensor.scales.subspan(bytes(first), bytes(rows));
   }
   return part;
+}
+
+size_t scale_count(DType type, int64_t rows, int64_t columns) {
+  assert(rows >= 0 && columns >= 0);
+  if (type == DType::i8) return static_cast<size_t>(rows);
+  if (type != DType::f8_e4m3) return 0;
+  const auto blocks = [](int64_t n) { return static_cast<size_t>((n + fp8_block - 1) / fp8_block); };
+  return blocks(rows) * blocks(columns);
 }
 
 std::vector<int64_t> integers(const Tensor& tensor) {

@@ -14,7 +14,7 @@
 namespace convoy::model {
 
 /// Element types on disk. f8_e4m3 has no infinity (e4m3fn): 0x7f and 0xff are NaN, 448 is its largest number.
-/// GGML's blocks of 32 values along a row:
+/// i8 is a whole number times a scale of its row. GGML's blocks of 32 values along a row:
 ///   q8_0:   f16 d, int8 q[32]            value = d·q           34 bytes
 ///   q4_0:   f16 d, nibbles[16]           value = d·(q − 8)     18 bytes
 ///   q4_1:   f16 d, f16 m, nibbles[16]    value = d·q + m       20 bytes
@@ -25,7 +25,7 @@ namespace convoy::model {
 ///   q5_k: f16 d, f16 dmin, scales[12], top[32], nibbles[128]   the same with 5-bit q       176 bytes
 ///   q6_k: nibbles[128], top[64], int8 s[16], f16 d             value = d·s·(q − 32)        210 bytes
 /// (parts of 32 in q4_k and q5_k, 16 in q6_k; tensor.cpp says where each bit lies)
-enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, q8_0, q4_0, q4_1, iq4_nl, q4_k, q5_k, q6_k, i64 };
+enum class DType : uint8_t { f32, f16, bf16, f8_e4m3, q8_0, q4_0, q4_1, iq4_nl, q4_k, q5_k, q6_k, i8, i64 };
 
 /// The numbers that an iq4_nl nibble stands for.
 inline constexpr std::array<int8_t, 16> iq4_nl_values{-127, -104, -83, -65, -49, -35, -22, -10,
@@ -54,7 +54,8 @@ struct Tensor {
   std::vector<int64_t> shape;        // outermost first: a weight matrix is [out, in]
   std::span<const std::byte> bytes;  // exactly the size that type and shape give
   std::shared_ptr<const Mapping> owner;
-  std::span<const std::byte> scales{};  // f8_e4m3: float32 [⌈rows/128⌉, ⌈columns/128⌉]; empty: all 1
+  /// float32; f8_e4m3: [⌈rows/128⌉, ⌈columns/128⌉], i8: [rows]; empty: all 1
+  std::span<const std::byte> scales{};
   std::shared_ptr<const Mapping> scales_owner{};
 
   int64_t rows() const { return shape.size() == 2 ? shape[0] : 1; }
@@ -67,10 +68,13 @@ struct Tensor {
 /// Row `row` of a tensor widened to float32; out has columns() values. The reference of every decoder.
 void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out);
 
+/// How many scales a matrix of that type has.
+size_t scale_count(DType type, int64_t rows, int64_t columns);
+
 /// Every value of an i64 tensor; the mapping need not be aligned.
 std::vector<int64_t> integers(const Tensor& tensor);
 
-/// Rows first..first + rows of a matrix, in the same bytes. f8_e4m3 with scales: whole blocks of rows only.
+/// Rows first..first + rows of a matrix, in the same bytes. f8_e4m3 with scales: from a block's first row.
 Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows);
 
 float f16_to_f32(uint16_t half);

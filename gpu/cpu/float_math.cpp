@@ -55,11 +55,8 @@ WeightRows::WeightRows(const Weight& weight) : values_(static_cast<size_t>(weigh
   tensor_.bytes = {static_cast<const std::byte*>(weight.data()),
                    static_cast<size_t>(weight.rows) * tensor_.row_bytes()};
   if (!weight.scales) return;
-  const auto blocks = [](int64_t n) {
-    return static_cast<size_t>((n + model::fp8_block - 1) / model::fp8_block);
-  };
   tensor_.scales = {static_cast<const std::byte*>(weight.scales.get()),
-                    blocks(weight.rows) * blocks(weight.columns) * sizeof(float)};
+                    model::scale_count(weight.type, weight.rows, weight.columns) * sizeof(float)};
 }
 
 void multiply(ThreadPool& pool, Rows h, const Weight& weight, const Weight* bias, Rows out) {

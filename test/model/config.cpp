@@ -180,6 +180,23 @@ BOOST_AUTO_TEST_CASE(a_field_that_would_change_the_result_is_refused_by_name) {
   CHECK_INPUT_ERROR(with(qwen2(), "use_sliding_window", "true"), "use_sliding_window");
 }
 
+BOOST_AUTO_TEST_CASE(int8_is_read_with_a_scale_for_each_row_and_activations_as_they_are) {
+  const auto quantised = [](const std::string& weights, const std::string& activations) {
+    return with(
+        llama(), "quantization_config",
+        R"({"quant_method":"compressed-tensors","format":"int-quantized","config_groups":{"group_0":)"
+        R"({"targets":["Linear"],"weights":{"num_bits":8,"type":"int","symmetric":true,"dynamic":false,)" +
+            weights + R"(},"input_activations":)" + activations + "}}}");
+  };
+  BOOST_CHECK_NO_THROW(quantised(R"("strategy":"channel")", "null"));
+  CHECK_INPUT_ERROR(quantised(R"("strategy":"group")", "null"), "strategy");
+  CHECK_INPUT_ERROR(quantised(R"("strategy":"channel")", R"({"num_bits":8})"), "input_activations");
+  CHECK_INPUT_ERROR(quantised(R"("strategy":"channel","actorder":"group")", "null"), "actorder");
+  CHECK_INPUT_ERROR(with(llama(), "quantization_config",
+                         R"({"quant_method":"compressed-tensors","format":"pack-quantized"})"),
+                    "format");
+}
+
 BOOST_AUTO_TEST_CASE(a_field_that_changes_nothing_is_accepted) {
   const std::vector<std::pair<std::string, std::string>> harmless = {
       {"hidden_act", R"("silu")"},

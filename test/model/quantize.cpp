@@ -294,3 +294,22 @@ BOOST_AUTO_TEST_CASE(an_8_bit_matrix_of_representable_values_comes_back_exactly)
   for (size_t i = 0; i < matrix.size(); ++i)
     BOOST_TEST(f8_e4m3_to_f32(static_cast<uint8_t>(bytes[i])) * scales[0] == matrix[i]);
 }
+
+BOOST_AUTO_TEST_CASE(a_row_of_8_bit_integers_is_within_half_a_step_and_its_scale_is_one_that_bf16_holds) {
+  for (const Input& input : inputs()) {
+    std::vector<std::byte> bytes(input.row.size());
+    const float scale = quantize_row_i8(input.row, bytes);
+    BOOST_TEST(bf16_to_f32(f32_to_bf16(scale)) == scale, input.name);
+    std::vector<float> back(input.row.size());
+    Tensor tensor{DType::i8, {1, static_cast<int64_t>(back.size())}, bytes, nullptr};
+    tensor.scales = std::as_bytes(std::span(&scale, 1));
+    dequantize_row(tensor, 0, back);
+    for (size_t i = 0; i < back.size(); ++i)
+      BOOST_REQUIRE_LE(std::fabs(back[i] - input.row[i]), scale * 0.5001f);
+  }
+  std::vector<std::byte> byte(1);
+  BOOST_TEST(quantize_row_i8(std::vector{0.f}, byte) == 1);
+  BOOST_TEST(quantize_row_i8(std::vector{1e-44f}, byte) == 1);  // no scale that could be divided by
+  BOOST_TEST(static_cast<int>(byte[0]) == 0);
+  CHECK_INPUT_ERROR(quantize_row_i8(std::vector{infinity}, byte), "I8");
+}
