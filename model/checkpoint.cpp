@@ -104,15 +104,19 @@ std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts) {
   return checkpoint;
 }
 
-std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
-  if (names_random_model(path.native())) return open_random(path.native());
+CheckpointParts read_parts(const std::filesystem::path& path) {
   std::error_code ignored;  // a path that can't be looked at is reported by Mapping::open
-  if (std::filesystem::is_directory(path, ignored)) return make_checkpoint(read_directory(path));
+  if (std::filesystem::is_directory(path, ignored)) return read_directory(path);
   auto file = Mapping::open(path);
   if (!looks_like_gguf(file->bytes()))
     throw InputError("is not a GGUF file", path.string(),
                      "give a GGUF file, or the directory that holds config.json and the safetensors");
-  return make_checkpoint(read_gguf(std::move(file)));
+  return read_gguf(std::move(file));
+}
+
+std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
+  if (names_random_model(path.native())) return open_random(path.native());
+  return make_checkpoint(read_parts(path));
 }
 
 }  // namespace convoy::model

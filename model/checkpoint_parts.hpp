@@ -34,6 +34,8 @@ using ShardIndex = std::map<std::string, std::string, std::less<>>;
 /// A model.safetensors.index.json; `where` names it in messages. Throws InputError.
 ShardIndex parse_shard_index(std::string_view text, const std::string& where);
 
+/// A directory or a GGUF file, whichever it is.
+CheckpointParts read_parts(const std::filesystem::path& path);
 CheckpointParts read_directory(const std::filesystem::path& directory);
 CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
 

@@ -4,15 +4,11 @@
 
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/weight_names.hpp"
 
 namespace convoy::model {
 
 namespace {
-
-/// What a weight is called. In a layer both follow "model.layers.<n>." and "blk.<n>.".
-struct Name {
-  std::string hugging_face, gguf;
-};
 
 std::string shape_text(std::span<const int64_t> shape) {
   std::string text = "[";
@@ -23,7 +19,7 @@ std::string shape_text(std::span<const int64_t> shape) {
 /// Kernels load whole elements, so a weight has to lie on a multiple of its element's size.
 size_t alignment(DType type) {
   if (type == DType::f32) return sizeof(float);
-  if (type == DType::f8_e4m3) return 1;
+  if (type == DType::f8_e4m3 || type == DType::i8) return 1;
   return sizeof(uint16_t);  // f16 and bf16 values, and the f16 scales that quantised blocks have
 }
 
@@ -43,12 +39,10 @@ class Collector {
     weights.range = range;
     for (int64_t n = range.first; n <= range.last; ++n) weights.layers.push_back(layer(n));
     prefix_.clear();
-    const Name embedding{"model.embed_tokens.weight", "token_embd.weight"};
-    if (range.first == 0) weights.embedding = matrix(embedding, c_.vocab, c_.hidden);
+    if (range.first == 0) weights.embedding = matrix(names::embedding, c_.vocab, c_.hidden);
     if (range.last == c_.layers - 1) {
-      weights.final_norm = vector({"model.norm.weight", "output_norm.weight"}, c_.hidden);
-      weights.head =
-          matrix(c_.tied_head ? embedding : Name{"lm_head.weight", "output.weight"}, c_.vocab, c_.hidden);
+      weights.final_norm = vector(names::final_norm, c_.hidden);
+      weights.head = matrix(c_.tied_head ? names::embedding : names::head, c_.vocab, c_.hidden);
     }
     return weights;
   }
@@ -57,10 +51,10 @@ class Collector {
   bool gguf() const { return parts_.naming == Naming::gguf; }
 
   LayerWeights layer(int64_t n) {
-    prefix_ = (gguf() ? "blk." : "model.layers.") + std::to_string(n) + ".";
+    prefix_ = layer_prefix(parts_.naming, n);
     LayerWeights w;
-    w.attention_norm = vector({"input_layernorm.weight", "attn_norm.weight"}, c_.hidden);
-    w.mlp_norm = vector({"post_attention_layernorm.weight", "ffn_norm.weight"}, c_.hidden);
+    w.attention_norm = vector(names::attention_norm, c_.hidden);
+    w.mlp_norm = vector(names::mlp_norm, c_.hidden);
     if (c_.latent)
       latent_attention(*c_.latent, w);
     else
@@ -68,101 +62,88 @@ class Collector {
     if (has_experts(c_, n))
       experts(*c_.moe, w);
     else
-      mlp({"mlp.", "ffn_", ""}, c_.intermediate, w);
+      mlp(dense_mlp(), c_.intermediate, w);
     return w;
   }
 
   void grouped_attention(LayerWeights& w) {
     const int64_t q_width = c_.heads * c_.head_dim, kv_width = c_.kv_heads * c_.head_dim;
-    w.q = matrix({"self_attn.q_proj.weight", "attn_q.weight"}, q_width, c_.hidden);
-    w.k = matrix({"self_attn.k_proj.weight", "attn_k.weight"}, kv_width, c_.hidden);
-    w.v = matrix({"self_attn.v_proj.weight", "attn_v.weight"}, kv_width, c_.hidden);
-    w.o = matrix({"self_attn.o_proj.weight", "attn_output.weight"}, c_.hidden, q_width);
+    w.q = matrix(names::q, q_width, c_.hidden);
+    w.k = matrix(names::k, kv_width, c_.hidden);
+    w.v = matrix(names::v, kv_width, c_.hidden);
+    w.o = matrix(names::o, c_.hidden, q_width);
     if (!c_.qkv_bias) return;
-    w.q_bias = vector({"self_attn.q_proj.bias", "attn_q.bias"}, q_width);
-    w.k_bias = vector({"self_attn.k_proj.bias", "attn_k.bias"}, kv_width);
-    w.v_bias = vector({"self_attn.v_proj.bias", "attn_v.bias"}, kv_width);
+    w.q_bias = vector(names::q_bias, q_width);
+    w.k_bias = vector(names::k_bias, kv_width);
+    w.v_bias = vector(names::v_bias, kv_width);
   }
 
   void latent_attention(const LatentAttention& l, LayerWeights& w) {
     LatentWeights& own = w.latent.emplace();
     const int64_t q_width = c_.heads * l.query();
     if (l.q_rank > 0) {
-      own.q_a = matrix({"self_attn.q_a_proj.weight", "attn_q_a.weight"}, l.q_rank, c_.hidden);
-      own.q_a_norm = vector({"self_attn.q_a_layernorm.weight", "attn_q_a_norm.weight"}, l.q_rank);
-      w.q = matrix({"self_attn.q_b_proj.weight", "attn_q_b.weight"}, q_width, l.q_rank);
+      own.q_a = matrix(names::q_a, l.q_rank, c_.hidden);
+      own.q_a_norm = vector(names::q_a_norm, l.q_rank);
+      w.q = matrix(names::q_b, q_width, l.q_rank);
     } else {
-      w.q = matrix({"self_attn.q_proj.weight", "attn_q.weight"}, q_width, c_.hidden);
+      w.q = matrix(names::q, q_width, c_.hidden);
     }
-    own.kv_a = matrix({"self_attn.kv_a_proj_with_mqa.weight", "attn_kv_a_mqa.weight"}, l.cached(), c_.hidden);
-    own.kv_a_norm = vector({"self_attn.kv_a_layernorm.weight", "attn_kv_a_norm.weight"}, l.latent);
-    if (gguf() && parts_.tensors.contains(prefix_ + "attn_k_b.weight")) {
-      own.k_b = stacked("attn_k_b.weight", {c_.heads, l.latent, l.nope});
-      own.v_b = stacked("attn_v_b.weight", {c_.heads, l.value, l.latent});
+    own.kv_a = matrix(names::kv_a, l.cached(), c_.hidden);
+    own.kv_a_norm = vector(names::kv_a_norm, l.latent);
+    if (gguf() && parts_.tensors.contains(prefix_ + std::string(names::k_b.gguf))) {
+      own.k_b = stacked(names::k_b.in(Naming::gguf), {c_.heads, l.latent, l.nope});
+      own.v_b = stacked(names::v_b.in(Naming::gguf), {c_.heads, l.value, l.latent});
     } else {
-      own.kv_b =
-          matrix({"self_attn.kv_b_proj.weight", "attn_kv_b.weight"}, c_.heads * (l.nope + l.value), l.latent);
+      own.kv_b = matrix(names::kv_b, c_.heads * (l.nope + l.value), l.latent);
     }
-    w.o = matrix({"self_attn.o_proj.weight", "attn_output.weight"}, c_.hidden, c_.heads * l.value);
+    w.o = matrix(names::o, c_.hidden, c_.heads * l.value);
   }
 
-  /// Of an MLP's three names: model.layers.<n>. + hugging_face + gate_proj.weight, blk.<n>. + gguf + gate +
-  /// gguf_suffix + .weight.
-  struct MlpName {
-    std::string hugging_face, gguf, gguf_suffix;
-    Name operator()(const char* part) const {
-      return {hugging_face + part + "_proj.weight", gguf + part + gguf_suffix + ".weight"};
-    }
-  };
-
   void mlp(const MlpName& name, int64_t width, LayerWeights& w) {
-    w.gate = matrix(name("gate"), width, c_.hidden);
-    w.up = matrix(name("up"), width, c_.hidden);
-    w.down = matrix(name("down"), c_.hidden, width);
+    w.gate = find(name.in(parts_.naming, "gate"), {width, c_.hidden}, false);
+    w.up = find(name.in(parts_.naming, "up"), {width, c_.hidden}, false);
+    w.down = find(name.in(parts_.naming, "down"), {c_.hidden, width}, false);
   }
 
   void experts(const Experts& moe, LayerWeights& w) {
     const int64_t count = moe.routing.experts;
-    mlp({"mlp.shared_experts.", "ffn_", "_shexp"}, moe.shared * moe.width, w);
+    mlp(shared_experts(), moe.shared * moe.width, w);
     ExpertWeights& own = w.experts.emplace();
-    own.router = matrix({"mlp.gate.weight", "ffn_gate_inp.weight"}, count, c_.hidden, plain_only);
-    if (moe.routing.biased)
-      own.router_bias = vector({"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"}, count);
+    own.router = matrix(names::router, count, c_.hidden, plain_only);
+    if (moe.routing.biased) own.router_bias = vector(names::router_bias, count);
     rarely_ = true;
-    if (gguf()) {
-      const auto all = [&](const char* name, std::vector<Tensor>& to, int64_t out, int64_t in) {
-        const Tensor joined = stacked(name, {count, out, in});
+    const auto all = [&](const char* part, std::vector<Tensor>& to, int64_t out, int64_t in) {
+      if (gguf()) {
+        const Tensor joined = stacked(expert(0).in(Naming::gguf, part), {count, out, in});
         for (int64_t e = 0; e < count; ++e) to.push_back(row_range(joined, e * out, out));
-      };
-      all("ffn_gate_exps.weight", own.gate, moe.width, c_.hidden);
-      all("ffn_up_exps.weight", own.up, moe.width, c_.hidden);
-      all("ffn_down_exps.weight", own.down, c_.hidden, moe.width);
-    } else {
-      for (int64_t e = 0; e < count; ++e) {
-        const MlpName name{"mlp.experts." + std::to_string(e) + ".", "", ""};
-        own.gate.push_back(matrix(name("gate"), moe.width, c_.hidden));
-        own.up.push_back(matrix(name("up"), moe.width, c_.hidden));
-        own.down.push_back(matrix(name("down"), c_.hidden, moe.width));
+      } else {
+        for (int64_t e = 0; e < count; ++e)
+          to.push_back(find(expert(e).in(Naming::hugging_face, part), {out, in}, false));
       }
-    }
+    };
+    all("gate", own.gate, moe.width, c_.hidden);
+    all("up", own.up, moe.width, c_.hidden);
+    all("down", own.down, c_.hidden, moe.width);
     rarely_ = false;
   }
 
   static constexpr bool plain_only = true;
 
-  Tensor vector(const Name& name, int64_t width) { return find(name, {width}, plain_only); }
-  Tensor matrix(const Name& name, int64_t out, int64_t in, bool plain = false) {
-    return find(name, {out, in}, plain);
+  Tensor vector(const WeightName& name, int64_t width) {
+    return find(name.in(parts_.naming), {width}, plain_only);
+  }
+  Tensor matrix(const WeightName& name, int64_t out, int64_t in, bool plain = false) {
+    return find(name.in(parts_.naming), {out, in}, plain);
   }
   /// A GGUF's matrices of one shape in one tensor, [count, out, in], as one tall matrix [count·out, in].
-  Tensor stacked(const char* name, const std::vector<int64_t>& shape) {
-    Tensor tensor = find({"", name}, shape, false);
+  Tensor stacked(const std::string& name, const std::vector<int64_t>& shape) {
+    Tensor tensor = find(name, shape, false);
     tensor.shape = {shape[0] * shape[1], shape[2]};
     return tensor;
   }
 
-  const Tensor& find(const Name& weight, const std::vector<int64_t>& shape, bool plain_only) {
-    const std::string name = prefix_ + (gguf() ? weight.gguf : weight.hugging_face);
+  const Tensor& find(const std::string& weight, const std::vector<int64_t>& shape, bool plain_only) {
+    const std::string name = prefix_ + weight;
     if (list_) {
       static const Tensor none;
       if (used_.emplace(name, !rarely_).second) list_->push_back({name, shape, plain_only});

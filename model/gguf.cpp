@@ -275,6 +275,11 @@ bool looks_like_gguf(std::span<const std::byte> bytes) {
   return bytes.size() >= magic.size() && std::memcmp(bytes.data(), magic.data(), magic.size()) == 0;
 }
 
+std::optional<uint32_t> gguf_number(DType type) {
+  const auto* known = std::ranges::find(tensor_types, std::optional(type), &TensorType::type);
+  return known == tensor_types.end() ? std::nullopt : std::optional(known->number);
+}
+
 GgufFile GgufFile::parse(std::shared_ptr<const Mapping> file) {
   HeaderReader reader(*file);
   GgufFile result;

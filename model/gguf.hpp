@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,9 @@ inline constexpr uint64_t gguf_alignment_max = 1 << 20;
 
 /// Whether the bytes begin as a GGUF file does.
 bool looks_like_gguf(std::span<const std::byte> bytes);
+
+/// The format's number of a tensor's type, if it has one.
+std::optional<uint32_t> gguf_number(DType type);
 
 struct GgufFile {
   /// Throws InputError that names the file and, where there is one, the key or tensor.

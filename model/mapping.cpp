@@ -29,8 +29,8 @@ struct Descriptor {
 
 }  // namespace
 
-Mapping::Mapping(std::filesystem::path path, const std::byte* data, size_t size)
-    : path_(std::move(path)), data_(data), size_(size) {}
+Mapping::Mapping(std::filesystem::path path, const std::byte* data, size_t size, Kind kind)
+    : path_(std::move(path)), data_(data), size_(size), kind_(kind) {}
 
 Mapping::~Mapping() { ::munmap(const_cast<std::byte*>(data_), size_); }
 
@@ -47,7 +47,8 @@ std::shared_ptr<const Mapping> Mapping::open(const std::filesystem::path& path) 
   if (data == MAP_FAILED) fail(path, "map");
   // Reading around a fault may fetch megabytes, here of layers that belong to other stages.
   ::madvise(data, size, MADV_RANDOM);
-  return std::shared_ptr<const Mapping>(new Mapping(path, static_cast<const std::byte*>(data), size));
+  return std::shared_ptr<const Mapping>(
+      new Mapping(path, static_cast<const std::byte*>(data), size, Kind::file));
 }
 
 std::shared_ptr<const Mapping> Mapping::copy_of(std::span<const std::byte> bytes,
@@ -57,7 +58,7 @@ std::shared_ptr<const Mapping> Mapping::copy_of(std::span<const std::byte> bytes
   if (data == MAP_FAILED) fail(name, "take memory for");
   std::memcpy(data, bytes.data(), bytes.size());
   return std::shared_ptr<const Mapping>(
-      new Mapping(std::move(name), static_cast<const std::byte*>(data), bytes.size()));
+      new Mapping(std::move(name), static_cast<const std::byte*>(data), bytes.size(), Kind::copy));
 }
 
 std::shared_ptr<const Mapping> Mapping::reserve(size_t bytes, std::filesystem::path name,
@@ -80,6 +81,15 @@ void Mapping::will_need(std::span<const std::byte> part) const {
   // Hints, so their results change nothing. Normal first: the kernel evicts pages of random mappings sooner.
   ::madvise(data, end - begin, MADV_NORMAL);
   ::madvise(data, end - begin, MADV_WILLNEED);
+}
+
+void Mapping::forget(std::span<const std::byte> part) const {
+  if (part.empty() || kind_ == Kind::copy) return;  // a copy has no file to be fetched from again
+  assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
+  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // private, never written: no loss
 }
 
 }  // namespace convoy::model

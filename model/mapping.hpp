@@ -4,6 +4,7 @@
 // mmap.
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -33,13 +34,17 @@ class Mapping {
   /// Announces that a part will be read whole: the kernel starts to fetch it. Other parts are fetched page by
   /// page as they are touched, without reading around. A hint, so nobody waits and nothing fails.
   void will_need(std::span<const std::byte> part) const;
+  /// Gives the memory of a part back that was read through: its pages are fetched again if they are touched.
+  void forget(std::span<const std::byte> part) const;
 
  private:
-  Mapping(std::filesystem::path path, const std::byte* data, size_t size);
+  enum class Kind : uint8_t { file, copy };
+  Mapping(std::filesystem::path path, const std::byte* data, size_t size, Kind kind);
 
   std::filesystem::path path_;
   const std::byte* data_;
   size_t size_;
+  Kind kind_;
 };
 
 }  // namespace convoy::model

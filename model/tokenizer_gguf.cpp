@@ -2,11 +2,14 @@
 // the rules of the names that are known stand here.
 
 #include <algorithm>
+#include <charconv>
 
 #include "model/byte_level_tokenizer.hpp"
 #include "model/error.hpp"
 #include "model/gguf.hpp"
 #include "model/json.hpp"
+#include "model/rewrite_config.hpp"
+#include "model/utf8.hpp"
 
 namespace convoy::model {
 namespace {
@@ -37,6 +40,36 @@ const std::vector<Known>& known_pre_tokenizers() {
         std::string(deepseek_v3_expression)}},
   };
   return known;
+}
+
+/// Four digits from `at` on.
+bool read_hex(const std::string& text, size_t at, uint32_t& value) {
+  if (at + 4 > text.size()) return false;
+  const char* const end = text.data() + at + 4;
+  return std::from_chars(text.data() + at, end, value, 16).ptr == end;
+}
+
+/// With \r, \n and \uXXXX as the characters they stand for: files write an expression either way.
+std::string unescaped(const std::string& expression) {
+  std::string out;
+  for (size_t i = 0; i < expression.size(); ++i) {
+    const char next = i + 1 < expression.size() ? expression[i + 1] : '\0';
+    if (expression[i] != '\\' || next == '\0') {
+      out += expression[i];
+      continue;
+    }
+    ++i;
+    if (next == 'r' || next == 'n') {
+      out += next == 'r' ? '\r' : '\n';
+    } else if (uint32_t character = 0; next == 'u' && read_hex(expression, i + 1, character)) {
+      append_utf8(character, out);
+      i += 4;
+    } else {
+      out += '\\';
+      out += next;
+    }
+  }
+  return out;
 }
 
 /// GGUF's kinds of token.
@@ -159,6 +192,19 @@ std::optional<std::string> token_at(const Reader& read, const std::string& key) 
 }
 
 }  // namespace
+
+std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts) {
+  std::vector<std::string> own;
+  for (const SplitRule& rule : parts.rules) {
+    if (rule.behaviour != SplitBehaviour::isolated || rule.invert || rule.prefix_space) return std::nullopt;
+    if (!rule.expression.empty()) own.push_back(unescaped(rule.expression));
+  }
+  for (const Known& known : known_pre_tokenizers())
+    if (known.nfc == parts.nfc && known.ignore_merges == parts.ignore_merges &&
+        std::ranges::equal(known.expressions, own, {}, unescaped))
+      return std::string(known.pre);
+  return std::nullopt;
+}
 
 TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where) {
   const Reader read(metadata, where);

@@ -1,0 +1,34 @@
+#pragma once
+// What stands beside the weights of a checkpoint written anew: its configuration and its tokenizer, in either
+// layout. Internal to model/.
+
+#include <string>
+
+#include "model/byte_level_tokenizer.hpp"
+#include "model/checkpoint_parts.hpp"
+#include "model/gguf_writer.hpp"
+#include "model/rewrite.hpp"
+
+namespace convoy::model {
+
+/// config.json of the output: the source's own with another quantization_config, or one made of a GGUF's
+/// metadata.
+std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget target);
+
+/// The architecture's keys, as llama.cpp reads them.
+void write_gguf_config(const CheckpointParts& source, RewriteTarget target, GgufWriter& gguf);
+
+/// The tokenizer as GGUF keys. Throws InputError if the format has no name for how it cuts words.
+void write_gguf_tokenizer(const TokenizerParts& parts, const Config& config, GgufWriter& gguf);
+
+/// Whether the source says that its texts begin with the first token; Convoy leaves that to the template.
+std::optional<bool> begins_with_bos(const CheckpointParts& source);
+
+/// tokenizer.json, and tokenizer_config.json beside it, of a tokenizer that came in a GGUF.
+std::string tokenizer_json(const TokenizerParts& parts);
+std::string tokenizer_config_json(const TokenizerParts& parts, std::optional<bool> with_bos);
+
+/// The name that GGUF has for the rules by which a tokenizer cuts words.
+std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts);
+
+}  // namespace convoy::model
