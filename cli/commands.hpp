@@ -19,6 +19,7 @@ enum ExitCode : int {
 void add_inspect(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);
 void add_verify(CLI::App& app, int& exit_code);
+void add_quantize(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);
 void add_check_config(CLI::App& app, int& exit_code);
