@@ -68,7 +68,7 @@ std::shared_ptr<const Mapping> Mapping::reserve(size_t bytes, std::filesystem::p
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) fail(name, "take memory for");
   memory = {static_cast<std::byte*>(data), bytes};
-  return std::shared_ptr<const Mapping>(new Mapping(std::move(name), memory.data(), bytes));
+  return std::shared_ptr<const Mapping>(new Mapping(std::move(name), memory.data(), bytes, Kind::copy));
 }
 
 void Mapping::will_need(std::span<const std::byte> part) const {

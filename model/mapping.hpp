@@ -38,7 +38,7 @@ class Mapping {
   void forget(std::span<const std::byte> part) const;
 
  private:
-  enum class Kind : uint8_t { file, copy };
+  enum class Kind : uint8_t { file, copy };  // copy: only here, so its pages may not be forgotten
   Mapping(std::filesystem::path path, const std::byte* data, size_t size, Kind kind);
 
   std::filesystem::path path_;
