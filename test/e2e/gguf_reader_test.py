@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A GGUF of `convoy quantize` as the Python package gguf reads it: keys, names, shapes, and every weight against the
-safetensors it was made of. Skipped without the package."""
+safetensors it was made of. scripts/test installs the package into .venv, which is used if it is there; skipped
+without it."""
 import json
 import os
 import pathlib
@@ -8,6 +9,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+
+VENV_PYTHON = pathlib.Path(os.environ.get("CONVOY_SOURCE_DIR", ".")).resolve() / ".venv/bin/python"
+if VENV_PYTHON.exists() and pathlib.Path(sys.executable).parent != VENV_PYTHON.parent:
+    os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
 
 try:
     import numpy as np
