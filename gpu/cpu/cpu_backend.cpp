@@ -1,10 +1,52 @@
+#include "gpu/cpu/cpu_backend.hpp"
+
+#include <algorithm>
 #include <cassert>
 
-#include "gpu/backend.hpp"
 #include "gpu/cpu/fast.hpp"
+#include "gpu/cpu/float_math.hpp"
+#include "gpu/cpu/latent.hpp"
 #include "gpu/cpu/reference.hpp"
+#include "gpu/sampler.hpp"
 
 namespace convoy::gpu {
+
+Buffer CpuBackend::allocate(size_t bytes) { return allocate_aligned(bytes); }
+
+void CpuBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) {
+  rope_.set(rope, head_dim, positions);
+}
+
+void CpuBackend::latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
+                              std::span<const SequenceRows> sequences, const KvLayer& kv) {
+  gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
+}
+
+void CpuBackend::latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
+                                  std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) {
+  gpu::latent_attention(pool_, q, projections, shape, sequences, kv, out);
+}
+
+void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
+                         Rows out) {
+  experts_.run(*this, h, experts, routing, shared, out);
+}
+
+void CpuBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
+  assert(static_cast<int64_t>(rows.size()) == logits.rows && rows.size() == out.size());
+  for (int64_t r = 0; r < logits.rows; ++r)
+    out[r] = sample_token({row_of(logits, r), static_cast<size_t>(logits.width)}, rows[r]);
+}
+
+void CpuBackend::read(Rows from, std::span<float> to) {
+  assert(static_cast<int64_t>(to.size()) == from.rows * from.width);
+  std::copy_n(row_of(from, 0), to.size(), to.data());
+}
+
+void CpuBackend::write(std::span<const float> from, Rows to) {
+  assert(static_cast<int64_t>(from.size()) == to.rows * to.width);
+  std::copy_n(from.data(), from.size(), row_of(to, 0));
+}
 
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads) {
   assert(threads >= 1);

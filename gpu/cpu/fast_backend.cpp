@@ -4,15 +4,11 @@
 #include <string>
 #include <vector>
 
-#include "gpu/cpu/experts.hpp"
+#include "gpu/cpu/cpu_backend.hpp"
 #include "gpu/cpu/fast.hpp"
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/kv_values.hpp"
-#include "gpu/cpu/latent.hpp"
-#include "gpu/cpu/rope_table.hpp"
-#include "gpu/cpu/thread_pool.hpp"
-#include "gpu/sampler.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gpu {
@@ -30,6 +26,7 @@ constexpr int64_t rows_per_chunk = 16;
 constexpr int64_t queries_per_task = 24;
 
 bool quantized(model::DType type) { return model::info(type).block_values > 1; }
+
 /// Outputs of one product, or of a gate and then its partner, which are computed together.
 struct Part {
   Product product;
@@ -47,19 +44,15 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
 
 /// KV of a block lies as keys [kv_heads · head_dim, 64 tokens], so that scores of 16 tokens are one register,
 /// and values [64 tokens, kv_heads · head_dim].
-class FastBackend final : public Backend {
+class FastBackend final : public CpuBackend {
  public:
   FastBackend(const KernelTable& kernels, int threads)
-      : kernels_(kernels), pool_(threads), scratch_(threads) {}
+      : CpuBackend(threads), kernels_(kernels), scratch_(threads) {}
 
   // All tables give the same bits, so the instruction set is not part of the name.
   std::string_view variant() const override { return "cpu-int8"; }
 
-  Buffer allocate(size_t bytes) override { return allocate_aligned(bytes); }
   Weight adopt(const model::Tensor& tensor) override;
-  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) override {
-    rope_.set(rope, head_dim, positions);
-  }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
@@ -68,24 +61,8 @@ class FastBackend final : public Backend {
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
-  void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                    std::span<const SequenceRows> sequences, const KvLayer& kv) override {
-    gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
-  }
-  void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
-                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override {
-    gpu::latent_attention(pool_, q, projections, shape, sequences, kv, out);
-  }
-  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
-               Rows out) override {
-    experts_.run(*this, h, experts, routing, shared, out);
-  }
   void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
             std::span<const int32_t> rows, Rows logits) override;
-  void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
-  void read(Rows from, std::span<float> to) override;
-  void write(std::span<const float> from, Rows to) override;
-  void wait() override {}
 
  private:
   /// body(first, last) over ranges of rows, on several threads if there are many.
@@ -98,7 +75,6 @@ class FastBackend final : public Backend {
   void reserve_scratch(size_t bytes);
 
   const KernelTable& kernels_;
-  ThreadPool pool_;
   std::vector<std::vector<std::byte>> scratch_;  // of each thread
 
   // Of the rows that the latest product read.
@@ -108,9 +84,6 @@ class FastBackend final : public Backend {
   std::vector<Part> parts_;
   std::vector<AttentionTask> tasks_;
   std::vector<uint32_t> counting_;  // 0, 1, 2 …: the block table of a widened copy
-
-  RopeTable rope_;
-  ExpertRunner experts_;
 };
 
 void FastBackend::reserve_scratch(size_t bytes) {
@@ -349,22 +322,6 @@ void FastBackend::head(Rows x, Rows delta, const Weight& norm, float eps, const 
   }
   const Projection projection[] = {{&head, nullptr, logits}};
   linear(h, projection);
-}
-
-void FastBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
-  assert(static_cast<int64_t>(rows.size()) == logits.rows && rows.size() == out.size());
-  for (int64_t r = 0; r < logits.rows; ++r)
-    out[r] = sample_token({row_of(logits, r), static_cast<size_t>(logits.width)}, rows[r]);
-}
-
-void FastBackend::read(Rows from, std::span<float> to) {
-  assert(static_cast<int64_t>(to.size()) == from.rows * from.width);
-  std::copy_n(row_of(from, 0), to.size(), to.data());
-}
-
-void FastBackend::write(std::span<const float> from, Rows to) {
-  assert(static_cast<int64_t>(from.size()) == to.rows * to.width);
-  std::copy_n(from.data(), from.size(), row_of(to, 0));
 }
 
 }  // namespace

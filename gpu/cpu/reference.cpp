@@ -5,13 +5,9 @@
 #include <cmath>
 #include <vector>
 
-#include "gpu/cpu/experts.hpp"
+#include "gpu/cpu/cpu_backend.hpp"
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kv_values.hpp"
-#include "gpu/cpu/latent.hpp"
-#include "gpu/cpu/rope_table.hpp"
-#include "gpu/cpu/thread_pool.hpp"
-#include "gpu/sampler.hpp"
 #include "model/tensor.hpp"
 
 namespace convoy::gpu {
@@ -25,17 +21,13 @@ std::byte* entry_of(const KvLayer& kv, size_t stream, const SequenceRows& s, int
   return kv_at(of.memory.get(), kv.type, entry * of.width);
 }
 
-class ReferenceBackend final : public Backend {
+class ReferenceBackend final : public CpuBackend {
  public:
-  explicit ReferenceBackend(int threads) : pool_(threads) {}
+  using CpuBackend::CpuBackend;
 
   std::string_view variant() const override { return "cpu-reference"; }
 
-  Buffer allocate(size_t bytes) override { return allocate_aligned(bytes); }
   Weight adopt(const model::Tensor& tensor) override { return mapped_weight(tensor); }
-  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) override {
-    rope_.set(rope, head_dim, positions);
-  }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
@@ -44,29 +36,8 @@ class ReferenceBackend final : public Backend {
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
-  void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                    std::span<const SequenceRows> sequences, const KvLayer& kv) override {
-    gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
-  }
-  void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
-                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override {
-    gpu::latent_attention(pool_, q, projections, shape, sequences, kv, out);
-  }
-  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
-               Rows out) override {
-    experts_.run(*this, h, experts, routing, shared, out);
-  }
   void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
             std::span<const int32_t> rows, Rows logits) override;
-  void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) override;
-  void read(Rows from, std::span<float> to) override;
-  void write(std::span<const float> from, Rows to) override;
-  void wait() override {}
-
- private:
-  ThreadPool pool_;
-  RopeTable rope_;
-  ExpertRunner experts_;
 };
 
 void ReferenceBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows x) {
@@ -144,22 +115,6 @@ void ReferenceBackend::head(Rows x, Rows delta, const Weight& norm, float eps, c
     rms_norm(sum.data(), w, n, eps, h.data() + i * n);
   }
   multiply(pool_, {h.data(), count, n}, head, nullptr, logits);
-}
-
-void ReferenceBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
-  assert(static_cast<int64_t>(rows.size()) == logits.rows && rows.size() == out.size());
-  for (int64_t r = 0; r < logits.rows; r++)
-    out[r] = sample_token({row_of(logits, r), static_cast<size_t>(logits.width)}, rows[r]);
-}
-
-void ReferenceBackend::read(Rows from, std::span<float> to) {
-  assert(static_cast<int64_t>(to.size()) == from.rows * from.width);
-  std::copy_n(row_of(from, 0), to.size(), to.data());
-}
-
-void ReferenceBackend::write(std::span<const float> from, Rows to) {
-  assert(static_cast<int64_t>(from.size()) == to.rows * to.width);
-  std::copy_n(from.data(), from.size(), row_of(to, 0));
 }
 
 }  // namespace

@@ -1,0 +1,37 @@
+#pragma once
+// CpuBackend: what the two CPU backends have in common. Memory is the process's own and nothing is queued, so
+// much of the interface is the same for both; so are rotation, latent attention, the choice of experts and
+// sampling, which are float32 arithmetic on either.
+
+#include "gpu/backend.hpp"
+#include "gpu/cpu/experts.hpp"
+#include "gpu/cpu/rope_table.hpp"
+#include "gpu/cpu/thread_pool.hpp"
+
+namespace convoy::gpu {
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int threads) : pool_(threads) {}
+
+  Buffer allocate(size_t bytes) final;
+  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) final;
+  void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
+                    std::span<const SequenceRows> sequences, const KvLayer& kv) final;
+  void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
+                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) final;
+  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared, Rows out) final;
+  void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) final;
+  void read(Rows from, std::span<float> to) final;
+  void write(std::span<const float> from, Rows to) final;
+  void wait() final {}
+
+ protected:
+  ThreadPool pool_;
+  RopeTable rope_;
+
+ private:
+  ExpertRunner experts_;
+};
+
+}  // namespace convoy::gpu
