@@ -53,21 +53,20 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
 /// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
 /// or "_scale". (The former name says inverse; what stands there is multiplied.)
 void attach_scales(TensorMap& tensors, const std::string& directory) {
-  const auto blocks = [](int64_t values) { return (values + fp8_block - 1) / fp8_block; };
   for (auto& [name, tensor] : tensors) {
+    const std::string_view suffix = scales_suffix(tensor.type);
+    if (suffix.empty()) continue;
     const bool fp8 = tensor.type == DType::f8_e4m3;
-    if (!fp8 && tensor.type != DType::i8) continue;
     const std::string place = directory + ": tensor " + in_quotes(name);
-    const auto scales = tensors.find(name + (fp8 ? "_scale_inv" : "_scale"));
+    const auto scales = tensors.find(name + std::string(suffix));
     if (tensor.shape.size() != 2 || scales == tensors.end())
       throw InputError(tensor.shape.size() != 2 ? "has bytes for values, but is no matrix"
                        : fp8                    ? "is FP8 without its weight_scale_inv"
                                                 : "is I8 without its weight_scale",
                        place, "use a checkpoint in DeepSeek's FP8, one of `convoy quantize`, or in bf16");
     const Tensor& found = scales->second;
-    const std::vector<int64_t> shape = fp8 ? std::vector{blocks(tensor.shape[0]), blocks(tensor.shape[1])}
-                                           : std::vector{tensor.shape[0], int64_t{1}};
-    if (found.type != DType::f32 || found.shape != shape)
+    if (found.type != DType::f32 ||
+        found.shape != scales_shape(tensor.type, tensor.shape[0], tensor.shape[1]))
       throw InputError(fp8 ? "has scales that are not F32, one for each block of 128 by 128"
                            : "has scales that are not F32, one for each row",
                        place, "the checkpoint is damaged, or of a kind that Convoy doesn't read");

@@ -5,6 +5,7 @@
 #include "model/checkpoint_parts.hpp"
 #include "model/checkpoint_weights.hpp"
 #include "model/digest.hpp"
+#include "model/parallel.hpp"
 #include "model/random_model.hpp"
 
 namespace convoy::model {
@@ -42,7 +43,7 @@ class RandomCheckpoint final : public Checkpoint {
     for (const WantedTensor& tensor : wanted_)
       if (used.contains(tensor.name) && filled_.insert(tensor.name).second) empty.push_back(&tensor);
     const std::vector<TensorPart> todo = divide(empty);
-    in_parallel(todo.size(), [&](size_t i) { generate(model_, todo[i], memory_of(todo[i])); });
+    in_parallel(todo.size(), all_cores(), [&](size_t i) { generate(model_, todo[i], memory_of(todo[i])); });
     return weights;
   }
 

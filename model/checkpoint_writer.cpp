@@ -14,6 +14,8 @@
 #include "model/byte_level_tokenizer.hpp"
 #include "model/config.hpp"
 #include "model/error.hpp"
+#include "model/parallel.hpp"
+#include "model/safetensors_writer.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model {
@@ -30,37 +32,28 @@ constexpr size_t pieces_per_report = 64;
 constexpr const char* begin_token = "<｜begin▁of▁sentence｜>";
 constexpr const char* end_token = "<｜end▁of▁sentence｜>";
 
-std::vector<int64_t> scales_shape(const WantedTensor& tensor) {
-  const auto blocks = [](int64_t values) { return (values + fp8_block - 1) / fp8_block; };
-  return {blocks(tensor.shape[0]), blocks(tensor.shape[1])};
+uint64_t scales_bytes(DType type, const WantedTensor& tensor) {
+  if (tensor.shape.size() != 2) return 0;
+  return scale_count(type, tensor.shape[0], tensor.shape[1]) * sizeof(float);
 }
 
-json::object entry_json(DType type, const std::vector<int64_t>& shape, uint64_t begin, uint64_t end) {
-  return {{"dtype", info(type).name}, {"shape", json::value_from(shape)}, {"data_offsets", {begin, end}}};
-}
-
-/// The header as the format has it: its length in 8 bytes, then JSON, padded so that the data are aligned.
 std::string header_of(const Shard& shard) {
-  json::object tensors{{"__metadata__", {{"format", "pt"}}}};
+  std::vector<SafetensorsEntry> entries;
   for (const Shard::Entry& e : shard.entries) {
-    tensors[e.tensor.name] = entry_json(e.type, e.tensor.shape, e.begin, e.end);
-    if (e.type != DType::f8_e4m3) continue;
-    const std::vector<int64_t> shape = scales_shape(e.tensor);
-    tensors[e.tensor.name + "_scale_inv"] =
-        entry_json(DType::f32, shape, e.scales_begin, e.scales_begin + *byte_size(DType::f32, shape));
+    const WantedTensor& tensor = e.tensor;
+    entries.push_back({tensor.name, e.type, tensor.shape, e.begin, e.end});
+    if (const uint64_t bytes = scales_bytes(e.type, tensor))
+      entries.push_back({tensor.name + std::string(scales_suffix(e.type)), DType::f32,
+                         scales_shape(e.type, tensor.shape[0], tensor.shape[1]), e.scales_begin,
+                         e.scales_begin + bytes});
   }
-  std::string text = json::serialize(tensors);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const uint64_t length = text.size();
-  std::string header(sizeof length, '\0');
-  std::memcpy(header.data(), &length, sizeof length);
-  return header + text;
+  return safetensors_header(entries);
 }
 
 /// Appends a tensor to the last shard, or begins another one.
 void add(std::vector<Shard>& shards, const WantedTensor& tensor, DType type) {
   const uint64_t bytes = *byte_size(type, tensor.shape);
-  const uint64_t scales = type == DType::f8_e4m3 ? *byte_size(DType::f32, scales_shape(tensor)) : 0;
+  const uint64_t scales = scales_bytes(type, tensor);
   if (shards.empty() || shards.back().data_bytes + bytes + scales > shard_bytes_max) shards.emplace_back();
   Shard& shard = shards.back();
   assert(shard.data_bytes % sizeof(float) == 0 && bytes % sizeof(float) == 0);
@@ -94,13 +87,7 @@ class OutputFile {
   OutputFile& operator=(const OutputFile&) = delete;
 
   void write(std::span<const std::byte> bytes, uint64_t at) const {
-    while (!bytes.empty()) {
-      const ssize_t wrote = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(at));
-      if (wrote < 0 && errno == EINTR) continue;
-      if (wrote <= 0) fail(path_, "write");
-      bytes = bytes.subspan(static_cast<size_t>(wrote));
-      at += static_cast<uint64_t>(wrote);
-    }
+    if (!write_all(fd_, bytes, at)) fail(path_, "write");
   }
 
  private:
@@ -115,13 +102,15 @@ void write_part(const RandomModel& model, const Shard& shard, const Shard::Entry
   const auto first_row = static_cast<uint64_t>(part.first_row), rows = static_cast<uint64_t>(part.rows);
   std::vector<std::byte> bytes(rows * row_bytes);
   std::vector<float> scales;
-  const uint64_t across = (columns + fp8_block - 1) / fp8_block;
-  if (entry.type == DType::f8_e4m3) scales.resize((rows + fp8_block - 1) / fp8_block * across);
+  const int64_t across = fp8_blocks(entry.tensor.shape.back());
+  if (entry.type == DType::f8_e4m3)
+    scales.resize(scale_count(entry.type, part.rows, entry.tensor.shape.back()));
   generate(model, part, bytes, scales);
   const uint64_t data = shard.header.size();
   file.write(bytes, data + entry.begin + first_row * row_bytes);
-  file.write(std::as_bytes(std::span(scales)),
-             data + entry.scales_begin + first_row / fp8_block * across * sizeof(float));
+  file.write(
+      std::as_bytes(std::span(scales)),
+      data + entry.scales_begin + first_row / fp8_block * static_cast<uint64_t>(across) * sizeof(float));
 }
 
 void write_shard(const RandomModel& model, const Shard& shard, const fs::path& path,
@@ -139,7 +128,8 @@ void write_shard(const RandomModel& model, const Shard& shard, const fs::path& p
   }
   for (size_t at = 0; at < pieces.size(); at += pieces_per_report) {
     const auto some = std::span(pieces).subspan(at, std::min(pieces_per_report, pieces.size() - at));
-    in_parallel(some.size(), [&](size_t i) { write_part(model, shard, *some[i].entry, some[i].part, file); });
+    in_parallel(some.size(), all_cores(),
+                [&](size_t i) { write_part(model, shard, *some[i].entry, some[i].part, file); });
     progress(at + some.size() == pieces.size() ? shard.data_bytes : some.back().entry->begin);
   }
 }
@@ -208,23 +198,20 @@ CheckpointPlan plan_checkpoint(const RandomModel& model) {
   const Config config = parse_config_json(plan.config_json, "", model.like);
   for (const WantedTensor& tensor : list_weights(config))
     add(plan.shards, tensor, stored_type(model, tensor));
-  json::object map;
+  std::map<std::string, std::string> shard_of_tensor;
   uint64_t total = 0;
   for (size_t i = 0; i < plan.shards.size(); ++i) {
     Shard& shard = plan.shards[i];
-    char name[64];
-    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, plan.shards.size());
-    shard.file = plan.shards.size() == 1 ? "model.safetensors" : name;
+    shard.file = shard_name(i, plan.shards.size());
     shard.header = header_of(shard);
     total += shard.data_bytes;
     for (const Shard::Entry& e : shard.entries) {
-      map[e.tensor.name] = shard.file;
-      if (e.type == DType::f8_e4m3) map[e.tensor.name + "_scale_inv"] = shard.file;
+      shard_of_tensor[e.tensor.name] = shard.file;
+      if (scales_bytes(e.type, e.tensor) > 0)
+        shard_of_tensor[e.tensor.name + std::string(scales_suffix(e.type))] = shard.file;
     }
   }
-  if (plan.shards.size() > 1)
-    plan.index_json =
-        json::serialize(json::object{{"metadata", {{"total_size", total}}}, {"weight_map", map}}) + "\n";
+  if (plan.shards.size() > 1) plan.index_json = shard_index_json(shard_of_tensor, total) + "\n";
   return plan;
 }
 

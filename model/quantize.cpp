@@ -264,7 +264,7 @@ void quantize_row(DType type, std::span<const float> row, std::span<std::byte> o
 
 void quantize_block_fp8(std::span<const float> matrix, int64_t rows, int64_t columns,
                         std::span<std::byte> e4m3, std::span<float> scale_inv) {
-  const int64_t across = (columns + fp8_block - 1) / fp8_block, down = (rows + fp8_block - 1) / fp8_block;
+  const int64_t across = fp8_blocks(columns), down = fp8_blocks(rows);
   assert(rows >= 0 && columns >= 0 && static_cast<int64_t>(matrix.size()) == rows * columns);
   assert(e4m3.size() == matrix.size() && static_cast<int64_t>(scale_inv.size()) == across * down);
   for (int64_t b = 0; b < across * down; ++b) {

@@ -1,14 +1,10 @@
 #include "model/random_model.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <boost/json.hpp>
 #include <cassert>
 #include <charconv>
 #include <cmath>
-#include <exception>
-#include <mutex>
-#include <thread>
 
 #include "model/digest.hpp"
 #include "model/error.hpp"
@@ -260,27 +256,6 @@ void generate(const RandomModel& model, const TensorPart& part, std::span<std::b
     const size_t value_bytes = info(type).block_bytes;
     quantize_row(type, some, out.subspan(at * value_bytes, some.size() * value_bytes));
   }
-}
-
-void in_parallel(size_t count, const std::function<void(size_t)>& work) {
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto loop = [&] {
-    try {
-      for (size_t i; (i = next++) < count;) work(i);
-    } catch (...) {
-      const std::scoped_lock lock(mutex);
-      failure = std::current_exception();
-      next = count;
-    }
-  };
-  std::vector<std::thread> threads;
-  const size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  for (size_t i = 1; i < std::min(cores, count); ++i) threads.emplace_back(loop);
-  loop();
-  for (std::thread& thread : threads) thread.join();
-  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace convoy::model

@@ -52,8 +52,4 @@ std::vector<TensorPart> divide(std::span<const WantedTensor* const> tensors);
 void generate(const RandomModel& model, const TensorPart& part, std::span<std::byte> out,
               std::span<float> scales = {});
 
-/// Calls work(index) for each index below count from all cores. What one throws is thrown when all have
-/// ended.
-void in_parallel(size_t count, const std::function<void(size_t)>& work);
-
 }  // namespace convoy::model

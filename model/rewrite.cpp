@@ -1,16 +1,15 @@
 #include "model/rewrite.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <boost/json.hpp>
 #include <cassert>
 #include <cmath>
 #include <cstring>
-#include <future>
 
 #include "model/digest.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/parallel.hpp"
 #include "model/quantize.hpp"
 #include "model/rewrite_config.hpp"
 #include "model/rewrite_output.hpp"
@@ -68,17 +67,6 @@ void encode(const PlannedTensor& tensor, Band& band) {
       band.loss += {difference * difference, value * value};
     }
   }
-}
-
-void encode_all(const PlannedTensor& tensor, std::span<Band> bands, int threads) {
-  std::atomic<size_t> next = 0;
-  std::vector<std::future<void>> helpers;
-  for (int t = 0; t < threads; ++t)
-    helpers.push_back(std::async(std::launch::async, [&] {
-      for (size_t i; (i = next++) < bands.size();) encode(tensor, bands[i]);
-    }));
-  for (std::future<void>& helper : helpers) helper.wait();
-  for (std::future<void>& helper : helpers) helper.get();  // throws what a helper threw
 }
 
 std::vector<fs::path> companions(const fs::path& directory) {
@@ -163,7 +151,7 @@ struct Rewriter::State {
   void write(const PlannedTensor& tensor) {
     const int64_t rows = tensor.rows(), columns = tensor.columns();
     const int64_t wanted = std::max<int64_t>(band_values / std::max<int64_t>(columns, 1), 1);
-    const int64_t band_rows = (wanted + fp8_block - 1) / fp8_block * fp8_block;
+    const int64_t band_rows = fp8_blocks(wanted) * fp8_block;
     for (const Tensor& from : tensor.sources) from.owner->will_need(from.bytes);
     Output::Writing out = output->begin(tensor.name);
     std::vector<std::byte> scales;
@@ -174,7 +162,8 @@ struct Rewriter::State {
         bands.push_back({row, std::min(band_rows, rows - row), {}, {}, {}});
         row += bands.back().rows;
       }
-      encode_all(tensor, bands, options.threads);
+      in_parallel(bands.size(), static_cast<size_t>(options.threads),
+                  [&](size_t i) { encode(tensor, bands[i]); });
       for (const Band& band : bands) {
         out.write(band.bytes);
         scales.insert(scales.end(), band.scales.begin(), band.scales.end());

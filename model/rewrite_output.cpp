@@ -13,6 +13,7 @@
 
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/safetensors_writer.hpp"
 
 namespace convoy::model {
 
@@ -63,19 +64,14 @@ uint64_t bytes_of(const std::vector<Entry>& entries) {
 OutputFile shard_of(std::vector<Entry> entries) {
   std::ranges::stable_sort(entries, std::greater(),
                            [](const Entry& entry) { return info(entry.type).block_bytes; });
-  json::object root{{"__metadata__", json::object{{"format", "pt"}}}};
+  std::vector<SafetensorsEntry> described;
   uint64_t at = 0;
   for (const Entry& entry : entries) {
-    root[entry.name] = json::object{{"dtype", info(entry.type).name},
-                                    {"shape", json::value_from(entry.shape)},
-                                    {"data_offsets", json::array{at, at + entry.bytes()}}};
+    described.push_back({entry.name, entry.type, entry.shape, at, at + entry.bytes()});
     at += entry.bytes();
   }
-  std::string text = json::serialize(root);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const uint64_t length = text.size();
   OutputFile file;
-  file.header = std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
+  file.header = safetensors_header(described);
   file.bytes = file.header.size() + at;
   at = file.header.size();
   for (const Entry& entry : entries) {
@@ -83,11 +79,6 @@ OutputFile shard_of(std::vector<Entry> entries) {
     at += entry.bytes();
   }
   return file;
-}
-
-std::string five_digits(size_t number) {
-  std::string text = std::to_string(number);
-  return std::string(5 - std::min<size_t>(text.size(), 5), '0') + text;
 }
 
 }  // namespace
@@ -103,20 +94,19 @@ std::vector<OutputFile> safetensors_files(const std::vector<std::vector<PlannedT
   }
   std::vector<OutputFile> files;
   for (std::vector<Entry>& shard : shards) files.push_back(shard_of(std::move(shard)));
-  if (files.size() == 1) {
-    files[0].name = "model.safetensors";
-    return files;
-  }
-  json::object map;
+  std::map<std::string, std::string> shard_of_tensor;
   uint64_t bytes = 0;
   for (size_t i = 0; i < files.size(); ++i) {
-    files[i].name = "model-" + five_digits(i + 1) + "-of-" + five_digits(files.size()) + ".safetensors";
-    for (const auto& [tensor, place] : files[i].places) map[tensor] = files[i].name, bytes += place.bytes;
+    files[i].name = shard_name(i, files.size());
+    for (const auto& [tensor, place] : files[i].places) {
+      shard_of_tensor[tensor] = files[i].name;
+      bytes += place.bytes;
+    }
   }
-  const json::object index{{"metadata", json::object{{"total_size", bytes}}}, {"weight_map", std::move(map)}};
+  if (files.size() == 1) return files;
   OutputFile file;
   file.name = "model.safetensors.index.json";
-  file.header = json::serialize(index);
+  file.header = shard_index_json(shard_of_tensor, bytes);
   file.bytes = file.header.size();
   files.push_back(std::move(file));
   return files;
@@ -156,13 +146,7 @@ Output::Descriptor Output::open(const fs::path& path, int flags) const {
 }
 
 void Output::put(int fd, uint64_t at, std::span<const std::byte> bytes) const {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) fail(partial_, "write");
-    at += static_cast<uint64_t>(written);
-    bytes = bytes.subspan(static_cast<size_t>(written));
-  }
+  if (!write_all(fd, bytes, at)) fail(partial_, "write");
 }
 
 /// What the journal says, if it is of the same plan and the files are there. A last line that was cut short

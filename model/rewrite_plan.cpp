@@ -284,14 +284,12 @@ int64_t PlannedTensor::rows() const {
 }
 
 std::string PlannedTensor::scales_name() const {
-  if (type == DType::f8_e4m3) return name + "_scale_inv";
-  return type == DType::i8 ? name + "_scale" : "";
+  const std::string_view suffix = model::scales_suffix(type);
+  return suffix.empty() ? "" : name + std::string(suffix);
 }
 
 std::vector<int64_t> PlannedTensor::scales_shape() const {
-  const auto blocks = [](int64_t n) { return (n + fp8_block - 1) / fp8_block; };
-  if (type == DType::f8_e4m3) return {blocks(rows()), blocks(columns())};
-  return {rows(), 1};
+  return model::scales_shape(type, rows(), columns());
 }
 
 Naming naming_of(RewriteTarget target) {

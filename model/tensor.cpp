@@ -194,9 +194,8 @@ void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out) {
     for (float& value : out) value *= scale;
     return;
   }
-  const int64_t blocks = (tensor.columns() + fp8_block - 1) / fp8_block;
-  const std::byte* scales =
-      tensor.scales.data() + row / fp8_block * blocks * static_cast<int64_t>(sizeof(float));
+  const std::byte* scales = tensor.scales.data() + row / fp8_block * fp8_blocks(tensor.columns()) *
+                                                       static_cast<int64_t>(sizeof(float));
   for (size_t i = 0; i < out.size(); ++i) out[i] *= load<float>(scales + i / fp8_block * sizeof(float));
 }
 
@@ -218,10 +217,20 @@ Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows) {
 
 size_t scale_count(DType type, int64_t rows, int64_t columns) {
   assert(rows >= 0 && columns >= 0);
-  if (type == DType::i8) return static_cast<size_t>(rows);
-  if (type != DType::f8_e4m3) return 0;
-  const auto blocks = [](int64_t n) { return static_cast<size_t>((n + fp8_block - 1) / fp8_block); };
-  return blocks(rows) * blocks(columns);
+  if (scales_suffix(type).empty()) return 0;
+  const std::vector<int64_t> shape = scales_shape(type, rows, columns);
+  return static_cast<size_t>(shape[0] * shape[1]);
+}
+
+std::vector<int64_t> scales_shape(DType type, int64_t rows, int64_t columns) {
+  if (type == DType::i8) return {rows, 1};
+  assert(type == DType::f8_e4m3);
+  return {fp8_blocks(rows), fp8_blocks(columns)};
+}
+
+std::string_view scales_suffix(DType type) {
+  if (type == DType::f8_e4m3) return "_scale_inv";
+  return type == DType::i8 ? "_scale" : "";
 }
 
 std::vector<int64_t> integers(const Tensor& tensor) {

@@ -34,6 +34,9 @@ inline constexpr std::array<int8_t, 16> iq4_nl_values{-127, -104, -83, -65, -49,
 /// DeepSeek's FP8 weights have one float32 scale for each block of so many rows and columns; blocks at the
 /// edges are partial.
 inline constexpr int64_t fp8_block = 128;
+constexpr int64_t fp8_blocks(int64_t rows_or_columns) {
+  return (rows_or_columns + fp8_block - 1) / fp8_block;
+}
 
 struct DTypeInfo {
   std::string_view name;
@@ -70,6 +73,10 @@ void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out);
 
 /// How many scales a matrix of that type has.
 size_t scale_count(DType type, int64_t rows, int64_t columns);
+/// The shape of the tensor that holds them: types with scales only.
+std::vector<int64_t> scales_shape(DType type, int64_t rows, int64_t columns);
+/// What that tensor's name has after the weight's; empty for a type without scales.
+std::string_view scales_suffix(DType type);
 
 /// Every value of an i64 tensor; the mapping need not be aligned.
 std::vector<int64_t> integers(const Tensor& tensor);
