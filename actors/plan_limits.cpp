@@ -1,6 +1,7 @@
 #include "actors/plan_limits.hpp"
 
 #include <algorithm>
+#include <cassert>
 
 #include "model/error.hpp"
 
@@ -26,18 +27,14 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   return limits;
 }
 
-gpu::Kernels kernels_of(const ClusterConfig& config) {
-  return config.stage.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
-}
-
-model::DType kv_type_of(const ClusterConfig& config) {
-  if (config.stage.kv_type == "bf16") return model::DType::bf16;
-  if (config.stage.kv_type == "f16") return model::DType::f16;
-  return model::DType::f32;
+model::DType kv_type_named(std::string_view name) {
+  assert(name == "f32" || name == "bf16" || name == "f16");
+  if (name == "bf16") return model::DType::bf16;
+  return name == "f16" ? model::DType::f16 : model::DType::f32;
 }
 
 std::string arithmetic_of(const ClusterConfig& config) {
-  return std::string(gpu::make_cpu_backend(kernels_of(config), 1)->variant()) + " kv " +
+  return std::string(gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->variant()) + " kv " +
          config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
 }
 

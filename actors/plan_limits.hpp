@@ -13,9 +13,8 @@ int64_t served_context(const ClusterConfig& config, const model::Config& model);
 
 SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model);
 
-/// What every stage computes with.
-gpu::Kernels kernels_of(const ClusterConfig& config);
-model::DType kv_type_of(const ClusterConfig& config);
+/// What stage.kv_type says: "f32", "bf16" or "f16".
+model::DType kv_type_named(std::string_view name);
 /// Names everything in the configuration that shapes the bits of an answer, for the cache's key.
 std::string arithmetic_of(const ClusterConfig& config);
 

@@ -146,9 +146,7 @@ void print(const StageNeeds& needs) {
 }
 
 int run_inspect(const InspectOptions& options) {
-  const DType kv_type = options.kv_type == "f32"   ? DType::f32
-                        : options.kv_type == "f16" ? DType::f16
-                                                   : DType::bf16;
+  const DType kv_type = actors::kv_type_named(options.kv_type);
   const auto checkpoint = model::Checkpoint::open(options.model.model);
   const model::Config& config = checkpoint->config();
   const model::Inspection found = model::inspect(*checkpoint);

@@ -73,7 +73,7 @@ std::vector<int32_t> tokens_for(const QuantizeOptions& options, const model::Che
 
 Comparison measure(const QuantizeOptions& options, const fs::path& written) {
   const auto source = model::Checkpoint::open(options.model), result = model::Checkpoint::open(written);
-  const gpu::Kernels kernels = options.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
+  const gpu::Kernels kernels = gpu::kernels_named(options.kernels);
   const int64_t window = std::min(window_tokens_max, source->config().context);
   LocalPipeline before(source, kernels, options.threads, {}, window);
   LocalPipeline after(result, kernels, options.threads, {}, window);

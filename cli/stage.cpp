@@ -36,8 +36,8 @@ int run_stage(const StageArguments& args) {
 
   actors::StageOptions options;
   options.instance = args.instance;
-  options.kernels = actors::kernels_of(config);
-  options.kv_type = actors::kv_type_of(config);
+  options.kernels = gpu::kernels_named(config.stage.kernels);
+  options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
   // With one request at a time only one stage computes, so each may use all cores.
   options.threads = config.stage.threads

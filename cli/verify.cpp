@@ -159,7 +159,7 @@ int verify_golden(const VerifyOptions& options) {
       throw InputError("prompts are not numbered from 0 without gaps", options.golden + " " + name,
                        "renumber them");
 
-  const gpu::Kernels kernels = options.kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference;
+  const gpu::Kernels kernels = gpu::kernels_named(options.kernels);
   LocalPipeline pipeline(checkpoint, kernels, options.threads, options.split, static_cast<int64_t>(longest));
   const double tolerance = options.tolerance.value_or(default_tolerance);
   size_t held = 0;

@@ -152,6 +152,8 @@ class Backend {
 };
 
 enum class Kernels : uint8_t { reference, fast };
+/// By the names that commands and configuration use: "reference" or "fast".
+Kernels kernels_named(std::string_view name);
 
 /// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for
 /// `fast`.

@@ -48,6 +48,11 @@ void CpuBackend::write(std::span<const float> from, Rows to) {
   std::copy_n(from.data(), from.size(), row_of(to, 0));
 }
 
+Kernels kernels_named(std::string_view name) {
+  assert(name == "fast" || name == "reference");
+  return name == "fast" ? Kernels::fast : Kernels::reference;
+}
+
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads) {
   assert(threads >= 1);
   if (kernels == Kernels::reference) return make_reference_backend(threads);
