@@ -13,6 +13,13 @@ using test::golden;
 
 namespace {
 
+/// The promise is of plain builds; AddressSanitizer alone makes this eight times slower.
+#ifdef __SANITIZE_ADDRESS__
+constexpr double seconds_max = 10;
+#else
+constexpr double seconds_max = 1;
+#endif
+
 Inspection inspect_named(const std::string& name) { return inspect(*Checkpoint::open(name)); }
 
 /// Bytes of a safetensors file behind its header.
@@ -130,7 +137,7 @@ BOOST_AUTO_TEST_CASE(seven_hundred_gigabytes_are_inspected_within_a_second) {
   const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
   BOOST_TEST_MESSAGE(seconds << " s, of which opening "
                              << static_cast<double>(opened - begin) / CLOCKS_PER_SEC << " s");
-  BOOST_TEST(seconds < 1);
+  BOOST_TEST(seconds < seconds_max);
   BOOST_TEST(found.prediction_parameters == 7168u * 14336);
   BOOST_TEST(found.layer_bytes.size() == 61u);
   BOOST_TEST(std::accumulate(found.layer_bytes.begin(), found.layer_bytes.end(), uint64_t{0}) < found.bytes);
