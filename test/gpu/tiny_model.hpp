@@ -75,21 +75,8 @@ class TensorMaker {
   }
 
  private:
-  /// The upper bits of a float32: bfloat16 as it is, float16 for values in its normal range.
-  static uint16_t bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return static_cast<uint16_t>(bits >> 16);
-  }
-  static uint16_t f16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    const int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xff) - 127 + 15;
-    if (exponent <= 0) return static_cast<uint16_t>(bits >> 16 & 0x8000);
-    return static_cast<uint16_t>((bits >> 16 & 0x8000) | static_cast<uint32_t>(exponent) << 10 |
-                                 (bits >> 13 & 0x3ff));
-  }
   void put(std::byte* at, uint16_t half) { std::memcpy(at, &half, 2); }
+  void put_f16(std::byte* at, float value) { put(at, model::f32_to_f16(value)); }
 
   void fill(std::vector<std::byte>& bytes, model::DType type, float scale) {
     const auto block = model::info(type).block_bytes;
@@ -98,16 +85,16 @@ class TensorMaker {
       const float value = scale * uniform_(random_);
       for (size_t i = 0; i < block; i++) p[i] = static_cast<std::byte>(random_() & 0xff);
       if (type == model::DType::f32) std::memcpy(p, &value, 4);
-      if (type == model::DType::f16) put(p, f16(value));
-      if (type == model::DType::bf16) put(p, bf16(value));
-      if (type == model::DType::q8_0) put(p, f16(scale / 127));
-      if (type == model::DType::q4_0) put(p, f16(scale / 8));
-      if (type == model::DType::q4_1) put(p, f16(scale / 8)), put(p + 2, f16(-scale));
-      if (type == model::DType::iq4_nl) put(p, f16(scale / 127));
+      if (type == model::DType::f16) put_f16(p, value);
+      if (type == model::DType::bf16) put(p, model::f32_to_bf16(value));
+      if (type == model::DType::q8_0) put_f16(p, scale / 127);
+      if (type == model::DType::q4_0) put_f16(p, scale / 8);
+      if (type == model::DType::q4_1) put_f16(p, scale / 8), put_f16(p + 2, -scale);
+      if (type == model::DType::iq4_nl) put_f16(p, scale / 127);
       // Parts of random scale, and minimums that put their middle at zero.
-      if (type == model::DType::q4_k) put(p, f16(scale / 512)), put(p + 2, f16(scale / 68));
-      if (type == model::DType::q5_k) put(p, f16(scale / 1024)), put(p + 2, f16(scale / 66));
-      if (type == model::DType::q6_k) put(p + 208, f16(scale / 2048));
+      if (type == model::DType::q4_k) put_f16(p, scale / 512), put_f16(p + 2, scale / 68);
+      if (type == model::DType::q5_k) put_f16(p, scale / 1024), put_f16(p + 2, scale / 66);
+      if (type == model::DType::q6_k) put_f16(p + 208, scale / 2048);
       if (type == model::DType::f8_e4m3) *p = std::byte{model::f32_to_f8_e4m3(value)};
     }
   }
