@@ -81,25 +81,23 @@ uint16_t Links::listen(const std::string& host, uint16_t port) {
   if (!endpoint)
     throw InputError("not a loopback address, and links are plaintext under dev = true", where,
                      "listen on 127.0.0.1");
-  auto acceptor = std::make_shared<asio::ip::tcp::acceptor>(impl_->io);
-  boost::system::error_code error;
-  acceptor->open(endpoint->protocol(), error);
-  if (!error) acceptor->set_option(asio::socket_base::reuse_address(true), error);
-  if (!error) acceptor->bind(*endpoint, error);
-  if (!error) acceptor->listen(asio::socket_base::max_listen_connections, error);
-  if (error) throw InputError("cannot listen: " + error.message(), where, "choose a free port");
-  not_for_children(acceptor->native_handle());
-  const uint16_t bound = acceptor->local_endpoint().port();
+  std::vector acceptors{std::make_shared<LinkAcceptor>(listen_at(impl_->io, *endpoint, where))};
+  const auto bound = tcp_endpoint(acceptors.front()->local_endpoint());
+  if (impl_->options.unix_sockets)
+    acceptors.push_back(std::make_shared<LinkAcceptor>(listen_at(
+        impl_->io, unix_beside(bound), host + ":" + std::to_string(bound.port()) + " (Unix-domain)")));
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->self.listen_host = host;
-    impl_->self.listen_port = bound;
+    impl_->self.listen_port = bound.port();
   }
-  asio::post(impl_->io, [impl = impl_.get(), acceptor] {
-    impl->acceptors.push_back(acceptor);
-    impl->spawn(impl->accept(acceptor));
+  asio::post(impl_->io, [impl = impl_.get(), acceptors = std::move(acceptors)] {
+    for (const auto& acceptor : acceptors) {
+      impl->acceptors.push_back(acceptor);
+      impl->spawn(impl->accept(acceptor));
+    }
   });
-  return bound;
+  return bound.port();
 }
 
 void Links::connect(const std::string& host, uint16_t port, uint32_t give_up_ms) {

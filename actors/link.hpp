@@ -1,9 +1,9 @@
 #pragma once
-// Links: how this process talks to others. Each link is two TCP connections to one peer process: control
-// (small frames, leases, tokens, plans) and bulk (hidden states). One I/O thread owns all sockets; any thread
-// may call the functions here. A remote handle is an ordinary CAF handle (actor_proxy) whose mail becomes
-// frames: send, monitor and down mean the same near and far. When a link's lease ends its handles go down and
-// are silent from then on.
+// Links: how this process talks to others. Each link is two connections to one peer process: control (small
+// frames, leases, tokens, plans) and bulk (hidden states); Unix-domain ones if the peer is on this machine,
+// else TCP. One I/O thread owns all sockets; any thread may call the functions here. A remote handle is an
+// ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and down mean the same near and
+// far. When a link's lease ends its handles go down and are silent from then on.
 
 #include <caf/all.hpp>
 #include <cstdint>
@@ -25,6 +25,7 @@ struct LinkLimits : ClusterConfig::Link {
 struct LinkOptions {
   std::string cluster;
   bool dev = true;  // plaintext; only loopback addresses are then accepted, for listening and for connecting
+  bool unix_sockets = true;  // beside TCP; without, or to a peer without, TCP is all there is
   LinkLimits limits;
 };
 
@@ -43,11 +44,13 @@ class Links {
   Links(const Links&) = delete;
   Links& operator=(const Links&) = delete;
 
-  /// Accepts links; port 0 takes a free one. Returns the port, which later Hellos carry.
+  /// Accepts links, over a Unix-domain socket named after the address too; port 0 takes a free one. Returns
+  /// the port, which later Hellos carry.
   /// Throws InputError if the address is not loopback under dev, or is taken.
   uint16_t listen(const std::string& host, uint16_t port);
 
-  /// Connects in the background and keeps trying for give_up_ms (then Events::refused).
+  /// Connects in the background, over the Unix-domain socket if one is there, and keeps trying for give_up_ms
+  /// (then Events::refused).
   void connect(const std::string& host, uint16_t port, uint32_t give_up_ms);
 
   /// Frames addressed to (role, instance) of this process go to that actor. Mail before publish() is dropped

@@ -18,14 +18,18 @@ namespace convoy::actors {
 
 namespace asio = boost::asio;
 
-/// What links need of a connection: a TCP socket today, a TLS stream over one later.
+/// What links need of a connection: a socket today, a TLS stream over one later.
 template <class S>
 concept LinkStream = requires(S& stream, asio::mutable_buffer in, asio::const_buffer out) {
   stream.async_read_some(in, asio::use_awaitable);
   stream.async_write_some(out, asio::use_awaitable);
   stream.lowest_layer().close();
 };
-using LinkSocket = asio::ip::tcp::socket;
+/// TCP, or Unix-domain between processes of one machine: links treat both alike once they are connected.
+using LinkProtocol = asio::generic::stream_protocol;
+using LinkSocket = LinkProtocol::socket;
+using LinkEndpoint = LinkProtocol::endpoint;
+using LinkAcceptor = asio::basic_socket_acceptor<LinkProtocol>;
 static_assert(LinkStream<LinkSocket>);
 
 /// One frame on its way out.

@@ -1,10 +1,7 @@
-#include <fcntl.h>
 #include <kj/exception.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <random>
-#include <system_error>
 
 #include "actors/links_impl.hpp"
 #include "actors/log.hpp"
@@ -19,13 +16,6 @@ namespace {
 
 constexpr size_t handshakes_max = 64;  // connections that have not said who they are: more are closed at once
 constexpr milliseconds retry_first{20}, retry_max{250}, accept_pause{100};
-
-std::string address_of(const LinkSocket& socket) {
-  boost::system::error_code error;
-  const auto endpoint = socket.remote_endpoint(error);
-  return error ? "a closed connection"
-               : endpoint.address().to_string() + ":" + std::to_string(endpoint.port());
-}
 
 Outgoing hello_frame(const wire::Greeting& greeting) {
   return {.type = FrameTraits<schema::Hello>::type_id, .bytes = wire::encode(greeting).bytes()};
@@ -44,18 +34,6 @@ uint64_t draw_link_id() {
 }
 
 }  // namespace
-
-std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port) {
-  boost::system::error_code error;
-  const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
-  if (error || !address.is_loopback()) return std::nullopt;
-  return asio::ip::tcp::endpoint(address, port);
-}
-
-void not_for_children(int descriptor) {
-  if (fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0)
-    throw std::system_error(errno, std::generic_category(), "fcntl(F_SETFD)");
-}
 
 void Links::Impl::spawn(asio::awaitable<void> coroutine) {
   asio::co_spawn(io, std::move(coroutine), [](std::exception_ptr failure) {
@@ -108,7 +86,7 @@ wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
 // ---- accepting
 // --------------------------------------------------------------------------------------------------
 
-asio::awaitable<void> Links::Impl::accept(std::shared_ptr<asio::ip::tcp::acceptor> acceptor) {
+asio::awaitable<void> Links::Impl::accept(std::shared_ptr<LinkAcceptor> acceptor) {
   while (!stopping) {
     auto [error, socket] = co_await acceptor->async_accept(asio::as_tuple(asio::use_awaitable));
     if (stopping) co_return;
@@ -118,9 +96,11 @@ asio::awaitable<void> Links::Impl::accept(std::shared_ptr<asio::ip::tcp::accepto
       continue;
     }
     not_for_children(socket.native_handle());
-    if (live.size() >= handshakes_max) {
+    const bool full = live.size() >= handshakes_max;
+    if (full || of_another_user(socket)) {
       log::warn_limited("link.refused", {{"address", address_of(socket)},
-                                         {"reason", "too many connections without a Hello"}});
+                                         {"reason", full ? "too many connections without a Hello"
+                                                         : "a process of another user"}});
       continue;
     }
     spawn(greet(handshake(std::move(socket), milliseconds(options.limits.handshake_timeout_ms))));
@@ -293,9 +273,12 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
 asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, asio::ip::tcp::endpoint to,
                                                         bool bulk, uint64_t link_id, wire::Greeting& theirs) {
   if (stopping) co_return Refusal{"this process closes its links", false};
-  auto [error] = co_await connection->socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
-  if (error)
-    co_return Refusal{connection->late ? "no connection within handshake_timeout_ms" : error.message(), true};
+  if (!options.unix_sockets || !connect_beside(connection->socket, to)) {
+    auto [error] = co_await connection->socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
+    if (error)
+      co_return Refusal{connection->late ? "no connection within handshake_timeout_ms" : error.message(),
+                        true};
+  }
   not_for_children(connection->socket.native_handle());
   const Outgoing hello = hello_frame(greeting(bulk, link_id));
   if (auto failed = co_await write_frames(connection->socket, std::span(&hello, 1)))
@@ -314,7 +297,9 @@ Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket
   const PeerIdentity& peer = theirs.peer;
   if (stopping) return {"this process closes its links", false};
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
-  for (auto* socket : {&control, &bulk}) socket->set_option(asio::ip::tcp::no_delay(true));
+  for (auto* socket : {&control, &bulk})
+    if (!unix_peer(*socket)) socket->set_option(asio::ip::tcp::no_delay(true));
+  const char* over = unix_peer(control) ? "unix" : "tcp";
   const auto link =
       PeerLink::create(*this, io, system, options.limits, peer, std::move(control), std::move(bulk));
   links.insert(link);
@@ -322,7 +307,7 @@ Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket
     const std::lock_guard lock(mutex);
     ports[key_of(peer)] = link->port();
   }
-  log::info("link.up", {{"peer", describe(peer)}});
+  log::info("link.up", {{"peer", describe(peer)}, {"over", over}});
   if (events.up) events.up(peer);
   link->start();
   return {};

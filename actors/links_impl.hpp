@@ -14,6 +14,7 @@
 
 #include "actors/delivery.hpp"
 #include "actors/link.hpp"
+#include "actors/link_address.hpp"
 #include "actors/link_port.hpp"
 #include "actors/link_stream.hpp"
 #include "actors/link_wire.hpp"
@@ -35,12 +36,6 @@ struct Handshake {
   bool late = false;
   std::optional<PeerKey> chosen_for;  // the peer, once we mean this connection to become our link to it
 };
-
-/// The address, if it is a loopback one ("localhost" or numeric); names are not looked up.
-std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port);
-
-/// Child processes must not inherit a connection: it would outlive us.
-void not_for_children(int descriptor);
 
 struct Links::Impl final : PeerLink::Owner {
   Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
@@ -66,7 +61,7 @@ struct Links::Impl final : PeerLink::Owner {
     Refusal refusal;
   };
   using Connection = std::shared_ptr<Handshake>;
-  asio::awaitable<void> accept(std::shared_ptr<asio::ip::tcp::acceptor> acceptor);
+  asio::awaitable<void> accept(std::shared_ptr<LinkAcceptor> acceptor);
   asio::awaitable<void> greet(Connection connection);
   asio::awaitable<Refusal> greet_control(Connection connection, wire::Greeting theirs);
   asio::awaitable<Refusal> greet_bulk(Connection connection, wire::Greeting theirs);
@@ -102,7 +97,7 @@ struct Links::Impl final : PeerLink::Owner {
   const Events events;
   Delivery delivery;
   bool stopping = false;
-  std::vector<std::shared_ptr<asio::ip::tcp::acceptor>> acceptors;
+  std::vector<std::shared_ptr<LinkAcceptor>> acceptors;
   std::set<Connection> live;  // all handshakes
   struct Forming {
     wire::Greeting greeting;

@@ -1,5 +1,5 @@
 // One contract, checked against an actor of this process and against one behind a link in another process:
-// order, monitor, death, silence. "Near" and "far" must not differ.
+// order, monitor, death, silence. Near, far over TCP and far over Unix-domain sockets must not differ.
 
 #include <signal.h>
 #include <spawn.h>
@@ -55,20 +55,22 @@ struct Near final : Subject {
 };
 
 struct Far final : Subject {
-  Far() {
-    LinkOptions options{.cluster = "test"};
+  explicit Far(bool unix_sockets) {
+    LinkOptions options{.cluster = "test", .unix_sockets = unix_sockets};
     options.limits.lease_ms = lease_ms;
     auto up = std::make_shared<Slot<PeerIdentity>>();
     links.emplace(system, options, identity("near", Role::NODE, 0, 1),
                   Links::Events{.up = [up](const PeerIdentity& peer) { up->set(peer); }});
     links->publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(recorder_actor));
-    const auto port = std::to_string(links->listen("127.0.0.1", 0)), lease = std::to_string(lease_ms);
-    const char* arguments[] = {LINK_PEER, port.c_str(), lease.c_str(), nullptr};
+    const uint16_t port = links->listen("127.0.0.1", 0);
+    const auto port_text = std::to_string(port), lease = std::to_string(lease_ms);
+    const char* arguments[] = {LINK_PEER, port_text.c_str(), lease.c_str(), nullptr};
     BOOST_REQUIRE_EQUAL(
         posix_spawn(&pid, LINK_PEER, nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
     const auto peer = up->wait();
     BOOST_REQUIRE(peer);
     BOOST_CHECK_EQUAL(peer->pid, pid);
+    BOOST_REQUIRE_EQUAL(unix_connections(port), unix_sockets ? 2u : 0u);  // control and bulk
     stage = links->remote<EchoActor>(*peer, Role::STAGE, 1);
   }
   ~Far() override {
@@ -87,9 +89,11 @@ struct Far final : Subject {
   pid_t pid = 0;
 };
 
+const std::string near = "near", over_tcp = "far over TCP", over_unix = "far over Unix-domain sockets";
+
 std::unique_ptr<Subject> make(const std::string& where) {
-  if (where == "near") return std::make_unique<Near>();
-  return std::make_unique<Far>();
+  if (where == near) return std::make_unique<Near>();
+  return std::make_unique<Far>(where == over_unix);
 }
 
 /// Waits for the down message of a monitored handle. Nothing if none came in time.
@@ -104,7 +108,8 @@ std::optional<caf::error> down(caf::scoped_actor& self, const EchoActor& of, std
   return reason;
 }
 
-const auto places = boost::unit_test::data::make({std::string("near"), std::string("far")});
+const auto places = boost::unit_test::data::make({near, over_tcp, over_unix});
+const auto far_places = boost::unit_test::data::make({over_tcp, over_unix});
 
 }  // namespace
 
@@ -185,7 +190,7 @@ BOOST_DATA_TEST_CASE(after_down_there_is_silence, places, where) {
 BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
   const auto subject = make(where);
   caf::scoped_actor self(subject->system);
-  if (where == "near") {  // near, a living actor could answer; far, nothing may be asked
+  if (where == near) {  // near, a living actor could answer; far, nothing may be asked
     self->monitor(subject->stage);
     subject->kill_hard();
     BOOST_REQUIRE(down(self, subject->stage, 5s));
@@ -197,8 +202,8 @@ BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
   BOOST_CHECK(Clock::now() - begin < 2s);
 }
 
-BOOST_AUTO_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone) {
-  Far far;
+BOOST_DATA_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone, far_places, where) {
+  Far far(where == over_unix);
   caf::scoped_actor self(far.system);
   self->monitor(far.stage);
   mail(far.stage, plan(1));
@@ -214,8 +219,8 @@ BOOST_AUTO_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone)
   far.pid = 0;
 }
 
-BOOST_AUTO_TEST_CASE(control_mail_does_not_wait_for_bulk) {
-  Far far;
+BOOST_DATA_TEST_CASE(control_mail_does_not_wait_for_bulk, far_places, where) {
+  Far far(where == over_unix);
   constexpr size_t frames = 64, frame_bytes = 8 << 20;  // 512 MB, at least 32 MB in flight nearly always
   constexpr double p50_ms_max = instrumented ? 500 : 5;
   const auto hidden = activations(0, frame_bytes);

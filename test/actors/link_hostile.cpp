@@ -2,6 +2,7 @@
 // links live on.
 
 #include <atomic>
+#include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 #include <random>
 
@@ -116,11 +117,7 @@ BOOST_AUTO_TEST_CASE(a_port_in_use_is_an_input_error) {
 
 BOOST_AUTO_TEST_CASE(nobody_listening_is_refused_after_give_up_ms) {
   Side here(system);
-  uint16_t port;
-  {
-    Side gone(system, {.cluster = "test"}, "gone", 2);
-    port = gone.links.listen("127.0.0.1", 0);
-  }
+  const uint16_t port = free_port(system);
   const auto begin = Clock::now();
   here.links.connect("127.0.0.1", port, 300);
   BOOST_CHECK(here.refused.wait());
@@ -131,14 +128,10 @@ BOOST_AUTO_TEST_CASE(a_connect_waits_for_its_listener) {
   Side here(system), there(system, {.cluster = "test"}, "there", 2);
   const auto port = here.links.listen("127.0.0.1", 0);
   Side late(system, {.cluster = "test"}, "late", 3);
-  uint16_t free_port;
-  {
-    Side gone(system, {.cluster = "test"}, "gone", 4);
-    free_port = gone.links.listen("127.0.0.1", 0);
-  }
-  there.links.connect("127.0.0.1", free_port, 10'000);
+  const uint16_t later = free_port(system);
+  there.links.connect("127.0.0.1", later, 10'000);
   BOOST_CHECK(!there.up.wait(200ms));
-  late.links.listen("127.0.0.1", free_port);
+  late.links.listen("127.0.0.1", later);
   BOOST_CHECK(there.up.wait());
   BOOST_CHECK_NE(port, 0);
 }
@@ -166,9 +159,11 @@ BOOST_AUTO_TEST_CASE(a_process_is_linked_once) {
   BOOST_CHECK(!there.down.wait(50ms));
 }
 
-BOOST_AUTO_TEST_CASE(two_that_connect_to_each_other_end_with_one_link) {
+BOOST_DATA_TEST_CASE_F(Fixture, two_that_connect_to_each_other_end_with_one_link,
+                       boost::unit_test::data::make({false, true}), unix_sockets) {
+  const LinkOptions options{.cluster = "test", .unix_sockets = unix_sockets};
   for (int round = 0; round < 10; ++round) {
-    Side here(system), there(system, {.cluster = "test"}, "there", 2);
+    Side here(system, options), there(system, options, "there", 2);
     const auto here_port = here.links.listen("127.0.0.1", 0), there_port = there.links.listen("127.0.0.1", 0);
     here.links.connect("127.0.0.1", there_port, 400);
     there.links.connect("127.0.0.1", here_port, 400);
@@ -176,6 +171,7 @@ BOOST_AUTO_TEST_CASE(two_that_connect_to_each_other_end_with_one_link) {
     BOOST_REQUIRE(peer);
     BOOST_REQUIRE(there.up.wait());
     BOOST_CHECK(!here.down.wait(20ms));
+    BOOST_CHECK_EQUAL(unix_connections(here_port) + unix_connections(there_port) > 0, unix_sockets);
     const auto stage = here.links.remote<EchoActor>(*peer, Role::STAGE, 1);
     mail(stage, plan(1));
     BOOST_CHECK(there.record->wait_for(1));  // its echo answers to its own recorder

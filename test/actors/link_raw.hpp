@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <boost/test/unit_test.hpp>
 
-#include "actors/link_stream.hpp"
+#include "actors/link_address.hpp"
 #include "link_rig.hpp"
 
 namespace rig {
@@ -12,10 +12,14 @@ namespace rig {
 using convoy::schema::FrameTraits;
 using convoy::schema::Lane;
 
+inline asio::ip::tcp::endpoint loopback(uint16_t port) {
+  return loopback_endpoint("127.0.0.1", port).value();
+}
+
 class RawConnection {
  public:
-  explicit RawConnection(uint16_t port) {
-    socket_.connect({asio::ip::make_address("127.0.0.1"), port});
+  explicit RawConnection(const LinkEndpoint& to) { socket_.connect(to); }
+  explicit RawConnection(uint16_t port) : RawConnection(LinkEndpoint(loopback(port))) {
     socket_.set_option(asio::ip::tcp::no_delay(true));
   }
   /// False if the other side has closed the connection.
@@ -67,7 +71,7 @@ class RawConnection {
   }
 
   asio::io_context io_;
-  asio::ip::tcp::socket socket_{io_};
+  LinkSocket socket_{io_};
   bool ended_ = false;
 };
 

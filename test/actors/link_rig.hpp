@@ -5,8 +5,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "actors/link.hpp"
@@ -127,6 +129,16 @@ class Slot {
   std::condition_variable changed_;
   std::optional<T> value_;
 };
+
+/// How many connections the Unix-domain socket beside that port has accepted that are still open.
+inline size_t unix_connections(uint16_t port) {
+  const std::string name = " @convoy/127.0.0.1:" + std::to_string(port);
+  std::ifstream table("/proc/net/unix");
+  size_t connected = 0;
+  for (std::string line; std::getline(table, line);)
+    connected += line.ends_with(name) && line.find(" 0001 03 ") != std::string::npos;  // stream, connected
+  return connected;
+}
 
 inline double in_ms(Clock::duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
 

@@ -38,6 +38,11 @@ struct Fixture {
   caf::actor_system system{config};
 };
 
+/// A port that a process used which is gone.
+inline uint16_t free_port(caf::actor_system& system) {
+  return Side(system, {.cluster = "test"}, "gone", 999).links.listen("127.0.0.1", 0);
+}
+
 inline bool contains(const std::optional<std::string>& text, const std::string& part) {
   BOOST_TEST_INFO("text: " << text.value_or("(nothing)"));
   return text && text->find(part) != std::string::npos;

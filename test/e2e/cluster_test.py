@@ -1,6 +1,7 @@
 """A cluster of real processes answers: the same whatever its shape, streamed or not, from Redis or not."""
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -137,14 +138,22 @@ class Shapes(unittest.TestCase):
         nodes = [("head", free_port(), True, 1), ("other", free_port(), False, 2)]
         self.assertEqual(one, self.tokens_of(nodes=nodes))
 
+    def unix_connections(self, port):
+        """How many connections the Unix-domain socket beside that port of a node has accepted."""
+        sockets = pathlib.Path("/proc/net/unix").read_text().splitlines()
+        return sum(s.endswith(f" @convoy/127.0.0.1:{port}") and s.split()[5] == "03" for s in sockets)
+
     def test_down_leaves_no_process_and_no_socket_behind(self):
-        with Cluster() as cluster:
+        port = free_port()
+        with Cluster(nodes=[("node1", port, True, 2)]) as cluster:
+            self.assertGreaterEqual(self.unix_connections(port), 4)  # control and bulk of each stage
             status = cluster.status()
             pids = [s["pid"] for s in status["stages"]] + [n["pid"] for n in status["nodes"]] + [status["redis"]["pid"]]
             cluster.convoy("down")
             for pid in pids:
                 self.assertFalse(alive(pid), pid)
             self.assertEqual([p.name for p in (cluster.dir / "run").iterdir() if p.is_socket()], [])
+            self.assertEqual(self.unix_connections(port), 0)
             with self.assertRaises(OSError):
                 cluster.get("/livez")
             again = cluster.convoy("down")
