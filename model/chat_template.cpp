@@ -11,7 +11,8 @@ namespace {
 /// The first template of all families that `wanted` accepts; nullptr if it accepts none.
 template <class Wanted>
 const ChatTemplate* find(Wanted wanted) {
-  for (const auto family : {chatml_templates(), deepseek_templates(), llama_templates(), qwen_templates()}) {
+  for (const auto family :
+       {chatml_templates(), deepseek_templates(), llama_templates(), qwen_templates(), made_templates()}) {
     for (const ChatTemplate& known : family)
       if (wanted(known)) return &known;
   }

@@ -45,6 +45,9 @@ class ChatTemplate final {
   Render* render_;
 };
 
+/// The text of the template `made`, which the checkpoints that we make bring along.
+extern const std::string_view made_template_jinja;
+
 /// The segments' text, one after the other.
 std::string plain_text(std::span<const Segment> segments);
 

@@ -15,6 +15,7 @@ namespace convoy::model {
 std::span<const ChatTemplate> chatml_templates();
 std::span<const ChatTemplate> deepseek_templates();
 std::span<const ChatTemplate> llama_templates();
+std::span<const ChatTemplate> made_templates();
 std::span<const ChatTemplate> qwen_templates();
 
 /// The prompt being written.

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "model/byte_level_tokenizer.hpp"
+#include "model/chat_template.hpp"
 #include "model/config.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
@@ -180,6 +181,7 @@ std::string tokenizer_config_json(const Config& config) {
   return json::serialize(json::object{{"tokenizer_class", "PreTrainedTokenizerFast"},
                                       {"bos_token", same ? end_token : begin_token},
                                       {"eos_token", end_token},
+                                      {"chat_template", made_template_jinja},
                                       {"clean_up_tokenization_spaces", false}}) +
          "\n";
 }

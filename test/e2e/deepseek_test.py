@@ -60,9 +60,14 @@ class RandomModel(unittest.TestCase):
                 with Cluster(stages=2, model=model, stage={"threads": 2}, pipeline=self.SMALL) as cluster:
                     choice = cluster.completion(**body)[1]["choices"][0]
                     answers.append(choice["token_ids"])
-                    if model == made:  # it has a tokenizer
+                    if model == made:  # it has a tokenizer and a template
                         text = cluster.completion(prompt="ab", max_tokens=1)[1]
                         self.assertEqual(text["usage"]["prompt_tokens"], 2)
+                        _, chat = cluster.post("/v1/chat/completions", {
+                            "model": cluster.model_id(), "messages": [{"role": "user", "content": "ab"}],
+                            "max_tokens": 1, "temperature": 0})
+                        prompt = len("user: ab") + len(["end of text"]) + len("assistant: ")
+                        self.assertEqual(chat["usage"]["prompt_tokens"], prompt)
             self.assertEqual(len(answers[0]), 8)
             self.assertEqual(answers[0], answers[1])
 

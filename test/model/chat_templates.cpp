@@ -125,6 +125,12 @@ BOOST_AUTO_TEST_CASE(names_and_digests_are_each_given_once) {
   BOOST_TEST(names.size() > 20);
 }
 
+BOOST_AUTO_TEST_CASE(checkpoints_that_we_make_bring_the_text_that_their_template_is_recognised_by) {
+  BOOST_TEST(ChatTemplate::recognise(made_template_jinja).name() == "made");
+  BOOST_TEST(read_file(source_dir() / "test/golden/templates/made.jinja") ==
+             std::string(made_template_jinja) + "\n");
+}
+
 BOOST_AUTO_TEST_CASE(a_newline_at_the_end_of_the_jinja_text_does_not_matter) {
   const auto config =
       parse_json(read_file(golden_tokenizer_dir("qwen3") / "tokenizer_config.json"), "golden").as_object();

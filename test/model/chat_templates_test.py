@@ -79,7 +79,7 @@ def templates():
             if config.exists():
                 found[name] = json.loads(config.read_text())["chat_template"]
     more = pathlib.Path(os.environ.get("CONVOY_CHAT_TEMPLATES", SOURCE / "../shared/golden/templates"))
-    for path in sorted(more.glob("*.jinja")):
+    for path in sorted([*more.glob("*.jinja"), SOURCE / "test/golden/templates/made.jinja"]):
         found[path.stem] = path.read_bytes().decode()
     return found
 
