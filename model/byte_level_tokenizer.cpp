@@ -42,6 +42,8 @@ struct ByteAlphabet {
   }
 };
 
+bool is_in_utf8(size_t byte) { return byte != 0xC0 && byte != 0xC1 && byte < 0xF5; }
+
 class ByteLevelTokenizer final : public Tokenizer {
  public:
   explicit ByteLevelTokenizer(TokenizerParts parts)
@@ -149,6 +151,20 @@ class ByteLevelTokenizer final : public Tokenizer {
   }
 
   void encode_plain(std::string_view part, std::vector<int32_t>& ids) const {
+    if (letters_.empty()) return encode_words(part, ids);
+    const ByteRange all{0, part.size()};
+    std::vector<Part> parts;
+    letters_.split(part, all, std::span(&all, 1), parts);
+    for (const Part& p : parts) {
+      if (p.id >= 0) {
+        ids.push_back(p.id);
+      } else {
+        encode_words(part.substr(p.begin, p.end - p.begin), ids);
+      }
+    }
+  }
+
+  void encode_words(std::string_view part, std::vector<int32_t>& ids) const {
     std::string text = nfc_ ? normalise_nfc(part) : std::string(part);
     for (const Piece& piece : pretokenizer_->split(text)) {
       const std::string_view word = std::string_view(text).substr(piece.begin, piece.end - piece.begin);
@@ -191,6 +207,14 @@ class ByteLevelTokenizer final : public Tokenizer {
     }
   }
 
+  /// DeepSeek V1 and V2 have the 13 characters whose bytes no text has (À, Á, õ to ÿ) not in the vocabulary
+  /// but as added tokens: letters, which are found in anyone's text, as they are no markup.
+  bool is_letter(const AddedToken& token) const {
+    const std::string bytes = alphabet_.bytes(token.content);
+    return !token.special && token.content.size() == 2 && bytes.size() == 1 &&
+           !is_in_utf8(static_cast<uint8_t>(bytes[0])) && !id_of(token.content);
+  }
+
   void add_added_tokens(const TokenizerParts& parts) {
     for (const AddedToken& token : parts.added) {
       if (token.content.empty()) fail("the added token " + std::to_string(token.id) + " is empty");
@@ -200,6 +224,11 @@ class ByteLevelTokenizer final : public Tokenizer {
       if (token.normalized && nfc_) {
         fail("the added token " + in_quotes(token.content) +
              " is normalized, beside a normalizer: this is not supported");
+      }
+      if (is_letter(token)) {
+        place(token.id, token.content, token.content, Kind::added);
+        letters_.insert(token);
+        continue;
       }
       const Kind kind = token.special ? Kind::control : Kind::added;
       const std::optional<int32_t> known = id_of(token.content);
@@ -221,7 +250,12 @@ class ByteLevelTokenizer final : public Tokenizer {
       std::string character;
       append_utf8(alphabet_.character[b], character);
       byte_ids[b] = id_of(character).value_or(-1);
-      if (byte_ids[b] >= 0) refuse_added(byte_ids[b]);
+      if (byte_ids[b] < 0) continue;
+      if (!is_in_utf8(b) && kinds_[static_cast<size_t>(byte_ids[b])] == Kind::added) {
+        byte_ids[b] = -1;  // a letter
+      } else {
+        refuse_added(byte_ids[b]);
+      }
     }
     auto token = [&](const std::string& text) {
       const std::optional<int32_t> id = id_of(text);
@@ -290,7 +324,7 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::vector<Kind> kinds_;         // by id
   boost::unordered_flat_map<std::string, int32_t, TextHash, std::equal_to<>> ids_;
   boost::unordered_flat_map<std::string_view, int32_t> words_;  // views into bytes_; only with ignore_merges
-  AddedTokens added_, normalized_added_;
+  AddedTokens added_, normalized_added_, letters_;
   std::optional<Pretokenizer> pretokenizer_;
   std::optional<Bpe> bpe_;
   std::string digest_;

@@ -141,6 +141,26 @@ BOOST_AUTO_TEST_CASE(added_tokens_match_the_longest_and_keep_their_flags) {
   BOOST_TEST(encode(*t, {{"  ", false}, {"[strip]", true}}) == Ids{303}, boost::test_tools::per_element());
 }
 
+BOOST_AUTO_TEST_CASE(letters_whose_bytes_no_text_has_may_be_added_tokens_and_are_found_in_anyones_text) {
+  const auto with_letter = [](const std::string& letter, bool special) {
+    TokenizerParts parts = small_parts();
+    std::erase_if(parts.vocabulary, [&](const auto& token) { return token.first == letter; });
+    parts.added.push_back({.id = 310, .content = letter, .normalized = !special, .special = special});
+    return make_tokenizer(std::move(parts));
+  };
+  const auto t = with_letter("ü", false);
+  for (const bool control : {false, true}) {
+    const Ids ids = t->encode("abcüa", control);
+    BOOST_TEST(ids == (Ids{257, 310, t->id_of("a").value()}), boost::test_tools::per_element());
+    BOOST_TEST(t->decode(ids) == "abcüa");
+  }
+  BOOST_TEST(t->encode("abcüa", false).size() == small()->encode("abcüa", false).size() - 1);
+  BOOST_TEST(!t->is_control(310));
+  // A control token would be the user's to write, and the bytes of ä are in every text that has a 漢.
+  BOOST_CHECK_THROW(with_letter("ü", true), InputError);
+  BOOST_CHECK_THROW(with_letter("ä", false), InputError);
+}
+
 BOOST_AUTO_TEST_CASE(only_special_tokens_are_control_and_can_be_skipped_when_decoding) {
   const auto t = small();
   BOOST_TEST(t->is_control(300));
