@@ -1,14 +1,12 @@
 #include "cli/node_options.hpp"
 
 #include <chrono>
-#include <filesystem>
 
 #include "actors/log.hpp"
 #include "actors/plan_limits.hpp"
 
 namespace convoy::cli {
 
-namespace fs = std::filesystem;
 using actors::ClusterConfig;
 
 namespace {
@@ -16,12 +14,11 @@ namespace {
 /// The tokenizer and template of a checkpoint; a checkpoint without a tokenizer serves token ids only.
 void add_text(gateway::ServedModel& served, const ClusterConfig& config,
               const model::Checkpoint& checkpoint) {
-  const fs::path path = config.cluster.model;
-  if (!checkpoint.is_gguf() && !fs::exists(path / "tokenizer.json")) {
-    log::warn("model.no_tokenizer", {{"model", path.string()}});
+  if (!checkpoint.has_tokenizer()) {
+    log::warn("model.no_tokenizer", {{"model", config.cluster.model}});
     return;
   }
-  served.tokenizer = model::Tokenizer::load(path);
+  served.tokenizer = model::Tokenizer::load(checkpoint.path());
   if (!config.cluster.chat_template.empty())
     served.chat = &model::ChatTemplate::by_name(config.cluster.chat_template);
   else if (const auto& jinja = served.tokenizer->chat_template())

@@ -48,14 +48,9 @@ class ProgressLine {
   size_t kept_ = 0;
 };
 
-bool has_tokenizer(const model::Checkpoint& checkpoint) {
-  return checkpoint.is_gguf() ? checkpoint.metadata().contains("tokenizer.ggml.model")
-                              : fs::exists(checkpoint.path() / "tokenizer.json");
-}
-
 /// Of the text; of a model without a tokenizer random ones, the same every time.
 std::vector<int32_t> tokens_for(const QuantizeOptions& options, const model::Checkpoint& checkpoint) {
-  if (has_tokenizer(checkpoint)) {
+  if (checkpoint.has_tokenizer()) {
     const std::string text = options.text.empty() ? std::string(quantize_text) : read_text(options.text);
     auto tokens = model::Tokenizer::load(options.model)->encode(text, false);
     if (tokens.size() < 2) throw InputError("has fewer than 2 tokens", options.text, "give a longer text");

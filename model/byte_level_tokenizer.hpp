@@ -37,6 +37,8 @@ std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerParts parts);
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
 /// From the text of a tokenizer.json alone; `where` names it in errors.
 TokenizerParts parse_tokenizer_json(std::string_view text, std::string where);
+/// Whether a GGUF has a tokenizer: not if it names none, or the kind "none", as llama.cpp calls it.
+bool has_tokenizer_gguf(const GgufMetadata& metadata);
 /// From a GGUF's metadata.
 TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where);
 

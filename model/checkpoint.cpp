@@ -1,7 +1,9 @@
 #include "model/checkpoint.hpp"
 
 #include <algorithm>
+#include <system_error>
 
+#include "model/byte_level_tokenizer.hpp"
 #include "model/checkpoint_parts.hpp"
 #include "model/checkpoint_weights.hpp"
 #include "model/digest.hpp"
@@ -112,6 +114,12 @@ CheckpointParts read_parts(const std::filesystem::path& path) {
     throw InputError("is not a GGUF file", path.string(),
                      "give a GGUF file, or the directory that holds config.json and the safetensors");
   return read_gguf(std::move(file));
+}
+
+bool Checkpoint::has_tokenizer() const {
+  std::error_code ignored;  // a directory that cannot be looked at has none
+  return is_gguf() ? has_tokenizer_gguf(metadata())
+                   : std::filesystem::exists(path() / "tokenizer.json", ignored);
 }
 
 std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {

@@ -84,6 +84,8 @@ class Checkpoint {
   virtual std::string weights_digest() const = 0;
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;
+  /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.
+  bool has_tokenizer() const;
   /// A GGUF's metadata; empty for a directory.
   virtual const std::map<std::string, GgufValue, std::less<>>& metadata() const = 0;
 };

@@ -122,9 +122,7 @@ uint64_t kv_bytes_per_token(const Config& config, int64_t layers, DType type) {
 
 TextParts inspect_text(const Checkpoint& checkpoint) {
   TextParts parts{"none", "none"};
-  std::error_code ignored;  // a directory that can't be looked at has none
-  if (!checkpoint.is_gguf() && !std::filesystem::exists(checkpoint.path() / "tokenizer.json", ignored))
-    return parts;
+  if (!checkpoint.has_tokenizer()) return parts;
   std::shared_ptr<const Tokenizer> tokenizer;
   try {
     tokenizer = Tokenizer::load(checkpoint.path());

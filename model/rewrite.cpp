@@ -80,7 +80,7 @@ std::vector<fs::path> companions(const fs::path& directory) {
 
 std::optional<TokenizerParts> read_tokenizer(const CheckpointParts& source) {
   if (source.naming == Naming::gguf) {
-    if (!source.metadata.contains("tokenizer.ggml.model")) return std::nullopt;
+    if (!has_tokenizer_gguf(source.metadata)) return std::nullopt;
     return read_tokenizer_gguf(source.metadata, source.path.string());
   }
   const fs::path file = source.path / "tokenizer.json";
@@ -132,10 +132,9 @@ struct Rewriter::State {
   std::vector<OutputFile> gguf_file() const {
     GgufWriter gguf;
     write_gguf_config(source, options.target, gguf);
-    if (tokenizer) {
-      write_gguf_tokenizer(*tokenizer, source.config, gguf);
-      if (const auto with_bos = begins_with_bos(source)) gguf.key("tokenizer.ggml.add_bos_token", *with_bos);
-    }
+    write_gguf_tokenizer(tokenizer, source.config, gguf);
+    if (const auto with_bos = tokenizer ? begins_with_bos(source) : std::nullopt)
+      gguf.key("tokenizer.ggml.add_bos_token", *with_bos);
     for (const auto& group : groups)
       for (const PlannedTensor& tensor : group) gguf.tensor(tensor.name, tensor.shape, tensor.type);
     OutputFile file{.name = "", .header = gguf.header()};

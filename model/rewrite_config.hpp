@@ -18,8 +18,9 @@ std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget t
 /// The architecture's keys, as llama.cpp reads them.
 void write_gguf_config(const CheckpointParts& source, RewriteTarget target, GgufWriter& gguf);
 
-/// The tokenizer as GGUF keys. Throws InputError if the format has no name for how it cuts words.
-void write_gguf_tokenizer(const TokenizerParts& parts, const Config& config, GgufWriter& gguf);
+/// The tokenizer as GGUF keys, or that there is none, and the tokens that begin and end a text. Throws
+/// InputError if the format has no name for how the tokenizer cuts words.
+void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config, GgufWriter& gguf);
 
 /// Whether the source says that its texts begin with the first token; Convoy leaves that to the template.
 std::optional<bool> begins_with_bos(const CheckpointParts& source);

@@ -50,9 +50,7 @@ json::value pre_tokenizer(const TokenizerParts& parts) {
   return json::object{{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
 }
 
-}  // namespace
-
-void write_gguf_tokenizer(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
+void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
   const auto pre = pre_tokenizer_name(parts);
   if (!pre)
     throw InputError("cuts words by rules that GGUF has no name for", parts.where,
@@ -79,17 +77,32 @@ void write_gguf_tokenizer(const TokenizerParts& parts, const Config& config, Ggu
       .key("tokenizer.ggml.token_type", std::span<const int32_t>(types))
       .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
   if (parts.chat_template) gguf.key("tokenizer.chat_template", *parts.chat_template);
+}
+
+}  // namespace
+
+void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config,
+                          GgufWriter& gguf) {
+  std::optional<int32_t> bos, eos;
+  if (parts) {
+    write_gguf_vocabulary(*parts, config, gguf);
+    bos = id_of(*parts, parts->bos);
+    eos = id_of(*parts, parts->eos);
+  } else {
+    gguf.key("tokenizer.ggml.model", "none");
+  }
   // The configuration's, as the end of generation goes by them; else the tokenizer's own.
-  const auto bos = config.bos_token >= 0 ? std::optional(config.bos_token) : id_of(parts, parts.bos);
+  if (config.bos_token >= 0) bos = config.bos_token;
   if (bos) gguf.key("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(*bos));
   std::vector<int32_t> ends = config.end_tokens;
-  if (const auto eos = id_of(parts, parts.eos)) {
+  if (eos) {
     std::erase(ends, *eos);
     ends.insert(ends.begin(), *eos);
   }
   constexpr const char* end_keys[] = {"eos", "eot", "eom"};
   if (ends.size() > std::size(end_keys))
-    throw InputError("names " + std::to_string(ends.size()) + " tokens that end an answer", parts.where,
+    throw InputError("names " + std::to_string(ends.size()) + " tokens that end an answer",
+                     "the model's configuration",
                      "GGUF has room for " + std::to_string(std::size(end_keys)) + "; name fewer");
   for (size_t i = 0; i < ends.size(); ++i)
     gguf.key("tokenizer.ggml." + std::string(end_keys[i]) + "_token_id", static_cast<uint32_t>(ends[i]));

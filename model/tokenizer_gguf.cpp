@@ -229,6 +229,13 @@ std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts) {
   return std::nullopt;
 }
 
+bool has_tokenizer_gguf(const GgufMetadata& metadata) {
+  const auto model = metadata.find("tokenizer.ggml.model");
+  if (model == metadata.end()) return false;
+  const std::string* const kind = std::get_if<std::string>(&model->second.value);
+  return !kind || *kind != "none";
+}
+
 TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where) {
   const Reader read(metadata, where);
   const std::string& model = read.get<std::string>("tokenizer.ggml.model");

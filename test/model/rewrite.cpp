@@ -1,11 +1,15 @@
 #include "model/rewrite.hpp"
 
+#include <boost/json.hpp>
 #include <cmath>
+#include <fstream>
 #include <set>
 
 #include "files.hpp"
 #include "model/checkpoint.hpp"
 #include "model/gguf_writer.hpp"
+#include "model/inspect.hpp"
+#include "model/mapping.hpp"
 #include "model/rewrite_config.hpp"
 #include "model/safetensors.hpp"
 #include "small_tokenizer.hpp"
@@ -287,6 +291,24 @@ BOOST_AUTO_TEST_CASE(losses_stand_under_the_kind_of_weight_that_lost) {
   }
   BOOST_TEST(loss(WeightKind::embedding) == 0);
   BOOST_TEST(loss(WeightKind::rest) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_without_a_tokenizer_says_so_and_keeps_the_tokens_that_end_an_answer) {
+  const TemporaryFolder folder;
+  const fs::path source = folder.path() / "source";
+  fs::copy(golden("llama-gqa"), source);
+  auto config = boost::json::parse(Mapping::open(source / "config.json")->text()).as_object();
+  config["eos_token_id"] = boost::json::array{7, 9};
+  config["bos_token_id"] = 5;
+  std::ofstream(source / "config.json") << config;
+  run_to_the_end(options_for(source, RewriteTarget::q8_0, folder.path() / "a.gguf"));
+  const auto written = Checkpoint::open(folder.path() / "a.gguf");
+  BOOST_TEST(!Checkpoint::open(source)->has_tokenizer());
+  BOOST_TEST(!written->has_tokenizer());
+  BOOST_TEST(inspect_text(*written).tokenizer == "none");
+  BOOST_TEST(std::get<std::string>(written->metadata().at("tokenizer.ggml.model").value) == "none");
+  BOOST_TEST(written->config().end_tokens == (std::vector<int32_t>{7, 9}), boost::test_tools::per_element());
+  BOOST_TEST(written->config().bos_token == 5);
 }
 
 BOOST_AUTO_TEST_CASE(a_tokenizer_survives_the_way_through_a_gguf) {
