@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <memory>
 #include <vector>
 
 #include "gpu/cpu/float_math.hpp"
@@ -39,14 +40,14 @@ class Entries {
 /// One head's projections as float32: key [nope, latent], value [value, latent].
 struct HeadProjections {
   HeadProjections(const LatentProjections& from, const LatentShape& shape, int64_t head)
-      : key(static_cast<size_t>(shape.nope * shape.latent)),
-        value(static_cast<size_t>(shape.value * shape.latent)) {
+      : key(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(shape.nope * shape.latent))),
+        value(std::make_unique_for_overwrite<float[]>(static_cast<size_t>(shape.value * shape.latent))) {
     if (from.joint) {
       const WeightRows rows(*from.joint);
       const int64_t first = head * (shape.nope + shape.value);
-      for (int64_t i = 0; i < shape.nope; i++) rows.read(first + i, key.data() + i * shape.latent);
+      for (int64_t i = 0; i < shape.nope; i++) rows.read(first + i, key.get() + i * shape.latent);
       for (int64_t i = 0; i < shape.value; i++)
-        rows.read(first + shape.nope + i, value.data() + i * shape.latent);
+        rows.read(first + shape.nope + i, value.get() + i * shape.latent);
       return;
     }
     WeightRows transposed(*from.key);
@@ -56,9 +57,9 @@ struct HeadProjections {
     }
     const WeightRows rows(*from.value);
     for (int64_t i = 0; i < shape.value; i++)
-      rows.read(head * shape.value + i, value.data() + i * shape.latent);
+      rows.read(head * shape.value + i, value.get() + i * shape.latent);
   }
-  std::vector<float> key, value;
+  std::unique_ptr<float[]> key, value;  // not zeroed first: as large as the weights themselves
 };
 
 /// The work of one head on one sequence. q and out: where the head's part of the sequence's first row lies.
@@ -82,7 +83,7 @@ void absorbed(const HeadTask& t, Entries& entries) {
     const float* q = t.q + r * t.q_stride;
     std::fill_n(query.begin(), s.latent, 0.0f);
     for (int64_t i = 0; i < s.nope; i++)
-      add_scaled(q[i], t.head.key.data() + i * s.latent, s.latent, query.data());
+      add_scaled(q[i], t.head.key.get() + i * s.latent, s.latent, query.data());
     std::copy_n(q + s.nope, s.rope, query.begin() + s.latent);
 
     const int64_t seen = t.sequence.first_position + r + 1;
@@ -94,7 +95,7 @@ void absorbed(const HeadTask& t, Entries& entries) {
     for (int64_t p = 0; p < seen; p++) add_scaled(weights[p], entries.at(p), s.latent, sum.data());
     float* out = t.out + r * t.out_stride;
     for (int64_t i = 0; i < s.value; i++)
-      out[i] = dot(t.head.value.data() + i * s.latent, sum.data(), s.latent) / total;
+      out[i] = dot(t.head.value.get() + i * s.latent, sum.data(), s.latent) / total;
   }
 }
 
@@ -107,10 +108,10 @@ void projected_up(const HeadTask& t, Entries& entries) {
   for (int64_t p = 0; p < end; p++) {
     const float* entry = entries.at(p);
     float* key = keys.data() + p * key_width;
-    for (int64_t i = 0; i < s.nope; i++) key[i] = dot(t.head.key.data() + i * s.latent, entry, s.latent);
+    for (int64_t i = 0; i < s.nope; i++) key[i] = dot(t.head.key.get() + i * s.latent, entry, s.latent);
     std::copy_n(entry + s.latent, s.rope, key + s.nope);
     for (int64_t i = 0; i < s.value; i++)
-      values[static_cast<size_t>(p * s.value + i)] = dot(t.head.value.data() + i * s.latent, entry, s.latent);
+      values[static_cast<size_t>(p * s.value + i)] = dot(t.head.value.get() + i * s.latent, entry, s.latent);
   }
   for (int64_t r = 0; r < t.sequence.rows; r++) {
     const int64_t seen = t.sequence.first_position + r + 1;
