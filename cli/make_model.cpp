@@ -64,7 +64,7 @@ void add_make_model(CLI::App& app, int& exit_code) {
     Progress progress;
     model::write_checkpoint(args->model, args->out, std::ref(progress));
     progress.end();
-    std::printf("%s: %s, with a tokenizer of bytes and without a chat template\n", args->out.c_str(),
+    std::printf("%s: %s, with a tokenizer of bytes and the chat template `made`\n", args->out.c_str(),
                 args->model.like.c_str());
     exit_code = ok;
   });
