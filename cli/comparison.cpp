@@ -27,6 +27,13 @@ std::string read_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+std::vector<int32_t> tokens_of(const std::string& text, const model::Tokenizer& tokenizer,
+                               const std::string& where) {
+  auto tokens = tokenizer.encode(text, false);
+  if (tokens.size() < 2) throw InputError("has fewer than 2 tokens", where, "give a longer text");
+  return tokens;
+}
+
 void Comparison::add(std::span<const int32_t> tokens, int64_t window, LocalPipeline& reference,
                      LocalPipeline& other) {
   for (size_t begin = 0; begin < tokens.size(); begin += static_cast<size_t>(window)) {

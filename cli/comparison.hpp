@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/local_pipeline.hpp"
+#include "model/tokenizer.hpp"
 
 namespace convoy::cli {
 
@@ -37,5 +38,9 @@ class Comparison {
 
 /// The text to compare over. Throws InputError.
 std::string read_text(const std::string& path);
+
+/// Its tokens, of which there are two at least: one, and one to predict. Throws InputError at `where`.
+std::vector<int32_t> tokens_of(const std::string& text, const model::Tokenizer& tokenizer,
+                               const std::string& where);
 
 }  // namespace convoy::cli

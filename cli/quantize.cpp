@@ -12,6 +12,7 @@
 #include "cli/quantize_text.hpp"
 #include "cli/verify.hpp"
 #include "model/error.hpp"
+#include "model/parallel.hpp"
 #include "model/rewrite.hpp"
 #include "model/tokenizer.hpp"
 
@@ -24,7 +25,7 @@ struct QuantizeOptions {
   std::string model, to, out, text, kernels = "reference";
   std::optional<double> kl_max;
   uint64_t shard_bytes = model::RewriteOptions{}.shard_bytes_max;
-  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  int threads = static_cast<int>(model::all_cores());
   bool no_measurement = false, json = false;
 };
 
@@ -52,9 +53,7 @@ class ProgressLine {
 std::vector<int32_t> tokens_for(const QuantizeOptions& options, const model::Checkpoint& checkpoint) {
   if (checkpoint.has_tokenizer()) {
     const std::string text = options.text.empty() ? std::string(quantize_text) : read_text(options.text);
-    auto tokens = model::Tokenizer::load(options.model)->encode(text, false);
-    if (tokens.size() < 2) throw InputError("has fewer than 2 tokens", options.text, "give a longer text");
-    return tokens;
+    return tokens_of(text, *model::Tokenizer::load(options.model), options.text);
   }
   if (!options.text.empty())
     throw InputError("has no tokenizer to read a text with", options.model, "leave --text away");

@@ -9,9 +9,9 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
-#include <thread>
 
 #include "model/error.hpp"
+#include "model/parallel.hpp"
 
 namespace convoy::cli {
 
@@ -21,7 +21,7 @@ ActorSystemConfig::ActorSystemConfig() {
   set("scheduler.policy",
       caf::atom("sharing"));                    // stealing polls: five times the latency from outside threads
   set("scheduler.max-throughput", size_t{50});  // unlimited, a busy actor starves the others
-  set("scheduler.max-threads", std::max<size_t>(4, std::thread::hardware_concurrency()));
+  set("scheduler.max-threads", std::max<size_t>(4, model::all_cores()));
 }
 
 actors::LinkOptions link_options(const actors::ClusterConfig& config) {

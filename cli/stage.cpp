@@ -4,8 +4,6 @@
 
 #include <csignal>
 
-#include <thread>
-
 #include "actors/log.hpp"
 #include "actors/plan_limits.hpp"
 #include "actors/stage.hpp"
@@ -13,6 +11,7 @@
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/error.hpp"
+#include "model/parallel.hpp"
 
 namespace convoy::cli {
 
@@ -40,9 +39,8 @@ int run_stage(const StageArguments& args) {
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
   // With one request at a time only one stage computes, so each may use all cores.
-  options.threads = config.stage.threads
-                        ? static_cast<int>(config.stage.threads)
-                        : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  options.threads =
+      config.stage.threads ? static_cast<int>(config.stage.threads) : static_cast<int>(model::all_cores());
   options.context_tokens = actors::served_context(config, checkpoint->config());
   options.rows_per_step = actors::scheduler_limits(config, checkpoint->config()).rows();
   options.report_ms = std::max(1u, config.pipeline.failure_detection_ms / 4);

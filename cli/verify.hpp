@@ -6,10 +6,10 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cli/model_option.hpp"
+#include "model/parallel.hpp"
 
 namespace convoy::cli {
 
@@ -18,7 +18,7 @@ struct VerifyOptions {
   std::string golden, backend = "cpu", kernels = "reference", against, text;
   std::vector<int64_t> split;
   std::optional<double> tolerance;
-  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  int threads = static_cast<int>(model::all_cores());
   bool json = false;
 };
 

@@ -20,8 +20,7 @@ constexpr double default_tolerance = 0.01;  // of the mean KL divergence
 int verify_text(const VerifyOptions& options) {
   const auto checkpoint = model::Checkpoint::open(options.model.model);
   const auto tokenizer = model::Tokenizer::load(options.model.model);
-  const std::vector<int32_t> tokens = tokenizer->encode(read_text(options.text), false);
-  if (tokens.size() < 2) throw InputError("has fewer than 2 tokens", options.text, "give a longer text");
+  const std::vector<int32_t> tokens = tokens_of(read_text(options.text), *tokenizer, options.text);
 
   const int64_t window = std::min(window_tokens_max, checkpoint->config().context);
   LocalPipeline reference(checkpoint, gpu::Kernels::reference, options.threads, options.split, window);

@@ -75,12 +75,13 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
   }
   std::erase_if(tensors, [&](const auto& entry) {
     const std::string_view name = entry.first;
-    const auto belongs = [&](std::string_view suffix, DType type) {
+    const auto belongs_to = [&](DType type) {
+      const std::string_view suffix = scales_suffix(type);
       if (!name.ends_with(suffix)) return false;
       const auto weight = tensors.find(name.substr(0, name.size() - suffix.size()));
       return weight != tensors.end() && weight->second.type == type;
     };
-    return belongs("_scale_inv", DType::f8_e4m3) || belongs("_scale", DType::i8);
+    return belongs_to(DType::f8_e4m3) || belongs_to(DType::i8);
   });
 }
 

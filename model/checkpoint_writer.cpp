@@ -102,10 +102,8 @@ void write_part(const RandomModel& model, const Shard& shard, const Shard::Entry
   const uint64_t row_bytes = columns * info(entry.type).block_bytes;
   const auto first_row = static_cast<uint64_t>(part.first_row), rows = static_cast<uint64_t>(part.rows);
   std::vector<std::byte> bytes(rows * row_bytes);
-  std::vector<float> scales;
+  std::vector<float> scales(scale_count(entry.type, part.rows, entry.tensor.shape.back()));
   const int64_t across = fp8_blocks(entry.tensor.shape.back());
-  if (entry.type == DType::f8_e4m3)
-    scales.resize(scale_count(entry.type, part.rows, entry.tensor.shape.back()));
   generate(model, part, bytes, scales);
   const uint64_t data = shard.header.size();
   file.write(bytes, data + entry.begin + first_row * row_bytes);

@@ -10,6 +10,7 @@ namespace convoy::model {
 /// one throws is thrown when all have ended.
 void in_parallel(size_t count, size_t threads_max, const std::function<void(size_t)>& work);
 
+/// At least 1, where the system does not say.
 size_t all_cores();
 
 }  // namespace convoy::model
