@@ -50,7 +50,7 @@ class Links {
   uint16_t listen(const std::string& host, uint16_t port);
 
   /// Connects in the background, over the Unix-domain socket if one is there, and keeps trying for give_up_ms
-  /// (then Events::refused).
+  /// (then Events::refused). Whether they connect to us meanwhile or we to them: one link comes of it.
   void connect(const std::string& host, uint16_t port, uint32_t give_up_ms);
 
   /// Frames addressed to (role, instance) of this process go to that actor. Mail before publish() is dropped

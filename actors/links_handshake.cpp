@@ -21,10 +21,11 @@ Outgoing hello_frame(const wire::Greeting& greeting) {
   return {.type = FrameTraits<schema::Hello>::type_id, .bytes = wire::encode(greeting).bytes()};
 }
 
-Outgoing refusal_frame(const std::string& reason, bool retry) {
+Outgoing refusal_frame(const std::string& reason, bool retry, bool linked) {
   schema::FrameBuilder<schema::HelloRefused> refused;
   refused->setReason(reason);
   refused->setRetry(retry);
+  refused->setLinked(linked);
   return {.type = FrameTraits<schema::HelloRefused>::type_id, .bytes = std::move(refused).finish().bytes()};
 }
 
@@ -125,7 +126,7 @@ asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connect
       const schema::Frame<schema::HelloRefused> frame(bytes);
       const schema::Reading refused(frame);
       answer.refusal = {"refused by the peer: " + std::string(refused->getReason().cStr()),
-                        refused->getRetry()};
+                        refused->getRetry(), refused->getLinked()};
     } else {
       answer.refusal = {"a frame of type " + std::to_string(in.header.type) + " before the Hello", false};
     }
@@ -148,7 +149,7 @@ asio::awaitable<void> Links::Impl::greet(Connection connection) {
   if (refusal.reason.empty()) co_return;
   if (!stopping) log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
   if (connection->socket.is_open()) {
-    const Outgoing frame = refusal_frame(refusal.reason, refusal.retry);
+    const Outgoing frame = refusal_frame(refusal.reason, refusal.retry, refusal.linked);
     // Best effort: whoever sent garbage may not listen.
     co_await write_frames(connection->socket, std::span(&frame, 1));
   }
@@ -165,6 +166,13 @@ bool Links::Impl::chosen(const PeerIdentity& peer) const {
                      [key = key_of(peer)](const auto& connection) { return connection->chosen_for == key; });
 }
 
+bool Links::Impl::linked_to(const asio::ip::tcp::endpoint& address) const {
+  return std::any_of(links.begin(), links.end(), [&](const auto& link) {
+    const PeerIdentity& peer = link->peer();
+    return loopback_endpoint(peer.listen_host, peer.listen_port) == address;
+  });
+}
+
 bool Links::Impl::is_forming(const PeerIdentity& peer) const {
   return std::any_of(forming.begin(), forming.end(), [key = key_of(peer)](const auto& entry) {
     return key_of(entry.second.greeting.peer) == key;
@@ -172,7 +180,7 @@ bool Links::Impl::is_forming(const PeerIdentity& peer) const {
 }
 
 Links::Impl::Refusal Links::Impl::no_room_for(const PeerIdentity& peer) {
-  if (port(peer)) return {describe(peer) + " is linked already", true};
+  if (port(peer)) return {describe(peer) + " is linked already", true, true};
   if (links.size() + forming.size() >= options.limits.links_max)
     return {"links_max = " + std::to_string(options.limits.links_max) + " links are up", true};
   return {};
@@ -199,7 +207,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connect
   const PeerIdentity& peer = theirs.peer;
   if (found == forming.end() || key_of(found->second.greeting.peer) != key_of(peer))
     co_return Refusal{"a bulk connection without its control connection", true};
-  if (port(peer)) co_return Refusal{describe(peer) + " is linked already", true};
+  if (port(peer)) co_return Refusal{describe(peer) + " is linked already", true, true};
   if (we_choose(peer) && chosen(peer))
     co_return Refusal{describe(peer) + " is being linked by our own connection", true};
   connection->chosen_for = key_of(peer);
@@ -227,7 +235,8 @@ asio::awaitable<void> Links::Impl::connect(std::string host, uint16_t port, uint
       const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
       refusal = co_await attempt(
           *endpoint, std::clamp(left, milliseconds(1), milliseconds(options.limits.handshake_timeout_ms)));
-      if (refusal.reason.empty() || stopping) co_return;
+      const bool linked = refusal.linked && linked_to(*endpoint);  // they connected to us meanwhile
+      if (refusal.reason.empty() || linked || stopping) co_return;
       log::debug("link.attempt_failed", {{"address", address}, {"reason", refusal.reason}});
       if (!refusal.retry || Clock::now() + pause >= until) break;
       co_await nap(pause);

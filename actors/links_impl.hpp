@@ -55,6 +55,7 @@ struct Links::Impl final : PeerLink::Owner {
   struct Refusal {
     std::string reason;  // empty: not refused
     bool retry = true;
+    bool linked = false;  // because there is a link to that peer
   };
   struct Answer {
     wire::Greeting greeting;
@@ -76,6 +77,7 @@ struct Links::Impl final : PeerLink::Owner {
   // which of the two connections becomes their link; the other takes what it gets.
   bool we_choose(const PeerIdentity& peer);
   bool chosen(const PeerIdentity& peer) const;  // a connection under way is meant to become our link
+  bool linked_to(const asio::ip::tcp::endpoint& address) const;  // to whoever listens there
   bool is_forming(
       const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
   wire::Greeting greeting(bool bulk, uint64_t link_id);

@@ -40,6 +40,7 @@ struct Hello {
 struct HelloRefused {
   reason @0 :Text;
   retry @1 :Bool;            # the same Hello may be accepted later (a full house, a link that is just ending)
+  linked @2 :Bool;           # because the two processes have a link
 }
 
 struct Lease {
