@@ -15,7 +15,7 @@ namespace convoy::actors::wire {
 
 inline constexpr uint32_t magic = 0x59564e43;    // "CNVY" in memory
 inline constexpr uint16_t header_version = 1;    // of the 32 bytes below
-inline constexpr uint16_t protocol_version = 1;  // of the messages' meaning: compared in Hello
+inline constexpr uint16_t protocol_version = 2;  // of the messages' meaning: compared in Hello
 inline constexpr size_t header_bytes = 32;
 inline constexpr uint64_t hello_bytes_max = 4096;   // before the handshake nothing larger is read
 inline constexpr size_t name_bytes_max = 128;       // cluster, node, host and kernel variant in a Hello

@@ -16,6 +16,7 @@ using schema::Frame;
 struct AddPipeline;  // a replica is there
 struct StageUp;      // a stage process linked itself to us (below: all of these are local only)
 struct PeerUp;       // any other process did
+struct PeerRefused;  // or it did not
 struct PeerDown;     // a link ended
 
 }  // namespace convoy::actors
@@ -43,6 +44,7 @@ CONVOY_MESSAGE(Shutdown)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::AddPipeline)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StageUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerRefused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
 
 namespace convoy::actors {
@@ -90,7 +92,9 @@ using PipelineActor =
 using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       // be this part of this epoch
                                     caf::reacts_to<Frame<msg::StepPlan>>,     // from the pipeline
                                     caf::reacts_to<Frame<msg::Activations>>,  // from the stage before
-                                    caf::reacts_to<PeerUp>>;  // the head node or the next stage;  // report
+                                    caf::reacts_to<Frame<msg::StepResult>>,   // to the first, from the last
+                                    caf::reacts_to<PeerUp>,        // the head node or another stage
+                                    caf::reacts_to<PeerRefused>>;  // the next stage
 
 /// Supervises the processes of one machine.
 using NodeActor =
@@ -114,6 +118,9 @@ struct StageUp {
 };
 struct PeerUp {
   PeerIdentity peer;
+};
+struct PeerRefused {
+  std::string address, reason;
 };
 struct PeerDown {
   PeerIdentity peer;

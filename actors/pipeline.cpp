@@ -135,9 +135,7 @@ void PipelineData::pump() {
   if (phase != Phase::serving) return;
   while (auto plan = scheduler.plan()) {
     plan->epoch = epoch;
-    const Frame<msg::StepPlan> frame = encode(*plan);
-    // All stages hear at once, so that later ones are prepared when the hidden states arrive.
-    for (Stage& stage : stages) self->send(stage.handle, frame);
+    self->send(stages.front().handle, encode(*plan));
     sent.push_back(Clock::now());
   }
 }

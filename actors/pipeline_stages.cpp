@@ -64,13 +64,12 @@ void PipelineData::raise_epoch() {
     assign->setLastLayer(last);
     assign->setKvBlocks(options.limits.kv_blocks);
     assign->setSlots(options.limits.slots());
-    assign->setLast(i + 1 == stages.size());
-    if (i + 1 < stages.size()) {
-      const PeerIdentity& next = stages[i + 1].peer;
-      assign->setNextHost(next.listen_host);
+    if (stages.size() > 1) {
+      const PeerIdentity& next = stages[(i + 1) % stages.size()].peer;
+      // Of two stages each is the other's next: one connects.
+      if (stages.size() > 2 || i == 0) assign->setNextHost(next.listen_host);
       assign->setNextPort(next.listen_port);
       assign->setNextInstance(next.instance);
-      assign->setNextNode(next.node);
     }
     stages[i].health = msg::Health::LOADING;
     self->send(stages[i].handle, std::move(assign).finish());

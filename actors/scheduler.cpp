@@ -127,31 +127,58 @@ void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPl
     s.blocks.push_back(free_blocks_.back());
     free_blocks_.pop_back();
   }
-  gpu::SeqStep step{s.slot, s.planned, {s.tokens.begin() + s.planned, s.tokens.begin() + end}, 0};
-  if (end == s.tokens.size()) {
+  gpu::SeqStep step{s.slot, s.planned, {}, 0};
+  if (s.planned == s.tokens.size())
+    step.tokens = {gpu::token_fed_back};
+  else
+    step.tokens.assign(s.tokens.begin() + s.planned, s.tokens.begin() + end);
+  if (end >= s.tokens.size()) {
     step.sampled_rows = 1;
-    s.decoding = s.in_flight_decode = true;
+    s.decoding = true;
+    ++s.in_flight;
     flying.sampled.push_back({id, s.slot, 1});
   }
   s.planned = end;
   plan.sequences.push_back(std::move(step));
 }
 
-void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
+/// Each of the P micro-batches in flight takes its share; a batch smaller than P is not split further.
+size_t Scheduler::decodes_per_step() const {
   size_t decoding = 0;
   for (const auto& [id, s] : sequences_) decoding += s.decoding;
-  // Each of the P micro-batches in flight takes its share; a batch smaller than P is not split further.
-  size_t quota = (decoding + limits_.stages - 1) / limits_.stages;
+  return (decoding + limits_.stages - 1) / limits_.stages;
+}
+
+void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
+  size_t quota = decodes_per_step();
   // Start behind the one that was served last, so that the remainder rotates.
   auto next = sequences_.upper_bound(last_decoded_);
   for (size_t seen = 0; seen < sequences_.size() && quota > 0; ++seen) {
     if (next == sequences_.end()) next = sequences_.begin();
-    if (Sequence& s = next->second; s.decoding && !s.in_flight_decode) {
+    if (Sequence& s = next->second; s.decoding && s.in_flight == 0) {
       last_decoded_ = next->first;
       add_rows(next->first, s, 1, plan, flying);
       --quota;
     }
     ++next;
+  }
+}
+
+/// Decodes whose token is still being computed: those of the oldest step that has any, so that the new step
+/// waits for that one alone.
+void Scheduler::add_ahead(gpu::StepPlan& plan, FlyingStep& flying) {
+  size_t quota = decodes_per_step();
+  for (const FlyingStep& step : in_flight_) {
+    for (const auto& sampled : step.sampled) {
+      const auto found = sequences_.find(sampled.id);
+      if (found == sequences_.end() || quota == 0) continue;
+      Sequence& s = found->second;
+      const bool ends = s.planned - s.prompt_tokens + 1 == s.max_tokens;
+      if (s.in_flight != 1 || ends) continue;
+      add_rows(found->first, s, 1, plan, flying);
+      --quota;
+    }
+    if (!plan.sequences.empty()) return;
   }
 }
 
@@ -175,6 +202,7 @@ std::optional<gpu::StepPlan> Scheduler::plan() {
   FlyingStep flying{next_step_, {}};
   add_decodes(plan, flying);
   add_prefill(plan, flying);
+  if (plan.sequences.empty()) add_ahead(plan, flying);
   if (plan.sequences.empty()) return std::nullopt;
   // A slot that ends in this step is free for the next one.
   plan.ends = std::move(ended_slots_);
@@ -206,9 +234,9 @@ std::vector<Progress> Scheduler::commit(const gpu::StepResult& result) {
                                " tokens, planned were slot " + std::to_string(slot) + " and " +
                                std::to_string(rows));
     const auto found = sequences_.find(id);
-    if (found == sequences_.end()) continue;  // cancelled meanwhile
+    if (found == sequences_.end()) continue;  // it ended before this step
     Sequence& s = found->second;
-    s.in_flight_decode = false;
+    --s.in_flight;
     const gpu::SampledToken& token = sampled.tokens.front();
     if (token.id < 0 || token.id >= limits_.vocab)
       throw std::runtime_error("step " + std::to_string(result.step) + " sampled the impossible token " +

@@ -5,7 +5,8 @@
 //
 // Continuous batching over P stages: at most P + slack micro-batches are in flight, decodes are dealt over P
 // of them so that every stage has work, and chunks of a prompt may follow each other because stages run steps
-// in order.
+// in order. If nothing else is to be done, a decode is planned one step ahead of its token, which the last
+// stage then feeds back to the first (docs/decisions/0006): no step waits for the scheduler.
 
 #include <cstdint>
 #include <deque>
@@ -88,7 +89,8 @@ class Scheduler {
     uint32_t prompt_tokens = 0, max_tokens = 0;
     uint32_t planned = 0;  // positions that have been given to a step
     uint32_t reserved_blocks = 0;
-    bool started = false, decoding = false, in_flight_decode = false, canary = false;
+    bool started = false, decoding = false, canary = false;
+    uint32_t in_flight = 0;  // steps that sample
     uint32_t slot = 0;
     std::vector<uint32_t> blocks;
     model::Sampling sampling;
@@ -104,8 +106,10 @@ class Scheduler {
 
   void start_waiting();
   void add_decodes(gpu::StepPlan& plan, FlyingStep& flying);
+  void add_ahead(gpu::StepPlan& plan, FlyingStep& flying);
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
   void add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
+  size_t decodes_per_step() const;
   void release(std::map<SequenceId, Sequence>::iterator sequence);
   uint32_t blocks_for(uint64_t tokens) const;
 

@@ -15,11 +15,11 @@ namespace {
 /// The hidden states of a step, checked against it. [rows, hidden]
 std::span<const float> input_of(const msg::Activations::Reader& message, const gpu::StepPlan& plan) {
   const auto data = message.getData();
-  const uint64_t values = uint64_t{message.getRows()} * message.getHidden();
-  if (message.getRows() != plan.rows() || data.size() != values * sizeof(float))
-    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " have " +
-                             std::to_string(message.getRows()) + " rows in " + std::to_string(data.size()) +
-                             " bytes; the plan has " + std::to_string(plan.rows()) + " rows");
+  const uint64_t values = static_cast<uint64_t>(plan.rows()) * message.getHidden();
+  if (data.size() != values * sizeof(float))
+    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " are " +
+                             std::to_string(data.size()) + " bytes; the plan has " +
+                             std::to_string(plan.rows()) + " rows of " + std::to_string(message.getHidden()));
   return {reinterpret_cast<const float*>(data.begin()), values};
 }
 
@@ -39,11 +39,11 @@ struct StageData {
   std::unique_ptr<gpu::Engine> engine{};
   model::LayerRange range{};  // of the engine
   StageStatus status{};
-  bool last = false;
   uint32_t next_instance = 0;
-  uint16_t next_port = 0;
-  std::deque<gpu::StepPlan> plans{};                     // not yet run
-  std::map<uint64_t, Frame<msg::Activations>> inputs{};  // by step
+  uint16_t next_port = 0;                            // 0: a stage alone has no next one
+  std::string next_host{};                           // empty: it connects to us
+  std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
+  std::deque<gpu::StepPlan> plans{};                 // of the first stage, not yet run
 
   bool loaded() const { return engine && status.loaded_permille == 1000; }
 
@@ -62,7 +62,6 @@ struct StageData {
                {{"stage", options.instance}, {"epoch", status.epoch}, {"reason", status.reason}});
     status.health = msg::Health::DOWN;
     plans.clear();
-    inputs.clear();
     self->send(reporter, status);
   }
 
@@ -70,15 +69,16 @@ struct StageData {
     if (a.getEpoch() <= status.epoch) return;
     status = {};
     status.epoch = a.getEpoch();
-    last = a.getLast();
     plans.clear();
-    inputs.clear();
     self->send(reporter, status);
-    if (!last && (a.getNextPort() != next_port || !next)) {
+    if (a.getNextPort() != next_port || !next) {
       next = nullptr;
+      next_host = a.getNextHost();
       next_port = a.getNextPort();
       next_instance = a.getNextInstance();
-      links.connect(a.getNextHost(), next_port);
+      if (const auto linked = linked_stages.find(next_instance); linked != linked_stages.end())
+        meet(linked->second);
+      if (!next && !next_host.empty()) links.connect(next_host, next_port);
     }
     load({a.getFirstLayer(), a.getLastLayer()},
          {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
@@ -109,7 +109,7 @@ struct StageData {
   /// Ready means loaded, and linked to the next stage.
   void tell() {
     if (!loaded() || status.health == msg::Health::DOWN) return;
-    const bool linked = last || next;
+    const bool linked = next_port == 0 || next;
     status.health = linked ? msg::Health::READY : msg::Health::LOADING;
     status.reason = linked ? "" : "connecting to the next stage";
     self->send(reporter, status);
@@ -119,11 +119,24 @@ struct StageData {
     if (up.peer.role == schema::Role::NODE) {
       pipeline = links.pipeline(up.peer);
       self->send(reporter, up);
-    } else if (!last && up.peer.instance == next_instance && up.peer.listen_port == next_port) {
-      next = links.next_stage(up.peer);
-      self->monitor(next);
+    } else {
+      linked_stages[up.peer.instance] = up.peer;
+      meet(up.peer);
       tell();
     }
+  }
+
+  /// It may just have died. Then the pipeline will name another; until then only this one will do.
+  void refused(const PeerRefused& by) {
+    if (next || by.address != next_host + ":" + std::to_string(next_port)) return;
+    log::warn("stage.next_refused", {{"stage", options.instance}, {"reason", by.reason}});
+    links.connect(next_host, next_port);
+  }
+
+  void meet(const PeerIdentity& peer) {
+    if (peer.instance != next_instance || peer.listen_port != next_port) return;
+    next = links.next_stage(peer);
+    self->monitor(next);
   }
 
   /// Without the next stage no step can leave. The pipeline hears of it and raises the epoch, which connects
@@ -132,47 +145,48 @@ struct StageData {
     if (!next || next.address() != down.source) return;
     log::warn("stage.next_lost", {{"stage", options.instance}});
     next = nullptr;
+    linked_stages.erase(next_instance);
     tell();
   }
 
+  /// Whether what comes belongs to what this stage is now. Throws if the stage cannot run steps.
+  bool current(uint64_t epoch, bool for_first) const {
+    if (epoch != status.epoch || status.health == msg::Health::DOWN) return false;
+    if (!loaded()) throw std::runtime_error("a step came before any layers were loaded");
+    if (engine->first() != for_first)
+      throw std::runtime_error(for_first ? "only the first stage takes plans and sampled tokens"
+                                         : "the first stage takes no hidden states");
+    return true;
+  }
+
   void plan(const Frame<msg::StepPlan>& frame) {
-    gpu::StepPlan step = decode(frame);
-    if (step.epoch != status.epoch || status.health == msg::Health::DOWN) return;
+    const msg::Reading plan(frame);
+    if (!current(plan->getEpoch(), true)) return;
     if (plans.size() >= options.steps_queued_max)
       throw std::runtime_error("more than " + std::to_string(options.steps_queued_max) + " steps are queued");
-    plans.push_back(std::move(step));
-    run();
+    plans.push_back(decode(*plan));
+    run_planned();
+  }
+
+  void sampled(const Frame<msg::StepResult>& frame) {
+    const gpu::StepResult result = decode(frame);
+    if (!current(result.epoch, true)) return;
+    engine->feed_back(result);
+    run_planned();
   }
 
   void activations(const Frame<msg::Activations>& frame) {
-    const msg::Reading a(frame);
-    if (a->getEpoch() != status.epoch || status.health == msg::Health::DOWN) return;
-    if (inputs.size() >= options.steps_queued_max)
-      throw std::runtime_error("hidden states of more than " + std::to_string(options.steps_queued_max) +
-                               " steps are queued");
-    inputs[a->getStep()] = frame;
-    run();
+    const msg::Reading message(frame);
+    const gpu::StepPlan step = decode(message->getPlan());
+    if (current(step.epoch, false)) run(step, input_of(*message, step));
   }
 
-  /// All steps whose plan and hidden states are there, in order.
-  void run() {
-    if (!loaded()) throw std::runtime_error("a step came before any layers were loaded");
-    while (!plans.empty()) {
-      Frame<msg::Activations> frame;
-      if (!engine->first()) {
-        const auto input = inputs.find(plans.front().step);
-        if (input == inputs.end()) return;
-        frame = std::move(input->second);
-        inputs.erase(input);
-      }
+  /// All steps whose tokens are known, in order.
+  void run_planned() {
+    while (!plans.empty() && engine->resolve(plans.front())) {
       const gpu::StepPlan step = std::move(plans.front());
       plans.pop_front();
-      if (engine->first()) {
-        run(step, {});
-      } else {
-        const msg::Reading hidden(frame);
-        run(step, input_of(*hidden, step));
-      }
+      run(step, {});
     }
   }
 
@@ -180,10 +194,12 @@ struct StageData {
     clock->begin();
     const gpu::StepOutput output = engine->run(step, input);
     clock->end();
-    if (engine->last())
-      self->send(pipeline, encode(output.result));
-    else if (next)
-      self->send(next, encode_activations(step.epoch, step.step, output.hidden, step.rows()));
+    if (engine->last()) {
+      const Frame<msg::StepResult> result = encode(output.result);
+      if (next && !output.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
+      self->send(pipeline, result);
+    } else if (next)
+      self->send(next, encode_activations(step, output.hidden));
   }
 };
 
@@ -208,7 +224,9 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
       },
       [data](const Frame<msg::StepPlan>& frame) { data->guarded([&] { data->plan(frame); }); },
       [data](const Frame<msg::Activations>& frame) { data->guarded([&] { data->activations(frame); }); },
+      [data](const Frame<msg::StepResult>& frame) { data->guarded([&] { data->sampled(frame); }); },
       [data](const PeerUp& up) { data->peer_up(up); },
+      [data](const PeerRefused& by) { data->refused(by); },
   };
 }
 

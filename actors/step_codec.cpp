@@ -19,6 +19,11 @@ std::vector<T> collect(List list) {
   return values;
 }
 
+size_t words_of(const gpu::StepPlan& plan) {
+  return 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
+         2 * plan.block_changes.size() + plan.ends.size();
+}
+
 }  // namespace
 
 void encode(const model::Sampling& from, msg::Sampling::Builder to) {
@@ -70,49 +75,50 @@ gpu::SampledToken decode(msg::Token::Reader from) {
   return to;
 }
 
-Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
-  const size_t words = 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() +
-                       static_cast<size_t>(plan.rows()) + 2 * plan.block_changes.size() + plan.ends.size();
-  msg::FrameBuilder<msg::StepPlan> frame(words);
-  frame->setEpoch(plan.epoch);
-  frame->setStep(plan.step);
-  auto starts = frame->initStarts(static_cast<unsigned>(plan.starts.size()));
-  for (unsigned i = 0; i < plan.starts.size(); ++i) {
-    starts[i].setSlot(plan.starts[i].slot);
-    starts[i].setPromptTokens(plan.starts[i].prompt_tokens);
-    encode(plan.starts[i].sampling, starts[i].initSampling());
+void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
+  to.setEpoch(from.epoch);
+  to.setStep(from.step);
+  auto starts = to.initStarts(static_cast<unsigned>(from.starts.size()));
+  for (unsigned i = 0; i < from.starts.size(); ++i) {
+    starts[i].setSlot(from.starts[i].slot);
+    starts[i].setPromptTokens(from.starts[i].prompt_tokens);
+    encode(from.starts[i].sampling, starts[i].initSampling());
   }
-  auto sequences = frame->initSequences(static_cast<unsigned>(plan.sequences.size()));
-  for (unsigned i = 0; i < plan.sequences.size(); ++i) {
-    const gpu::SeqStep& s = plan.sequences[i];
+  auto sequences = to.initSequences(static_cast<unsigned>(from.sequences.size()));
+  for (unsigned i = 0; i < from.sequences.size(); ++i) {
+    const gpu::SeqStep& s = from.sequences[i];
     sequences[i].setSlot(s.slot);
     sequences[i].setFirstPosition(s.first_position);
     fill(sequences[i].initTokens(static_cast<unsigned>(s.tokens.size())), s.tokens);
     sequences[i].setSampledRows(s.sampled_rows);
   }
-  auto changes = frame->initBlockChanges(static_cast<unsigned>(plan.block_changes.size()));
-  for (unsigned i = 0; i < plan.block_changes.size(); ++i) {
-    changes[i].setSlot(plan.block_changes[i].slot);
-    changes[i].setIndex(plan.block_changes[i].index);
-    changes[i].setBlock(plan.block_changes[i].block);
+  auto changes = to.initBlockChanges(static_cast<unsigned>(from.block_changes.size()));
+  for (unsigned i = 0; i < from.block_changes.size(); ++i) {
+    changes[i].setSlot(from.block_changes[i].slot);
+    changes[i].setIndex(from.block_changes[i].index);
+    changes[i].setBlock(from.block_changes[i].block);
   }
-  fill(frame->initEnds(static_cast<unsigned>(plan.ends.size())), plan.ends);
+  fill(to.initEnds(static_cast<unsigned>(from.ends.size())), from.ends);
+}
+
+Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
+  msg::FrameBuilder<msg::StepPlan> frame(words_of(plan));
+  encode(plan, *frame);
   return std::move(frame).finish();
 }
 
-gpu::StepPlan decode(const Frame<msg::StepPlan>& frame) {
-  const msg::Reading message(frame);
+gpu::StepPlan decode(msg::StepPlan::Reader from) {
   gpu::StepPlan plan;
-  plan.epoch = message->getEpoch();
-  plan.step = message->getStep();
-  for (const auto s : message->getStarts())
+  plan.epoch = from.getEpoch();
+  plan.step = from.getStep();
+  for (const auto s : from.getStarts())
     plan.starts.push_back({s.getSlot(), s.getPromptTokens(), decode(s.getSampling())});
-  for (const auto s : message->getSequences())
+  for (const auto s : from.getSequences())
     plan.sequences.push_back(
         {s.getSlot(), s.getFirstPosition(), collect<int32_t>(s.getTokens()), s.getSampledRows()});
-  for (const auto c : message->getBlockChanges())
+  for (const auto c : from.getBlockChanges())
     plan.block_changes.push_back({c.getSlot(), c.getIndex(), c.getBlock()});
-  plan.ends = collect<uint32_t>(message->getEnds());
+  plan.ends = collect<uint32_t>(from.getEnds());
   return plan;
 }
 
@@ -144,12 +150,10 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   return result;
 }
 
-Frame<msg::Activations> encode_activations(uint64_t epoch, uint64_t step, std::span<const float> hidden,
-                                           int64_t rows) {
-  msg::FrameBuilder<msg::Activations> frame(16 + hidden.size_bytes() / sizeof(capnp::word) + 1);
-  frame->setEpoch(epoch);
-  frame->setStep(step);
-  frame->setRows(static_cast<uint32_t>(rows));
+Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden) {
+  const int64_t rows = plan.rows();
+  msg::FrameBuilder<msg::Activations> frame(16 + words_of(plan) + hidden.size_bytes() / sizeof(capnp::word));
+  encode(plan, frame->initPlan());
   frame->setHidden(rows > 0 ? static_cast<uint32_t>(hidden.size() / static_cast<size_t>(rows)) : 0);
   std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
               hidden.size_bytes());

@@ -9,14 +9,14 @@
 namespace convoy::actors {
 
 Frame<msg::StepPlan> encode(const gpu::StepPlan& plan);
-gpu::StepPlan decode(const Frame<msg::StepPlan>& frame);
+void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to);
+gpu::StepPlan decode(msg::StepPlan::Reader from);
 
 Frame<msg::StepResult> encode(const gpu::StepResult& result);
 gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 
-/// hidden: [rows, hidden] float32.
-Frame<msg::Activations> encode_activations(uint64_t epoch, uint64_t step, std::span<const float> hidden,
-                                           int64_t rows);
+/// hidden: [rows, width] float32, what a stage made of that step.
+Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden);
 
 void encode(const model::Sampling& from, msg::Sampling::Builder to);
 model::Sampling decode(msg::Sampling::Reader from);

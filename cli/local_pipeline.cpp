@@ -1,29 +1,13 @@
 #include "cli/local_pipeline.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 
+#include "actors/step_codec.hpp"
 #include "model/error.hpp"
-#include "schema/frame.hpp"
 
 namespace convoy::cli {
 namespace {
-
-using ActivationsFrame = schema::Frame<schema::Activations>;
-
-ActivationsFrame pack(const gpu::StepPlan& plan, std::span<const float> hidden) {
-  constexpr size_t words_beside_data = 64;
-  schema::FrameBuilder<schema::Activations> frame(hidden.size_bytes() / sizeof(uint64_t) + words_beside_data);
-  const auto rows = static_cast<uint32_t>(plan.rows());
-  frame->setEpoch(plan.epoch);
-  frame->setStep(plan.step);
-  frame->setRows(rows);
-  frame->setHidden(rows == 0 ? 0 : static_cast<uint32_t>(hidden.size() / rows));
-  std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
-              hidden.size_bytes());
-  return std::move(frame).finish();
-}
 
 uint32_t blocks_for(size_t tokens) {
   const auto block = static_cast<size_t>(gpu::kv_block_tokens);
@@ -80,10 +64,11 @@ void LocalPipeline::feed(std::span<const int32_t> tokens, size_t wanted, const U
 std::span<const float> LocalPipeline::run(const gpu::StepPlan& plan) {
   gpu::StepOutput out = stages_.front()->run(plan, {});
   for (size_t i = 1; i < stages_.size(); i++) {
-    const ActivationsFrame frame = pack(plan, out.hidden);
-    const schema::Reading<schema::Activations> received(frame);
+    const auto frame = actors::encode_activations(plan, out.hidden);
+    const schema::Reading received(frame);
     const auto data = received->getData();
-    out = stages_[i]->run(plan, {reinterpret_cast<const float*>(data.begin()), data.size() / sizeof(float)});
+    out = stages_[i]->run(actors::decode(received->getPlan()),
+                          {reinterpret_cast<const float*>(data.begin()), data.size() / sizeof(float)});
   }
   return stages_.back()->logits();
 }

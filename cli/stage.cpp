@@ -68,8 +68,10 @@ int run_stage(const StageArguments& args) {
   events.down = [end](const actors::PeerIdentity& peer, const std::string& reason) {
     if (peer.role == schema::Role::NODE) end(reason);
   };
-  events.refused = [end](const std::string& address, const std::string& reason) {
-    end(address + ": " + reason);
+  const std::string head_address = args.head_host + ":" + std::to_string(args.head_port);
+  events.refused = [&, end](const std::string& address, const std::string& reason) {
+    if (address == head_address) return end(address + ": " + reason);
+    caf::anon_send(actor, actors::PeerRefused{address, reason});
   };
   links = std::make_unique<actors::Links>(system, link_options(config), self, events);
 

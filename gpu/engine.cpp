@@ -1,6 +1,7 @@
 #include "gpu/engine.hpp"
 
 #include <cassert>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -20,9 +21,12 @@ using std::to_string;
 struct Sequence {
   bool started = false;
   uint32_t prompt_tokens = 0;
-  model::Sampling sampling;
-  std::vector<int32_t> tokens;  // at the positions that are in the cache
-  uint64_t run = 0;             // the latest that brought rows
+  model::Sampling sampling = {};
+  std::vector<int32_t> tokens = {};  // at the positions that are in the cache
+  uint64_t run = 0;                  // the latest that brought rows
+  // If the latest step sampled here: which one that was, and the token behind the others once it is known.
+  std::optional<uint64_t> sampled_in = {};
+  std::optional<int32_t> sampled = {};
 };
 
 void check_limits(const EngineLimits& l, const model::Config& config) {
@@ -117,6 +121,7 @@ StepOutput Engine::run(const StepPlan& plan, std::span<const float> input) {
     s.forward.layers(s.rows, s.kv);
     if (s.forward.last()) {
       out.result = s.sample(plan);
+      feed_back(out.result);
     } else {
       s.hidden.resize(static_cast<size_t>(plan.rows() * s.config.hidden));
       s.backend->read(s.forward.hidden(), s.hidden);
@@ -129,6 +134,31 @@ StepOutput Engine::run(const StepPlan& plan, std::span<const float> input) {
     s.kv.clear(slot);
   }
   return out;
+}
+
+void Engine::feed_back(const StepResult& result) {
+  for (const SampledTokens& from : result.sequences) {
+    if (from.slot >= state_->limits.slots || from.tokens.empty()) continue;
+    Sequence& sequence = state_->sequences[from.slot];
+    if (sequence.sampled_in == result.step) sequence.sampled = from.tokens.back().id;
+  }
+}
+
+bool Engine::resolve(StepPlan& plan) const {
+  bool all = true;
+  for (SeqStep& step : plan.sequences) {
+    if (step.tokens != std::vector{token_fed_back}) continue;
+    const Sequence& sequence = state_->sequence(step.slot);
+    if (!sequence.sampled_in || step.first_position != sequence.tokens.size())
+      refuse("slot " + to_string(step.slot) +
+             " continues with the token it sampled, but none was for position " +
+             to_string(step.first_position));
+    if (sequence.sampled)
+      step.tokens = {*sequence.sampled};
+    else
+      all = false;
+  }
+  return all;
 }
 
 void Engine::reset() {
@@ -158,7 +188,7 @@ void Engine::State::start(const SeqStart& start) {
     refuse("prompt of " + to_string(start.prompt_tokens) + " tokens in slot " + to_string(start.slot) +
            ", context is " + to_string(limits.context_tokens));
   if (const auto why = refuse_sampling(start.sampling, config.vocab)) refuse(*why);
-  sequences[start.slot] = {true, start.prompt_tokens, start.sampling, {}, 0};
+  sequences[start.slot] = {.started = true, .prompt_tokens = start.prompt_tokens, .sampling = start.sampling};
   kv.clear(start.slot);
 }
 
@@ -215,6 +245,8 @@ void Engine::State::lay_out(const StepPlan& plan) {
     sequence.run = runs;
     sequence.tokens.resize(step.first_position);
     sequence.tokens.insert(sequence.tokens.end(), step.tokens.begin(), step.tokens.end());
+    sequence.sampled_in = step.sampled_rows > 0 ? std::optional(plan.step) : std::nullopt;
+    sequence.sampled.reset();
   }
 }
 

@@ -48,6 +48,13 @@ class Engine {
   /// position or block that it may not (the peer's bytes are validated here, where they are used).
   StepOutput run(const StepPlan& plan, std::span<const float> input);
 
+  /// What the last stage sampled in that step, for plans that say token_fed_back. Results for sequences that
+  /// have ended or moved on are ignored.
+  void feed_back(const StepResult& result);
+  /// Puts the tokens that were fed back into a plan that comes next. False: one is not there yet. Throws
+  /// std::runtime_error if it never will be.
+  bool resolve(StepPlan& plan) const;
+
   /// Forgets all sequences: a new epoch.
   void reset();
 

@@ -19,12 +19,16 @@ struct SeqStart {
   model::Sampling sampling;
 };
 
+/// Stands for the token that the sequence sampled last: the step was planned before that one was known. The
+/// first stage puts it in (Engine::resolve).
+inline constexpr int32_t token_fed_back = -1;
+
 /// The tokens of one sequence in this step: a decode brings 1, a draft several, a chunk of a prompt many.
 struct SeqStep {
   uint32_t slot = 0;
   uint32_t first_position = 0;
-  std::vector<int32_t> tokens;
-  uint32_t sampled_rows = 0;  // the last so many rows get logits and a sampled token each
+  std::vector<int32_t> tokens;  // or token_fed_back alone
+  uint32_t sampled_rows = 0;    // the last so many rows get logits and a sampled token each
 };
 
 struct BlockChange {

@@ -194,7 +194,8 @@ struct SeqStart {
 struct SeqStep {
   slot @0 :UInt32;
   firstPosition @1 :UInt32;
-  tokens @2 :List(Int32);          # a decode: 1; a chunk of a prompt: many
+  tokens @2 :List(Int32);          # a decode: 1; a chunk of a prompt: many; -1: what the slot sampled last,
+                                   # which the first stage puts in
   sampledRows @3 :UInt32;          # how many of the last rows get logits and a sampled token
 }
 
@@ -205,7 +206,7 @@ struct BlockChange {
 }
 
 struct StepPlan {
-  # pipeline → every stage
+  # pipeline → first stage; from there to each next one with the hidden states
   epoch @0 :UInt64;
   step @1 :UInt64;                 # numbered per epoch from 0 without gaps; stages run them in order
   starts @2 :List(SeqStart);
@@ -215,12 +216,10 @@ struct StepPlan {
 }
 
 struct Activations {
-  # stage k → stage k+1, on the bulk connection
-  epoch @0 :UInt64;
-  step @1 :UInt64;
-  rows @2 :UInt32;
-  hidden @3 :UInt32;
-  data @4 :Data;                   # float32[rows, hidden], little endian
+  # stage k → stage k+1, on the bulk connection: a step, and what the layers so far made of its rows
+  plan @0 :StepPlan;
+  hidden @1 :UInt32;
+  data @2 :Data;                   # float32[rows of the plan, hidden], little endian
 }
 
 struct SampledTokens {
@@ -229,7 +228,7 @@ struct SampledTokens {
 }
 
 struct StepResult {
-  # last stage → pipeline
+  # last stage → pipeline, and → first stage: its tokens are the first rows of what comes next
   epoch @0 :UInt64;
   step @1 :UInt64;
   sequences @2 :List(SampledTokens);
@@ -244,11 +243,9 @@ struct Assign {
   lastLayer @2 :UInt32;            # inclusive
   kvBlocks @3 :UInt32;             # blocks of 64 tokens
   slots @4 :UInt32;
-  last @5 :Bool;                   # computes logits and samples
-  nextHost @6 :Text;               # where the next stage accepts links; empty for the last
-  nextPort @7 :UInt16;
-  nextInstance @8 :UInt32;
-  nextNode @9 :Text;
+  nextHost @5 :Text;               # where the next stage accepts links; empty: it connects to this one
+  nextPort @6 :UInt16;             # the last one's next is the first. 0: there is only one stage
+  nextInstance @7 :UInt32;
 }
 
 enum Health {

@@ -54,13 +54,13 @@ BOOST_AUTO_TEST_CASE(another_protocol_version_is_refused_with_both_versions) {
   Side here(system);
   RawConnection raw(here.links.listen("127.0.0.1", 0));
   auto hello = raw_greeting(false);
-  hello.protocol_version = 2;
+  hello.protocol_version = wire::protocol_version + 1;
   BOOST_REQUIRE(raw.send(wire::encode(hello)));
   const auto [type, bytes] = raw.receive();
   BOOST_REQUIRE_EQUAL(type, FrameTraits<msg::HelloRefused>::type_id);
   const Frame<msg::HelloRefused> frame(bytes);
   const Reading refused(frame);
-  BOOST_CHECK_EQUAL(refused->getReason().cStr(), "protocol version 2 there, 1 here");
+  BOOST_CHECK_EQUAL(refused->getReason().cStr(), "protocol version 3 there, 2 here");
   BOOST_CHECK(!refused->getRetry());
   BOOST_CHECK(raw.closed());
 }

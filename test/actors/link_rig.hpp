@@ -37,7 +37,7 @@ inline Frame<msg::StepPlan> plan(uint64_t step) {
 
 inline Frame<msg::Activations> activations(uint64_t step, size_t bytes) {
   FrameBuilder<msg::Activations> builder(bytes / 8 + 64);
-  builder->setStep(step);
+  builder->initPlan().setStep(step);
   std::memset(builder->initData(static_cast<unsigned>(bytes)).begin(), 7, bytes);
   return std::move(builder).finish();
 }
@@ -67,7 +67,7 @@ inline EchoActor::behavior_type echo(EchoActor::pointer self, std::function<Repl
           },
           [reply](const Frame<msg::Activations>& frame) {
             const Reading hidden(frame);
-            mail(reply(), result(hidden->getStep(), hidden->getData().size()));
+            mail(reply(), result(hidden->getPlan().getStep(), hidden->getData().size()));
           }};
 }
 

@@ -89,7 +89,7 @@ BOOST_AUTO_TEST_CASE(a_hello_reads_back) {
 BOOST_AUTO_TEST_CASE(a_hello_is_refused_with_both_sides_values) {
   auto other = greeting();
   other.protocol_version = 9;
-  BOOST_CHECK_EQUAL(*wire::refuse_greeting(other, "a"), "protocol version 9 there, 1 here");
+  BOOST_CHECK_EQUAL(*wire::refuse_greeting(other, "a"), "protocol version 9 there, 2 here");
   BOOST_CHECK_EQUAL(*wire::refuse_greeting(greeting(), "b"), "cluster \"a\" there, \"b\" here");
   other = greeting();
   other.peer.role = Role::ROUTER;

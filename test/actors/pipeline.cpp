@@ -60,6 +60,7 @@ struct Fixture : System {
     peer.role = schema::Role::STAGE;
     peer.instance = index;
     peer.incarnation = incarnation;
+    peer.listen_host = "127.0.0.1";
     peer.listen_port = static_cast<uint16_t>(1000 + index);
     caf::anon_send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
   }
@@ -87,6 +88,12 @@ struct Fixture : System {
     mail(pipeline, std::move(frame).finish());
   }
 
+  /// Plans go to the first stage, which passes them on.
+  gpu::StepPlan next_plan() {
+    const auto frame = next<msg::StepPlan>(*stages[0]);
+    return decode(*msg::Reading(frame));
+  }
+
   /// Answers a plan as the last stage would.
   void answer(const gpu::StepPlan& plan, int32_t id) {
     gpu::StepResult result{plan.epoch, plan.step, {}};
@@ -100,9 +107,8 @@ struct Fixture : System {
     for (uint32_t i = 0; i < 2; ++i)
       BOOST_REQUIRE_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch(), epoch);
     for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, epoch);
-    const auto canary = decode(next<msg::StepPlan>(*stages[1]));
+    const auto canary = next_plan();
     BOOST_REQUIRE_EQUAL(canary.rows(), 1);
-    next<msg::StepPlan>(*stages[0]);
     answer(canary, 3);
     for (;;)
       if (msg::Reading(next<msg::PipelineState>(gateway))->getReady()) return;
@@ -149,13 +155,14 @@ BOOST_FIXTURE_TEST_CASE(stages_are_assigned_when_all_are_there_and_ready_means_a
   const auto first_frame = next<msg::Assign>(*stages[0]), last_frame = next<msg::Assign>(*stages[1]);
   const msg::Reading first(first_frame), last(last_frame);
   BOOST_CHECK_EQUAL(first->getLastLayer(), 2u);
-  BOOST_CHECK(!first->getLast());
   BOOST_CHECK_EQUAL(first->getNextPort(), 1001u);
+  BOOST_CHECK_EQUAL(first->getNextHost().cStr(), "127.0.0.1");
   BOOST_CHECK_EQUAL(last->getFirstLayer(), 3u);
-  BOOST_CHECK(last->getLast());
+  BOOST_CHECK_EQUAL(last->getNextPort(), 1000u);      // the first: it feeds tokens back
+  BOOST_CHECK_EQUAL(last->getNextHost().size(), 0u);  // which connects to it, being its neighbour
   report(0, msg::Health::READY, 1);
   report(1, msg::Health::READY, 1);
-  const auto canary = decode(next<msg::StepPlan>(*stages[1]));
+  const auto canary = next_plan();
   BOOST_CHECK(!msg::Reading(next<msg::PipelineState>(gateway))->getReady());
   answer(canary, 3);
   while (!msg::Reading(next<msg::PipelineState>(gateway))->getReady()) continue;
@@ -169,7 +176,7 @@ BOOST_FIXTURE_TEST_CASE(a_request_is_accepted_answered_token_by_token_and_finish
   ask(77, 2);
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Accepted>(gateway))->getRequest(), 77u);
   for (uint32_t i = 0; i < 2; ++i) {
-    answer(decode(next<msg::StepPlan>(*stages[1])), static_cast<int32_t>(40 + i));
+    answer(next_plan(), static_cast<int32_t>(40 + i));
     const auto frame = next<msg::Tokens>(gateway);
     const msg::Reading tokens(frame);
     BOOST_CHECK_EQUAL(tokens->getFirstIndex(), i);
@@ -209,7 +216,7 @@ BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_t
   link_stage(1, 12);
   bring_up();
   ask(9);
-  const auto plan = decode(next<msg::StepPlan>(*stages[1]));
+  const auto plan = next_plan();
   stages[0].reset();  // its mailbox ends, as a remote handle does when the link goes down
   const auto failed_frame = next<msg::Finished>(gateway);
   const msg::Reading failed(failed_frame);
@@ -223,7 +230,7 @@ BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_t
   link_stage(0, 13);
   bring_up(2);
   ask(10, 1);
-  answer(decode(next<msg::StepPlan>(*stages[1])), 42);
+  answer(next_plan(), 42);
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
 }
 
@@ -233,7 +240,7 @@ BOOST_FIXTURE_TEST_CASE(a_result_that_cannot_be_costs_the_last_stage_its_place, 
   link_stage(1, 12);
   bring_up();
   ask(9);
-  answer(decode(next<msg::StepPlan>(*stages[1])), 100);  // outside the vocabulary
+  answer(next_plan(), 100);  // outside the vocabulary
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::ReplaceStage>(node))->getInstance(), 1u);
 }
 
@@ -243,7 +250,7 @@ BOOST_FIXTURE_TEST_CASE(a_stage_that_owes_a_step_too_long_counts_as_hung, Fixtur
   link_stage(1, 12);
   bring_up();
   ask(9);
-  next<msg::StepPlan>(*stages[0]);
+  next_plan();
   report(0, msg::Health::READY, 1, 150);
   report(1, msg::Health::READY, 1, 0);
   const auto frame = next<msg::ReplaceStage>(node);
@@ -259,14 +266,16 @@ BOOST_FIXTURE_TEST_CASE(a_cancelled_request_gives_way_to_the_one_that_waits, Fix
   bring_up();
   ask(1, 50);
   ask(2, 1);
-  const auto first = decode(next<msg::StepPlan>(*stages[1]));
+  const auto first = next_plan(), ahead = next_plan();
+  BOOST_CHECK_EQUAL(ahead.sequences.at(0).tokens.at(0), gpu::token_fed_back);
   msg::FrameBuilder<msg::Cancel> cancel;
   cancel->initReplyTo().setRequest(1);
   mail(pipeline, std::move(cancel).finish());
-  const auto second = decode(next<msg::StepPlan>(*stages[1]));
+  const auto second = next_plan();
   BOOST_REQUIRE_EQUAL(second.ends.size(), 1u);
   BOOST_CHECK_EQUAL(second.ends[0], first.sequences[0].slot);
   answer(first, 30);
+  answer(ahead, 30);
   answer(second, 31);
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 2u);
 }

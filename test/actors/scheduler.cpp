@@ -2,6 +2,7 @@
 
 #include "actors/scheduler.hpp"
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <random>
 #include <set>
@@ -66,26 +67,83 @@ BOOST_AUTO_TEST_CASE(no_more_steps_are_in_flight_than_stages_and_slack) {
   BOOST_CHECK(!s.plan());
 }
 
-BOOST_AUTO_TEST_CASE(a_sequence_has_one_decode_in_flight_and_ends_at_max_tokens) {
+BOOST_AUTO_TEST_CASE(a_lone_sequence_is_planned_one_decode_ahead_and_ends_at_max_tokens) {
   Scheduler s(limits());
-  const auto id = s.admit(request(3, 2));
-  auto plan = s.plan();
-  BOOST_REQUIRE(plan);
+  const auto id = s.admit(request(3, 3));
+  auto running = s.plan(), ahead = s.plan();
+  BOOST_REQUIRE(running && ahead);
+  BOOST_CHECK_EQUAL(ahead->sequences[0].first_position, 3u);
+  BOOST_CHECK_EQUAL(ahead->sequences[0].tokens.at(0), gpu::token_fed_back);
+  BOOST_CHECK_EQUAL(ahead->sequences[0].sampled_rows, 1u);
   BOOST_CHECK(!s.plan());
-  auto progress = s.commit(answer(*plan, 11));
+  auto progress = s.commit(answer(*running, 11));
   BOOST_REQUIRE_EQUAL(progress.size(), 1u);
   BOOST_CHECK_EQUAL(progress[0].id, id);
   BOOST_CHECK_EQUAL(progress[0].first_index, 0u);
   BOOST_CHECK(progress[0].finish == FinishReason::none);
-  plan = s.plan();
-  BOOST_REQUIRE(plan);
-  BOOST_CHECK_EQUAL(plan->sequences[0].tokens.at(0), 11);
-  BOOST_CHECK_EQUAL(plan->sequences[0].first_position, 3u);
-  progress = s.commit(answer(*plan, 12));
-  BOOST_CHECK(progress[0].finish == FinishReason::length);
+  running = std::move(ahead);
+  ahead = s.plan();
+  BOOST_REQUIRE(ahead);
+  BOOST_CHECK_EQUAL(ahead->sequences[0].first_position, 4u);
+  progress = s.commit(answer(*running, 12));
   BOOST_CHECK_EQUAL(progress[0].first_index, 1u);
+  BOOST_CHECK(!s.plan());  // the step in flight gives the last of three tokens
+  progress = s.commit(answer(*ahead, 13));
+  BOOST_CHECK_EQUAL(progress[0].first_index, 2u);
+  BOOST_CHECK(progress[0].finish == FinishReason::length);
   BOOST_CHECK_EQUAL(s.running(), 0u);
   BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+}
+
+BOOST_AUTO_TEST_CASE(what_was_planned_beyond_an_end_token_is_ignored) {
+  Scheduler s(limits());
+  s.admit(request(3, 50, {42}));
+  const auto last = s.plan(), beyond = s.plan();
+  BOOST_REQUIRE(last && beyond);
+  BOOST_CHECK(s.commit(answer(*last, 42)).at(0).finish == FinishReason::stop);
+  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+  BOOST_CHECK(s.commit(answer(*beyond, 7)).empty());
+  s.admit(request(3, 50));
+  const auto next = s.plan();
+  BOOST_REQUIRE_EQUAL(next->ends.size(), 1u);
+  BOOST_CHECK_EQUAL(next->ends[0], beyond->sequences[0].slot);
+}
+
+BOOST_AUTO_TEST_CASE(a_token_that_is_known_is_planned_as_it_is) {
+  auto l = limits();
+  l.slack = 0;
+  l.stages = 1;  // one step in flight: none is ahead
+  Scheduler s(l);
+  s.admit(request(3, 5));
+  const auto plan = s.plan();
+  BOOST_CHECK(!s.plan());
+  s.commit(answer(*plan, 11));
+  BOOST_CHECK_EQUAL(s.plan()->sequences[0].tokens.at(0), 11);
+}
+
+// A step that waited for a token although another could run would cost a turn of the whole pipeline.
+BOOST_AUTO_TEST_CASE(a_step_waits_for_a_token_only_if_nothing_else_is_to_be_done) {
+  Scheduler s(limits());
+  for (int i = 0; i < 3; ++i) s.admit(request(1, 100));
+  const auto prefill = s.plan();
+  s.commit(answer(*prefill, 1));
+  const auto a = s.plan(), b = s.plan(), c = s.plan();
+  BOOST_REQUIRE(a && b && c);
+  BOOST_CHECK_EQUAL(a->sequences.size(), 2u);
+  BOOST_CHECK_EQUAL(b->sequences.size(), 1u);
+  for (const auto* step : {&*a, &*b})
+    for (const auto& q : step->sequences) BOOST_CHECK_EQUAL(q.tokens.at(0), 1);
+  // The one behind them waits for the older of the two alone.
+  BOOST_REQUIRE_EQUAL(c->sequences.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    BOOST_CHECK_EQUAL(c->sequences[i].slot, a->sequences[i].slot);
+    BOOST_CHECK_EQUAL(c->sequences[i].tokens.at(0), gpu::token_fed_back);
+  }
+  s.commit(answer(*a, 2));
+  s.admit(request(5, 100));
+  const auto d = s.plan();
+  BOOST_REQUIRE_EQUAL(d->sequences.size(), 1u);  // the new prompt, not b's sequence ahead of its token
+  BOOST_CHECK_EQUAL(d->rows(), 5);
 }
 
 BOOST_AUTO_TEST_CASE(an_end_token_finishes_with_stop_and_is_counted) {
@@ -183,6 +241,7 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
       std::deque<gpu::StepPlan> flying;
       std::map<uint32_t, uint32_t> seen;              // positions a slot has been given
       std::map<uint32_t, std::set<uint32_t>> blocks;  // of a slot
+      std::map<uint32_t, uint64_t> started;           // the step in which a slot got its sequence
       std::map<actors::SequenceId, uint32_t> expected, got;
       for (int turn = 0; turn < 400; ++turn) {
         if (turn < 300 && draw(3) == 0 && !s.queue_full()) {
@@ -198,7 +257,10 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
         }
         if (auto plan = s.plan()) {
           BOOST_REQUIRE_LE(plan->rows(), l.rows());
-          for (const auto& start : plan->starts) BOOST_REQUIRE(seen.emplace(start.slot, 0).second);
+          for (const auto& start : plan->starts) {
+            BOOST_REQUIRE(seen.emplace(start.slot, 0).second);
+            started[start.slot] = plan->step;
+          }
           for (const auto& c : plan->block_changes) {
             BOOST_REQUIRE_LT(c.block, l.kv_blocks);
             BOOST_REQUIRE_EQUAL(c.index, blocks[c.slot].size());
@@ -206,6 +268,15 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
           }
           for (const auto& q : plan->sequences) {
             BOOST_REQUIRE_EQUAL(q.first_position, seen.at(q.slot));
+            // Two decodes of a sequence at most: the one that computes its token, and the one that waits for
+            // it.
+            const auto decodes = std::count_if(flying.begin(), flying.end(), [&](const auto& step) {
+              return step.step >= started.at(q.slot) &&
+                     std::any_of(step.sequences.begin(), step.sequences.end(), [&](const auto& other) {
+                       return other.slot == q.slot && other.sampled_rows > 0;
+                     });
+            });
+            BOOST_REQUIRE_EQUAL(decodes, q.tokens.at(0) == gpu::token_fed_back ? 1 : 0);
             seen[q.slot] += static_cast<uint32_t>(q.tokens.size());
             BOOST_REQUIRE_LE(seen[q.slot], blocks[q.slot].size() * gpu::kv_block_tokens);
           }

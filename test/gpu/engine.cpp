@@ -94,6 +94,52 @@ BOOST_AUTO_TEST_CASE(a_seeded_draw_is_the_same_in_a_draft_and_one_by_one) {
   for (size_t i = 0; i < 6; i++) BOOST_TEST(out.result.sequences.at(0).tokens.at(i).id == one_by_one[i]);
 }
 
+BOOST_AUTO_TEST_CASE(tokens_fed_back_from_the_last_stage_to_the_first_give_the_same_answer) {
+  const model::Sampling sampling{.temperature = 1.5f, .repetition_penalty = 1.2f, .seed = 5};
+  const auto alone = engine_of(), first = engine_of({0, 0}), last = engine_of({1, 2});
+  const auto expected = generate(*alone, sampling, 20);
+  std::vector<int32_t> tokens;
+  StepPlan plan = three_tokens(sampling);
+  for (uint32_t i = 0; i < 20; i++) {
+    BOOST_REQUIRE(first->resolve(plan));
+    const StepResult result = last->run(plan, first->run(plan, {}).hidden).result;
+    tokens.push_back(result.sequences.at(0).tokens.at(0).id);
+    plan = {.epoch = 4, .step = plan.step + 1, .sequences = {{1, 3 + i, {token_fed_back}, 1}}};
+    BOOST_TEST(!first->resolve(plan));
+    first->feed_back(result);
+  }
+  BOOST_TEST(tokens == expected, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(a_stage_alone_knows_its_tokens_itself) {
+  const auto engine = engine_of();
+  const int32_t id = engine->run(three_tokens(), {}).result.sequences.at(0).tokens.at(0).id;
+  StepPlan plan{.step = 10, .sequences = {{1, 3, {token_fed_back}, 1}}};
+  BOOST_REQUIRE(engine->resolve(plan));
+  BOOST_TEST(plan.sequences[0].tokens.at(0) == id);
+}
+
+BOOST_AUTO_TEST_CASE(a_token_is_fed_back_only_to_the_sequence_and_position_that_it_belongs_to) {
+  const auto first = engine_of({0, 0});
+  first->run(three_tokens(), {});
+  const auto fed = [](uint32_t slot, uint64_t step) {
+    return StepResult{.epoch = 4, .step = step, .sequences = {{slot, {{.id = 7}}}}};
+  };
+  StepPlan plan{.step = 10, .sequences = {{1, 3, {token_fed_back}, 1}}};
+  for (const auto& stray : {fed(1, 8), fed(1, 10), fed(0, 9), fed(4000, 9)}) first->feed_back(stray);
+  BOOST_TEST(!first->resolve(plan));
+  first->feed_back(fed(1, 9));
+  BOOST_REQUIRE(first->resolve(plan));
+  BOOST_TEST(plan.sequences[0].tokens.at(0) == 7);
+  for (const SeqStep& wrong : {SeqStep{1, 2, {token_fed_back}, 1}, SeqStep{0, 3, {token_fed_back}, 1}}) {
+    StepPlan other{.step = 10, .sequences = {wrong}};
+    BOOST_CHECK_THROW(first->resolve(other), std::runtime_error);
+  }
+  first->run({.step = 10, .sequences = {{1, 3, {7}, 0}}}, {});  // samples nothing that could come back
+  StepPlan after{.step = 11, .sequences = {{1, 4, {token_fed_back}, 1}}};
+  BOOST_CHECK_THROW(first->resolve(after), std::runtime_error);
+}
+
 BOOST_AUTO_TEST_CASE(a_step_without_rows_only_changes_slots) {
   const auto engine = engine_of();
   engine->run(three_tokens(), {});
