@@ -177,8 +177,9 @@ void add_stage_keys(std::vector<Key>& t) {
       "`fast` computes on quantised weights as stored; `reference` is float32 and slow."));
   t.push_back(number<s, &S::threads>(
       "stage", "threads", "", 0, 1024,
-      "Threads of each stage process. 0: as many as the machine has cores, since with one request at a time "
-      "only one stage computes; with many requests at once, cores divided by stages is better."));
+      "Threads of each stage process. 0: as many as the machine has cores, each bound to one, since with one "
+      "request at a time only one stage computes; with many requests at once, cores divided by stages is "
+      "better."));
   t.push_back(choice<s, &S::kv_type>(
       "stage", "kv_type", {"f32", "bf16", "f16"},
       "How cached keys and values are stored. The narrow ones take half of the memory and round."));

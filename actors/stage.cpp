@@ -101,6 +101,7 @@ struct StageData {
             status.loaded_permille = static_cast<uint32_t>(999 * layers / total);
             self->send(reporter, status);
           });
+      engine->bind_thread();
       range = wanted;
     }
     status.loaded_permille = 1000;

@@ -87,7 +87,9 @@ class Bench {
       : vocab_(checkpoint->config().vocab),
         blocks_(static_cast<uint32_t>((context + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens)),
         engine_(gpu::make_cpu_backend(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
-                {blocks_, 1, context, context}) {}
+                {blocks_, 1, context, context}) {
+    engine_.bind_thread();  // as a stage does
+  }
 
   Seconds prompt(int64_t tokens) {
     std::vector<int32_t> ids;

@@ -108,6 +108,9 @@ class Backend {
   /// handshakes.
   virtual std::string_view variant() const = 0;
 
+  /// The calling thread will make all other calls: it may be bound to what the backend computes on.
+  virtual void bind_thread() {}
+
   virtual Buffer allocate(size_t bytes) = 0;
   virtual Weight adopt(const model::Tensor& tensor) = 0;
   /// Rotations for all positions below `positions`: kept by the backend for rope_write.

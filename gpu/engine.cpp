@@ -168,6 +168,7 @@ void Engine::reset() {
   }
 }
 
+void Engine::bind_thread() { state_->backend->bind_thread(); }
 bool Engine::first() const { return state_->forward.first(); }
 bool Engine::last() const { return state_->forward.last(); }
 void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }

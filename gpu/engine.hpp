@@ -40,6 +40,9 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
+  /// The calling thread will run all steps: it and the backend's own may be bound to cores.
+  void bind_thread();
+
   bool first() const;  // embeds token ids
   bool last() const;   // computes logits and samples
 

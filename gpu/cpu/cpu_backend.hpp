@@ -14,6 +14,7 @@ class CpuBackend : public Backend {
  public:
   explicit CpuBackend(int threads) : pool_(threads) {}
 
+  void bind_thread() final { pool_.bind(); }
   Buffer allocate(size_t bytes) final;
   void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) final;
   void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,

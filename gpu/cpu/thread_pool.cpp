@@ -37,6 +37,29 @@ ThreadPool::~ThreadPool() {
   loops_.fetch_add(1);
   loops_.notify_all();
   for (std::thread& t : workers_) t.join();
+  if (caller_ && pthread_equal(caller_->thread, pthread_self()))
+    pthread_setaffinity_np(caller_->thread, sizeof(cpu_set_t), &caller_->before);
+}
+
+void ThreadPool::bind() {
+  if (workers_.empty() || caller_) return;
+  Bound caller{pthread_self(), {}};
+  // Where the system does not tell, or will not have it, threads stay where it puts them.
+  if (pthread_getaffinity_np(caller.thread, sizeof(cpu_set_t), &caller.before) != 0 ||
+      CPU_COUNT(&caller.before) != threads())
+    return;
+  caller_ = caller;
+  int core = -1;
+  const auto bind_next = [&](pthread_t thread) {
+    do ++core;
+    while (!CPU_ISSET(core, &caller.before));
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    pthread_setaffinity_np(thread, sizeof(one), &one);
+  };
+  bind_next(caller.thread);
+  for (std::thread& worker : workers_) bind_next(worker.native_handle());
 }
 
 void ThreadPool::run(int64_t chunks, Call call, const void* body) {

@@ -3,9 +3,13 @@
 // too; between loops the workers spin for a short bounded time, because the next loop of a step is
 // microseconds away, then sleep.
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -24,6 +28,11 @@ class ThreadPool {
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
+
+  /// Gives each thread a core of its own, the caller the first one, if this process may use exactly as many:
+  /// one that the system puts on another's core holds up all of them at the end of every loop. With fewer
+  /// threads the system knows better where there is room. Lasts as long as the pool.
+  void bind();
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -57,6 +66,11 @@ class ThreadPool {
   const void* body_ = nullptr;
   int64_t chunks_ = 0;
   std::vector<std::thread> workers_;
+  struct Bound {
+    pthread_t thread;
+    cpu_set_t before;
+  };
+  std::optional<Bound> caller_;  // once bound
 };
 
 }  // namespace convoy::gpu

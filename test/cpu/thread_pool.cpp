@@ -2,6 +2,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <numeric>
+#include <set>
 
 #include "model/error.hpp"
 
@@ -44,6 +45,61 @@ BOOST_AUTO_TEST_CASE(no_thread_number_is_used_by_two_threads_at_once) {
     });
   }
   BOOST_TEST(clashes == 0);
+}
+
+namespace {
+
+/// The cores that the calling thread may use.
+std::set<int> cores() {
+  cpu_set_t mask;
+  BOOST_REQUIRE_EQUAL(pthread_getaffinity_np(pthread_self(), sizeof(mask), &mask), 0);
+  std::set<int> found;
+  for (int core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &mask)) found.insert(core);
+  return found;
+}
+
+/// The same of each thread of a pool.
+std::vector<std::set<int>> cores_of(ThreadPool& pool) {
+  std::vector<std::set<int>> found(static_cast<size_t>(pool.threads()));
+  std::atomic<int> begun{0};
+  pool.parallel_for(pool.threads(), [&](int64_t, int thread) {
+    ++begun;  // each takes one chunk, since nobody ends before all have begun
+    while (begun < pool.threads()) std::this_thread::yield();
+    found[static_cast<size_t>(thread)] = cores();
+  });
+  return found;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(as_many_threads_as_cores_get_one_each_while_the_pool_lives) {
+  const auto all = cores();
+  if (all.size() < 2) {
+    BOOST_TEST_MESSAGE("skipped: one core");
+    return;
+  }
+  {
+    ThreadPool pool(static_cast<int>(all.size()));
+    pool.bind();
+    std::set<int> taken;
+    for (const auto& own : cores_of(pool)) {
+      BOOST_TEST(own.size() == 1u);
+      taken.insert(own.begin(), own.end());
+    }
+    BOOST_TEST(taken == all, boost::test_tools::per_element());
+  }
+  BOOST_TEST(cores() == all, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(fewer_or_more_threads_than_cores_are_left_to_the_system) {
+  const auto all = cores();
+  for (const size_t threads : {all.size() - 1, all.size() + 1}) {
+    if (threads == 0) continue;
+    ThreadPool pool(static_cast<int>(threads));
+    pool.bind();
+    for (const auto& own : cores_of(pool)) BOOST_TEST(own == all, boost::test_tools::per_element());
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_count_of_threads_out_of_range_is_refused) {
