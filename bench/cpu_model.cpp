@@ -7,14 +7,18 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <chrono>
+#include <functional>
 #include <iostream>
+#include <memory>
 #include <numeric>
+#include <semaphore>
 #include <thread>
 #include <vector>
 
 #include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint.hpp"
+#include "model/error.hpp"
 
 namespace {
 
@@ -129,12 +133,86 @@ class Bench {
   uint64_t number_ = 0;
 };
 
+/// The layers as stages that take turns, each on threads of its own and idle while the others compute, as in
+/// a cluster, but handing over at no cost: only the computing counts. A processor that has idled computes
+/// slower (caches, clock, a hypervisor that gave it away), so this is what gateway and links that cost
+/// nothing would leave.
+class Turns {
+ public:
+  Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, gpu::Kernels kernels, int threads,
+        int64_t context, int64_t stages)
+      : blocks_(static_cast<uint32_t>((context + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens)) {
+    const int64_t layers = checkpoint->config().layers;
+    for (int64_t s = 0; s < stages; ++s)
+      stages_.push_back(std::make_unique<Stage>(
+          checkpoint, kernels, threads, model::LayerRange{s * layers / stages, (s + 1) * layers / stages - 1},
+          gpu::EngineLimits{blocks_, 1, context, context}));
+  }
+
+  /// Seconds of computing, from an empty context.
+  double generate(int64_t tokens) {
+    for (const auto& stage : stages_) stage->run([](gpu::Engine& engine) { engine.reset(); });
+    double computing = 0;
+    int32_t token = 1;
+    for (int64_t i = 0; i <= tokens; ++i) {
+      gpu::StepPlan plan{.step = static_cast<uint64_t>(i)};
+      if (i == 0) {
+        plan.starts.push_back({0, 1, {}});
+        for (uint32_t b = 0; b < blocks_; ++b) plan.block_changes.push_back({0, b, b});
+      }
+      plan.sequences.push_back({0, static_cast<uint32_t>(i), {token}, 1});
+      gpu::StepOutput out;
+      for (const auto& stage : stages_) {
+        const double took = stage->run([&](gpu::Engine& engine) { out = engine.run(plan, out.hidden); });
+        if (i > 0) computing += took;
+      }
+      token = out.result.sequences.at(0).tokens.at(0).id;
+    }
+    return computing;
+  }
+
+ private:
+  class Stage {
+   public:
+    Stage(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
+          model::LayerRange range, gpu::EngineLimits limits)
+        : thread_([=, this] {
+            gpu::Engine engine(gpu::make_cpu_backend(kernels, threads), checkpoint, range, limits);
+            engine.bind_thread();
+            for (go_.acquire(); work_; go_.acquire()) {
+              took_ = time_of([&] { work_(engine); }).wall;
+              done_.release();
+            }
+          }) {}
+    ~Stage() {
+      work_ = nullptr;
+      go_.release();
+    }
+    /// On the stage's thread. Seconds that it took.
+    double run(std::function<void(gpu::Engine&)> work) {
+      work_ = std::move(work);
+      go_.release();
+      done_.acquire();
+      return took_;
+    }
+
+   private:
+    std::function<void(gpu::Engine&)> work_;
+    std::binary_semaphore go_{0}, done_{0};
+    double took_ = 0;
+    std::jthread thread_;  // last: it uses the others
+  };
+
+  uint32_t blocks_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+};
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   std::string path, kernels = "fast";
   int threads = 1, repeats = 3;
-  int64_t prompt = 512, generate = 128;
+  int64_t prompt = 512, generate = 128, stages = 1;
   bool skip_bandwidth = false;
   CLI::App app{"Measures prompt and generation tokens per second of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
@@ -145,11 +223,28 @@ int main(int argc, char** argv) try {
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--repeats", repeats, "the best of so many is reported")->check(CLI::Range(1, 1000));
   app.add_flag("--skip-bandwidth", skip_bandwidth);
+  app.add_option("--stages", stages, "generation alone, by so many stages that take turns at no cost")
+      ->check(CLI::Range(1, 64));
   CLI11_PARSE(app, argc, argv);
 
   const auto checkpoint = model::Checkpoint::open(path);
-  Bench bench(checkpoint, kernels == "fast" ? gpu::Kernels::fast : gpu::Kernels::reference, threads,
-              std::max(prompt, generate + 1));
+  if (stages > checkpoint->config().layers)
+    throw InputError(std::to_string(stages) + " stages", "--stages",
+                     "the model has " + std::to_string(checkpoint->config().layers) + " layers");
+  if (stages > 1) {
+    Turns turns(checkpoint, gpu::kernels_named(kernels), threads, generate + 1, stages);
+    turns.generate(8);  // touches the weights' pages
+    double best = 1e9;
+    for (int i = 0; i < repeats; ++i) best = std::min(best, turns.generate(generate));
+    std::cout << boost::json::serialize(
+                     boost::json::object{{"threads", threads},
+                                         {"stages", stages},
+                                         {"generated_tokens", generate},
+                                         {"generation_tokens_per_s", static_cast<double>(generate) / best}})
+              << std::endl;
+    return 0;
+  }
+  Bench bench(checkpoint, gpu::kernels_named(kernels), threads, std::max(prompt, generate + 1));
   Seconds best_prompt{1e9, 1e9}, best_generate{1e9, 1e9};
   const auto keep_best = [](Seconds& best, Seconds t) {
     best = {std::min(best.wall, t.wall), std::min(best.cpu, t.cpu)};
