@@ -93,8 +93,9 @@ using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       //
                                     caf::reacts_to<Frame<msg::StepPlan>>,     // from the pipeline
                                     caf::reacts_to<Frame<msg::Activations>>,  // from the stage before
                                     caf::reacts_to<Frame<msg::StepResult>>,   // to the first, from the last
-                                    caf::reacts_to<PeerUp>,        // the head node or another stage
-                                    caf::reacts_to<PeerRefused>>;  // the next stage
+                                    caf::reacts_to<PeerUp>,           // the head node or another stage
+                                    caf::reacts_to<PeerRefused>,      // the next stage
+                                    caf::reacts_to<caf::tick_atom>>;  // try the next stage again
 
 /// Supervises the processes of one machine.
 using NodeActor =

@@ -78,7 +78,7 @@ struct StageData {
       next_instance = a.getNextInstance();
       if (const auto linked = linked_stages.find(next_instance); linked != linked_stages.end())
         meet(linked->second);
-      if (!next && !next_host.empty()) links.connect(next_host, next_port);
+      connect();
     }
     load({a.getFirstLayer(), a.getLastLayer()},
          {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
@@ -127,11 +127,16 @@ struct StageData {
     }
   }
 
-  /// It may just have died. Then the pipeline will name another; until then only this one will do.
+  /// The next stage may just have died. Then the pipeline will name another; until then only this one will
+  /// do.
   void refused(const PeerRefused& by) {
-    if (next || by.address != next_host + ":" + std::to_string(next_port)) return;
-    log::warn("stage.next_refused", {{"stage", options.instance}, {"reason", by.reason}});
-    links.connect(next_host, next_port);
+    if (by.address != next_host + ":" + std::to_string(next_port)) return;
+    log::warn_limited("stage.next_refused", {{"stage", options.instance}, {"reason", by.reason}});
+    self->delayed_send(self, std::chrono::milliseconds(options.report_ms), caf::tick_atom_v);
+  }
+
+  void connect() {
+    if (!next && !next_host.empty()) links.connect(next_host, next_port);
   }
 
   void meet(const PeerIdentity& peer) {
@@ -228,6 +233,7 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
       [data](const Frame<msg::StepResult>& frame) { data->guarded([&] { data->sampled(frame); }); },
       [data](const PeerUp& up) { data->peer_up(up); },
       [data](const PeerRefused& by) { data->refused(by); },
+      [data](caf::tick_atom) { data->connect(); },
   };
 }
 
