@@ -84,12 +84,27 @@ double weight_bytes(const model::Checkpoint& checkpoint) {
   return static_cast<double>(bytes);
 }
 
+uint32_t blocks_for(int64_t tokens) {
+  return static_cast<uint32_t>((tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens);
+}
+
+/// A step of the one sequence, in slot 0, which samples its last row. The first takes all blocks.
+gpu::StepPlan step_of(uint64_t step, uint32_t position, std::vector<int32_t> tokens, uint32_t blocks) {
+  gpu::StepPlan plan{.step = step};
+  if (step == 0) {
+    plan.starts.push_back({0, 1, {}});
+    for (uint32_t b = 0; b < blocks; ++b) plan.block_changes.push_back({0, b, b});
+  }
+  plan.sequences.push_back({0, position, std::move(tokens), 1});
+  return plan;
+}
+
 class Bench {
  public:
   Bench(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
         int64_t context)
       : vocab_(checkpoint->config().vocab),
-        blocks_(static_cast<uint32_t>((context + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens)),
+        blocks_(blocks_for(context)),
         engine_(gpu::make_cpu_backend(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
                 {blocks_, 1, context, context}) {
     engine_.bind_thread();  // as a stage does
@@ -117,13 +132,7 @@ class Bench {
     number_ = 0;
   }
   int32_t step(uint32_t position, std::vector<int32_t> tokens) {
-    gpu::StepPlan plan;
-    plan.step = number_;
-    if (number_++ == 0) {
-      plan.starts.push_back({0, 1, {}});
-      for (uint32_t b = 0; b < blocks_; ++b) plan.block_changes.push_back({0, b, b});
-    }
-    plan.sequences.push_back({0, position, std::move(tokens), 1});
+    const gpu::StepPlan plan = step_of(number_++, position, std::move(tokens), blocks_);
     return engine_.run(plan, {}).result.sequences.at(0).tokens.at(0).id;
   }
 
@@ -141,7 +150,7 @@ class Turns {
  public:
   Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, gpu::Kernels kernels, int threads,
         int64_t context, int64_t stages)
-      : blocks_(static_cast<uint32_t>((context + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens)) {
+      : blocks_(blocks_for(context)) {
     const int64_t layers = checkpoint->config().layers;
     for (int64_t s = 0; s < stages; ++s)
       stages_.push_back(std::make_unique<Stage>(
@@ -155,12 +164,8 @@ class Turns {
     double computing = 0;
     int32_t token = 1;
     for (int64_t i = 0; i <= tokens; ++i) {
-      gpu::StepPlan plan{.step = static_cast<uint64_t>(i)};
-      if (i == 0) {
-        plan.starts.push_back({0, 1, {}});
-        for (uint32_t b = 0; b < blocks_; ++b) plan.block_changes.push_back({0, b, b});
-      }
-      plan.sequences.push_back({0, static_cast<uint32_t>(i), {token}, 1});
+      const gpu::StepPlan plan =
+          step_of(static_cast<uint64_t>(i), static_cast<uint32_t>(i), {token}, blocks_);
       gpu::StepOutput out;
       for (const auto& stage : stages_) {
         const double took = stage->run([&](gpu::Engine& engine) { out = engine.run(plan, out.hidden); });
