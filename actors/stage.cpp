@@ -10,21 +10,6 @@
 
 namespace convoy::actors {
 
-namespace {
-
-/// The hidden states of a step, checked against it. [rows, hidden]
-std::span<const float> input_of(const msg::Activations::Reader& message, const gpu::StepPlan& plan) {
-  const auto data = message.getData();
-  const uint64_t values = static_cast<uint64_t>(plan.rows()) * message.getHidden();
-  if (data.size() != values * sizeof(float))
-    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " are " +
-                             std::to_string(data.size()) + " bytes; the plan has " +
-                             std::to_string(plan.rows()) + " rows of " + std::to_string(message.getHidden()));
-  return {reinterpret_cast<const float*>(data.begin()), values};
-}
-
-}  // namespace
-
 /// The state and decisions of one stage actor. Runs only inside its actor.
 struct StageData {
   StageActor::stateful_pointer<StageStateHolder> self;
@@ -184,7 +169,7 @@ struct StageData {
   void activations(const Frame<msg::Activations>& frame) {
     const msg::Reading message(frame);
     const gpu::StepPlan step = decode(message->getPlan());
-    if (current(step.epoch, false)) run(step, input_of(*message, step));
+    if (current(step.epoch, false)) run(step, decode_hidden(*message, step));
   }
 
   /// All steps whose tokens are known, in order.

@@ -1,6 +1,8 @@
 #include "actors/step_codec.hpp"
 
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace convoy::actors {
 
@@ -158,6 +160,16 @@ Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<
   std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
               hidden.size_bytes());
   return std::move(frame).finish();
+}
+
+std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan) {
+  const auto data = from.getData();
+  const uint64_t values = static_cast<uint64_t>(plan.rows()) * from.getHidden();
+  if (data.size() != values * sizeof(float))
+    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " are " +
+                             std::to_string(data.size()) + " bytes; the plan has " +
+                             std::to_string(plan.rows()) + " rows of " + std::to_string(from.getHidden()));
+  return {reinterpret_cast<const float*>(data.begin()), values};
 }
 
 }  // namespace convoy::actors

@@ -17,6 +17,8 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 
 /// hidden: [rows, width] float32, what a stage made of that step.
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden);
+/// [rows, width], valid as long as the message. Throws std::runtime_error if they do not fit the plan.
+std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan);
 
 void encode(const model::Sampling& from, msg::Sampling::Builder to);
 model::Sampling decode(msg::Sampling::Reader from);

@@ -66,9 +66,8 @@ std::span<const float> LocalPipeline::run(const gpu::StepPlan& plan) {
   for (size_t i = 1; i < stages_.size(); i++) {
     const auto frame = actors::encode_activations(plan, out.hidden);
     const schema::Reading received(frame);
-    const auto data = received->getData();
-    out = stages_[i]->run(actors::decode(received->getPlan()),
-                          {reinterpret_cast<const float*>(data.begin()), data.size() / sizeof(float)});
+    const gpu::StepPlan step = actors::decode(received->getPlan());
+    out = stages_[i]->run(step, actors::decode_hidden(*received, step));
   }
   return stages_.back()->logits();
 }
