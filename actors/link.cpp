@@ -124,5 +124,6 @@ void Links::drop(const PeerIdentity& peer, const std::string& reason) {
 }
 
 const PeerIdentity& Links::self() const { return impl_->self; }
+pthread_t Links::io_thread() const { return impl_->thread.native_handle(); }
 
 }  // namespace convoy::actors

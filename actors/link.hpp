@@ -5,6 +5,8 @@
 // ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and down mean the same near and
 // far. When a link's lease ends its handles go down and are silent from then on.
 
+#include <pthread.h>
+
 #include <caf/all.hpp>
 #include <cstdint>
 #include <functional>
@@ -67,6 +69,7 @@ class Links {
   void drop(const PeerIdentity& peer, const std::string& reason);
 
   const PeerIdentity& self() const;
+  pthread_t io_thread() const;
 
  private:
   caf::actor remote_handle(const PeerIdentity& peer, schema::Role role, uint32_t instance);

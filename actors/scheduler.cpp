@@ -202,7 +202,10 @@ std::optional<gpu::StepPlan> Scheduler::plan() {
   FlyingStep flying{next_step_, {}};
   add_decodes(plan, flying);
   add_prefill(plan, flying);
-  if (plan.sequences.empty()) add_ahead(plan, flying);
+  if (plan.sequences.empty()) {
+    add_ahead(plan, flying);
+    plan.alone = in_flight_.size() == 1;  // the step that it waits for
+  }
   if (plan.sequences.empty()) return std::nullopt;
   // A slot that ends in this step is free for the next one.
   plan.ends = std::move(ended_slots_);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "actors/log.hpp"
+#include "actors/stage_place.hpp"
 #include "actors/stage_reporter.hpp"
 #include "actors/step_codec.hpp"
 
@@ -29,6 +30,7 @@ struct StageData {
   std::string next_host{};                           // empty: it connects to us
   std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
   std::deque<gpu::StepPlan> plans{};                 // of the first stage, not yet run
+  std::optional<StagePlace> place{};                 // of the thread that runs this actor, once loaded
 
   bool loaded() const { return engine && status.loaded_permille == 1000; }
 
@@ -87,9 +89,19 @@ struct StageData {
             self->send(reporter, status);
           });
       engine->bind_thread();
+      settle();
       range = wanted;
     }
     status.loaded_permille = 1000;
+  }
+
+  /// A stage with more threads either has all cores (docs/decisions/0007) or leaves it to the system.
+  void settle() {
+    if (place) return;
+    std::vector<pthread_t> threads;
+    if (options.threads == 1) threads = {pthread_self()};
+    if (options.threads == 1 && links.io_thread) threads.push_back(*links.io_thread);
+    place.emplace(threads);
   }
 
   /// Ready means loaded, and linked to the next stage.
@@ -123,6 +135,8 @@ struct StageData {
   void connect() {
     if (!next && !next_host.empty()) links.connect(next_host, next_port);
   }
+
+  bool next_is_here() const { return next && linked_stages.at(next_instance).node == options.node; }
 
   void meet(const PeerIdentity& peer) {
     if (peer.instance != next_instance || peer.listen_port != next_port) return;
@@ -169,7 +183,9 @@ struct StageData {
   void activations(const Frame<msg::Activations>& frame) {
     const msg::Reading message(frame);
     const gpu::StepPlan step = decode(message->getPlan());
-    if (current(step.epoch, false)) run(step, decode_hidden(*message, step));
+    if (!current(step.epoch, false)) return;
+    const int core = message->getCore();
+    run(step, decode_hidden(*message, step), core < 0 ? std::nullopt : std::optional(core));
   }
 
   /// All steps whose tokens are known, in order.
@@ -177,20 +193,25 @@ struct StageData {
     while (!plans.empty() && engine->resolve(plans.front())) {
       const gpu::StepPlan step = std::move(plans.front());
       plans.pop_front();
-      run(step, {});
+      run(step, {}, step.alone && next_is_here() ? StagePlace::here() : std::nullopt);
     }
   }
 
-  void run(const gpu::StepPlan& step, std::span<const float> input) {
+  /// core: where to compute, if the step runs alone; the next stage on this machine follows.
+  void run(const gpu::StepPlan& step, std::span<const float> input, std::optional<int> core) {
+    place->stay_on(core);
     clock->begin();
+    place->begin();
     const gpu::StepOutput output = engine->run(step, input);
+    place->end();
     clock->end();
     if (engine->last()) {
       const Frame<msg::StepResult> result = encode(output.result);
       if (next && !output.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
       self->send(pipeline, result);
     } else if (next)
-      self->send(next, encode_activations(step, output.hidden));
+      self->send(next,
+                 encode_activations(step, output.hidden, next_is_here() ? place->core() : std::nullopt));
   }
 };
 

@@ -5,8 +5,11 @@
 // pipeline hears of them too (docs/decisions/0006). It blocks on the device; its reporter speaks for it
 // meanwhile.
 
+#include <pthread.h>
+
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "actors/messages.hpp"
@@ -16,6 +19,7 @@ namespace convoy::actors {
 
 struct StageOptions {
   uint32_t instance = 0;
+  std::string node;  // whose machine this is
   gpu::Kernels kernels = gpu::Kernels::fast;
   int threads = 1;
   int64_t context_tokens = 0;  // positions per sequence
@@ -31,6 +35,7 @@ struct StageLinks {
   std::function<PipelineActor(const PeerIdentity& head)> pipeline;
   std::function<StageActor(const PeerIdentity& next)> next_stage;
   std::function<void(const std::string& host, uint16_t port)> connect;
+  std::optional<pthread_t> io_thread;  // brings the stage its work, and moves with it
 };
 
 struct StageData;

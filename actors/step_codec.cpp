@@ -101,6 +101,7 @@ void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
     changes[i].setBlock(from.block_changes[i].block);
   }
   fill(to.initEnds(static_cast<unsigned>(from.ends.size())), from.ends);
+  to.setAlone(from.alone);
 }
 
 Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
@@ -121,6 +122,7 @@ gpu::StepPlan decode(msg::StepPlan::Reader from) {
   for (const auto c : from.getBlockChanges())
     plan.block_changes.push_back({c.getSlot(), c.getIndex(), c.getBlock()});
   plan.ends = collect<uint32_t>(from.getEnds());
+  plan.alone = from.getAlone();
   return plan;
 }
 
@@ -152,13 +154,15 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   return result;
 }
 
-Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden) {
+Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
+                                           std::optional<int> core) {
   const int64_t rows = plan.rows();
   msg::FrameBuilder<msg::Activations> frame(16 + words_of(plan) + hidden.size_bytes() / sizeof(capnp::word));
   encode(plan, frame->initPlan());
   frame->setHidden(rows > 0 ? static_cast<uint32_t>(hidden.size() / static_cast<size_t>(rows)) : 0);
   std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
               hidden.size_bytes());
+  frame->setCore(core.value_or(-1));
   return std::move(frame).finish();
 }
 

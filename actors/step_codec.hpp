@@ -15,8 +15,10 @@ gpu::StepPlan decode(msg::StepPlan::Reader from);
 Frame<msg::StepResult> encode(const gpu::StepResult& result);
 gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 
-/// hidden: [rows, width] float32, what a stage made of that step.
-Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden);
+/// hidden: [rows, width] float32, what a stage made of that step. core: where the next one may compute on it,
+/// if it is on the same machine and they take turns.
+Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
+                                           std::optional<int> core = {});
 /// [rows, width], valid as long as the message. Throws std::runtime_error if they do not fit the plan.
 std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan);
 

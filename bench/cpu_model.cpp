@@ -1,6 +1,8 @@
 // Tokens per second of a checkpoint in one process on the fast CPU backend, and the memory bandwidth that
 // bounds it. `bench/run cpu` calls it and prints its JSON line.
 
+#include <pthread.h>
+#include <sched.h>
 #include <time.h>
 
 #include <CLI/CLI.hpp>
@@ -12,6 +14,7 @@
 #include <memory>
 #include <numeric>
 #include <semaphore>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -142,6 +145,15 @@ class Bench {
   uint64_t number_ = 0;
 };
 
+/// This thread, and those that it starts, on one core, as stages with one thread do (docs/decisions/0008).
+void stay_here() {
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(sched_getcpu(), &here);
+  if (pthread_setaffinity_np(pthread_self(), sizeof(here), &here) != 0)
+    throw std::runtime_error("this system lets no thread choose its core");
+}
+
 /// The layers as stages that take turns, each on threads of its own and idle while the others compute, as in
 /// a cluster, but handing over at no cost: only the computing counts. A processor that has idled computes
 /// slower (caches, clock, a hypervisor that gave it away), so this is what gateway and links that cost
@@ -151,6 +163,7 @@ class Turns {
   Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, gpu::Kernels kernels, int threads,
         int64_t context, int64_t stages)
       : blocks_(blocks_for(context)) {
+    if (threads == 1) stay_here();
     const int64_t layers = checkpoint->config().layers;
     for (int64_t s = 0; s < stages; ++s)
       stages_.push_back(std::make_unique<Stage>(

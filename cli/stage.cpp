@@ -35,6 +35,7 @@ int run_stage(const StageArguments& args) {
 
   actors::StageOptions options;
   options.instance = args.instance;
+  options.node = args.node;
   options.kernels = gpu::kernels_named(config.stage.kernels);
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
@@ -85,6 +86,7 @@ int run_stage(const StageArguments& args) {
   reach.connect = [&](const std::string& host, uint16_t port) {
     links->connect(host, port, config.link.handshake_timeout_ms);
   };
+  reach.io_thread = links->io_thread();
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen("127.0.0.1", 0);

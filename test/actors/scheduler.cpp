@@ -75,6 +75,7 @@ BOOST_AUTO_TEST_CASE(a_lone_sequence_is_planned_one_decode_ahead_and_ends_at_max
   BOOST_CHECK_EQUAL(ahead->sequences[0].first_position, 3u);
   BOOST_CHECK_EQUAL(ahead->sequences[0].tokens.at(0), gpu::token_fed_back);
   BOOST_CHECK_EQUAL(ahead->sequences[0].sampled_rows, 1u);
+  BOOST_CHECK(ahead->alone && !running->alone);  // a prompt's next chunk may run beside it
   BOOST_CHECK(!s.plan());
   auto progress = s.commit(answer(*running, 11));
   BOOST_REQUIRE_EQUAL(progress.size(), 1u);
@@ -133,8 +134,9 @@ BOOST_AUTO_TEST_CASE(a_step_waits_for_a_token_only_if_nothing_else_is_to_be_done
   BOOST_CHECK_EQUAL(b->sequences.size(), 1u);
   for (const auto* step : {&*a, &*b})
     for (const auto& q : step->sequences) BOOST_CHECK_EQUAL(q.tokens.at(0), 1);
-  // The one behind them waits for the older of the two alone.
+  // The one behind them waits for the older of the two, while the other runs.
   BOOST_REQUIRE_EQUAL(c->sequences.size(), 2u);
+  BOOST_CHECK(!a->alone && !b->alone && !c->alone);
   for (size_t i = 0; i < 2; ++i) {
     BOOST_CHECK_EQUAL(c->sequences[i].slot, a->sequences[i].slot);
     BOOST_CHECK_EQUAL(c->sequences[i].tokens.at(0), gpu::token_fed_back);
@@ -279,6 +281,10 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
             BOOST_REQUIRE_EQUAL(decodes, q.tokens.at(0) == gpu::token_fed_back ? 1 : 0);
             seen[q.slot] += static_cast<uint32_t>(q.tokens.size());
             BOOST_REQUIRE_LE(seen[q.slot], blocks[q.slot].size() * gpu::kv_block_tokens);
+          }
+          if (plan->alone) {
+            BOOST_REQUIRE_EQUAL(flying.size(), 1u);
+            for (const auto& q : plan->sequences) BOOST_REQUIRE_EQUAL(q.tokens.at(0), gpu::token_fed_back);
           }
           for (const uint32_t slot : plan->ends) {
             BOOST_REQUIRE_EQUAL(seen.erase(slot), 1u);

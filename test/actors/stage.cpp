@@ -3,7 +3,9 @@
 #include "actors/stage.hpp"
 
 #include <boost/test/unit_test.hpp>
+#include <future>
 #include <mutex>
+#include <thread>
 
 #include "actors/step_codec.hpp"
 #include "test/gpu/tiny_model.hpp"
@@ -28,9 +30,10 @@ struct Fixture : System {
   std::mutex mutex;
   std::vector<std::string> connected;  // addresses, in order
 
-  void start(uint32_t instance) {
+  void start(uint32_t instance, std::optional<pthread_t> io_thread = {}) {
     StageOptions options;
     options.instance = instance;
+    options.node = "here";
     options.kernels = gpu::Kernels::reference;
     options.context_tokens = options.rows_per_step = 512;
     options.report_ms = 20;
@@ -41,6 +44,7 @@ struct Fixture : System {
       const std::lock_guard lock(mutex);
       connected.push_back(host + ":" + std::to_string(port));
     };
+    links.io_thread = io_thread;
     stage = system.spawn<caf::detached>(actors::stage, options, checkpoint, links);
     PeerIdentity node;
     node.role = schema::Role::NODE;
@@ -63,8 +67,9 @@ struct Fixture : System {
     mail(stage, std::move(frame).finish());
   }
 
-  void link(uint32_t instance, uint16_t port) {
+  void link(uint32_t instance, uint16_t port, const std::string& node = "here") {
     PeerIdentity peer;
+    peer.node = node;
     peer.role = schema::Role::STAGE;
     peer.instance = instance;
     peer.listen_port = port;
@@ -159,6 +164,101 @@ BOOST_FIXTURE_TEST_CASE(the_first_stage_waits_for_the_token_that_its_plan_lacks,
   BOOST_CHECK_EQUAL(passed_on.step, 1u);
   BOOST_CHECK_EQUAL(passed_on.sequences.at(0).tokens.at(0), 77);
   BOOST_CHECK_EQUAL(step->getData().size(), step->getHidden() * sizeof(float));
+}
+
+namespace {
+
+/// Stands for the thread of a stage's links: sleeps, and can be looked at.
+struct IoThread {
+  std::promise<void> end;
+  std::thread thread{[ended = end.get_future()]() mutable { ended.get(); }};
+
+  ~IoThread() {
+    end.set_value();
+    thread.join();
+  }
+  cpu_set_t cores() {
+    cpu_set_t set;
+    BOOST_REQUIRE_EQUAL(pthread_getaffinity_np(thread.native_handle(), sizeof(set), &set), 0);
+    return set;
+  }
+  bool is_on(int core) {
+    const cpu_set_t set = cores();
+    return core >= 0 && CPU_COUNT(&set) == 1 && CPU_ISSET(core, &set);
+  }
+};
+
+/// Behind prompt(), and only its last row again: a step that may be run many times over.
+gpu::StepPlan decode_of(uint64_t step, bool alone) {
+  return {.epoch = 1, .step = step, .sequences = {{1, 2, {30}, 1}}, .alone = alone};
+}
+
+// A step on which other programs displaced the stage is not followed by one that stays: the tests below
+// repeat it.
+constexpr uint64_t tries = 1000;
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_CASE(a_first_stage_stays_on_its_core_while_steps_are_alone_and_tells_the_next_one,
+                        Fixture) {
+  IoThread io;
+  const cpu_set_t before = io.cores();
+  start(0, io.thread.native_handle());
+  link(1, 1001);
+  assign(1, {0, 1}, 1, "127.0.0.1", 1001);
+  await(msg::Health::READY);
+  const auto core_of = [&](const gpu::StepPlan& plan) {
+    mail(stage, encode(plan));
+    const auto frame = next<msg::Activations>(neighbour);
+    BOOST_REQUIRE(frame);
+    return msg::Reading(frame)->getCore();
+  };
+  BOOST_CHECK_EQUAL(core_of(prompt()), -1);
+  int core = -1;
+  uint64_t step = 1;
+  while (core == -1 && step < tries) core = core_of(decode_of(step++, true));
+  BOOST_CHECK(io.is_on(core));
+  BOOST_CHECK_EQUAL(core_of(decode_of(step, false)), -1);
+  const cpu_set_t after = io.cores();
+  BOOST_CHECK(CPU_EQUAL(&after, &before));
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_whose_next_one_is_elsewhere_has_no_core_to_stay_on, Fixture) {
+  start(0);
+  link(1, 1001, "elsewhere");
+  assign(1, {0, 1}, 1, "127.0.0.1", 1001);
+  await(msg::Health::READY);
+  mail(stage, encode(prompt()));
+  BOOST_REQUIRE(next<msg::Activations>(neighbour));
+  for (uint64_t step = 1; step < 10; ++step) {
+    mail(stage, encode(decode_of(step, true)));
+    const auto frame = next<msg::Activations>(neighbour);
+    BOOST_REQUIRE(frame);
+    BOOST_CHECK_EQUAL(msg::Reading(frame)->getCore(), -1);
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(a_later_stage_follows_the_one_before_it, Fixture) {
+  IoThread io;
+  const cpu_set_t before = io.cores();
+  int core = 0;
+  while (!CPU_ISSET(core, &before)) ++core;
+  start(1, io.thread.native_handle());
+  assign(1, {1, 2}, 0, "", 1000);
+  link(0, 1000);
+  await(msg::Health::READY);
+  const auto run = [&](const gpu::StepPlan& plan, std::optional<int> beside) {
+    mail(stage, encode_activations(plan, std::vector<float>(static_cast<size_t>(plan.rows()) * 128), beside));
+    BOOST_REQUIRE(next<msg::StepResult>(neighbour));
+  };
+  run(prompt(), std::nullopt);
+  uint64_t step = 1;
+  do run(decode_of(step, true), core);
+  while (!io.is_on(core) && ++step < tries);
+  BOOST_CHECK(io.is_on(core));
+  run(decode_of(++step, false), std::nullopt);
+  const cpu_set_t after = io.cores();
+  BOOST_CHECK(CPU_EQUAL(&after, &before));
 }
 
 BOOST_FIXTURE_TEST_CASE(a_next_stage_that_refuses_is_tried_again_until_another_is_named, Fixture) {
