@@ -34,7 +34,10 @@ Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity s
   });
 }
 
-Links::Impl::~Impl() {
+Links::Impl::~Impl() { close(); }
+
+void Links::Impl::close() {
+  if (!thread.joinable()) return;
   asio::post(io, [this] { asio::co_spawn(io, stop(), asio::detached); });
   thread.join();
   assert(links.empty() && live.empty());
@@ -75,6 +78,8 @@ Links::Links(caf::actor_system& system, LinkOptions options, PeerIdentity self, 
 
 Links::~Links() = default;
 
+void Links::close() { impl_->close(); }
+
 uint16_t Links::listen(const std::string& host, uint16_t port) {
   const std::string where = host + ":" + std::to_string(port);
   const auto endpoint = loopback_endpoint(host, port);
@@ -102,7 +107,7 @@ uint16_t Links::listen(const std::string& host, uint16_t port) {
 
 void Links::connect(const std::string& host, uint16_t port, uint32_t give_up_ms) {
   asio::post(impl_->io, [impl = impl_.get(), host, port, give_up_ms] {
-    impl->spawn(impl->connect(host, port, give_up_ms));
+    if (!impl->stopping) impl->spawn(impl->connect(host, port, give_up_ms));
   });
 }
 

@@ -42,9 +42,14 @@ class Links {
   };
 
   Links(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
-  ~Links();  // closes all links; their handles go down
+  ~Links();  // close()
   Links(const Links&) = delete;
   Links& operator=(const Links&) = delete;
+
+  /// Ends all links, whose handles go down, and the I/O thread: nothing is an event any more afterwards, and
+  /// no connection is made. Events that use this object through an owner's pointer need it to be called
+  /// before that pointer is reset. Not from an event.
+  void close();
 
   /// Accepts links, over a Unix-domain socket named after the address too; port 0 takes a free one. Returns
   /// the port, which later Hellos carry.

@@ -49,6 +49,7 @@ struct Links::Impl final : PeerLink::Owner {
   void ended(PeerLink& link, const std::string& reason) override;
 
   std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
+  void close();
   asio::awaitable<void> stop();
 
   // links_handshake.cpp, on the I/O thread

@@ -231,6 +231,7 @@ class NodeProcess {
     end(parts_.router);
     if (!parts_.cache) end(parts_.cache_actor);
     parts_.cache.reset();
+    if (links_) links_->close();  // their events use the pointer
     links_.reset();
     parts_.redis.reset();
     fs::remove(run_dir_ / (name_ + ".json"));

@@ -185,3 +185,30 @@ BOOST_AUTO_TEST_CASE(the_last_words_before_links_are_destroyed_arrive) {
   caf::scoped_actor self(system);
   BOOST_CHECK_NE(down_reason(self, far), "(none)");
 }
+
+// A node connects again when its link to the head ends, and it may be its own end that does that.
+BOOST_AUTO_TEST_CASE(an_event_may_use_the_links_that_are_closing) {
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  Side there(system, {.cluster = "test"}, "there", 2);
+  const auto port = there.links.listen("127.0.0.1", 0);
+  Slot<PeerIdentity> up;
+  int downs = 0;
+  std::unique_ptr<Links> here;
+  here = std::make_unique<Links>(system, LinkOptions{.cluster = "test"}, identity("here", Role::NODE, 0, 1),
+                                 Links::Events{.up = [&](const PeerIdentity& peer) { up.set(peer); },
+                                               .down =
+                                                   [&](const PeerIdentity&, const std::string&) {
+                                                     ++downs;
+                                                     here->connect("127.0.0.1", port, 60'000);
+                                                   },
+                                               .refused = {}});
+  here->connect("127.0.0.1", port, 5000);
+  BOOST_REQUIRE(up.wait());
+  const auto begin = std::chrono::steady_clock::now();
+  here->close();
+  BOOST_CHECK(std::chrono::steady_clock::now() - begin < 5s);
+  BOOST_CHECK_EQUAL(downs, 1);
+  here->close();  // again: nothing is left to do
+  here.reset();
+}

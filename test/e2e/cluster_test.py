@@ -162,6 +162,23 @@ class Shapes(unittest.TestCase):
             self.assertFalse(offline["ready"])
             self.assertEqual(offline["nodes"][0]["health"], "down")
 
+    def test_every_node_ends_in_good_order_when_told_to(self):
+        names = ["head", "other"]
+        cluster = Cluster(nodes=[(name, free_port(), name == "head", 1) for name in names])
+        processes = [subprocess.Popen([BINARY, "node", "--config", cluster.config, "--name", name],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in names]
+        try:
+            wait_for(cluster.ready, 30, "two nodes are ready")
+            for name, process in reversed(list(zip(names, processes))):
+                process.terminate()
+                self.assertEqual(process.wait(20), 0, name)
+                self.assertFalse((cluster.dir / "run" / f"{name}.json").exists())
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+            cluster.__exit__(None)
+
     def test_a_port_in_use_is_named_with_its_key(self):
         import socket
         with socket.socket() as taken:
