@@ -74,7 +74,7 @@ class Links {
   void drop(const PeerIdentity& peer, const std::string& reason);
 
   const PeerIdentity& self() const;
-  pthread_t io_thread() const;
+  pthread_t io_thread() const;  // runs as long as the links are not closed
 
  private:
   caf::actor remote_handle(const PeerIdentity& peer, schema::Role role, uint32_t instance);

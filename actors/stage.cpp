@@ -57,6 +57,7 @@ struct StageData {
     status = {};
     status.epoch = a.getEpoch();
     plans.clear();
+    if (place) place->stay_on(std::nullopt);
     self->send(reporter, status);
     if (a.getNextPort() != next_port || !next) {
       next = nullptr;
@@ -99,8 +100,10 @@ struct StageData {
   void settle() {
     if (place) return;
     std::vector<pthread_t> threads;
-    if (options.threads == 1) threads = {pthread_self()};
-    if (options.threads == 1 && links.io_thread) threads.push_back(*links.io_thread);
+    if (options.threads == 1) {
+      threads.push_back(pthread_self());
+      if (links.io_thread) threads.push_back(*links.io_thread);
+    }
     place.emplace(threads);
   }
 
@@ -136,6 +139,7 @@ struct StageData {
     if (!next && !next_host.empty()) links.connect(next_host, next_port);
   }
 
+  /// On this machine.
   bool next_is_here() const { return next && linked_stages.at(next_instance).node == options.node; }
 
   void meet(const PeerIdentity& peer) {
