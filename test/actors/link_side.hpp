@@ -21,8 +21,13 @@ struct Side {
     links.publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(replies));
   }
   ~Side() {
-    caf::anon_send_exit(echo_actor, caf::exit_reason::kill);
-    caf::anon_send_exit(replies, caf::exit_reason::kill);
+    caf::scoped_actor self(echo_actor->home_system());
+    const auto end = [&](const auto& actor) {  // before the handle that it may be answering to
+      self->send_exit(actor, caf::exit_reason::kill);
+      self->wait_for(actor);
+    };
+    end(echo_actor);
+    end(replies);
   }
 
   Slot<PeerIdentity> up;

@@ -84,8 +84,14 @@ class Cluster {
   }
   ~Cluster() {
     gateway.reset();
-    caf::anon_send_exit(cache, caf::exit_reason::kill);
-    caf::anon_send_exit(router, caf::exit_reason::kill);
+    caf::scoped_actor self(system);
+    const auto end =
+        [&](const auto& actor) {  // before the inboxes, into which it may be putting what came last
+          self->send_exit(actor, caf::exit_reason::kill);
+          self->wait_for(actor);
+        };
+    end(cache);
+    end(router);
   }
 
   Asked asked() {
