@@ -128,6 +128,19 @@ struct PeerDown {
   std::string reason;
 };
 
+/// Ends actors, one after the other, and waits until each has ended. Empty handles are passed over. Not from
+/// an actor.
+template <class... Handles>
+void end_and_wait(caf::actor_system& system, const Handles&... handles) {
+  caf::scoped_actor self(system);
+  const auto end = [&self](const auto& handle) {
+    if (!handle) return;
+    self->send_exit(handle, caf::exit_reason::user_shutdown);
+    self->wait_for(handle);
+  };
+  (end(handles), ...);
+}
+
 /// Sends one frame without a sender: what code outside actors (HTTP sessions, links) uses.
 template <class Handle, class T>
 void mail(const Handle& to, Frame<T> frame) {

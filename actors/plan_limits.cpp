@@ -18,9 +18,7 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   limits.slack = config.pipeline.pipeline_slack;
   limits.sequences = config.pipeline.sequences_max;
   limits.queue = config.pipeline.queue_max;
-  limits.kv_blocks =
-      static_cast<uint32_t>((config.pipeline.kv_tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens) +
-      1;
+  limits.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(int64_t{config.pipeline.kv_tokens})) + 1;
   limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
   limits.context_tokens = served_context(config, model);
   limits.vocab = model.vocab;

@@ -27,10 +27,6 @@ void Scheduler::reset() {
   canary_wanted_ = canary_running_ = false;
 }
 
-uint32_t Scheduler::blocks_for(uint64_t tokens) const {
-  return static_cast<uint32_t>((tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens);
-}
-
 std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const {
   if (sequence.prompt.empty()) return "the prompt has no tokens";
   if (sequence.max_tokens == 0) return "max_tokens is 0";
@@ -45,9 +41,9 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
            std::to_string(sequence.max_tokens) + ") exceed the context of " +
            std::to_string(limits_.context_tokens);
   // The last sampled token is never fed back, so it needs no place. One block is the canary's.
-  if (blocks_for(tokens - 1) + 1 > limits_.kv_blocks)
-    return "prompt and max_tokens need " + std::to_string(blocks_for(tokens - 1)) +
-           " KV blocks; the pipeline has " + std::to_string(limits_.kv_blocks - 1) + " (pipeline.kv_tokens)";
+  if (const uint64_t blocks = gpu::kv_blocks_for(tokens - 1); blocks + 1 > limits_.kv_blocks)
+    return "prompt and max_tokens need " + std::to_string(blocks) + " KV blocks; the pipeline has " +
+           std::to_string(limits_.kv_blocks - 1) + " (pipeline.kv_tokens)";
   return std::nullopt;
 }
 
@@ -59,7 +55,7 @@ SequenceId Scheduler::admit(NewSequence sequence) {
   s.tokens = std::move(sequence.prompt);
   s.max_tokens = sequence.max_tokens;
   s.sampling = std::move(sequence.sampling);
-  s.reserved_blocks = blocks_for(uint64_t{s.prompt_tokens} + s.max_tokens - 1);
+  s.reserved_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(uint64_t{s.prompt_tokens} + s.max_tokens - 1));
   sequences_.emplace(id, std::move(s));
   waiting_.push_back(id);
   return id;
@@ -121,7 +117,7 @@ void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPl
                          FlyingStep& flying) {
   if (s.planned == 0) plan.starts.push_back({s.slot, s.prompt_tokens, s.sampling});
   const uint32_t end = s.planned + count;
-  while (s.blocks.size() < blocks_for(end)) {
+  while (s.blocks.size() < gpu::kv_blocks_for(size_t{end})) {
     assert(!free_blocks_.empty());
     plan.block_changes.push_back({s.slot, static_cast<uint32_t>(s.blocks.size()), free_blocks_.back()});
     s.blocks.push_back(free_blocks_.back());

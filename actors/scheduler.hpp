@@ -111,7 +111,6 @@ class Scheduler {
   void add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
   size_t decodes_per_step() const;
   void release(std::map<SequenceId, Sequence>::iterator sequence);
-  uint32_t blocks_for(uint64_t tokens) const;
 
   SchedulerLimits limits_;
   std::map<SequenceId, Sequence> sequences_;  // started and waiting, by age

@@ -19,6 +19,7 @@ struct StageData {
   StageLinks links;
   std::shared_ptr<StepClock> clock;
   StageReporter reporter;
+  StagePlace place;
   PipelineActor pipeline{};
   StageActor next{};
 
@@ -30,7 +31,6 @@ struct StageData {
   std::string next_host{};                           // empty: it connects to us
   std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
   std::deque<gpu::StepPlan> plans{};                 // of the first stage, not yet run
-  std::optional<StagePlace> place{};                 // of the thread that runs this actor, once loaded
 
   bool loaded() const { return engine && status.loaded_permille == 1000; }
 
@@ -57,7 +57,7 @@ struct StageData {
     status = {};
     status.epoch = a.getEpoch();
     plans.clear();
-    if (place) place->stay_on(std::nullopt);
+    place.stay_on(std::nullopt);
     self->send(reporter, status);
     if (a.getNextPort() != next_port || !next) {
       next = nullptr;
@@ -90,21 +90,9 @@ struct StageData {
             self->send(reporter, status);
           });
       engine->bind_thread();
-      settle();
       range = wanted;
     }
     status.loaded_permille = 1000;
-  }
-
-  /// A stage with more threads either has all cores (docs/decisions/0007) or leaves it to the system.
-  void settle() {
-    if (place) return;
-    std::vector<pthread_t> threads;
-    if (options.threads == 1) {
-      threads.push_back(pthread_self());
-      if (links.io_thread) threads.push_back(*links.io_thread);
-    }
-    place.emplace(threads);
   }
 
   /// Ready means loaded, and linked to the next stage.
@@ -203,21 +191,35 @@ struct StageData {
 
   /// core: where to compute, if the step runs alone; the next stage on this machine follows.
   void run(const gpu::StepPlan& step, std::span<const float> input, std::optional<int> core) {
-    place->stay_on(core);
+    place.stay_on(core);
     clock->begin();
-    place->begin();
+    place.begin();
     const gpu::StepOutput output = engine->run(step, input);
-    place->end();
+    place.end();
     clock->end();
     if (engine->last()) {
       const Frame<msg::StepResult> result = encode(output.result);
       if (next && !output.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
       self->send(pipeline, result);
     } else if (next)
-      self->send(next,
-                 encode_activations(step, output.hidden, next_is_here() ? place->core() : std::nullopt));
+      self->send(next, encode_activations(step, output.hidden, next_is_here() ? place.core() : std::nullopt));
   }
 };
+
+namespace {
+
+/// Of the actor's thread, which calls this. A stage with more threads either has all cores
+/// (docs/decisions/0007) or leaves them to the system.
+StagePlace place_of(const StageOptions& options, const StageLinks& links) {
+  std::vector<pthread_t> threads;
+  if (options.threads == 1) {
+    threads.push_back(pthread_self());
+    if (links.io_thread) threads.push_back(*links.io_thread);
+  }
+  return StagePlace(threads);
+}
+
+}  // namespace
 
 StageStateHolder::StageStateHolder() = default;
 StageStateHolder::~StageStateHolder() = default;
@@ -227,8 +229,9 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
   const auto clock = std::make_shared<StepClock>();
   const auto reporter =
       self->spawn<caf::linked>(stage_reporter, options.instance, options.report_ms, clock, links.pipeline);
+  const StagePlace place = place_of(options, links);
   self->state.data = std::make_unique<StageData>(
-      StageData{self, options, std::move(checkpoint), std::move(links), clock, reporter});
+      StageData{self, options, std::move(checkpoint), std::move(links), clock, reporter, place});
   StageData* data = self->state.data.get();
   self->set_down_handler([data](caf::down_msg& down) { data->next_down(down); });
   return {

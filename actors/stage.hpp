@@ -46,7 +46,7 @@ struct StageStateHolder {
   ~StageStateHolder();
 };
 
-/// Spawn it detached.
+/// Spawn it detached: all of it runs on the thread that computes.
 StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> self, StageOptions options,
                                 std::shared_ptr<const model::Checkpoint> checkpoint, StageLinks links);
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "gpu/cpu/cores.hpp"
+
 namespace convoy::actors {
 
 namespace {
@@ -43,11 +45,8 @@ void StagePlace::stay_on(std::optional<int> core) {
   if (displaced_ || (core && !all_may_use(*core))) core.reset();
   if (core == core_) return;
   core_ = core;
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  if (core) CPU_SET(*core, &one);
   for (const Thread& thread : threads_) {
-    const cpu_set_t& cores = core ? one : thread.allowed;
+    const cpu_set_t cores = core ? gpu::only(*core) : thread.allowed;
     // Refused only if somebody took the core away meanwhile. The thread then runs where it did: slower, not
     // wrong.
     pthread_setaffinity_np(thread.id, sizeof(cores), &cores);

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "gpu/backend.hpp"
+#include "gpu/cpu/cores.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
@@ -87,10 +88,6 @@ double weight_bytes(const model::Checkpoint& checkpoint) {
   return static_cast<double>(bytes);
 }
 
-uint32_t blocks_for(int64_t tokens) {
-  return static_cast<uint32_t>((tokens + gpu::kv_block_tokens - 1) / gpu::kv_block_tokens);
-}
-
 /// A step of the one sequence, in slot 0, which samples its last row. The first takes all blocks.
 gpu::StepPlan step_of(uint64_t step, uint32_t position, std::vector<int32_t> tokens, uint32_t blocks) {
   gpu::StepPlan plan{.step = step};
@@ -107,7 +104,7 @@ class Bench {
   Bench(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
         int64_t context)
       : vocab_(checkpoint->config().vocab),
-        blocks_(blocks_for(context)),
+        blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
         engine_(gpu::make_cpu_backend(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
                 {blocks_, 1, context, context}) {
     engine_.bind_thread();  // as a stage does
@@ -147,9 +144,7 @@ class Bench {
 
 /// This thread, and those that it starts, on one core, as stages with one thread do (docs/decisions/0008).
 void stay_here() {
-  cpu_set_t here;
-  CPU_ZERO(&here);
-  CPU_SET(sched_getcpu(), &here);
+  const cpu_set_t here = gpu::only(sched_getcpu());
   if (pthread_setaffinity_np(pthread_self(), sizeof(here), &here) != 0)
     throw std::runtime_error("this system lets no thread choose its core");
 }
@@ -162,7 +157,7 @@ class Turns {
  public:
   Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, gpu::Kernels kernels, int threads,
         int64_t context, int64_t stages)
-      : blocks_(blocks_for(context)) {
+      : blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))) {
     if (threads == 1) stay_here();
     const int64_t layers = checkpoint->config().layers;
     for (int64_t s = 0; s < stages; ++s)

@@ -7,19 +7,11 @@
 #include "model/error.hpp"
 
 namespace convoy::cli {
-namespace {
-
-uint32_t blocks_for(size_t tokens) {
-  const auto block = static_cast<size_t>(gpu::kv_block_tokens);
-  return static_cast<uint32_t>((tokens + block - 1) / block);
-}
-
-}  // namespace
 
 LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels,
                              int threads, std::span<const int64_t> split, int64_t tokens_max)
     : vocab_(static_cast<size_t>(checkpoint->config().vocab)) {
-  const gpu::EngineLimits limits{.kv_blocks = blocks_for(static_cast<size_t>(tokens_max)),
+  const gpu::EngineLimits limits{.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(tokens_max)),
                                  .slots = 1,
                                  .context_tokens = tokens_max,
                                  .rows_per_step = rows_per_step};
@@ -43,7 +35,7 @@ void LocalPipeline::start(size_t prompt_tokens, size_t tokens) {
   next_ = {};
   next_.starts.push_back({0, static_cast<uint32_t>(prompt_tokens), {}});
   // Blocks lie backwards, so that a table is not just a count.
-  const uint32_t blocks = blocks_for(tokens);
+  const auto blocks = static_cast<uint32_t>(gpu::kv_blocks_for(tokens));
   for (uint32_t i = 0; i < blocks; i++) next_.block_changes.push_back({0, i, blocks - 1 - i});
 }
 

@@ -220,16 +220,8 @@ class NodeProcess {
   void stop() {
     parts_.gateway.reset();
     if (supervisor_) supervisor_->stop();
-    caf::scoped_actor self(system_);
-    auto end = [&](const auto& handle) {
-      if (!handle) return;
-      self->send_exit(handle, caf::exit_reason::user_shutdown);
-      self->wait_for(handle);
-    };
-    end(parts_.pipeline);
-    end(node_);
-    end(parts_.router);
-    if (!parts_.cache) end(parts_.cache_actor);
+    actors::end_and_wait(system_, parts_.pipeline, node_, parts_.router);
+    if (!parts_.cache) actors::end_and_wait(system_, parts_.cache_actor);
     parts_.cache.reset();
     if (links_) links_->close();  // their events use the pointer
     links_.reset();

@@ -12,9 +12,7 @@ constexpr uint32_t unmapped = std::numeric_limits<uint32_t>::max();
 
 KvPool::KvPool(Backend& backend, int64_t layers, std::span<const model::CacheStream> streams,
                model::DType type, uint32_t blocks, uint32_t slots, int64_t context_tokens)
-    : blocks_(blocks),
-      entries_max_((context_tokens + kv_block_tokens - 1) / kv_block_tokens),
-      tables_(slots) {
+    : blocks_(blocks), entries_max_(kv_blocks_for(context_tokens)), tables_(slots) {
   for (int64_t l = 0; l < layers; l++) {
     KvLayer& layer = layers_.emplace_back(KvLayer{{}, int64_t{blocks}, type});
     for (const model::CacheStream& stream : streams) {
@@ -44,7 +42,7 @@ void KvPool::map(const BlockChange& change) {
 
 std::span<const uint32_t> KvPool::table(uint32_t slot, int64_t end) const {
   const std::vector<uint32_t>& entries = tables_[slot];
-  const size_t needed = static_cast<size_t>((end + kv_block_tokens - 1) / kv_block_tokens);
+  const size_t needed = static_cast<size_t>(kv_blocks_for(end));
   for (size_t i = 0; i < needed; i++)
     if (i >= entries.size() || entries[i] == unmapped)
       throw std::runtime_error("slot " + std::to_string(slot) + " has no block " + std::to_string(i) +

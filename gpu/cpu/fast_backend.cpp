@@ -248,7 +248,7 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape
 void FastBackend::widen(AttentionTask& t, const KvLayer& kv, float* to) {
   const int64_t d = t.head_dim, offset = t.key_offset, width = kv.streams[0].width;
   const int64_t keys = t.first_position + t.queries / t.group;
-  const int64_t blocks = (keys + kv_block_tokens - 1) / kv_block_tokens;
+  const int64_t blocks = kv_blocks_for(keys);
   float* values = to + blocks * d * kv_block_tokens;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t stored = int64_t{t.blocks[b]} * kv_block_tokens * width;
@@ -289,8 +289,7 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
           t.values = static_cast<const float*>(kv.streams[1].memory.get()) + offset;
           t.width = kv.streams[0].width;
         }
-        const int64_t keys =
-            (t.first_position + rows + kv_block_tokens - 1) / kv_block_tokens * kv_block_tokens;
+        const int64_t keys = kv_blocks_for(t.first_position + rows) * kv_block_tokens;
         scores_max = std::max(scores_max, t.queries * (keys + 1));
         keys_max = std::max(keys_max, keys);
         tasks_.push_back(t);

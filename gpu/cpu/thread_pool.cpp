@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "gpu/cpu/cores.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gpu {
@@ -53,10 +54,8 @@ void ThreadPool::bind() {
   const auto bind_next = [&](pthread_t thread) {
     do ++core;
     while (!CPU_ISSET(core, &caller.before));
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(core, &one);
-    pthread_setaffinity_np(thread, sizeof(one), &one);
+    const cpu_set_t own = only(core);
+    pthread_setaffinity_np(thread, sizeof(own), &own);
   };
   bind_next(caller.thread);
   for (std::thread& worker : workers_) bind_next(worker.native_handle());

@@ -21,13 +21,8 @@ struct Side {
     links.publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(replies));
   }
   ~Side() {
-    caf::scoped_actor self(echo_actor->home_system());
-    const auto end = [&](const auto& actor) {  // before the handle that it may be answering to
-      self->send_exit(actor, caf::exit_reason::kill);
-      self->wait_for(actor);
-    };
-    end(echo_actor);
-    end(replies);
+    // Before the handle that the echo may be answering to.
+    end_and_wait(echo_actor->home_system(), echo_actor, replies);
   }
 
   Slot<PeerIdentity> up;

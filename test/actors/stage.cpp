@@ -3,11 +3,11 @@
 #include "actors/stage.hpp"
 
 #include <boost/test/unit_test.hpp>
-#include <future>
 #include <mutex>
 #include <thread>
 
 #include "actors/step_codec.hpp"
+#include "test/cores.hpp"
 #include "test/gpu/tiny_model.hpp"
 
 using namespace convoy;
@@ -168,26 +168,6 @@ BOOST_FIXTURE_TEST_CASE(the_first_stage_waits_for_the_token_that_its_plan_lacks,
 
 namespace {
 
-/// Stands for the thread of a stage's links: sleeps, and can be looked at.
-struct IoThread {
-  std::promise<void> end;
-  std::thread thread{[ended = end.get_future()]() mutable { ended.get(); }};
-
-  ~IoThread() {
-    end.set_value();
-    thread.join();
-  }
-  cpu_set_t cores() {
-    cpu_set_t set;
-    BOOST_REQUIRE_EQUAL(pthread_getaffinity_np(thread.native_handle(), sizeof(set), &set), 0);
-    return set;
-  }
-  bool is_on(int core) {
-    const cpu_set_t set = cores();
-    return core >= 0 && CPU_COUNT(&set) == 1 && CPU_ISSET(core, &set);
-  }
-};
-
 /// Behind prompt(), and only its last row again: a step that may be run many times over.
 gpu::StepPlan decode_of(uint64_t step, bool alone) {
   return {.epoch = 1, .step = step, .sequences = {{1, 2, {30}, 1}}, .alone = alone};
@@ -201,9 +181,9 @@ constexpr uint64_t tries = 1000;
 
 BOOST_FIXTURE_TEST_CASE(a_first_stage_stays_on_its_core_while_steps_are_alone_and_tells_the_next_one,
                         Fixture) {
-  IoThread io;
-  const cpu_set_t before = io.cores();
-  start(0, io.thread.native_handle());
+  convoy::test::SleepingThread io;  // stands for the thread of its links
+  const std::set<int> before = io.cores();
+  start(0, io.id());
   link(1, 1001);
   assign(1, {0, 1}, 1, "127.0.0.1", 1001);
   await(msg::Health::READY);
@@ -217,10 +197,9 @@ BOOST_FIXTURE_TEST_CASE(a_first_stage_stays_on_its_core_while_steps_are_alone_an
   int core = -1;
   uint64_t step = 1;
   while (core == -1 && step < tries) core = core_of(decode_of(step++, true));
-  BOOST_CHECK(io.is_on(core));
+  BOOST_CHECK(io.cores() == std::set{core});
   BOOST_CHECK_EQUAL(core_of(decode_of(step, false)), -1);
-  const cpu_set_t after = io.cores();
-  BOOST_CHECK(CPU_EQUAL(&after, &before));
+  BOOST_CHECK(io.cores() == before);
 }
 
 BOOST_FIXTURE_TEST_CASE(a_stage_whose_next_one_is_elsewhere_has_no_core_to_stay_on, Fixture) {
@@ -239,11 +218,10 @@ BOOST_FIXTURE_TEST_CASE(a_stage_whose_next_one_is_elsewhere_has_no_core_to_stay_
 }
 
 BOOST_FIXTURE_TEST_CASE(a_later_stage_follows_the_one_before_it, Fixture) {
-  IoThread io;
-  const cpu_set_t before = io.cores();
-  int core = 0;
-  while (!CPU_ISSET(core, &before)) ++core;
-  start(1, io.thread.native_handle());
+  convoy::test::SleepingThread io;  // stands for the thread of its links
+  const std::set<int> before = io.cores();
+  const int core = *before.begin();
+  start(1, io.id());
   assign(1, {1, 2}, 0, "", 1000);
   link(0, 1000);
   await(msg::Health::READY);
@@ -254,11 +232,10 @@ BOOST_FIXTURE_TEST_CASE(a_later_stage_follows_the_one_before_it, Fixture) {
   run(prompt(), std::nullopt);
   uint64_t step = 1;
   do run(decode_of(step, true), core);
-  while (!io.is_on(core) && ++step < tries);
-  BOOST_CHECK(io.is_on(core));
+  while (io.cores() != std::set{core} && ++step < tries);
+  BOOST_CHECK(io.cores() == std::set{core});
   run(decode_of(++step, false), std::nullopt);
-  const cpu_set_t after = io.cores();
-  BOOST_CHECK(CPU_EQUAL(&after, &before));
+  BOOST_CHECK(io.cores() == before);
 }
 
 BOOST_FIXTURE_TEST_CASE(a_next_stage_that_refuses_is_tried_again_until_another_is_named, Fixture) {

@@ -6,21 +6,14 @@
 #include <functional>
 #include <future>
 #include <thread>
-#include <vector>
+
+#include "test/cores.hpp"
 
 using convoy::actors::StagePlace;
+using convoy::test::cores_of;
 using namespace std::chrono_literals;
 
 namespace {
-
-std::vector<int> cores_of(pthread_t thread) {
-  cpu_set_t set;
-  BOOST_REQUIRE_EQUAL(pthread_getaffinity_np(thread, sizeof(set), &set), 0);
-  std::vector<int> cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core)
-    if (CPU_ISSET(core, &set)) cores.push_back(core);
-  return cores;
-}
 
 /// A test may move its thread: one of its own.
 void on_a_thread(const std::function<void()>& test) { std::async(std::launch::async, test).get(); }
@@ -44,43 +37,41 @@ bool settles_on(StagePlace& place, int core) {
 
 BOOST_AUTO_TEST_CASE(the_threads_of_a_stage_stay_on_one_core_until_they_are_let_go) {
   on_a_thread([] {
-    const std::vector<int> before = cores_of(pthread_self());
-    std::promise<void> end;
-    std::thread io([ended = end.get_future()]() mutable { ended.get(); });
-    StagePlace place({pthread_self(), io.native_handle()});
+    const std::set<int> before = cores_of(pthread_self());
+    const int last = *before.rbegin();
+    convoy::test::SleepingThread io;
+    StagePlace place({pthread_self(), io.id()});
     BOOST_CHECK(!place.core());
-    place.stay_on(before.back());
-    BOOST_CHECK(place.core() == before.back());
-    BOOST_CHECK(cores_of(pthread_self()) == std::vector{before.back()});
-    BOOST_CHECK(cores_of(io.native_handle()) == std::vector{before.back()});
-    BOOST_CHECK(StagePlace::here() == before.back());
+    place.stay_on(last);
+    BOOST_CHECK(place.core() == last);
+    BOOST_CHECK(cores_of(pthread_self()) == std::set{last});
+    BOOST_CHECK(io.cores() == std::set{last});
+    BOOST_CHECK(StagePlace::here() == last);
     place.stay_on(std::nullopt);
     BOOST_CHECK(!place.core());
     BOOST_CHECK(cores_of(pthread_self()) == before);
-    BOOST_CHECK(cores_of(io.native_handle()) == before);
-    end.set_value();
-    io.join();
+    BOOST_CHECK(io.cores() == before);
   });
 }
 
 BOOST_AUTO_TEST_CASE(a_stage_that_was_displaced_leaves_it_to_the_system_for_one_step) {
   on_a_thread([] {
-    const std::vector<int> before = cores_of(pthread_self());
+    const std::set<int> before = cores_of(pthread_self());
     StagePlace place({pthread_self()});
-    BOOST_REQUIRE(settles_on(place, before.front()));
+    BOOST_REQUIRE(settles_on(place, *before.begin()));
     step_of(place, 5ms);  // asleep or displaced: either way not on its core
-    place.stay_on(before.front());
+    place.stay_on(*before.begin());
     BOOST_CHECK(!place.core());
     BOOST_CHECK(cores_of(pthread_self()) == before);
-    BOOST_CHECK(settles_on(place, before.front()));
+    BOOST_CHECK(settles_on(place, *before.begin()));
   });
 }
 
 BOOST_AUTO_TEST_CASE(a_core_that_a_thread_may_not_use_moves_nobody) {
   on_a_thread([] {
-    const std::vector<int> before = cores_of(pthread_self());
+    const std::set<int> before = cores_of(pthread_self());
     StagePlace place({pthread_self()});
-    for (const int core : {-2, before.back() + 1, CPU_SETSIZE, 1 << 30}) {
+    for (const int core : {-2, *before.rbegin() + 1, CPU_SETSIZE, 1 << 30}) {
       place.stay_on(core);
       BOOST_CHECK(!place.core());
       BOOST_CHECK(cores_of(pthread_self()) == before);
@@ -90,9 +81,9 @@ BOOST_AUTO_TEST_CASE(a_core_that_a_thread_may_not_use_moves_nobody) {
 
 BOOST_AUTO_TEST_CASE(a_stage_without_threads_to_move_stays_where_it_is) {
   on_a_thread([] {
-    const std::vector<int> before = cores_of(pthread_self());
+    const std::set<int> before = cores_of(pthread_self());
     StagePlace place({});
-    place.stay_on(before.front());
+    place.stay_on(*before.begin());
     step_of(place, 0ms);
     BOOST_CHECK(!place.core());
     BOOST_CHECK(cores_of(pthread_self()) == before);

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "model/error.hpp"
+#include "test/cores.hpp"
 
 using convoy::gpu::ThreadPool;
 
@@ -49,24 +50,16 @@ BOOST_AUTO_TEST_CASE(no_thread_number_is_used_by_two_threads_at_once) {
 
 namespace {
 
-/// The cores that the calling thread may use.
-std::set<int> cores() {
-  cpu_set_t mask;
-  BOOST_REQUIRE_EQUAL(pthread_getaffinity_np(pthread_self(), sizeof(mask), &mask), 0);
-  std::set<int> found;
-  for (int core = 0; core < CPU_SETSIZE; ++core)
-    if (CPU_ISSET(core, &mask)) found.insert(core);
-  return found;
-}
+using convoy::test::cores_of;
 
-/// The same of each thread of a pool.
+/// The cores that each thread of a pool may use.
 std::vector<std::set<int>> cores_of(ThreadPool& pool) {
   std::vector<std::set<int>> found(static_cast<size_t>(pool.threads()));
   std::atomic<int> begun{0};
   pool.parallel_for(pool.threads(), [&](int64_t, int thread) {
     ++begun;  // each takes one chunk, since nobody ends before all have begun
     while (begun < pool.threads()) std::this_thread::yield();
-    found[static_cast<size_t>(thread)] = cores();
+    found[static_cast<size_t>(thread)] = cores_of(pthread_self());
   });
   return found;
 }
@@ -74,7 +67,7 @@ std::vector<std::set<int>> cores_of(ThreadPool& pool) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(as_many_threads_as_cores_get_one_each_while_the_pool_lives) {
-  const auto all = cores();
+  const auto all = cores_of(pthread_self());
   if (all.size() < 2) {
     BOOST_TEST_MESSAGE("skipped: one core");
     return;
@@ -89,11 +82,11 @@ BOOST_AUTO_TEST_CASE(as_many_threads_as_cores_get_one_each_while_the_pool_lives)
     }
     BOOST_TEST(taken == all, boost::test_tools::per_element());
   }
-  BOOST_TEST(cores() == all, boost::test_tools::per_element());
+  BOOST_TEST(cores_of(pthread_self()) == all, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(fewer_or_more_threads_than_cores_are_left_to_the_system) {
-  const auto all = cores();
+  const auto all = cores_of(pthread_self());
   for (const size_t threads : {all.size() - 1, all.size() + 1}) {
     if (threads == 0) continue;
     ThreadPool pool(static_cast<int>(threads));

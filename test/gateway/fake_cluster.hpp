@@ -84,14 +84,8 @@ class Cluster {
   }
   ~Cluster() {
     gateway.reset();
-    caf::scoped_actor self(system);
-    const auto end =
-        [&](const auto& actor) {  // before the inboxes, into which it may be putting what came last
-          self->send_exit(actor, caf::exit_reason::kill);
-          self->wait_for(actor);
-        };
-    end(cache);
-    end(router);
+    // Before the inboxes, into which they may be putting what came last.
+    actors::end_and_wait(system, cache, router);
   }
 
   Asked asked() {
