@@ -138,9 +138,9 @@ void add_gateway_keys(std::vector<Key>& t) {
 void add_pipeline_keys(std::vector<Key>& t) {
   using S = C::Pipeline;
   constexpr auto s = &C::pipeline;
-  t.push_back(number<s, &S::context_tokens_max>(
-      "pipeline", "context_tokens_max", "tokens", 0, 1 << 20,
-      "Prompt and answer of one request. 0, or more than the model's context: the model's."));
+  t.push_back(number<s, &S::context_tokens_max>("pipeline", "context_tokens_max", "tokens", 0, 1 << 20,
+                                                "Prompt and answer of one request. At most the model's "
+                                                "context and kv_tokens; 0: as much as these allow."));
   t.push_back(number<s, &S::sequences_max>("pipeline", "sequences_max", "", 1, 1024,
                                            "Requests that generate at once."));
   t.push_back(number<s, &S::queue_max>(

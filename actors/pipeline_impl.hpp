@@ -23,6 +23,8 @@ struct PipelineData {
     std::string reason = "not started";
     uint32_t loaded_permille = 0;
     uint32_t oldest_step_age_ms = 0;
+    bool came = false;  // a process was linked once
+    uint32_t restarts = 0;
   };
   struct Request {
     uint64_t number;

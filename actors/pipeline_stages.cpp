@@ -41,7 +41,8 @@ void PipelineData::stage_up(const StageUp& up) {
   }
   Stage& stage = stages[up.peer.instance];
   if (stage.handle) give_up(up.peer.instance, msg::Health::DOWN, "replaced by a newer process", false);
-  stage = Stage{up.peer, up.stage, msg::Health::LOADING, "", 0, 0};
+  const uint32_t restarts = stage.came ? stage.restarts + 1 : 0;
+  stage = Stage{up.peer, up.stage, msg::Health::LOADING, "", 0, 0, true, restarts};
   self->monitor(up.stage);
   log::info("pipeline.stage_up", {{"stage", up.peer.instance}, {"node", up.peer.node}, {"pid", up.peer.pid}});
   if (std::all_of(stages.begin(), stages.end(), [](const Stage& s) { return static_cast<bool>(s.handle); }))
@@ -167,6 +168,9 @@ void PipelineData::publish() {
   frame->setEpoch(epoch);
   frame->setRunning(static_cast<uint32_t>(scheduler.running()));
   frame->setWaiting(static_cast<uint32_t>(scheduler.waiting()));
+  const uint32_t blocks = options.limits.kv_blocks;
+  frame->setKvBlocksUsed(blocks - scheduler.free_blocks());
+  frame->setKvBlocksTotal(blocks);
   auto list = frame->initStages(static_cast<unsigned>(stages.size()));
   for (unsigned i = 0; i < stages.size(); ++i) {
     const auto [first, last] = stage_layers(options.layers, static_cast<uint32_t>(stages.size()), i);
@@ -178,6 +182,7 @@ void PipelineData::publish() {
     list[i].setHealth(stages[i].health);
     list[i].setReason(stages[i].reason);
     list[i].setLoadedPermille(stages[i].loaded_permille);
+    list[i].setRestarts(stages[i].restarts);
   }
   const auto state = std::move(frame).finish();
   self->send(peers.gateway, state);

@@ -9,7 +9,8 @@ namespace convoy::actors {
 
 int64_t served_context(const ClusterConfig& config, const model::Config& model) {
   const int64_t asked = config.pipeline.context_tokens_max;
-  return asked == 0 ? model.context : std::min(asked, model.context);
+  const int64_t kept = std::min<int64_t>(model.context, config.pipeline.kv_tokens);
+  return asked == 0 ? kept : std::min(asked, kept);
 }
 
 SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model) {

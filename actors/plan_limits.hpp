@@ -8,7 +8,7 @@
 
 namespace convoy::actors {
 
-/// Positions per sequence: the model's context, or less if pipeline.context_tokens_max says so.
+/// Positions per sequence: the model's context, or less if pipeline.context_tokens_max or kv_tokens say so.
 int64_t served_context(const ClusterConfig& config, const model::Config& model);
 
 SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model);

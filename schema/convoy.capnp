@@ -181,6 +181,8 @@ struct PipelineState {
   waiting @5 :UInt32;
   stages @6 :List(StageState);
   accepting @7 :Bool;              # all stages are loaded and linked: requests may be sent
+  kvBlocksUsed @8 :UInt32;         # blocks of 64 tokens that hold something, of one stage: all have the same
+  kvBlocksTotal @9 :UInt32;        # 0: not said
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------
@@ -276,6 +278,7 @@ struct StageState {
   health @5 :Health;
   reason @6 :Text;
   loadedPermille @7 :UInt32;
+  restarts @8 :UInt32;             # processes that took the place of an earlier one, since the pipeline began
 }
 
 struct ReplaceStage {

@@ -8,6 +8,7 @@
 
 #include "actors/cluster_config.hpp"
 #include "actors/config_table.hpp"
+#include "actors/plan_limits.hpp"
 #include "model/error.hpp"
 
 using namespace convoy;
@@ -238,6 +239,19 @@ BOOST_AUTO_TEST_CASE(a_model_is_named_after_its_file_or_folder) {
   BOOST_TEST(default_model_id("/x/SmolLM2.Q4_1.gguf") == "SmolLM2.Q4_1");
   BOOST_TEST(default_model_id("/x/DeepSeek-V2.5") == "DeepSeek-V2.5");
   BOOST_TEST(default_model_id("/x/dir/") == "dir");
+}
+
+BOOST_AUTO_TEST_CASE(the_served_context_is_what_model_and_cache_and_operator_allow) {
+  ClusterConfig config;
+  config.pipeline.kv_tokens = 4096;
+  model::Config model;
+  model.context = 8192;
+  BOOST_TEST(served_context(config, model) == 4096);
+  BOOST_TEST(scheduler_limits(config, model).context_tokens == 4096);
+  model.context = 2048;
+  BOOST_TEST(served_context(config, model) == 2048);
+  config.pipeline.context_tokens_max = 100;
+  BOOST_TEST(served_context(config, model) == 100);
 }
 
 BOOST_AUTO_TEST_CASE(damaged_texts_are_refused_or_read_but_never_crash) {

@@ -168,6 +168,23 @@ BOOST_FIXTURE_TEST_CASE(stages_are_assigned_when_all_are_there_and_ready_means_a
   while (!msg::Reading(next<msg::PipelineState>(gateway))->getReady()) continue;
 }
 
+BOOST_FIXTURE_TEST_CASE(what_it_says_of_itself_counts_restarts_and_blocks, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  link_stage(1, 13);  // another process in the place of the first
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    const msg::Reading state(frame);
+    BOOST_CHECK_EQUAL(state->getKvBlocksTotal(), 16u);
+    BOOST_CHECK_LE(state->getKvBlocksUsed(), 1u);  // the canary's
+    BOOST_CHECK_EQUAL(state->getStages()[0].getRestarts(), 0u);
+    if (state->getStages()[1].getRestarts() == 1) break;
+    BOOST_CHECK_EQUAL(state->getStages()[1].getRestarts(), 0u);
+  }
+}
+
 BOOST_FIXTURE_TEST_CASE(a_request_is_accepted_answered_token_by_token_and_finished, Fixture) {
   start();
   link_stage(0, 11);
