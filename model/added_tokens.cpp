@@ -56,9 +56,11 @@ const AddedToken* AddedTokens::longest(std::string_view text, size_t at, size_t 
 void AddedTokens::split(std::string_view text, ByteRange range, std::span<const ByteRange> trusted,
                         std::vector<Part>& parts) const {
   size_t done = range.begin;  // up to here parts were appended
-  for (const ByteRange& t : trusted) {
-    const size_t end = std::min(t.end, range.end);
-    for (size_t at = std::max(t.begin, range.begin); at < end;) {
+  // A long conversation has as many trusted stretches as it has ranges: each range looks at its own only.
+  auto t = std::ranges::partition_point(trusted, [&](const ByteRange& r) { return r.end <= range.begin; });
+  for (; t != trusted.end() && t->begin < range.end && !empty(); ++t) {
+    const size_t end = std::min(t->end, range.end);
+    for (size_t at = std::max(t->begin, range.begin); at < end;) {
       const AddedToken* token = longest(text, at, end);
       if (!token) {
         ++at;

@@ -44,6 +44,8 @@ struct ByteAlphabet {
 
 bool is_in_utf8(size_t byte) { return byte != 0xC0 && byte != 0xC1 && byte < 0xF5; }
 
+constexpr size_t nfc_shrinks_by_max = 3;
+
 class ByteLevelTokenizer final : public Tokenizer {
  public:
   explicit ByteLevelTokenizer(TokenizerParts parts)
@@ -55,6 +57,7 @@ class ByteLevelTokenizer final : public Tokenizer {
     add_added_tokens(parts);
     add_merges(parts);
     pretokenizer_.emplace(parts.rules, where_);
+    token_bytes_max_ = longest_token(parts);
     if (ignore_merges_) {
       for (const auto& [text, id] : parts.vocabulary) {
         if (kinds_[static_cast<size_t>(id)] == Kind::text)
@@ -73,7 +76,8 @@ class ByteLevelTokenizer final : public Tokenizer {
     digest_ = digest_of(parts);
   }
 
-  std::vector<int32_t> encode(std::span<const Segment> segments) const override {
+  using Tokenizer::encode;
+  std::vector<int32_t> encode(std::span<const Segment> segments, const std::stop_token& stop) const override {
     std::string text;
     std::vector<ByteRange> trusted;
     for (const Segment& segment : segments) {
@@ -96,6 +100,7 @@ class ByteLevelTokenizer final : public Tokenizer {
     added_.split(text, {0, text.size()}, trusted, parts);
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3);
+    Work work{stop, Expression::Scratch(text.size())};
     for (const Part& part : parts) {
       if (part.id >= 0) {
         ids.push_back(part.id);
@@ -107,11 +112,15 @@ class ByteLevelTokenizer final : public Tokenizer {
         if (p.id >= 0) {
           ids.push_back(p.id);
         } else {
-          encode_plain(std::string_view(text).substr(p.begin, p.end - p.begin), ids);
+          encode_plain(std::string_view(text).substr(p.begin, p.end - p.begin), work, ids);
         }
       }
     }
     return ids;
+  }
+
+  size_t tokens_min(size_t text_bytes) const override {
+    return token_bytes_max_ ? (text_bytes + token_bytes_max_ - 1) / token_bytes_max_ : 0;
   }
 
   std::string decode(std::span<const int32_t> ids, bool skip_control) const override {
@@ -146,12 +155,18 @@ class ByteLevelTokenizer final : public Tokenizer {
     size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
   };
 
+  /// One call of encode().
+  struct Work {
+    const std::stop_token& stop;
+    Expression::Scratch scratch;
+  };
+
   [[noreturn]] void fail(const std::string& what) const {
     throw InputError(what, where_, "check that the file is whole and a byte-level BPE tokenizer");
   }
 
-  void encode_plain(std::string_view part, std::vector<int32_t>& ids) const {
-    if (letters_.empty()) return encode_words(part, ids);
+  void encode_plain(std::string_view part, Work& work, std::vector<int32_t>& ids) const {
+    if (letters_.empty()) return encode_words(part, work, ids);
     const ByteRange all{0, part.size()};
     std::vector<Part> parts;
     letters_.split(part, all, std::span(&all, 1), parts);
@@ -159,14 +174,16 @@ class ByteLevelTokenizer final : public Tokenizer {
       if (p.id >= 0) {
         ids.push_back(p.id);
       } else {
-        encode_words(part.substr(p.begin, p.end - p.begin), ids);
+        encode_words(part.substr(p.begin, p.end - p.begin), work, ids);
       }
     }
   }
 
-  void encode_words(std::string_view part, std::vector<int32_t>& ids) const {
+  void encode_words(std::string_view part, Work& work, std::vector<int32_t>& ids) const {
+    if (work.stop.stop_requested()) return;
     std::string text = nfc_ ? normalise_nfc(part) : std::string(part);
-    for (const Piece& piece : pretokenizer_->split(text)) {
+    for (const Piece& piece : pretokenizer_->split(text, work.scratch)) {
+      if (work.stop.stop_requested()) return;
       const std::string_view word = std::string_view(text).substr(piece.begin, piece.end - piece.begin);
       if (ignore_merges_) {
         const auto whole = words_.find(word);
@@ -277,6 +294,24 @@ class ByteLevelTokenizer final : public Tokenizer {
     bpe_.emplace(byte_ids, merges);
   }
 
+  /// How much text a token can stand for: the longest token's bytes, and form C may write a character in a
+  /// third of its bytes (a Hangul syllable of three letters). 0, no limit: an added token takes blanks along,
+  /// a rule removes text, or a byte that text may hold has no token and is left out.
+  size_t longest_token(const TokenizerParts& parts) const {
+    const auto is_unbounded = [](const AddedToken& token) { return token.lstrip || token.rstrip; };
+    if (std::ranges::any_of(parts.added, is_unbounded)) return 0;
+    for (const SplitRule& rule : parts.rules)
+      if (rule.behaviour == SplitBehaviour::removed) return 0;
+    for (size_t b = 0; b < 256; ++b) {
+      std::string character;
+      append_utf8(alphabet_.character[b], character);
+      if (is_in_utf8(b) && !id_of(character)) return 0;
+    }
+    size_t longest = std::ranges::max(bytes_, {}, &std::string::size).size();
+    for (const AddedToken& token : parts.added) longest = std::max(longest, token.content.size());
+    return nfc_ ? longest * nfc_shrinks_by_max : longest;
+  }
+
   /// Plain text must never become an added token: nothing that merging can make may be one.
   void refuse_added(int32_t id) const {
     const size_t at = static_cast<size_t>(id);
@@ -324,6 +359,7 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::vector<Kind> kinds_;         // by id
   boost::unordered_flat_map<std::string, int32_t, TextHash, std::equal_to<>> ids_;
   boost::unordered_flat_map<std::string_view, int32_t> words_;  // views into bytes_; only with ignore_merges
+  size_t token_bytes_max_ = 0;  // of a text, one token stands for at most that; 0: not known
   AddedTokens added_, normalized_added_, letters_;
   std::optional<Pretokenizer> pretokenizer_;
   std::optional<Bpe> bpe_;

@@ -88,10 +88,9 @@ Pretokenizer::Pretokenizer(std::vector<SplitRule> rules, std::string_view where)
   }
 }
 
-std::vector<Piece> Pretokenizer::split(std::string& text) const {
+std::vector<Piece> Pretokenizer::split(std::string& text, Expression::Scratch& scratch) const {
   std::vector<Piece> pieces, next;
   if (!text.empty()) pieces.push_back({0, text.size()});
-  Expression::Scratch scratch(text.size());
   size_t expression = 0;
   for (const SplitRule& rule : rules_) {
     if (rule.prefix_space) prefix_spaces(text, pieces);

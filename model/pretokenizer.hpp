@@ -33,7 +33,8 @@ class Pretokenizer {
  public:
   Pretokenizer(std::vector<SplitRule> rules, std::string_view where);
   /// The words of `text`, in order, none empty. `text` is UTF-8; a rule with prefix_space changes it.
-  std::vector<Piece> split(std::string& text) const;
+  /// scratch: made for a text at least as long; a caller with many texts makes it once.
+  std::vector<Piece> split(std::string& text, Expression::Scratch& scratch) const;
   const std::vector<SplitRule>& rules() const { return rules_; }
 
  private:

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,10 +32,16 @@ class Tokenizer {
   /// `add_special_tokens`; the golden cases use the tokenizer as the reference's encode(text) does with it
   /// false.
   /// Throws InputError for a segment that is not UTF-8, and for text that a pre-tokenizer expression gives up
-  /// on.
-  virtual std::vector<int32_t> encode(std::span<const Segment> segments) const = 0;
+  /// on. Once `stop` is requested nobody wants the ids any more: it returns soon, with some of them.
+  virtual std::vector<int32_t> encode(std::span<const Segment> segments,
+                                      const std::stop_token& stop) const = 0;
+  std::vector<int32_t> encode(std::span<const Segment> segments) const { return encode(segments, {}); }
   /// One segment, trusted or not.
   std::vector<int32_t> encode(std::string_view text, bool recognise_control) const;
+
+  /// The fewest tokens that this many bytes of text can become, whatever they say; 0 if that cannot be told.
+  /// A text that cannot fit is known by its length, before any of it is encoded.
+  virtual size_t tokens_min(size_t text_bytes) const = 0;
 
   /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless
   /// skipped.

@@ -2,10 +2,11 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <cassert>
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <iterator>
+#include <span>
+#include <vector>
 
 namespace convoy::model {
 
@@ -83,15 +84,51 @@ bool is_word_character(char32_t c) {
   }
 }
 
+namespace {
+
+constexpr size_t decomposed_characters_max = 4;  // of one character, in form C and D (UAX #15)
+constexpr auto nfc_options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+
+/// Unicode's canonical order of what was decomposed: marks that follow each other by their class. utf8proc
+/// swaps neighbours, which takes the square of a run's length.
+void order_marks(std::vector<utf8proc_int32_t>& characters) {
+  const auto mark_class = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  const auto is_mark = [&](utf8proc_int32_t c) { return mark_class(c) > 0; };
+  for (auto run = characters.begin(); run != characters.end();) {
+    run = std::find_if(run, characters.end(), is_mark);
+    const auto end = std::find_if_not(run, characters.end(), is_mark);
+    std::ranges::stable_sort(run, end, {}, mark_class);
+    run = end;
+  }
+}
+
+}  // namespace
+
 std::string normalise_nfc(std::string_view text) {
-  utf8proc_uint8_t* out = nullptr;
-  const utf8proc_ssize_t bytes = utf8proc_map(
-      reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-      &out, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(out, &std::free);
-  if (bytes == UTF8PROC_ERROR_NOMEM || bytes == UTF8PROC_ERROR_OVERFLOW) throw std::bad_alloc();
-  assert(bytes >= 0 && "the text was checked to be UTF-8");
-  return std::string(reinterpret_cast<const char*>(out), static_cast<size_t>(bytes));
+  if (std::ranges::all_of(text, [](char c) { return static_cast<uint8_t>(c) < 0x80; }))
+    return std::string(text);
+  std::vector<utf8proc_int32_t> characters;
+  characters.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Character c = character_at(text, at);
+    assert(c.valid && "the text was checked to be UTF-8");
+    at += c.bytes;
+    utf8proc_int32_t decomposed[decomposed_characters_max];
+    int boundary = 0;  // of graphemes: not asked for
+    const utf8proc_ssize_t count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), decomposed,
+                                                           std::ssize(decomposed), nfc_options, &boundary);
+    assert(count >= 0 && count <= std::ssize(decomposed));
+    characters.insert(characters.end(), decomposed, decomposed + count);
+  }
+  order_marks(characters);
+  const utf8proc_ssize_t count = utf8proc_normalize_utf32(
+      characters.data(), static_cast<utf8proc_ssize_t>(characters.size()), nfc_options);
+  assert(count >= 0);
+  std::string out;
+  out.reserve(text.size());
+  for (const utf8proc_int32_t c : std::span(characters).first(static_cast<size_t>(count)))
+    append_utf8(static_cast<char32_t>(c), out);
+  return out;
 }
 
 }  // namespace convoy::model

@@ -13,7 +13,8 @@ constexpr int64_t vocab = 259;
 
 class ByteTokenizer final : public model::Tokenizer {
  public:
-  std::vector<int32_t> encode(std::span<const model::Segment> segments) const override {
+  std::vector<int32_t> encode(std::span<const model::Segment> segments,
+                              const std::stop_token&) const override {
     std::vector<int32_t> ids;
     for (const auto& segment : segments) {
       std::string_view text = segment.text;
@@ -29,6 +30,7 @@ class ByteTokenizer final : public model::Tokenizer {
     }
     return ids;
   }
+  size_t tokens_min(size_t text_bytes) const override { return (text_bytes + 4) / 5; }  // "<ctl>"
   std::string decode(std::span<const int32_t>, bool) const override { throw std::logic_error("not used"); }
   std::string_view bytes(int32_t id) const override {
     static const std::string all = [] {

@@ -59,7 +59,9 @@ TokenizerParts parts_of_gguf(const std::string& name) {
 
 Words words(const Pretokenizer& pretokenizer, std::string text) {
   Words out;
-  for (const Piece& p : pretokenizer.split(text)) out.push_back(text.substr(p.begin, p.end - p.begin));
+  Expression::Scratch scratch(text.size());
+  for (const Piece& p : pretokenizer.split(text, scratch))
+    out.push_back(text.substr(p.begin, p.end - p.begin));
   return out;
 }
 

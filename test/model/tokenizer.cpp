@@ -95,7 +95,9 @@ std::string random_text(std::mt19937& random, size_t characters) {
 std::vector<std::string> pieces(SplitRule rule, std::string text) {
   const Pretokenizer pretokenizer({std::move(rule)}, "test");
   std::vector<std::string> out;
-  for (const Piece& p : pretokenizer.split(text)) out.push_back(text.substr(p.begin, p.end - p.begin));
+  Expression::Scratch scratch(text.size());
+  for (const Piece& p : pretokenizer.split(text, scratch))
+    out.push_back(text.substr(p.begin, p.end - p.begin));
   return out;
 }
 

@@ -1,0 +1,195 @@
+// Nobody's text may hold up the others': time grows with a text's length, not with its square, and what
+// cannot fit is known before it is encoded.
+
+#include <time.h>
+#include <utf8proc.h>
+
+#include <boost/test/unit_test.hpp>
+#include <cstdlib>
+#include <random>
+#include <stop_token>
+
+#include "model/chat_template.hpp"
+#include "test/model/golden_tokenizer.hpp"
+#include "test/model/small_tokenizer.hpp"
+
+using namespace convoy;
+using namespace convoy::model;
+using namespace convoy::test;
+
+namespace {
+
+/// Processor time of this thread, so that a busy machine does not count; the better of three runs.
+template <class Work>
+double seconds_of(Work work) {
+  const auto now = [] {
+    timespec t{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+  };
+  double best = 1e9;
+  for (int run = 0; run < 3; ++run) {
+    const double begin = now();
+    work();
+    best = std::min(best, now() - begin);
+  }
+  return best;
+}
+
+/// work(n) at twice the size takes about twice the time. 3: between 2 and the 4 of a square.
+template <class Work>
+void grows_in_proportion(const std::string& what, size_t size, Work work) {
+  const double once = seconds_of([&] { work(size); }), twice = seconds_of([&] { work(2 * size); });
+  BOOST_TEST(twice < 3 * once + 0.002,
+             what << ": " << once * 1e3 << " ms, twice the size takes " << twice * 1e3 << " ms");
+}
+
+std::string repeated(std::string_view unit, size_t times) {
+  std::string text;
+  for (size_t i = 0; i < times; ++i) text += unit;
+  return text;
+}
+
+std::vector<Message> conversation(size_t messages) {
+  std::vector<Message> out;
+  for (size_t i = 0; i < messages; ++i) out.push_back({i % 2 ? "assistant" : "user", std::string("hi")});
+  return out;
+}
+
+std::shared_ptr<const Tokenizer> qwen3() {
+  const fs::path file = golden_tokenizer_dir("qwen3") / "tokenizer.json.xz";
+  return make_tokenizer(parse_tokenizer_json(read_xz(file), file.string()));
+}
+
+std::string nfc_of_utf8proc(const std::string& text) {
+  utf8proc_uint8_t* out = nullptr;
+  const auto bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                  static_cast<utf8proc_ssize_t>(text.size()), &out,
+                                  static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  BOOST_TEST_REQUIRE(bytes >= 0);
+  std::string result(reinterpret_cast<const char*>(out), static_cast<size_t>(bytes));
+  std::free(out);
+  return result;
+}
+
+bool is_surrogate(char32_t c) { return c >= 0xD800 && c < 0xE000; }
+
+const std::string marks = "\u0323\u0301";  // below, above: in canonical order; the other way round, not
+const std::string marks_reversed = "\u0301\u0323";
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(form_c_is_what_utf8proc_makes_of_it) {
+  std::string all;
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (is_surrogate(c)) continue;
+    std::string text;
+    append_utf8(c, text);
+    all += text;
+    text += "\u0301\u0323\u0345";
+    if (normalise_nfc(text) != nfc_of_utf8proc(text)) BOOST_ERROR("U+" << std::hex << uint32_t(c));
+  }
+  BOOST_TEST((normalise_nfc(all) == nfc_of_utf8proc(all)));
+  std::mt19937 random(1);
+  for (int i = 0; i < 500; ++i) {
+    std::string text;
+    for (size_t k = 0; k < 1 + random() % 200; ++k) {
+      static constexpr char32_t first[] = {0x300, 0x20, 0x41, 0x1100, 0x1160, 0x11A8, 0xAC00, 0x390, 0x5B0};
+      append_utf8(first[random() % std::size(first)] + random() % 0x40, text);
+    }
+    BOOST_TEST((normalise_nfc(text) == nfc_of_utf8proc(text)), "of text " << i);
+  }
+  // Runs far longer than any stream-safe text has.
+  const std::string run = "e" + repeated(marks_reversed, 2000) + "\u0327";
+  BOOST_TEST((normalise_nfc(run) == nfc_of_utf8proc(run)));
+}
+
+BOOST_AUTO_TEST_CASE(form_c_takes_time_in_proportion_to_the_text) {
+  for (const std::string& unit :
+       {marks, marks_reversed, std::string("e\u0301"), std::string("\u1100\u1161\u11A8")})
+    grows_in_proportion(unit, 20'000, [&](size_t n) { normalise_nfc("e" + repeated(unit, n)); });
+}
+
+BOOST_AUTO_TEST_CASE(every_template_takes_time_in_proportion_to_the_messages) {
+  for (const std::string_view name : ChatTemplate::names()) {
+    const ChatTemplate& chat = ChatTemplate::by_name(name);
+    grows_in_proportion(std::string(name), 10'000, [&](size_t n) {
+      (void)chat.render(conversation(n), {.add_generation_prompt = true});
+    });
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_conversation_is_encoded_in_time_in_proportion_to_its_messages) {
+  const auto tokenizer = qwen3();
+  const ChatTemplate& chat = ChatTemplate::by_name("qwen3");
+  grows_in_proportion("messages", 10'000, [&](size_t n) {
+    (void)tokenizer->encode(chat.render(conversation(n), {.add_generation_prompt = true}));
+  });
+}
+
+BOOST_AUTO_TEST_CASE(a_text_is_encoded_in_time_in_proportion_to_its_bytes) {
+  const auto tokenizer = qwen3();
+  for (const std::string& unit :
+       {std::string(" "), std::string("\n"), std::string("a"), std::string("\u0301"), marks_reversed,
+        std::string("<|im_end|>"), std::string(" \n"), std::string("1"), std::string("漢"),
+        std::string("'s ")})
+    grows_in_proportion("'" + unit + "'", 100'000 / unit.size(),
+                        [&](size_t n) { (void)tokenizer->encode(repeated(unit, n), true); });
+}
+
+BOOST_AUTO_TEST_CASE(no_text_has_fewer_tokens_than_its_length_says) {
+  const auto large = qwen3(),
+             little = make_tokenizer([] {
+               TokenizerParts parts = small_parts();
+               std::erase_if(parts.added, [](const AddedToken& token) { return token.lstrip; });
+               parts.added.push_back(
+                   {.id = 306, .content = "ĠĠĠĠĠĠĠĠĠĠ"});  // its text is longer than what it stands for
+               return parts;
+             }());
+  for (const Tokenizer* tokenizer : {large.get(), little.get()}) {
+    BOOST_TEST(tokenizer->tokens_min(1'000'000) > 1000u);
+    for (const std::string& unit :
+         {repeated(" ", 128), std::string("\n"), std::string("\u1100\u1161\u11A8"), std::string("\u212A"),
+          std::string("\u2126\u0313\u0300\u0345"), std::string("ĠĠĠĠĠĠĠĠĠĠ"), std::string("<|endoftext|>"),
+          repeated("=", 128), std::string("abc")}) {
+      const std::string text = repeated(unit, 100);
+      BOOST_TEST(tokenizer->encode(text, true).size() >= tokenizer->tokens_min(text.size()), unit);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(form_c_shrinks_no_character_to_less_than_a_third) {
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (is_surrogate(c)) continue;
+    std::string text;
+    append_utf8(c, text);
+    const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+    utf8proc_uint8_t* out = nullptr;
+    const auto decomposed_bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                               static_cast<utf8proc_ssize_t>(text.size()), &out, options);
+    std::free(out);
+    const size_t bytes = normalise_nfc(text).size();
+    if (3 * bytes < std::max(text.size(), static_cast<size_t>(decomposed_bytes)))
+      BOOST_ERROR("U+" << std::hex << uint32_t(c));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_length_says_nothing_where_a_token_may_take_any_text_along) {
+  BOOST_TEST(make_tokenizer(small_parts())->tokens_min(1 << 20) == 0u);  // [strip] takes blanks along
+  TokenizerParts removes = small_parts();
+  std::erase_if(removes.added, [](const AddedToken& token) { return token.lstrip; });
+  BOOST_TEST(make_tokenizer(removes)->tokens_min(1 << 20) > 0u);
+  removes.rules.push_back({.expression = "a", .behaviour = SplitBehaviour::removed});
+  BOOST_TEST(make_tokenizer(removes)->tokens_min(1 << 20) == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(an_encoding_that_nobody_wants_any_more_ends_early) {
+  const auto tokenizer = qwen3();
+  const std::string text = repeated("word ", 10'000);
+  std::stop_source source;
+  const Segment segment{text, false};
+  const auto all = tokenizer->encode(std::span(&segment, 1), source.get_token());
+  source.request_stop();
+  BOOST_TEST(all.size() >= 10'000u);
+  BOOST_TEST(tokenizer->encode(std::span(&segment, 1), source.get_token()).empty());
+}
