@@ -5,7 +5,11 @@
 namespace convoy::gateway {
 
 AnswerReader::AnswerReader(const ServedModel& model, const CompletionRequest& request, uint32_t max_tokens)
-    : model_(model), ignore_eos_(request.ignore_eos), max_tokens_(max_tokens), detokenizer_(request.stop) {}
+    : model_(model),
+      ignore_eos_(request.ignore_eos),
+      min_tokens_(request.sampling.min_tokens),
+      max_tokens_(max_tokens),
+      detokenizer_(request.stop) {}
 
 std::optional<std::string> AnswerReader::take(schema::Tokens::Reader tokens, Piece& piece) {
   if (finish_) return {};  // more than a stop string needed
@@ -33,7 +37,7 @@ void AnswerReader::add(schema::Token::Reader token, Piece& piece) {
           std::find(model_.end_tokens.begin(), model_.end_tokens.end(), t.id) != model_.end_tokens.end();
   ++seen_;
   if (model_.tokenizer && !t.end && !model_.tokenizer->is_control(t.id) &&
-      detokenizer_.push(model_.tokenizer->bytes(t.id), piece.text))
+      detokenizer_.push(model_.tokenizer->bytes(t.id), piece.text, seen_ > min_tokens_))
     finish_ = FinishReason::stop;
   piece.tokens.push_back(std::move(t));
 }

@@ -50,7 +50,7 @@ class AnswerReader {
 
   const ServedModel& model_;
   const bool ignore_eos_;
-  const uint32_t max_tokens_;
+  const uint32_t min_tokens_, max_tokens_;
   Detokenizer detokenizer_;
   uint32_t seen_ = 0;
   std::optional<FinishReason> finish_;

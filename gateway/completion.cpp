@@ -179,7 +179,7 @@ asio::awaitable<bool> Completion::write_piece() {
     status_ = 200;
     events = writer_->first_event();
   }
-  events += writer_->piece_event(piece_);
+  events += writer_->piece_events(piece_);
   piece_ = {};
   if (events.empty()) co_return true;
   co_return co_await connection_.write_chunk(events);
@@ -210,7 +210,7 @@ asio::awaitable<Completion::After> Completion::fail(ApiError error) {
   if (!streaming_) co_return co_await answer_error(error);
   edge_.metrics.streams_cut.Increment();
   status_ = error.status;
-  std::string events = writer_->piece_event(piece_) + error_event(error);
+  std::string events = writer_->piece_events(piece_) + error_event(error);
   co_await connection_.write_chunk(events);
   co_return After::reset;
 }

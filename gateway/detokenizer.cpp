@@ -88,14 +88,14 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) {
   }
 }
 
-size_t StopMatcher::advance(char byte) {
+size_t StopMatcher::advance(char byte, bool may_stop) {
   size_t longest = 0;
   for (Pattern& p : patterns_) {
     while (p.matched > 0 && p.text[p.matched] != byte) p.matched = p.border[p.matched - 1];
     if (p.text[p.matched] == byte) ++p.matched;
     if (p.matched == p.text.size()) {
-      longest = std::max(longest, p.matched);
-      p.matched = 0;  // never read past the pattern; the text ends here anyway
+      if (may_stop) longest = std::max(longest, p.matched);
+      p.matched = p.border.back();  // never read past the pattern
     }
   }
   return longest;
@@ -107,11 +107,11 @@ size_t StopMatcher::held() const {
   return most;
 }
 
-bool StopMatcher::push(std::string_view piece, std::string& text) {
+bool StopMatcher::push(std::string_view piece, std::string& text, bool may_stop) {
   assert(!found_);
   for (char c : piece) {
     buffer_ += c;
-    if (const size_t size = advance(c)) {
+    if (const size_t size = advance(c, may_stop)) {
       text.append(buffer_, 0, buffer_.size() - size);
       buffer_.clear();
       return found_ = true;
@@ -128,12 +128,12 @@ void StopMatcher::finish(std::string& text) {
   buffer_.clear();
 }
 
-bool Detokenizer::push(std::string_view token_bytes, std::string& text) {
+bool Detokenizer::push(std::string_view token_bytes, std::string& text, bool may_stop) {
   std::string decoded;
   decoder_.push(token_bytes, decoded);
   characters_ += static_cast<uint64_t>(
       std::count_if(decoded.begin(), decoded.end(), [](char c) { return (c & 0xC0) != 0x80; }));
-  return matcher_.push(decoded, text);
+  return matcher_.push(decoded, text, may_stop);
 }
 
 bool Detokenizer::finish(std::string& text) {

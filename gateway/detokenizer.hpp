@@ -29,8 +29,8 @@ class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stops);
   /// Appends to `text` what can no longer become part of a stop string. True: one was found, `text` ends
-  /// before it.
-  bool push(std::string_view piece, std::string& text);
+  /// before it. may_stop false: a stop string that ends within this piece is text like any other.
+  bool push(std::string_view piece, std::string& text, bool may_stop = true);
   /// The end: what was held back is text after all.
   void finish(std::string& text);
 
@@ -40,7 +40,7 @@ class StopMatcher {
     std::vector<size_t> border;  // [i]: longest proper prefix of text that is a suffix of text[0..i]
     size_t matched = 0;          // how much of it the text ends with
   };
-  size_t advance(char byte);  // returns the length of the stop string that ends here, or 0
+  size_t advance(char byte, bool may_stop);  // returns the length of the stop string that ends here, or 0
   size_t held() const;
   std::vector<Pattern> patterns_;
   std::string buffer_;  // text that is held back
@@ -51,7 +51,8 @@ class Detokenizer {
  public:
   explicit Detokenizer(std::vector<std::string> stops) : matcher_(std::move(stops)) {}
   /// Appends to `text` what the token makes certain. True: a stop string ended the text; push no more.
-  bool push(std::string_view token_bytes, std::string& text);
+  /// may_stop false (min_tokens): no stop string ends with this token.
+  bool push(std::string_view token_bytes, std::string& text, bool may_stop = true);
   /// The end of the tokens. True: what was left of a character completed a stop string.
   bool finish(std::string& text);
   /// Characters decoded so far, held-back ones included.

@@ -22,8 +22,12 @@ class Fields {
   }
   std::string path(std::string_view key) const { return prefix_ + std::string(key); }
 
-  [[noreturn]] void refuse(std::string_view key, const std::string& why) const {
-    throw bad_request("'" + path(key) + "' " + why, path(key));
+  [[noreturn]] void refuse(std::string_view key, const std::string& why,
+                           std::string code = "invalid_value") const {
+    throw bad_request("'" + path(key) + "' " + why, path(key), std::move(code));
+  }
+  [[noreturn]] void unsupported(std::string_view key, const std::string& what = "is not supported") const {
+    refuse(key, what, "unsupported_parameter");
   }
 
   const json::value& required(std::string_view key) const {
@@ -41,61 +45,138 @@ class Fields {
     if (!v->is_bool()) refuse(key, "must be true or false");
     return v->get_bool();
   }
+  /// 5.0 and 1e3 are integers too, as JSON has one kind of number.
   std::optional<int64_t> integer(std::string_view key, int64_t min, int64_t max) const {
     const json::value* v = find(key);
     if (!v) return {};
-    const bool small = v->is_int64();
-    if (!small && !v->is_uint64()) refuse(key, "must be an integer");
-    if (!small || v->get_int64() < min || v->get_int64() > max)
+    const std::optional<int64_t> x = whole(*v);
+    if (!x && !(v->is_number() && std::floor(v->to_number<double>()) == v->to_number<double>()))
+      refuse(key, "must be an integer");
+    if (!x || *x < min || *x > max)
       refuse(key, "must be an integer from " + std::to_string(min) + " to " + std::to_string(max));
-    return v->get_int64();
+    return x;
   }
-  /// A number in [min, max], or in (min, max] if open.
+  /// A number in [min, max], or in (min, max] if open: the float that it becomes, too.
   float number(std::string_view key, double fallback, double min, double max, bool open = false) const {
     const json::value* v = find(key);
     if (!v) return static_cast<float>(fallback);
     if (!v->is_number()) refuse(key, "must be a number");
     const double x = v->to_number<double>();
-    if (!(x <= max) || (open ? !(x > min) : !(x >= min)))
+    const auto rounded = static_cast<float>(x);
+    if (!(x <= max) || (open ? !(rounded > min) : !(x >= min)))
       refuse(key, std::string("must be a number ") + (open ? "above " : "from ") + shown(min) +
                       (open ? " and at most " : " to ") + shown(max));
-    return static_cast<float>(x);
+    return rounded;
   }
 
  private:
+  static std::optional<int64_t> whole(const json::value& v) {
+    constexpr double two_to_63 = 9223372036854775808.0;
+    if (v.is_int64()) return v.get_int64();
+    if (!v.is_double()) return {};
+    const double x = v.get_double();
+    if (std::floor(x) != x || x < -two_to_63 || x >= two_to_63) return {};
+    return static_cast<int64_t>(x);
+  }
   static std::string shown(double x) { return std::to_string(static_cast<int>(x)); }
   const json::object& object_;
   std::string prefix_;
 };
 
-/// Fields of OpenAI's that would change the answer and that we don't have. Values that ask for nothing pass.
-void refuse_unsupported(const Fields& f, Endpoint endpoint) {
-  const auto neutral = [](const json::value& v) {
-    return (v.is_array() && v.get_array().empty()) || (v.is_object() && v.get_object().empty()) ||
-           (v.is_bool() && !v.get_bool()) || (v.is_string() && v.get_string().empty());
-  };
-  const auto refuse_all = [&](std::initializer_list<const char*> names) {
-    for (const char* name : names)
-      if (const json::value* v = f.find(name); v && !neutral(*v)) f.refuse(name, "is not supported");
-  };
-  refuse_all({"logit_bias"});
-  if (f.integer("n", 1, 128).value_or(1) != 1) f.refuse("n", "above 1 is not supported");
-  if (endpoint == Endpoint::completions) {
-    refuse_all({"echo", "suffix"});
-    if (f.integer("best_of", 1, 20).value_or(1) != 1) f.refuse("best_of", "above 1 is not supported");
-    return;
-  }
-  refuse_all({"tools", "functions", "audio", "web_search_options", "reasoning_effort", "verbosity"});
+/// Empty, false or nothing: it asks for nothing.
+bool neutral(const json::value& v) {
+  return v.is_null() || (v.is_array() && v.get_array().empty()) ||
+         (v.is_object() && v.get_object().empty()) || (v.is_bool() && !v.get_bool()) ||
+         (v.is_string() && v.get_string().empty());
+}
+
+// What OpenAI, vLLM and SGLang have and we don't, and what would make another answer. Not here, and so
+// ignored as unknown fields are: what shapes only cost, order or bookkeeping (priority, metadata,
+// prompt_cache_key, …).
+constexpr std::string_view unsupported_everywhere[] = {
+    "logit_bias",
+    "use_beam_search",
+    "stop_token_ids",
+    "stop_regex",
+    "bad_words",
+    "allowed_token_ids",
+    "structured_outputs",
+    "structural_tag",
+    "json_schema",
+    "regex",
+    "ebnf",
+    "grammar",
+    "logits_processors",
+    "custom_logit_processor",
+    "custom_params",
+    "vllm_xargs",
+    "lora_path",
+    "session_params",
+    "kv_transfer_params",
+    "prompt_logprobs",
+    "return_hidden_states",
+    "return_tokens_as_token_ids",
+    "include_stop_str_in_output",
+    "no_stop_trim",
+    "truncate_prompt_tokens",
+    "thinking_token_budget",
+    "repetition_detection",
+    "add_special_tokens",
+    "echo",
+};
+constexpr std::string_view unsupported_in_completions[] = {"suffix", "prompt_embeds"};
+constexpr std::string_view unsupported_in_chats[] = {
+    "tools",
+    "functions",
+    "audio",
+    "documents",
+    "web_search_options",
+    "chat_template",
+    "input_ids",
+    "mm_processor_kwargs",
+    "chat_template_kwargs",
+    "continue_final_message",
+};
+constexpr std::string_view guided_prefix = "guided_";  // guided_json, guided_regex, …: vLLM's family
+constexpr std::string_view true_or_unsupported[] = {"skip_special_tokens", "add_generation_prompt"};
+
+void refuse_unsupported_in_chats(const Fields& f) {
+  // The served templates know neither: whatever is asked for, the answer is the same.
+  for (const char* name : {"reasoning_effort", "verbosity"})
+    if (const json::value* v = f.find(name); v && !v->is_string()) f.refuse(name, "must be a string");
   for (const char* name : {"tool_choice", "function_call"})
-    if (const json::value* v = f.find(name); v && *v != "none" && *v != "auto")
-      f.refuse(name, "is not supported");
-  if (const json::value* v = f.find("modalities"); v && *v != json::array{"text"})
-    f.refuse("modalities", "other than [\"text\"] are not supported");
-  if (const json::value* v = f.find("response_format")) {
+    if (const json::value* v = f.find(name); v && !neutral(*v) && *v != "none" && *v != "auto")
+      f.unsupported(name);
+  if (const json::value* v = f.find("modalities"); v && !neutral(*v) && *v != json::array{"text"})
+    f.unsupported("modalities", "other than [\"text\"] are not supported");
+}
+
+/// Values that ask for nothing pass.
+void refuse_unsupported(const Fields& f, const json::object& body, Endpoint endpoint) {
+  const auto refuse_all = [&](auto& names) {
+    for (const std::string_view name : names)
+      if (const json::value* v = f.find(name); v && !neutral(*v)) f.unsupported(name);
+  };
+  refuse_all(unsupported_everywhere);
+  for (const auto& field : body)
+    if (std::string_view(field.key()).starts_with(guided_prefix) && !neutral(field.value()))
+      f.unsupported(field.key());
+  for (const std::string_view name : true_or_unsupported)
+    if (const json::value* v = f.find(name); v && *v != true)
+      f.unsupported(name, "other than true is not supported");
+  if (const json::value* v = f.find("response_format"); v && !neutral(*v)) {
     const json::object* format = v->if_object();
     const json::value* type = format ? format->if_contains("type") : nullptr;
     if (!type || !type->is_string()) f.refuse("response_format", "must be an object with a type");
-    if (*type != "text") f.refuse("response_format", "other than {\"type\": \"text\"} is not supported");
+    if (*type != "text") f.unsupported("response_format", "other than {\"type\": \"text\"} is not supported");
+  }
+  if (f.integer("n", 1, 128).value_or(1) != 1) f.unsupported("n", "above 1 is not supported");
+  if (endpoint == Endpoint::completions) {
+    refuse_all(unsupported_in_completions);
+    if (f.integer("best_of", 1, 20).value_or(1) != 1) f.unsupported("best_of", "above 1 is not supported");
+  } else {
+    refuse_all(unsupported_in_chats);
+    refuse_unsupported_in_chats(f);
   }
 }
 
@@ -109,7 +190,7 @@ std::string content_of(const Fields& message) {
     const std::string key = "content[" + std::to_string(index++) + "]";
     if (!part.is_object()) message.refuse(key, "must be an object");
     Fields fields(part.get_object(), message.path(key) + ".");
-    if (fields.text("type") != "text") fields.refuse("type", "other than 'text' is not supported");
+    if (fields.text("type") != "text") fields.unsupported("type", "other than 'text' is not supported");
     text += fields.text("text");
   }
   return text;
@@ -128,8 +209,11 @@ std::vector<model::Message> messages_of(const Fields& f) {
     if (role == "developer") role = "system";  // OpenAI's newer name for it
     if (role != "system" && role != "user" && role != "assistant")
       message.refuse("role", "must be system, developer, user or assistant");
-    for (const char* name : {"name", "tool_calls", "tool_call_id", "function_call", "audio"})
-      if (message.find(name)) message.refuse(name, "is not supported");
+    // Accepted and left out, as the templates have no place for it.
+    if (const json::value* name = message.find("name"); name && !name->is_string())
+      message.refuse("name", "must be a string");
+    for (const char* name : {"tool_calls", "tool_call_id", "function_call", "audio", "prefix"})
+      if (const json::value* v = message.find(name); v && !neutral(*v)) message.unsupported(name);
     messages.push_back({std::move(role), content_of(message)});
   }
   return messages;
@@ -174,6 +258,7 @@ void read_stop(const Fields& f, uint32_t stop_strings_max, CompletionRequest& re
     request.stop.emplace_back(v.get_string());
   };
   const json::array* list = stop->if_array();
+  if (!list && neutral(*stop)) return;
   if (!list) return add(*stop);
   if (list->size() > stop_strings_max)
     f.refuse("stop", "must hold at most " + std::to_string(stop_strings_max) + " strings");
@@ -183,6 +268,8 @@ void read_stop(const Fields& f, uint32_t stop_strings_max, CompletionRequest& re
 void read_logprobs(const Fields& f, CompletionRequest& request) {
   model::Sampling& s = request.sampling;
   if (request.endpoint == Endpoint::completions) {
+    const json::value* asked = f.find("logprobs");
+    if (!asked || neutral(*asked)) return;
     const auto top = f.integer("logprobs", 0, completion_logprobs_max);
     s.logprobs = top.has_value();
     s.top_logprobs = static_cast<uint32_t>(top.value_or(0));
@@ -190,14 +277,18 @@ void read_logprobs(const Fields& f, CompletionRequest& request) {
   }
   s.logprobs = f.boolean("logprobs");
   const auto top = f.integer("top_logprobs", 0, chat_top_logprobs_max);
-  if (top && !s.logprobs) f.refuse("top_logprobs", "needs 'logprobs' to be true");
+  if (top.value_or(0) > 0 && !s.logprobs) f.refuse("top_logprobs", "needs 'logprobs' to be true");
   s.top_logprobs = static_cast<uint32_t>(top.value_or(0));
 }
 
 void read_sampling(const Fields& f, CompletionRequest& request) {
   model::Sampling& s = request.sampling;
   s.temperature = f.number("temperature", 1, 0, 2);
-  s.top_p = f.number("top_p", 1, 0, 1, true);
+  s.top_p = f.number("top_p", 1, 0, 1);
+  if (s.top_p == 0) {  // nothing but the most likely token: greedy
+    s.temperature = 0;
+    s.top_p = 1;
+  }
   s.min_p = f.number("min_p", 0, 0, 1);
   s.presence_penalty = f.number("presence_penalty", 0, -2, 2);
   s.frequency_penalty = f.number("frequency_penalty", 0, -2, 2);
@@ -227,8 +318,9 @@ void read_streaming(const Fields& f, CompletionRequest& request) {
   const json::value* options = f.find("stream_options");
   if (!options) return;
   if (!options->is_object()) f.refuse("stream_options", "must be an object");
-  if (!request.stream) f.refuse("stream_options", "is only allowed when 'stream' is true");
-  request.include_usage = Fields(options->get_object(), "stream_options.").boolean("include_usage");
+  const bool include_usage = Fields(options->get_object(), "stream_options.").boolean("include_usage");
+  if (include_usage && !request.stream) f.refuse("stream_options", "is only allowed when 'stream' is true");
+  request.include_usage = include_usage;
 }
 
 json::object object_of(std::string_view body) {
@@ -257,7 +349,7 @@ std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::
       request.messages = messages_of(f);
     else
       read_prompt(f, request);
-    refuse_unsupported(f, endpoint);
+    refuse_unsupported(f, request.body, endpoint);
     read_sampling(f, request);
     read_logprobs(f, request);
     read_stop(f, stop_strings_max, request);

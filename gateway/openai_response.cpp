@@ -28,6 +28,40 @@ std::string token_text(const ServedModel& model, int32_t id) {
   return text;
 }
 
+/// The same where nothing else tells tokens apart: one that is not text by itself is "bytes:\\xe2\\x80", as
+/// OpenAI's completions have it.
+std::string token_key(const ServedModel& model, int32_t id) {
+  std::string text = token_text(model, id);
+  if (!model.tokenizer || text == model.tokenizer->bytes(id)) return text;
+  text = "bytes:";
+  for (const char c : model.tokenizer->bytes(id)) {
+    constexpr char hex[] = "0123456789abcdef";
+    const auto byte = static_cast<unsigned char>(c);
+    text += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
+  }
+  return text;
+}
+
+/// At most what the text takes in JSON.
+size_t json_bytes(char c) {
+  if (static_cast<unsigned char>(c) < 0x20) return 6;  // \u001f
+  return c == '"' || c == '\\' ? 2 : 1;
+}
+
+/// How much of the text from `begin` takes at most `bytes_max` in JSON, at least one whole character.
+size_t slice_size(std::string_view text, size_t begin, size_t bytes_max) {
+  const auto continues = [&](size_t i) { return (static_cast<unsigned char>(text[i]) & 0xC0) == 0x80; };
+  size_t end = begin, bytes = 0;
+  while (end < text.size()) {
+    size_t next = end + 1, more = json_bytes(text[end]);
+    for (; next < text.size() && continues(next); ++next) ++more;
+    if (bytes + more > bytes_max && end > begin) break;
+    bytes += more;
+    end = next;
+  }
+  return end - begin;
+}
+
 /// JSON has no infinities: a token that could not be drawn gets what OpenAI's API says then.
 double finite(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
 
@@ -46,7 +80,11 @@ json::object error_object(const ApiError& error) {
 }
 
 json::object model_object(const ServedModel& model) {
-  return {{"id", model.id}, {"object", "model"}, {"created", model.created}, {"owned_by", "convoy"}};
+  return {{"id", model.id},
+          {"object", "model"},
+          {"created", model.created},
+          {"owned_by", "convoy"},
+          {"max_model_len", model.context_tokens}};  // as vLLM names it
 }
 
 }  // namespace
@@ -56,11 +94,13 @@ AnswerWriter::AnswerWriter(const ServedModel& model, const CompletionRequest& re
     : model_(model), request_(request), id_(std::move(id)), created_(created) {}
 
 json::object AnswerWriter::envelope(const char* object) const {
+  json::value fingerprint;  // null: the weights were not hashed
+  if (!model_.weights_digest.empty()) fingerprint = "fp_" + model_.weights_digest.substr(0, 12);
   return {{"id", id_},
           {"object", object},
           {"created", created_},
           {"model", model_.id},
-          {"system_fingerprint", "fp_" + model_.weights_digest.substr(0, 12)}};
+          {"system_fingerprint", std::move(fingerprint)}};
 }
 
 json::object AnswerWriter::chat_logprob(int32_t id, float logprob) const {
@@ -86,11 +126,11 @@ json::value AnswerWriter::logprobs(const Piece& piece) const {
   json::array tokens, values, tops, offsets;
   for (const AnswerToken& t : piece.tokens) {
     if (t.end) continue;
-    tokens.push_back(json::value(token_text(model_, t.id)));
+    tokens.push_back(json::value(token_key(model_, t.id)));
     values.push_back(finite(t.logprob));
     offsets.push_back(t.text_offset);
     json::object top;
-    for (const auto& [id, logprob] : t.top) top.emplace(token_text(model_, id), finite(logprob));
+    for (const auto& [id, logprob] : t.top) top.emplace(token_key(model_, id), finite(logprob));
     tops.push_back(request_.sampling.top_logprobs ? json::value(std::move(top)) : json::value(nullptr));
   }
   return json::object{{"tokens", std::move(tokens)},
@@ -144,6 +184,42 @@ std::string AnswerWriter::piece_event(const Piece& piece) const {
   else
     choice["text"] = piece.text;
   return chunk(std::move(choice));
+}
+
+/// At most what the token adds to an event beside its text.
+size_t AnswerWriter::token_bytes(const AnswerToken& token) const {
+  constexpr size_t id_bytes = 12, fields_bytes = 96, per_byte = 10;  // \u00ff or \xff, and "255," in `bytes`
+  size_t bytes = request_.return_token_ids ? id_bytes : 0;
+  if (!request_.sampling.logprobs) return bytes;
+  const auto entry = [&](int32_t id) {
+    return fields_bytes + (model_.tokenizer ? per_byte * model_.tokenizer->bytes(id).size() : id_bytes);
+  };
+  bytes += entry(token.id);
+  for (const auto& [id, logprob] : token.top) bytes += entry(id);
+  return bytes;
+}
+
+/// An answer from the cache, or what a slow reader left waiting, comes as one piece.
+std::string AnswerWriter::piece_events(const Piece& piece) const {
+  constexpr size_t half = event_bytes_max / 2 - 512;  // for the text and for the tokens; 1 KB for the rest
+  size_t tokens_bytes = 0;
+  for (const AnswerToken& t : piece.tokens) tokens_bytes += token_bytes(t);
+  if (tokens_bytes <= half && slice_size(piece.text, 0, half) == piece.text.size()) return piece_event(piece);
+  std::string events;
+  size_t text = 0, token = 0;
+  do {
+    Piece part;
+    const size_t slice = slice_size(piece.text, text, half);
+    part.text = piece.text.substr(text, slice);
+    text += slice;
+    for (size_t bytes = 0; token < piece.tokens.size(); ++token) {
+      bytes += token_bytes(piece.tokens[token]);
+      if (bytes > half && !part.tokens.empty()) break;
+      part.tokens.push_back(piece.tokens[token]);
+    }
+    events += piece_event(part);
+  } while (text < piece.text.size() || token < piece.tokens.size());
+  return events;
 }
 
 std::string AnswerWriter::end_events(FinishReason finish, const Usage& usage) const {

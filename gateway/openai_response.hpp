@@ -12,6 +12,9 @@
 
 namespace convoy::gateway {
 
+/// A reader of events may have a limit for a line. Only what one token adds may be more.
+constexpr size_t event_bytes_max = 64 << 10;
+
 struct Usage {
   uint64_t prompt_tokens = 0, completion_tokens = 0;  // end tokens included
 };
@@ -25,10 +28,10 @@ class AnswerWriter {
   /// The whole answer as one JSON object.
   std::string body(const Piece& whole, FinishReason finish, const Usage& usage) const;
 
-  /// Each is one event or none: the chat's first chunk with the role, what a piece adds, the end (finish
-  /// reason, usage if asked for, [DONE]).
+  /// Each is one event, several or none: the chat's first chunk with the role, what a piece adds (in events
+  /// of at most event_bytes_max), the end (finish reason, usage if asked for, [DONE]).
   std::string first_event() const;
-  std::string piece_event(const Piece& piece) const;
+  std::string piece_events(const Piece& piece) const;
   std::string end_events(FinishReason finish, const Usage& usage) const;
 
  private:
@@ -37,6 +40,8 @@ class AnswerWriter {
   boost::json::object choice(const Piece& piece) const;
   boost::json::value logprobs(const Piece& piece) const;
   boost::json::object chat_logprob(int32_t id, float logprob) const;
+  std::string piece_event(const Piece& piece) const;
+  size_t token_bytes(const AnswerToken& token) const;
   std::string chunk(boost::json::object choice) const;
 
   const ServedModel& model_;

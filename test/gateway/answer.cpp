@@ -109,6 +109,27 @@ BOOST_AUTO_TEST_CASE(a_stop_string_ends_the_answer_and_its_tokens_count) {
   BOOST_TEST(read().tokens() == 5u);
 }
 
+BOOST_AUTO_TEST_CASE(a_stop_string_ends_no_answer_before_min_tokens) {
+  request.stop = {"aa"};
+  request.sampling.min_tokens = 3;
+  BOOST_TEST(!tokens(0, {'a', 'a', 'b'}));
+  BOOST_TEST(piece.text == "aab");  // the stop string is text like any other
+  BOOST_TEST(!tokens(3, {'a', 'a', 'c'}));
+  BOOST_TEST((read().finish_reason() == FinishReason::stop));
+  BOOST_TEST(piece.text == "aab");
+  BOOST_TEST(read().tokens() == 5u);
+}
+
+BOOST_AUTO_TEST_CASE(a_stop_string_may_begin_before_min_tokens) {
+  request.stop = {"aab"};
+  request.sampling.min_tokens = 3;
+  BOOST_TEST(!tokens(0, {'a', 'a', 'a'}));
+  BOOST_TEST(piece.text == "a");
+  BOOST_TEST(!tokens(3, {'b'}));
+  BOOST_TEST((read().finish_reason() == FinishReason::stop));
+  BOOST_TEST(piece.text == "a");
+}
+
 BOOST_AUTO_TEST_CASE(an_end_token_is_an_ordinary_one_with_ignore_eos) {
   request.ignore_eos = true;
   BOOST_TEST(!tokens(0, {'a', test::end_token, 'b'}));
@@ -151,6 +172,63 @@ BOOST_AUTO_TEST_CASE(logprobs_of_a_completion_are_four_lists) {
   BOOST_TEST(body.at("choices").at(0).at("text").as_string() ==
              "\xC3\xA9"
              "b piece");
+}
+
+BOOST_AUTO_TEST_CASE(alternatives_that_are_parts_of_characters_stay_apart) {
+  request.endpoint = Endpoint::completions;
+  request.sampling.logprobs = true;
+  request.sampling.top_logprobs = 3;
+  piece.tokens.push_back({0xE2, -0.5f, {{0xE2, -0.5f}, {0xC3, -1.0f}, {0x80, -2.0f}}, 0, false});
+  const AnswerWriter writer(model, request, "cmpl-1", 17);
+  const json::value body = json::parse(writer.body(piece, FinishReason::length, {1, 1}));
+  const json::value& logprobs = body.at("choices").at(0).at("logprobs");
+  BOOST_TEST(logprobs.at("tokens").at(0).as_string() == "bytes:\\xe2");
+  const json::object& top = logprobs.at("top_logprobs").at(0).as_object();
+  BOOST_TEST_REQUIRE(top.size() == 3u);
+  BOOST_TEST(top.at("bytes:\\xc3").as_double() == -1.0);
+  BOOST_TEST(top.at("bytes:\\x80").as_double() == -2.0);
+}
+
+BOOST_AUTO_TEST_CASE(an_answer_that_comes_at_once_is_streamed_in_events_of_64_kb) {
+  request.return_token_ids = true;
+  for (const auto& [endpoint, logprobs] :
+       {std::pair{Endpoint::chat, false}, {Endpoint::chat, true}, {Endpoint::completions, true}}) {
+    request.endpoint = endpoint;
+    request.sampling.logprobs = logprobs;
+    Piece whole;
+    std::vector<int32_t> ids;
+    for (int i = 0; i < 20'000; ++i) {
+      whole.text += i % 3 ? "\x01" : "\xE2\x82\xAC";
+      const int32_t id = 1 + i % 200;
+      ids.push_back(id);
+      whole.tokens.push_back({id, -0.123456789f, {{id, -0.123456789f}, {0xE2, -1.5f}}, 7, false});
+    }
+    const AnswerWriter writer(model, request, "chatcmpl-1", 17);
+    const std::string events = writer.piece_events(whole);
+    std::string seen;
+    std::vector<int32_t> seen_ids;
+    for (size_t at = 0, end; at < events.size(); at = end + 2) {
+      end = events.find("\n\n", at);
+      BOOST_TEST_REQUIRE(end != std::string::npos);
+      BOOST_TEST_REQUIRE(end - at <= event_bytes_max);
+      const json::value choice = json::parse(events.substr(at + 6, end - at - 6)).at("choices").at(0);
+      seen += endpoint == Endpoint::chat ? choice.at("delta").at("content").as_string().c_str()
+                                         : choice.at("text").as_string().c_str();
+      for (const auto& id : choice.at("token_ids").as_array()) seen_ids.push_back(id.to_number<int32_t>());
+    }
+    BOOST_TEST((seen == whole.text));
+    BOOST_TEST((seen_ids == ids));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_without_a_digest_have_no_fingerprint) {
+  const auto fingerprint = [&] {
+    return json::parse(AnswerWriter(model, request, "chatcmpl-1", 17).first_event().substr(6))
+        .at("system_fingerprint");
+  };
+  BOOST_TEST((fingerprint() == "fp_0123456789ab"));
+  model.weights_digest.clear();
+  BOOST_TEST(fingerprint().is_null());
 }
 
 BOOST_AUTO_TEST_CASE(an_infinite_logprob_is_still_json) {

@@ -36,6 +36,7 @@ BOOST_AUTO_TEST_CASE(models_and_liveness_are_served_and_keep_the_connection) {
   const auto models = parsed(client.get("/v1/models"));
   BOOST_TEST(models.at("object").as_string() == "list");
   BOOST_TEST(models.at("data").at(0).at("id").as_string() == "fake-model");
+  BOOST_TEST(models.at("data").at(0).at("max_model_len").to_number<int>() == 1000);
   const auto model = parsed(client.get("/v1/models/fake%2Dmodel?x=1"));
   BOOST_TEST(model.at("object").as_string() == "model");
   BOOST_TEST(model.at("created").as_int64() == 1700000000);

@@ -91,6 +91,40 @@ BOOST_AUTO_TEST_CASE(values_that_ask_for_nothing_unsupported_pass) {
   good(completion(R"("n":1,"best_of":1,"echo":false,"suffix":"","logprobs":null)"), Endpoint::completions);
 }
 
+BOOST_AUTO_TEST_CASE(neutral_values_of_what_we_do_not_have_pass) {
+  good(chat(R"("chat_template_kwargs":{},"guided_json":null,"guided_choice":[],"structured_outputs":{},
+               "stop_token_ids":[],"bad_words":[],"regex":"","lora_path":null,"use_beam_search":false,
+               "skip_special_tokens":true,"add_generation_prompt":true,"add_special_tokens":false,
+               "tool_choice":"","function_call":{},"modalities":[],"response_format":{},"priority":3)"));
+  good(chat(R"("stream_options":{},"top_logprobs":0,"logprobs":false,"stop":"")"));
+  good(chat(R"("stream_options":{"include_usage":false},"stop":[])"));
+  good(completion(R"("logprobs":false,"stop":"","stream_options":{})"), Endpoint::completions);
+  const auto r =
+      good(chat("", R"([{"role":"user","content":"x","name":"","tool_calls":[],"function_call":null,
+                                    "audio":{}},{"role":"assistant","content":"y","name":"Ada"}])"));
+  BOOST_TEST(r.messages.size() == 2u);
+}
+
+BOOST_AUTO_TEST_CASE(an_effort_that_the_model_has_no_notion_of_is_accepted) {
+  for (const char* effort : {R"("none")", R"("low")", R"("xhigh")", "null"})
+    good(chat(std::string(R"("reasoning_effort":)") + effort + R"(,"verbosity":"low")"));
+}
+
+BOOST_AUTO_TEST_CASE(integers_may_be_written_as_json_likes) {
+  BOOST_TEST(good(chat(R"("max_tokens":5.0)")).max_tokens.value() == 5u);
+  BOOST_TEST(good(chat(R"("seed":1e3,"top_k":2.0,"n":1.0)")).sampling.seed == 1000u);
+}
+
+BOOST_AUTO_TEST_CASE(a_value_that_is_zero_as_float_counts_as_zero) {
+  for (const char* top_p : {"0", "0.0", "1e-50"}) {
+    const auto r = good(chat(std::string(R"("temperature":2,"top_p":)") + top_p));
+    BOOST_TEST(r.sampling.temperature == 0.0f);  // greedy, whatever the temperature
+    BOOST_TEST(r.sampling.top_p == 1.0f);
+    BOOST_TEST(r.deterministic());
+  }
+  BOOST_TEST(good(chat(R"("temperature":1e-50)")).deterministic());
+}
+
 BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
   for (const auto& [field, value] :
        std::vector<std::pair<std::string, std::string>>{{"n", "2"},
@@ -103,7 +137,12 @@ BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
                                                         {"response_format", R"("text")"},
                                                         {"modalities", R"(["text","audio"])"},
                                                         {"audio", R"({"voice":"x"})"},
-                                                        {"reasoning_effort", R"("low")"}})
+                                                        {"chat_template_kwargs", R"({"a":1})"},
+                                                        {"chat_template", R"("{{x}}")"},
+                                                        {"documents", R"([{"text":"x"}])"},
+                                                        {"continue_final_message", "true"},
+                                                        {"add_generation_prompt", "false"},
+                                                        {"echo", "true"}})
     refuses(chat("\"" + field + "\":" + value), field);
   for (const auto& [field, value] :
        std::vector<std::pair<std::string, std::string>>{{"n", "3"},
@@ -112,6 +151,34 @@ BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
                                                         {"suffix", R"("x")"},
                                                         {"logit_bias", R"({"5":1})"}})
     refuses(completion("\"" + field + "\":" + value), field, Endpoint::completions);
+  for (const auto& [field, value] :
+       std::vector<std::pair<std::string, std::string>>{{"guided_json", R"({"type":"object"})"},
+                                                        {"guided_regex", R"("[a-z]+")"},
+                                                        {"guided_something_new", "1"},
+                                                        {"structured_outputs", R"({"choice":["a"]})"},
+                                                        {"structural_tag", R"("x")"},
+                                                        {"regex", R"("x")"},
+                                                        {"ebnf", R"("x")"},
+                                                        {"json_schema", R"("{}")"},
+                                                        {"stop_token_ids", "[7]"},
+                                                        {"stop_regex", R"("x")"},
+                                                        {"bad_words", R"(["x"])"},
+                                                        {"allowed_token_ids", "[7]"},
+                                                        {"logits_processors", R"(["x"])"},
+                                                        {"custom_logit_processor", R"("x")"},
+                                                        {"custom_params", R"({"x":1})"},
+                                                        {"lora_path", R"("x")"},
+                                                        {"use_beam_search", "true"},
+                                                        {"prompt_logprobs", "0"},
+                                                        {"truncate_prompt_tokens", "5"},
+                                                        {"include_stop_str_in_output", "true"},
+                                                        {"skip_special_tokens", "false"},
+                                                        {"add_special_tokens", "true"},
+                                                        {"return_tokens_as_token_ids", "true"}}) {
+    refuses(chat("\"" + field + "\":" + value), field);
+    refuses(completion("\"" + field + "\":" + value), field, Endpoint::completions);
+    BOOST_TEST(bad(chat("\"" + field + "\":" + value)).code == "unsupported_parameter");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_wrong_type_or_range_is_refused_by_name) {
@@ -119,7 +186,6 @@ BOOST_AUTO_TEST_CASE(a_wrong_type_or_range_is_refused_by_name) {
        std::vector<std::pair<std::string, std::string>>{{"temperature", "2.1"},
                                                         {"temperature", "-0.1"},
                                                         {"temperature", R"("0")"},
-                                                        {"top_p", "0"},
                                                         {"top_p", "1.01"},
                                                         {"top_p", "true"},
                                                         {"min_p", "-1"},
@@ -127,18 +193,20 @@ BOOST_AUTO_TEST_CASE(a_wrong_type_or_range_is_refused_by_name) {
                                                         {"top_k", "1.5"},
                                                         {"presence_penalty", "2.5"},
                                                         {"frequency_penalty", "-2.5"},
+                                                        {"top_p", "-1e-50"},
                                                         {"repetition_penalty", "0"},
+                                                        {"repetition_penalty", "1e-50"},
+                                                        {"reasoning_effort", "1"},
                                                         {"seed", "1.5"},
                                                         {"seed", R"("1")"},
                                                         {"seed", "9223372036854775808"},
-                                                        {"seed", "1e3"},
                                                         {"max_tokens", "0"},
                                                         {"max_tokens", "-1"},
-                                                        {"max_tokens", "5.0"},
+                                                        {"max_tokens", "5.5"},
+                                                        {"max_tokens", "1e50"},
                                                         {"max_tokens", "99999999999"},
                                                         {"max_completion_tokens", "0"},
                                                         {"stop", "1"},
-                                                        {"stop", R"("")"},
                                                         {"stop", R"(["a",""])"},
                                                         {"stop", R"(["1","2","3","4","5"])"},
                                                         {"stop", R"([["a"]])"},
@@ -178,6 +246,7 @@ BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
           "messages[0].content[0].type");
   refuses(with(R"([{"role":"user","content":[{"type":"text"}]}])"), "messages[0].content[0].text");
   refuses(with(R"([{"role":"assistant","content":"x","tool_calls":[{}]}])"), "messages[0].tool_calls");
+  refuses(with(R"([{"role":"user","content":"x","name":7}])"), "messages[0].name");
   const auto r = good(
       with(R"([{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"));
   BOOST_TEST(r.messages[0].role == "system");
