@@ -6,8 +6,9 @@ namespace convoy::actors {
 
 Delivery::~Delivery() { assert(woken_.empty()); }
 
-void Delivery::deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes) {
-  type.deliver(to, std::move(bytes), this);
+void Delivery::deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
+                       schema::FrameBytes bytes) {
+  type.deliver(to, sender, std::move(bytes), this);
   while (!woken_.empty()) {
     caf::resumable* actor = woken_.front();
     woken_.pop_front();

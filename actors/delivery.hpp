@@ -18,7 +18,8 @@ class Delivery final : public caf::execution_unit {
   ~Delivery() override;
 
   /// Mails the frame, then runs who woke by it. Throws nothing: actors handle their own exceptions.
-  void deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes);
+  void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
+               schema::FrameBytes bytes);
 
   void exec_later(caf::resumable* actor) override { woken_.push_back(actor); }
 

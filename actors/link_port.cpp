@@ -41,12 +41,20 @@ caf::actor LinkPort::handle(schema::Role role, uint32_t instance) {
     take_down(dead, caf::exit_reason::remote_link_unreachable, reason);
     return dead;
   }
-  auto& handle = handles_[{role, instance}];
-  if (!handle) {
-    handle = make_remote_handle(system_, shared_from_this(), role, instance);
-    put_locked(schema::Lane::control, watch_frame(role, instance));
-  }
-  return handle;
+  Held& held = hold_locked(role, instance);
+  if (!std::exchange(held.watched, true)) put_locked(schema::Lane::control, watch_frame(role, instance));
+  return held.handle;
+}
+
+caf::strong_actor_ptr LinkPort::sender() {
+  const std::lock_guard lock(mutex_);
+  return caf::actor_cast<caf::strong_actor_ptr>(hold_locked(peer_.role, peer_.instance).handle);
+}
+
+LinkPort::Held& LinkPort::hold_locked(schema::Role role, uint32_t instance) {
+  Held& held = handles_[{role, instance}];
+  if (!held.handle) held.handle = make_remote_handle(system_, shared_from_this(), role, instance);
+  return held;
 }
 
 void LinkPort::put(schema::Lane lane, Outgoing frame) {
@@ -156,14 +164,14 @@ void LinkPort::actor_down(schema::Role role, uint32_t instance, const std::strin
     const std::lock_guard lock(mutex_);
     const auto found = handles_.find({role, instance});
     if (found == handles_.end()) return;
-    gone = std::move(found->second);
+    gone = std::move(found->second.handle);
     handles_.erase(found);
   }
   take_down(gone, caf::exit_reason::unknown, reason);
 }
 
 void LinkPort::close(const std::string& reason) {
-  std::map<Address, caf::actor> handles;
+  std::map<Address, Held> handles;
   std::deque<Outgoing> control,
       bulk;  // destroyed without the lock: a forwarded frame may release() into this port
   {
@@ -175,8 +183,8 @@ void LinkPort::close(const std::string& reason) {
     bulk.swap(bulk_.frames);
     waiting_bytes_ = 0;
   }
-  for (const auto& [address, handle] : handles)
-    take_down(handle, caf::exit_reason::remote_link_unreachable, reason);
+  for (const auto& [address, held] : handles)
+    take_down(held.handle, caf::exit_reason::remote_link_unreachable, reason);
 }
 
 bool LinkPort::nothing_waits() const {

@@ -37,6 +37,10 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
   /// thread.
   caf::actor handle(schema::Role role, uint32_t instance);
 
+  /// The handle on the peer itself, whom its mail comes from: handle(peer().role, peer().instance), but
+  /// nobody is watched for it alone. I/O thread, while the port is open.
+  caf::strong_actor_ptr sender();
+
   /// Sends a frame: a small one at once from the calling thread if nothing waits before it (the I/O thread
   /// need not wake up on the way of a token), else through the queue. One that is too large, or finds the
   /// queue full, ends the link: nothing is lost silently.
@@ -67,6 +71,10 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
 
  private:
   using Address = std::pair<schema::Role, uint32_t>;
+  struct Held {
+    caf::actor handle;
+    bool watched = false;  // the peer was asked to say when the actor ends
+  };
   struct Queue {
     std::deque<Outgoing> frames;
     bool writer_waits = false;
@@ -77,6 +85,7 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
                                                << 10;  // longer copies into the kernel are the I/O thread's
   static constexpr uint64_t credit_parts = 8;
 
+  Held& hold_locked(schema::Role role, uint32_t instance);
   void put_locked(schema::Lane lane, Outgoing frame);
   bool send_directly(schema::Lane lane, Outgoing& frame);
   bool window_takes(uint64_t bytes) const;
@@ -94,7 +103,7 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
   uint64_t waiting_bytes_ = 0;      // in both queues
   uint64_t outstanding_bytes_ = 0;  // bulk, written and not credited
   uint64_t released_bytes_ = 0;     // bulk, received and released here, not yet told to the peer
-  std::map<Address, caf::actor> handles_;
+  std::map<Address, Held> handles_;
 };
 
 }  // namespace convoy::actors

@@ -43,8 +43,9 @@ struct Links::Impl final : PeerLink::Owner {
 
   // PeerLink::Owner
   std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) override;
-  void deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes) override {
-    delivery.deliver(type, to, std::move(bytes));
+  void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
+               schema::FrameBytes bytes) override {
+    delivery.deliver(type, to, sender, std::move(bytes));
   }
   void ended(PeerLink& link, const std::string& reason) override;
 

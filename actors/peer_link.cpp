@@ -102,6 +102,7 @@ void PeerLink::run(Coroutine coroutine) {
 
 void PeerLink::start() {
   last_heard_ = Clock::now();
+  sender_ = port_->sender();
   for (const Lane lane : {Lane::control, Lane::bulk}) {
     run([self = shared_from_this(), lane] { return self->read(lane); });
     run([self = shared_from_this(), lane] { return self->write(lane); });
@@ -113,6 +114,7 @@ void PeerLink::start() {
 void PeerLink::end(const std::string& reason) {
   if (over_) return;
   over_ = true;
+  sender_ = nullptr;
   port_->close(reason);
   for (auto* lane : {&control_, &bulk_}) {
     boost::system::error_code ignored;  // the connection may be gone already
@@ -232,7 +234,7 @@ void PeerLink::receive(Lane lane, Incoming in) {
   }
   if (const auto refused = type->refuse(bytes))
     return end("malformed " + std::string(type->name) + ": " + *refused);
-  owner_.deliver(*type, to->actor(), bytes);
+  owner_.deliver(*type, to->actor(), sender_, bytes);
 }
 
 void PeerLink::receive_link_frame(const wire::Header& header, schema::FrameBytes bytes) {
@@ -259,6 +261,7 @@ void PeerLink::receive_link_frame(const wire::Header& header, schema::FrameBytes
       const schema::Frame<schema::Down> frame(bytes);
       const schema::Reading down(frame);
       port_->actor_down(down->getRole(), down->getInstance(), down->getReason());
+      sender_ = port_->sender();  // another one, if it was the sender that ended
       return;
     }
     default:

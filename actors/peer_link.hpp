@@ -22,8 +22,9 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
     virtual ~Owner() = default;
     /// Null if there is none.
     virtual std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) = 0;
-    /// Mails the frame to a local actor.
-    virtual void deliver(const FrameType& type, const caf::actor& to, schema::FrameBytes bytes) = 0;
+    /// Mails the frame to a local actor, which sees the peer's own handle as its sender.
+    virtual void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
+                         schema::FrameBytes bytes) = 0;
     /// Once; all handles are down already.
     virtual void ended(PeerLink& link, const std::string& reason) = 0;
   };
@@ -64,6 +65,7 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   std::shared_ptr<LinkPort> port_;
   Clock::time_point last_heard_ = Clock::now();  // on the control connection
   bool over_ = false;
+  caf::strong_actor_ptr sender_;      // of all mail from the peer: port_->sender()
   std::set<uint16_t> unknown_types_;  // logged once each
 };
 

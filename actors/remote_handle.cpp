@@ -12,9 +12,11 @@ namespace convoy::actors {
 namespace {
 
 template <class T>
-void deliver_as(const caf::actor& to, schema::FrameBytes bytes, caf::execution_unit* unit) {
+void deliver_as(const caf::actor& to, caf::strong_actor_ptr sender, schema::FrameBytes bytes,
+                caf::execution_unit* unit) {
   caf::actor_cast<caf::abstract_actor*>(to)->enqueue(
-      caf::make_mailbox_element(nullptr, caf::make_message_id(), {}, Frame<T>{std::move(bytes)}), unit);
+      caf::make_mailbox_element(std::move(sender), caf::make_message_id(), {}, Frame<T>{std::move(bytes)}),
+      unit);
 }
 
 template <class... Ts>
@@ -57,7 +59,8 @@ void RemoteHandle::enqueue(caf::mailbox_element_ptr what, caf::execution_unit*) 
     bounce(what, caf::make_error(caf::sec::bad_function_call, "a remote handle takes one-way frames only"));
     return;
   }
-  if (getf(is_terminated_flag)) return;
+  // CAF answers every one-way message that has a sender, with an empty one if the handler returns nothing.
+  if (getf(is_terminated_flag) || what->content().empty()) return;
   Outgoing out{.role = role_, .instance = instance_};
   schema::Lane lane{};
   if (!take_frame(ActorMessages{}, what->content(), out, lane) || !out.bytes) {

@@ -20,8 +20,9 @@ struct FrameType {
   schema::Lane lane;
   const char* name;
   std::optional<std::string> (*refuse)(const schema::FrameBytes& bytes);  // why it cannot be read
-  /// As Frame<T>, one-way, without a sender. An actor that wakes by it runs on `unit`.
-  void (*deliver)(const caf::actor& to, schema::FrameBytes bytes, caf::execution_unit* unit);
+  /// As Frame<T>, one-way. An actor that wakes by it runs on `unit`.
+  void (*deliver)(const caf::actor& to, caf::strong_actor_ptr sender, schema::FrameBytes bytes,
+                  caf::execution_unit* unit);
 };
 
 /// The type of that number, or null if this version does not know it (a newer peer's, or not for actors).

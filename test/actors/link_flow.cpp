@@ -138,6 +138,28 @@ BOOST_AUTO_TEST_CASE(a_handle_on_nobody_goes_down) {
       contains(down_reason(self, pair.here.links.remote<EchoActor>(stranger, Role::STAGE, 2)), "no link to"));
 }
 
+BOOST_AUTO_TEST_CASE(mail_has_the_peers_own_handle_as_its_sender) {
+  Pair pair;
+  Slot<caf::strong_actor_ptr> sender;
+  const auto witness = pair.system.spawn([&sender](EchoActor::pointer self) -> EchoActor::behavior_type {
+    return {[](const Frame<msg::Assign>&) {},
+            [&sender, self](const Frame<msg::StepPlan>&) { sender.set(self->current_sender()); },
+            [](const Frame<msg::Activations>&) {}};
+  });
+  pair.there.links.publish(Role::STAGE, 3, caf::actor_cast<caf::actor>(witness));
+  mail(pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 3), plan(1));
+  const auto seen = sender.wait();
+  BOOST_REQUIRE(seen);
+  const auto here = pair.there.up.wait().value();
+  BOOST_CHECK(caf::actor_cast<caf::actor>(*seen) ==
+              pair.there.links.remote<caf::actor>(here, here.role, here.instance));
+  auto stranger = here;
+  stranger.incarnation = 77;
+  BOOST_CHECK(caf::actor_cast<caf::actor>(*seen) !=
+              pair.there.links.remote<caf::actor>(stranger, here.role, here.instance));
+  end_and_wait(pair.system, witness);
+}
+
 BOOST_AUTO_TEST_CASE(a_dead_actors_handle_goes_down_again_and_its_successor_can_be_reached) {
   Pair pair;
   caf::scoped_actor self(pair.system);
