@@ -45,6 +45,16 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
                       .Help("Requests cancelled")
                       .Register(*peers.metrics);
   cancelled_total = &cancels.Add({});
+  auto& admitted = prometheus::BuildCounter()
+                       .Name("convoy_requests_admitted_total")
+                       .Help("Sequences that the pipeline took")
+                       .Register(*peers.metrics);
+  admitted_total = &admitted.Add({});
+  auto& generated = prometheus::BuildCounter()
+                        .Name("convoy_tokens_generated_total")
+                        .Help("Tokens that the pipeline computed for requests")
+                        .Register(*peers.metrics);
+  generated_total = &generated.Add({});
 }
 
 void PipelineData::reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason,
@@ -76,6 +86,7 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
     return reject(*request, msg::Rejected::Reason::INVALID, *why);
 
   const SequenceId id = scheduler.admit(std::move(sequence));
+  admitted_total->Increment();
   const uint64_t number = request->getReplyTo().getRequest();
   requests.emplace(id,
                    Request{number, request->getAttempt(), request->getDeadlineMs(), request->getRequestId()});
@@ -120,6 +131,7 @@ void PipelineData::deliver(const Progress& p) {
   for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
   self->send(peers.gateway, std::move(frame).finish());
   r.tokens += static_cast<uint32_t>(p.tokens.size());
+  generated_total->Increment(static_cast<double>(p.tokens.size()));
   if (p.finish == FinishReason::none) return;
   msg::FrameBuilder<msg::Finished> finished;
   finished->setRequest(r.number);

@@ -50,7 +50,7 @@ struct PipelineData {
   uint64_t epoch = 0;
   Clock::time_point last_pass{}, last_published{}, loading_since{};
   bool passed = false;  // a token went through all stages in this epoch
-  prometheus::Counter *steps_total, *epochs_total, *cancelled_total;
+  prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
 
   // requests: pipeline.cpp
   void reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason, const std::string& why);

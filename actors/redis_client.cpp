@@ -201,24 +201,31 @@ std::string unix_redis_url(const std::string& path) {
   return "unix://" + path;
 }
 
+std::string masked_redis_url(const std::string& url) {
+  const size_t scheme = url.find("://"), begin = scheme == std::string::npos ? 0 : scheme + 3;
+  const size_t at = url.rfind('@');
+  return at == std::string::npos || at < begin ? url : url.substr(0, begin) + "***" + url.substr(at);
+}
+
 RedisUrl parse_redis_url(const std::string& url) {
   constexpr const char* where = "redis.url";
   constexpr const char* mend = "give \"redis://HOST\", \"redis://HOST:PORT\" or \"unix:///PATH\"";
+  const std::string shown = "\"" + masked_redis_url(url) + "\"";
   RedisUrl parsed{.text = url};
   if (url.starts_with("unix://")) {
     parsed.path = url.substr(7);
     if (parsed.path.size() < 2 || parsed.path[0] != '/')
-      throw InputError("\"" + url + "\" has no absolute path", where, mend);
+      throw InputError(shown + " has no absolute path", where, mend);
     unix_redis_url(parsed.path);
     return parsed;
   }
-  if (!url.starts_with("redis://")) throw InputError("\"" + url + "\" is no address of a Redis", where, mend);
+  if (!url.starts_with("redis://")) throw InputError(shown + " is no address of a Redis", where, mend);
   std::string &host = parsed.host = url.substr(8), &port = parsed.port = "6379";
   if (host.ends_with('/')) host.pop_back();
   if (host.find_first_of("@/?#") != std::string::npos)
     throw InputError(
-        "\"" + url + "\" has more than a host and a port; user, password and database are not supported",
-        where, mend);
+        shown + " has more than a host and a port; user, password and database are not supported", where,
+        mend);
   if (const size_t colon = host.rfind(':'); colon != std::string::npos && !host.ends_with(']')) {
     port = host.substr(colon + 1);
     host.resize(colon);
@@ -227,7 +234,7 @@ RedisUrl parse_redis_url(const std::string& url) {
   uint16_t number = 0;
   const auto [end, problem] = std::from_chars(port.data(), port.data() + port.size(), number);
   if (host.empty() || problem != std::errc() || end != port.data() + port.size() || number == 0)
-    throw InputError("\"" + url + "\" has no valid host and port", where, mend);
+    throw InputError(shown + " has no valid host and port", where, mend);
   return parsed;
 }
 

@@ -23,6 +23,9 @@ struct RedisUrl {
   std::string host, port;  // the port is a number
 };
 
+/// The address as it may be shown: user and password, which do not belong there but may stand there, are ***.
+std::string masked_redis_url(const std::string& url);
+
 /// redis://HOST[:PORT] or unix:///PATH. Pure. Throws InputError.
 RedisUrl parse_redis_url(const std::string& url);
 

@@ -38,8 +38,16 @@ struct Mailroom {
   void heard(const Frame<schema::PipelineState>& frame) {
     try {
       schema::Reading state(frame);
-      readiness->heard(state->getPipeline(), state->getReady(), state->getReason().cStr(),
-                       Readiness::Clock::now());
+      PipelineView view;
+      view.ready = state->getReady();
+      view.reason = state->getReason().cStr();
+      view.running = state->getRunning();
+      view.waiting = state->getWaiting();
+      view.kv_blocks_used = state->getKvBlocksUsed();
+      view.kv_blocks = state->getKvBlocksTotal();
+      for (auto stage : state->getStages())
+        view.stages.push_back({stage.getHealth() == schema::Health::READY, stage.getRestarts()});
+      readiness->heard(state->getPipeline(), std::move(view), Readiness::Clock::now());
     } catch (const kj::Exception& e) {
       log::warn_limited("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});
     }

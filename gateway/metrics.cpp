@@ -2,6 +2,11 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "gateway/gauges.hpp"
+
 namespace convoy::gateway {
 
 namespace {
@@ -57,6 +62,12 @@ void Metrics::answered(const std::string& endpoint, unsigned status) {
 
 void Metrics::cache(const std::string& result) { cache_.Add({{"result", result}}).Increment(); }
 
-std::string Metrics::text() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
+std::string Metrics::text(const Readiness& readiness) const {
+  auto families = registry_->Collect();
+  for (auto& more : {cluster_gauges(readiness, Readiness::Clock::now()), process_gauges()})
+    std::copy_if(more.begin(), more.end(), std::back_inserter(families),
+                 [](const auto& family) { return !family.metric.empty(); });
+  return prometheus::TextSerializer().Serialize(families);
+}
 
 }  // namespace convoy::gateway

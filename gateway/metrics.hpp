@@ -9,6 +9,8 @@
 #include <memory>
 #include <string>
 
+#include "gateway/readiness.hpp"
+
 namespace convoy::gateway {
 
 class Metrics {
@@ -19,8 +21,8 @@ class Metrics {
   void answered(const std::string& endpoint, unsigned status);
   /// What became of the cache for an answer: hit, miss or bypass.
   void cache(const std::string& result);
-  /// Prometheus' text format: everything in the registry, not only ours.
-  std::string text() const;
+  /// Prometheus' text format: everything in the registry, not only ours, and what is looked up (gauges.hpp).
+  std::string text(const Readiness& readiness) const;
 
  private:
   std::shared_ptr<prometheus::Registry> registry_;

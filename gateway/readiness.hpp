@@ -1,23 +1,37 @@
 #pragma once
 // Readiness: what the pipelines said of themselves last, and when. Written by the gateway actor, read by
-// sessions.
+// sessions for /readyz and /metrics.
 
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace convoy::gateway {
+
+/// What one pipeline said (schema::PipelineState).
+struct PipelineView {
+  struct Stage {
+    bool ready = false;
+    uint32_t restarts = 0;
+  };
+  bool ready = false;
+  std::string reason;  // why not
+  uint32_t running = 0, waiting = 0;
+  uint32_t kv_blocks_used = 0, kv_blocks = 0;
+  std::vector<Stage> stages;
+};
 
 class Readiness {
  public:
   using Clock = std::chrono::steady_clock;
   explicit Readiness(std::chrono::milliseconds period) : period_(period) {}
 
-  void heard(uint32_t pipeline, bool ready, std::string reason, Clock::time_point now) {
+  void heard(uint32_t pipeline, PipelineView view, Clock::time_point now) {
     std::lock_guard lock(mutex_);
-    states_[pipeline] = {ready, std::move(reason), now};
+    states_[pipeline] = {std::move(view), now};
   }
 
   /// Empty if some pipeline said within the period that it is ready; else the reason, in words.
@@ -28,18 +42,30 @@ class Readiness {
       const std::string name = "pipeline " + std::to_string(pipeline);
       if (now - state.heard_at > period_)
         reason = name + " has not reported lately";
-      else if (state.ready)
+      else if (state.view.ready)
         return {};
       else
-        reason = name + (state.reason.empty() ? " is not ready" : ": " + state.reason);
+        reason = name + (state.view.reason.empty() ? " is not ready" : ": " + state.view.reason);
     }
     return reason;
   }
 
+  /// By instance. Of a pipeline that has not reported lately, nothing is ready.
+  std::map<uint32_t, PipelineView> pipelines(Clock::time_point now) const {
+    std::lock_guard lock(mutex_);
+    std::map<uint32_t, PipelineView> views;
+    for (const auto& [pipeline, state] : states_) {
+      PipelineView& view = views[pipeline] = state.view;
+      if (now - state.heard_at <= period_) continue;
+      view.ready = false;
+      for (PipelineView::Stage& stage : view.stages) stage.ready = false;
+    }
+    return views;
+  }
+
  private:
   struct State {
-    bool ready = false;
-    std::string reason;
+    PipelineView view;
     Clock::time_point heard_at;
   };
   const std::chrono::milliseconds period_;

@@ -124,7 +124,7 @@ Session::Answer Session::answer(const HttpRequest& request, std::string_view pat
     return {json_response(why_not.empty() ? 200 : 503, ready_body(why_not)), label};
   }
   if (path == "/metrics") {
-    HttpResponse response = json_response(200, edge_.metrics.text());
+    HttpResponse response = json_response(200, edge_.metrics.text(*edge_.readiness));
     response.set(http::field::content_type, "text/plain; version=0.0.4; charset=utf-8");
     return {std::move(response), label};
   }

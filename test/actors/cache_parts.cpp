@@ -169,6 +169,15 @@ BOOST_AUTO_TEST_CASE(addresses_of_redis_are_understood_or_refused) {
     BOOST_CHECK_THROW(parse_redis_url(bad), InputError);
 }
 
+BOOST_AUTO_TEST_CASE(a_password_in_an_address_of_redis_is_not_repeated) {
+  BOOST_CHECK_EQUAL(masked_redis_url("redis://user:hush@127.0.0.1:1"), "redis://***@127.0.0.1:1");
+  BOOST_CHECK_EQUAL(masked_redis_url("redis://127.0.0.1:1"), "redis://127.0.0.1:1");
+  for (const char* url : {"redis://user:hush@127.0.0.1", "rediss://:hush@127.0.0.1", "hush@127.0.0.1",
+                          "redis://user:hush@@127.0.0.1", "redis://:hush/hush@127.0.0.1"})
+    BOOST_CHECK_EXCEPTION(parse_redis_url(url), InputError,
+                          [](auto& e) { return !mentions(e, "hush") && mentions(e, "127.0.0.1"); });
+}
+
 BOOST_AUTO_TEST_CASE(a_run_directory_too_deep_for_a_socket_is_refused) {
   const std::string deep = "/tmp/" + std::string(107, 'd');
   BOOST_CHECK_EXCEPTION(RedisServer({.run_dir = deep}), InputError,

@@ -143,13 +143,18 @@ class Cluster:
     def model_id(self):
         return self.model.name.removesuffix(".gguf")
 
+    def metric_names(self):
+        """Of all families that have a sample."""
+        return {line.split()[2] for line in self.get("/metrics")[1].splitlines() if line.startswith("# TYPE ")}
+
     def metric(self, name):
-        """The sum over a metric's labels, or of one labelled sample if the name has braces."""
-        total = 0.0
-        for line in self.get("/metrics")[1].splitlines():
-            if line.startswith(name + " ") or (line.startswith(name + "{") and "{" not in name):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
+        """The sum over a metric's labels, or of one labelled sample if the name has braces. One that is not there is
+        an error, so that no test compares two numbers that nobody counts."""
+        samples = [float(line.rsplit(" ", 1)[1]) for line in self.get("/metrics")[1].splitlines()
+                   if line.startswith(name + " ") or (line.startswith(name + "{") and "{" not in name)]
+        if not samples:
+            raise KeyError(f"/metrics has no {name}")
+        return sum(samples)
 
 
 class Stream:

@@ -2,13 +2,14 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 import unittest
 
-from cluster import BINARY, MODEL, SKIPPED, Cluster, Stream, alive, free_port, wait_for
+from cluster import BINARY, MODEL, SKIPPED, SOURCE, Cluster, Stream, alive, free_port, wait_for
 
 
 def chat_body(cluster, **fields):
@@ -70,7 +71,9 @@ class Answers(unittest.TestCase):
         first, one = self.cluster.post("/v1/chat/completions", body)
         self.assertEqual(first.headers["X-Cache"], "miss")
         time.sleep(0.1)  # stored within 100 ms of the end of the answer
-        steps = self.cluster.metric("convoy_tokens_generated_total")
+        computed = [self.cluster.metric(name) for name in
+                    ("convoy_tokens_generated_total", "convoy_requests_admitted_total")]
+        self.assertGreater(computed[0], 0)
         second, two = self.cluster.post("/v1/chat/completions", body)
         self.assertEqual(second.headers["X-Cache"], "hit")
         self.assertEqual(one["choices"], two["choices"])
@@ -80,6 +83,8 @@ class Answers(unittest.TestCase):
         self.assertEqual(stream.response.headers["X-Cache"], "hit")
         text = "".join(c["delta"].get("content", "") for e in stream.events() for c in e["choices"])
         self.assertEqual(text, one["choices"][0]["message"]["content"])
+        self.assertEqual(computed, [self.cluster.metric(name) for name in
+                                    ("convoy_tokens_generated_total", "convoy_requests_admitted_total")])
         bypass, _ = self.cluster.post("/v1/chat/completions", {**body, "temperature": 1})
         self.assertEqual(bypass.headers["X-Cache"], "bypass")
 
@@ -119,6 +124,28 @@ class Answers(unittest.TestCase):
         stream.close()
         wait_for(lambda: self.cluster.metric("convoy_cancelled_total") == cancelled + 1, 2, "the work stops")
         wait_for(lambda: self.cluster.status()["running"] == 0, 2, "nothing runs")
+
+    def test_the_metrics_that_exist_are_those_that_are_documented(self):
+        self.cluster.completion(max_tokens=4)
+        self.cluster.get("/livez")
+        page = (SOURCE / "docs/metrics.md").read_text()
+        listed = page[page.index("## All of them"):]
+        documented = {name for line in listed.splitlines() if line.startswith("| `")
+                      for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+        self.assertEqual(documented, self.cluster.metric_names())
+
+    def test_the_metrics_say_what_the_cluster_does(self):
+        self.assertEqual(self.cluster.metric("convoy_ready"), 1)
+        self.assertEqual(self.cluster.metric("convoy_stage_up"), 2)
+        self.assertEqual(self.cluster.metric("convoy_stage_restarts_total"), 0)
+        stream = Stream(self.cluster, "/v1/completions", {
+            "model": self.cluster.model_id(), "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True,
+            "temperature": 0}, {"Cache-Control": "no-store"})
+        next(stream.events())
+        wait_for(lambda: self.cluster.metric("convoy_requests_running") == 1, 5, "it is seen to run")
+        wait_for(lambda: self.cluster.metric("convoy_kv_blocks_used") > 1, 5, "its blocks are seen")
+        stream.close()
+        wait_for(lambda: self.cluster.metric("convoy_requests_running") == 0, 5, "it is seen to end")
 
     def test_a_second_up_says_that_the_cluster_runs(self):
         again = self.cluster.convoy("up", check=False)

@@ -1,0 +1,118 @@
+#include "gateway/gauges.hpp"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace convoy::gateway {
+
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+MetricFamily family(const char* name, const char* help, MetricType type = MetricType::Gauge) {
+  return {name, help, type, {}};
+}
+
+void add(MetricFamily& family, double value, Labels labels = {}) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  family.metric.push_back(std::move(metric));
+}
+
+MetricFamily single(const char* name, const char* help, double value, MetricType type = MetricType::Gauge) {
+  MetricFamily one = family(name, help, type);
+  add(one, value);
+  return one;
+}
+
+double seconds(const timeval& t) {
+  return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+}
+
+double seconds_of(clockid_t clock) {
+  timespec t{};
+  ::clock_gettime(clock, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+/// Unix seconds. The kernel counts from its boot (proc(5), stat's field 22).
+double process_start() {
+  std::string line;
+  std::getline(std::ifstream("/proc/self/stat") >> std::ws, line);
+  std::istringstream fields(line.substr(line.rfind(')') + 2));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  const double since_boot = std::stod(field) / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  return seconds_of(CLOCK_REALTIME) - seconds_of(CLOCK_BOOTTIME) + since_boot;
+}
+
+double open_files() {
+  std::error_code ec;
+  const std::filesystem::directory_iterator files("/proc/self/fd", ec);
+  return ec ? 0 : static_cast<double>(std::distance(begin(files), end(files))) - 1;  // but for its own
+}
+
+}  // namespace
+
+std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::Clock::time_point now) {
+  MetricFamily running = family("convoy_requests_running", "Sequences that have their place in the KV cache");
+  MetricFamily waiting = family("convoy_requests_waiting", "Sequences that wait for such a place");
+  MetricFamily used = family("convoy_kv_blocks_used", "Blocks of 64 tokens that are taken, of each stage");
+  MetricFamily blocks = family("convoy_kv_blocks", "Blocks of 64 tokens that each stage has");
+  MetricFamily up = family("convoy_stage_up", "1: the stage is loaded, linked and heard of lately");
+  MetricFamily restarts = family("convoy_stage_restarts_total", "Processes that took an earlier one's place",
+                                 MetricType::Counter);
+  for (const auto& [instance, view] : readiness.pipelines(now)) {
+    const Labels labels{{"pipeline", std::to_string(instance)}};
+    add(running, view.running, labels);
+    add(waiting, view.waiting, labels);
+    add(used, view.kv_blocks_used, labels);
+    add(blocks, view.kv_blocks, labels);
+    for (size_t i = 0; i < view.stages.size(); ++i) {
+      Labels stage = labels;
+      stage.push_back({"stage", std::to_string(i)});
+      add(up, view.stages[i].ready, stage);
+      add(restarts, view.stages[i].restarts, stage);
+    }
+  }
+  return {single("convoy_ready", "1: /readyz says yes", readiness.why_not(now).empty()),
+          std::move(running),
+          std::move(waiting),
+          std::move(used),
+          std::move(blocks),
+          std::move(up),
+          std::move(restarts)};
+}
+
+std::vector<MetricFamily> process_gauges() {
+  static const double started = process_start();
+  rusage use{};
+  ::getrusage(RUSAGE_SELF, &use);
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  double virtual_pages = 0, resident_pages = 0;
+  std::ifstream("/proc/self/statm") >> virtual_pages >> resident_pages;
+  const auto page = static_cast<double>(::sysconf(_SC_PAGESIZE));
+  MetricFamily build = family("convoy_build_info", "1, and what runs");
+  add(build, 1, {{"version", CONVOY_VERSION}});
+  return {single("process_cpu_seconds_total", "Time on a core, of user and system",
+                 seconds(use.ru_utime) + seconds(use.ru_stime), MetricType::Counter),
+          single("process_resident_memory_bytes", "Memory in use", resident_pages * page),
+          single("process_virtual_memory_bytes", "Memory mapped", virtual_pages * page),
+          single("process_open_fds", "File descriptors that are open", open_files()),
+          single("process_max_fds", "File descriptors that may be", static_cast<double>(files.rlim_cur)),
+          single("process_start_time_seconds", "Unix time of the process's start", started),
+          std::move(build)};
+}
+
+}  // namespace convoy::gateway

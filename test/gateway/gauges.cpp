@@ -1,0 +1,86 @@
+// What /metrics looks up: what the pipelines said, and this process.
+
+#include "gateway/gauges.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <chrono>
+#include <stdexcept>
+
+namespace convoy::gateway {
+
+namespace {
+
+using namespace std::chrono_literals;
+using Families = std::vector<prometheus::MetricFamily>;
+
+/// The sample of that name and those labels, in the order in which they are given.
+double sample(const Families& families, const std::string& name,
+              const std::vector<std::string>& labels = {}) {
+  for (const auto& family : families)
+    for (const auto& metric : family.metric) {
+      std::vector<std::string> values;
+      for (const auto& label : metric.label) values.push_back(label.value);
+      if (family.name == name && values == labels)
+        return family.type == prometheus::MetricType::Counter ? metric.counter.value : metric.gauge.value;
+    }
+  throw std::runtime_error("no " + name);
+}
+
+PipelineView view(bool ready) {
+  PipelineView v;
+  v.ready = ready;
+  v.running = 3;
+  v.waiting = 2;
+  v.kv_blocks_used = 40;
+  v.kv_blocks = 64;
+  v.stages = {{true, 0}, {ready, 5}};
+  return v;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(what_a_pipeline_said_is_shown_by_pipeline_and_stage) {
+  Readiness readiness(1000ms);
+  const Readiness::Clock::time_point now{};
+  readiness.heard(4, view(true), now);
+  const Families families = cluster_gauges(readiness, now);
+  BOOST_TEST(sample(families, "convoy_ready") == 1);
+  BOOST_TEST(sample(families, "convoy_requests_running", {"4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4"}) == 2);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"4"}) == 40);
+  BOOST_TEST(sample(families, "convoy_kv_blocks", {"4"}) == 64);
+  BOOST_TEST(sample(families, "convoy_stage_up", {"4", "1"}) == 1);
+  BOOST_TEST(sample(families, "convoy_stage_restarts_total", {"4", "1"}) == 5);
+}
+
+BOOST_AUTO_TEST_CASE(a_pipeline_that_fell_silent_is_not_up) {
+  Readiness readiness(1000ms);
+  const Readiness::Clock::time_point now{};
+  BOOST_TEST(sample(cluster_gauges(readiness, now), "convoy_ready") == 0);
+  readiness.heard(0, view(true), now);
+  const Families silent = cluster_gauges(readiness, now + 1001ms);
+  BOOST_TEST(sample(silent, "convoy_ready") == 0);
+  BOOST_TEST(sample(silent, "convoy_stage_up", {"0", "0"}) == 0);
+  readiness.heard(0, view(false), now + 1002ms);
+  const Families half = cluster_gauges(readiness, now + 1002ms);
+  BOOST_TEST(sample(half, "convoy_ready") == 0);
+  BOOST_TEST(sample(half, "convoy_stage_up", {"0", "0"}) == 1);
+  BOOST_TEST(sample(half, "convoy_stage_up", {"0", "1"}) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(the_process_says_what_it_uses_under_the_usual_names) {
+  const Families families = process_gauges();
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const double started = sample(families, "process_start_time_seconds");
+  BOOST_TEST(started <= now + 1);
+  BOOST_TEST(started > now - 24 * 3600);
+  BOOST_TEST(sample(families, "process_cpu_seconds_total") > 0);
+  BOOST_TEST(sample(families, "process_resident_memory_bytes") > 1e6);
+  BOOST_TEST(sample(families, "process_virtual_memory_bytes") >
+             sample(families, "process_resident_memory_bytes"));
+  BOOST_TEST(sample(families, "process_open_fds") >= 3);
+  BOOST_TEST(sample(families, "process_open_fds") < sample(families, "process_max_fds"));
+}
+
+}  // namespace convoy::gateway
