@@ -40,6 +40,7 @@ struct ClusterConfig {
     std::string host = "127.0.0.1";
     uint16_t port = 8080;
     uint32_t threads = 1;
+    uint32_t encoder_threads = 4;
     uint64_t header_bytes_max = 16 << 10;
     uint64_t body_bytes_max = 4 << 20;
     uint32_t header_timeout_ms = 10'000;

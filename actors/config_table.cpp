@@ -108,6 +108,9 @@ void add_gateway_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::port>("gateway", "port", "", 0, 65'535,
                                   "Port to serve HTTP on. 0 takes a free one, which `convoy status` tells."));
   t.push_back(number<s, &S::threads>("gateway", "threads", "", 1, 256, "Threads that serve HTTP."));
+  t.push_back(number<s, &S::encoder_threads>(
+      "gateway", "encoder_threads", "", 1, 256,
+      "Threads that read and tokenise long requests, which would hold up the others."));
   t.push_back(number<s, &S::header_bytes_max>("gateway", "header_bytes_max", "bytes", 1 * KiB, 1 * MiB,
                                               "Longest header of a request; beyond it 431."));
   t.push_back(number<s, &S::body_bytes_max>("gateway", "body_bytes_max", "bytes", 1 * KiB, 1 * GiB,

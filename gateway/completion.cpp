@@ -14,7 +14,9 @@ namespace convoy::gateway {
 
 namespace {
 
-constexpr size_t inline_text_bytes_max = 16 << 10;  // tokenised in about 3 ms; longer texts go to the encoder
+// Read, rendered and tokenised in some milliseconds; longer bodies go to the encoder threads. A message costs
+// its body as many bytes as its template adds, so that the body's length stands for all of the work.
+constexpr size_t inline_body_bytes_max = 16 << 10;
 
 void random_bytes(void* to, size_t size) {
   if (RAND_bytes(static_cast<unsigned char*>(to), static_cast<int>(size)) != 1)
@@ -41,6 +43,12 @@ bool told_not_to_cache(const HttpRequest& http) {
   });
 }
 
+/// Gives the memory back, which an assignment of nothing keeps.
+template <class Container>
+void discard(Container& value) {
+  Container().swap(value);
+}
+
 int64_t unix_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
@@ -48,51 +56,73 @@ int64_t unix_ms() {
 
 }  // namespace
 
-Completion::Completion(Edge& edge, Connection& connection, const HttpRequest& http, Endpoint endpoint)
-    : edge_(edge), connection_(connection), http_(http), endpoint_(endpoint) {}
+Completion::Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint)
+    : edge_(edge),
+      connection_(connection),
+      http_(http),
+      endpoint_(endpoint),
+      body_(std::move(http.body())),
+      mailbox_(std::make_shared<Mailbox>(
+          connection.executor(), began_ + std::chrono::milliseconds(edge.options.request_timeout_ms))) {}
 
 Completion::~Completion() { release(); }
 
 void Completion::stop() {
-  stopping_ = true;
+  stop_.request_stop();
   if (mailbox_) mailbox_->interrupt(Stopping{});
 }
 
 asio::awaitable<Completion::After> Completion::run() {
   id_ = random_id(endpoint_ == Endpoint::chat ? "chatcmpl-" : "cmpl-");
-  if (auto error = co_await prepare()) co_return co_await answer_error(*error);
-  generate();
-  const After after = co_await converse();
+  connection_.watch([mailbox = mailbox_, stop = stop_]() mutable {
+    stop.request_stop();
+    mailbox->interrupt(ClientGone{});
+  });
+  const std::optional<ApiError> error = co_await prepare();
+  After after = After::reset;
+  if (error && !stop_.stop_requested()) {
+    after = co_await answer_error(*error);
+  } else {
+    if (!stop_.stop_requested()) generate();
+    after = co_await converse();
+    log_end();
+  }
   co_await connection_.stop_watching();
-  log_end();
   co_return after;
 }
 
 asio::awaitable<std::optional<ApiError>> Completion::prepare() {
-  auto parsed = parse_request(endpoint_, http_.body(), edge_.options.stop_strings_max);
-  if (auto* error = std::get_if<ApiError>(&parsed)) co_return *error;
+  if (body_.size() <= inline_body_bytes_max) co_return understand();
+  co_return co_await asio::co_spawn(
+      edge_.encoder, [this]() -> asio::awaitable<std::optional<ApiError>> { co_return understand(); },
+      asio::use_awaitable);
+}
+
+/// From the body to the prompt and the cache key. On the strand, or on an encoder thread while the strand
+/// waits for it: nobody else touches this object then. What it says of the prompt is forgotten at once: long
+/// requests would hold their text in three forms until their answer ends.
+std::optional<ApiError> Completion::understand() {
+  if (stop_.stop_requested()) return std::nullopt;
+  auto parsed = parse_request(endpoint_, body_, edge_.options.stop_strings_max);
+  discard(body_);
+  if (auto* error = std::get_if<ApiError>(&parsed)) return *error;
   request_ = std::get<CompletionRequest>(std::move(parsed));
   if (request_.model != edge_.model.id)
-    co_return ApiError{
+    return ApiError{
         404,
         "the model '" + request_.model + "' does not exist; this cluster serves '" + edge_.model.id + "'",
         "model", "model_not_found"};
-  if (request_.stream && http_.version() < 11) co_return bad_request("streaming needs HTTP/1.1", "stream");
-
-  std::variant<Prompt, ApiError> encoded;
-  if (text_bytes(request_) <= inline_text_bytes_max) {
-    encoded = encode_prompt(request_, edge_.model, edge_.options);
-  } else {
-    encoded = co_await asio::co_spawn(
-        edge_.encoder,
-        [this]() -> asio::awaitable<std::variant<Prompt, ApiError>> {
-          co_return encode_prompt(request_, edge_.model, edge_.options);
-        },
-        asio::use_awaitable);
-  }
-  if (auto* error = std::get_if<ApiError>(&encoded)) co_return *error;
+  if (request_.stream && http_.version() < 11) return bad_request("streaming needs HTTP/1.1", "stream");
+  auto encoded = encode_prompt(request_, edge_.model, edge_.options, stop_.get_token());
+  if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
   prompt_ = std::get<Prompt>(std::move(encoded));
-  co_return std::nullopt;
+  prompt_tokens_ = prompt_.tokens.size();
+  if (request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_))
+    cache_key_ = make_key();
+  discard(request_.body);
+  discard(request_.messages);
+  discard(request_.prompt);
+  return std::nullopt;
 }
 
 std::string Completion::make_key() const {
@@ -112,22 +142,17 @@ std::string Completion::make_key() const {
                     request_.body);  // tenants come with a later version's keys
 }
 
-/// Opens the mailbox, then mails Generate: its answers cannot overtake the opening.
+/// Registers the mailbox, then mails Generate: its answers cannot overtake the opening.
 void Completion::generate() {
   model::Sampling& sampling = request_.sampling;
   if (!request_.deterministic()) random_bytes(&sampling.seed, sizeof sampling.seed);
   if (!request_.ignore_eos) sampling.end_tokens = edge_.model.end_tokens;
-  if (request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_))
-    cache_key_ = make_key();
   cache_ = cache_key_.empty() ? Cache::bypass : Cache::miss;
   const uint32_t timeout_ms = edge_.options.request_timeout_ms;
   number_ = edge_.next_request.fetch_add(1);
-  mailbox_ =
-      std::make_shared<Mailbox>(connection_.executor(), began_ + std::chrono::milliseconds(timeout_ms));
-  if (stopping_) mailbox_->interrupt(Stopping{});
   reader_.emplace(edge_.model, request_, prompt_.max_tokens);
   writer_.emplace(edge_.model, request_, id_, unix_ms() / 1000);
-  edge_.metrics.prompt_tokens.Increment(static_cast<double>(prompt_.tokens.size()));
+  edge_.metrics.prompt_tokens.Increment(static_cast<double>(prompt_tokens_));
 
   schema::FrameBuilder<schema::Generate> generate(64 + prompt_.tokens.size() / 2);
   generate->setRequestId(id_);
@@ -136,6 +161,7 @@ void Completion::generate() {
   auto tokens = generate->initTokens(static_cast<unsigned>(prompt_.tokens.size()));
   for (unsigned i = 0; i < tokens.size(); ++i) tokens.set(i, prompt_.tokens[i]);
   actors::encode(sampling, generate->initSampling());
+  discard(prompt_.tokens);
   generate->setMaxTokens(prompt_.max_tokens);
   generate->setDeadlineMs(static_cast<uint64_t>(unix_ms()) + timeout_ms);
   generate->setCacheKey(
@@ -144,7 +170,6 @@ void Completion::generate() {
   caf::anon_send(edge_.mailroom, OpenMailbox{number_, mailbox_});
   running_ = true;
   actors::mail(edge_.cache, std::move(generate).finish());
-  connection_.watch([mailbox = mailbox_] { mailbox->interrupt(ClientGone{}); });
 }
 
 asio::awaitable<Completion::After> Completion::converse() {
@@ -153,7 +178,7 @@ asio::awaitable<Completion::After> Completion::converse() {
     while (!mailbox_->empty() && !gone_ && !failure_ && !reader_->finish_reason())
       take(co_await mailbox_->next());
     if (failure_) co_return co_await fail(*failure_);
-    if (reader_->finish_reason()) settle();
+    if (reader_ && reader_->finish_reason()) settle();  // no reader: it ended before it was mailed
     if (!gone_ && request_.stream && started_) gone_ = !co_await write_piece();
     if (gone_) {
       release();
@@ -186,7 +211,7 @@ asio::awaitable<bool> Completion::write_piece() {
 }
 
 asio::awaitable<Completion::After> Completion::finish() {
-  const Usage usage{prompt_.tokens.size(), reader_->tokens()};
+  const Usage usage{prompt_tokens_, reader_->tokens()};
   const FinishReason reason = *reader_->finish_reason();
   bool written = false;
   if (request_.stream) {
@@ -244,8 +269,8 @@ void Completion::log_end() const {
                             {"status", status_},
                             {"stream", request_.stream},
                             {"cache", cache_word()},
-                            {"prompt_tokens", prompt_.tokens.size()},
-                            {"completion_tokens", reader_->tokens()},
+                            {"prompt_tokens", prompt_tokens_},
+                            {"completion_tokens", reader_ ? reader_->tokens() : 0},
                             {"first_token_ms", first_token_s_ * 1000},
                             {"total_ms", seconds() * 1000}});
 }

@@ -3,6 +3,7 @@
 // answer: the session's side of Generate. On the connection's strand.
 
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "gateway/answer.hpp"
@@ -21,8 +22,8 @@ class Completion {
     reset,         // the answer is not whole: the connection must not end cleanly
   };
 
-  /// All references must outlive it.
-  Completion(Edge& edge, Connection& connection, const HttpRequest& http, Endpoint endpoint);
+  /// All references must outlive it. Takes the request's body.
+  Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint);
   ~Completion();  // nothing is left running
   Completion(const Completion&) = delete;
   Completion& operator=(const Completion&) = delete;
@@ -36,6 +37,7 @@ class Completion {
   enum class Cache { bypass, miss, hit };
 
   asio::awaitable<std::optional<ApiError>> prepare();
+  std::optional<ApiError> understand();
   std::string make_key() const;
   void generate();
   asio::awaitable<After> converse();
@@ -63,12 +65,15 @@ class Completion {
   const HttpRequest& http_;
   const Endpoint endpoint_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
-  CompletionRequest request_;
-  Prompt prompt_;
+  std::string body_;           // until it is understood
+  CompletionRequest request_;  // of what it says of the prompt, nothing is kept behind understand()
+  Prompt prompt_;              // its tokens: until they are mailed
+  size_t prompt_tokens_ = 0;
   std::string id_, cache_key_;
   uint64_t number_ = 0;
   uint32_t attempt_ = 0;
-  std::shared_ptr<Mailbox> mailbox_;
+  std::shared_ptr<Mailbox> mailbox_;  // of this answer, until it is settled
+  std::stop_source stop_;             // nobody waits for the prompt any more
   std::optional<AnswerReader> reader_;
   std::optional<AnswerWriter> writer_;
   Piece piece_;  // not yet written
@@ -77,7 +82,7 @@ class Completion {
   bool running_ = false;    // the cluster may be at work on it: cancel when nobody wants it any more
   bool started_ = false;    // the cluster took it: the header can be written
   bool streaming_ = false;  // the header is written
-  bool gone_ = false, stopping_ = false;
+  bool gone_ = false;
   std::optional<ApiError> failure_;
   unsigned status_ = 499;
   double first_token_s_ = -1;

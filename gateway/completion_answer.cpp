@@ -103,7 +103,7 @@ void Completion::started(bool from_cache) {
 /// Nobody waits for this answer any more. The mailbox closes before the Cancel is sent (CloseMailbox).
 void Completion::release() {
   if (!mailbox_) return;
-  caf::anon_send(edge_.mailroom, CloseMailbox{number_});
+  if (number_) caf::anon_send(edge_.mailroom, CloseMailbox{number_});
   if (running_) cancel(edge_.router, edge_.options.node, number_);
   running_ = false;
   mailbox_.reset();

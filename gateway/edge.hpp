@@ -27,7 +27,8 @@ struct Edge {
   // Numbers of this process's requests. They start at a point in time, so that mail for a predecessor of this
   // process finds nobody.
   std::atomic<uint64_t> next_request;
-  asio::thread_pool encoder{1};  // tokenises long texts, which would hold up the other streams
+  // Reads and tokenises long requests, which would hold up the other streams.
+  asio::thread_pool encoder{options.encoder_threads};
 };
 
 }  // namespace convoy::gateway

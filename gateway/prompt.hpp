@@ -1,8 +1,9 @@
 #pragma once
 // From a validated request to token ids that fit the model's context. Pure; may take milliseconds a 10 KB of
-// text, so sessions run long ones on the gateway's encoder thread.
+// text, so sessions run long ones on the gateway's encoder threads.
 
 #include <cstdint>
+#include <stop_token>
 #include <variant>
 #include <vector>
 
@@ -18,11 +19,9 @@ struct Prompt {
 };
 
 /// User text is plain: control tokens come from the chat template, or from a completion's text if
-/// options.control_tokens_in_prompts.
+/// options.control_tokens_in_prompts. A text too long for the context, however it is encoded, is refused
+/// before it is. Once `stop` is requested it returns soon, with what nobody wants any more.
 std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, const ServedModel& model,
-                                             const GatewayOptions& options);
-
-/// Bytes of text that encode_prompt() will have to tokenise.
-size_t text_bytes(const CompletionRequest& request);
+                                             const GatewayOptions& options, const std::stop_token& stop);
 
 }  // namespace convoy::gateway

@@ -74,7 +74,7 @@ asio::awaitable<void> Session::run() {
 }
 
 /// False: the connection must be reset.
-asio::awaitable<bool> Session::serve(const HttpRequest& request) {
+asio::awaitable<bool> Session::serve(HttpRequest& request) {
   const std::string path = path_of(std::string_view(request.target().data(), request.target().size()));
   if (request.method() == http::verb::post) {
     if (path == "/v1/chat/completions")
@@ -87,7 +87,7 @@ asio::awaitable<bool> Session::serve(const HttpRequest& request) {
   co_return co_await connection_->write(std::move(answer.response), request.method() == http::verb::head);
 }
 
-asio::awaitable<bool> Session::complete(const HttpRequest& request, Endpoint endpoint, const char* label) {
+asio::awaitable<bool> Session::complete(HttpRequest& request, Endpoint endpoint, const char* label) {
   Completion completion(edge_, *connection_, request, endpoint);
   completion_ = &completion;
   const auto after = co_await completion.run();

@@ -27,8 +27,8 @@ class Session : public std::enable_shared_from_this<Session> {
     HttpResponse response;
     const char* endpoint;  // the metrics' label
   };
-  asio::awaitable<bool> serve(const HttpRequest& request);
-  asio::awaitable<bool> complete(const HttpRequest& request, Endpoint endpoint, const char* label);
+  asio::awaitable<bool> serve(HttpRequest& request);
+  asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint, const char* label);
   Answer answer(const HttpRequest& request, std::string_view path) const;
 
   std::shared_ptr<Connection> connection_;

@@ -11,7 +11,7 @@ namespace convoy::gateway::test {
 constexpr int32_t end_token = 256, control_token = 257, piece_token = 258;  // piece_token: " piece"
 constexpr int64_t vocab = 259;
 
-class ByteTokenizer final : public model::Tokenizer {
+class ByteTokenizer : public model::Tokenizer {
  public:
   std::vector<int32_t> encode(std::span<const model::Segment> segments,
                               const std::stop_token&) const override {

@@ -308,7 +308,7 @@ std::variant<Prompt, ApiError> encoded(const CompletionRequest& r, int64_t conte
   GatewayOptions options;
   options.max_tokens_default = 50;
   options.control_tokens_in_prompts = control;
-  return encode_prompt(r, test::fake_model(context), options);
+  return encode_prompt(r, test::fake_model(context), options, {});
 }
 
 }  // namespace
@@ -358,7 +358,7 @@ BOOST_AUTO_TEST_CASE(a_model_without_tokenizer_serves_token_ids_only) {
   ServedModel model = test::fake_model();
   model.tokenizer = nullptr;
   model.chat = nullptr;
-  const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, model, {}); };
+  const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, model, {}, {}); };
   BOOST_TEST(std::get<Prompt>(encode(good(completion("", "[1,2]"), Endpoint::completions))).tokens.size() ==
              2u);
   BOOST_TEST(std::get<ApiError>(encode(good(completion(""), Endpoint::completions))).param == "prompt");
