@@ -146,26 +146,31 @@ void add_pipeline_keys(std::vector<Key>& t) {
                                                 "context and kv_tokens; 0: as much as these allow."));
   t.push_back(number<s, &S::sequences_max>("pipeline", "sequences_max", "", 1, 1024,
                                            "Requests that generate at once."));
-  t.push_back(number<s, &S::queue_max>(
-      "pipeline", "queue_max", "", 0, 65'536,
-      "Requests that wait for their turn; one more is rejected with a Retry-After."));
+  t.push_back(number<s, &S::queue_max>("pipeline", "queue_max", "", 0, 65'536,
+                                       "Requests that wait while sequences_max run or no key and value block "
+                                       "is left; one more is rejected with "
+                                       "a Retry-After. 0: nobody waits."));
   t.push_back(number<s, &S::prefill_tokens_per_step>("pipeline", "prefill_tokens_per_step", "tokens", 1,
                                                      16'384,
                                                      "Most prompt tokens in one step: longer chunks read "
                                                      "prompts faster and make running answers wait longer."));
-  t.push_back(number<s, &S::pipeline_slack>("pipeline", "pipeline_slack", "", 0, 16,
-                                            "Steps in flight beyond one per stage."));
-  t.push_back(
-      number<s, &S::step_timeout_ms>("pipeline", "step_timeout_ms", "ms", 100, hour_ms,
-                                     "A stage that owes a step longer counts as hung and is replaced."));
+  t.push_back(number<s, &S::pipeline_slack>(
+      "pipeline", "pipeline_slack", "", 0, 16,
+      "Steps in flight beyond one per stage: those that are planned ahead of their tokens."));
+  t.push_back(number<s, &S::step_timeout_ms>(
+      "pipeline", "step_timeout_ms", "ms", 100, hour_ms,
+      "A stage that computes one step longer counts as hung and is replaced. Waiting "
+      "behind other steps does not count."));
   t.push_back(number<s, &S::readiness_period_ms>(
       "pipeline", "readiness_period_ms", "ms", 100, 60'000,
-      "Ready means: a canary token went through all stages within this time."));
+      "Ready means: a token went through all stages within this time, or a step is under way. At rest a "
+      "canary token is sent twice in this time, or as seldom as keeps canaries below 0.5 % of a core."));
   t.push_back(number<s, &S::failure_detection_ms>(
       "pipeline", "failure_detection_ms", "ms", 100, 60'000,
       "Silence of a link that ends its lease: the process behind it counts as dead."));
-  t.push_back(number<s, &S::load_timeout_ms>("pipeline", "load_timeout_ms", "ms", 1000, 24 * hour_ms,
-                                             "A stage that loads its weights longer is replaced."));
+  t.push_back(number<s, &S::load_timeout_ms>(
+      "pipeline", "load_timeout_ms", "ms", 1000, 24 * hour_ms,
+      "A stage that does not link itself for longer, or loads its weights longer, is replaced."));
   t.push_back(
       number<s, &S::kv_tokens>("pipeline", "kv_tokens", "tokens", 64, 1 << 26,
                                "Keys and values held at once, over all requests, in blocks of 64 tokens."));

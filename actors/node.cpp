@@ -104,8 +104,8 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
         const msg::Reading order(frame);
         const std::string owner = owner_of(order->getInstance());
         if (owner == options.name) {
-          log::warn("node.replace_stage",
-                    {{"stage", order->getInstance()}, {"reason", order->getReason().cStr()}});
+          log::warn_limited("node.replace_stage",  // it is asked for until the new process is there
+                            {{"stage", order->getInstance()}, {"reason", order->getReason().cStr()}});
           return effects.supervisor->replace(order->getInstance(), order->getIncarnation());
         }
         // Its own node is linked to the head, or gone; then its supervisor starts the stage again with
@@ -113,7 +113,7 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
         if (const auto other = self->state.handles.find(owner); other != self->state.handles.end())
           self->send(other->second, frame);
         else
-          log::warn("node.owner_not_linked", {{"stage", order->getInstance()}, {"node", owner}});
+          log::warn_limited("node.owner_not_linked", {{"stage", order->getInstance()}, {"node", owner}});
       },
       [=](const Frame<msg::StatusQuery>& frame) {
         const auto client = self->state.clients.find(msg::Reading(frame)->getClient());

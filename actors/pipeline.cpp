@@ -23,6 +23,12 @@ Frame<msg::Finished> failure(uint64_t request, uint32_t attempt, uint32_t tokens
   return std::move(frame).finish();
 }
 
+std::string explain(gpu::RowFault fault) {
+  return fault == gpu::RowFault::all_masked
+             ? "every token is masked: there are more end tokens than min_tokens leaves others"
+             : "the model gave a logit that is infinite or not a number";
+}
+
 }  // namespace
 
 PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> actor, PipelineOptions o,
@@ -31,7 +37,14 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
       options(std::move(o)),
       peers(std::move(p)),
       scheduler(options.limits),
-      stages(options.limits.stages) {
+      stages({.stages = options.limits.stages,
+              .stage_threads = options.stage_threads,
+              .step_timeout_ms = options.step_timeout_ms,
+              .readiness_period_ms = options.readiness_period_ms,
+              .load_timeout_ms = options.load_timeout_ms,
+              .ask_again_ms = options.failure_detection_ms},
+             Clock::now()),
+      handles(options.limits.stages) {
   auto& steps =
       prometheus::BuildCounter().Name("convoy_steps_total").Help("Steps committed").Register(*peers.metrics);
   steps_total = &steps.Add({});
@@ -74,16 +87,19 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
     log::warn_limited("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
     return;
   }
-  if (phase != Phase::serving) return reject(*request, msg::Rejected::Reason::NOT_READY, not_ready_reason());
-  if (scheduler.queue_full())
-    return reject(*request, msg::Rejected::Reason::OVERLOADED,
-                  std::to_string(scheduler.waiting()) + " requests are waiting (pipeline.queue_max)");
+  if (stages.phase() != Phase::serving)
+    return reject(*request, msg::Rejected::Reason::NOT_READY, stages.why_not_ready());
   NewSequence sequence;
   for (const int32_t id : request->getTokens()) sequence.prompt.push_back(id);
   sequence.sampling = decode(request->getSampling());
   sequence.max_tokens = request->getMaxTokens();
   if (const auto why = scheduler.refuse(sequence))
     return reject(*request, msg::Rejected::Reason::INVALID, *why);
+  if (scheduler.queue_full(sequence))
+    return reject(*request, msg::Rejected::Reason::OVERLOADED,
+                  std::to_string(scheduler.running()) + " requests are running and " +
+                      std::to_string(scheduler.waiting()) +
+                      " are waiting (pipeline.sequences_max, pipeline.queue_max)");
 
   const SequenceId id = scheduler.admit(std::move(sequence));
   admitted_total->Increment();
@@ -122,6 +138,7 @@ void PipelineData::fail(SequenceId id, const std::string& why) {
 }
 
 void PipelineData::deliver(const Progress& p) {
+  if (p.finish == FinishReason::failed) return fail(p.id, explain(p.fault));
   Request& r = requests.at(p.id);
   msg::FrameBuilder<msg::Tokens> frame;
   frame->setRequest(r.number);
@@ -144,35 +161,48 @@ void PipelineData::deliver(const Progress& p) {
 }
 
 void PipelineData::pump() {
-  if (phase != Phase::serving) return;
+  if (stages.phase() != Phase::serving) return;
+  const bool idle = scheduler.in_flight() == 0;
   while (auto plan = scheduler.plan()) {
-    plan->epoch = epoch;
-    self->send(stages.front().handle, encode(*plan));
-    sent.push_back(Clock::now());
+    plan->epoch = stages.epoch();
+    self->send(handles.front(), encode(*plan));
   }
+  if (idle) stages.sent_first(Clock::now());
+}
+
+bool PipelineData::from(const StageActor& handle, const char* what) const {
+  if (handle && self->current_sender() == caf::actor_cast<caf::strong_actor_ptr>(handle)) return true;
+  log::warn_limited("pipeline.not_from_its_stage", {{"message", what}});
+  return false;
 }
 
 void PipelineData::commit(const Frame<msg::StepResult>& frame) {
+  if (!from(handles.back(), "StepResult")) return;
   std::vector<Progress> progress;
   try {
     const gpu::StepResult result = decode(frame);
-    if (result.epoch != epoch || phase != Phase::serving) return;  // of an epoch that is over
+    if (result.epoch != stages.epoch() || stages.phase() != Phase::serving) return;  // of one that is over
     progress = scheduler.commit(result);
   } catch (
       const std::exception& e) {  // the last stage's bytes are wrong: it cannot be trusted with the next step
-    return give_up(static_cast<uint32_t>(stages.size()) - 1, msg::Health::HUNG, e.what());
+    return give_up(static_cast<uint32_t>(handles.size()) - 1, msg::Health::HUNG, e.what());
   } catch (const kj::Exception& e) {
-    return give_up(static_cast<uint32_t>(stages.size()) - 1, msg::Health::HUNG, e.getDescription().cStr());
+    return give_up(static_cast<uint32_t>(handles.size()) - 1, msg::Health::HUNG, e.getDescription().cStr());
   }
-  sent.pop_front();
   steps_total->Increment();
-  last_pass = Clock::now();
+  const auto canary = std::find_if(progress.begin(), progress.end(), [](const auto& p) { return p.canary; });
+  const bool failed = canary != progress.end() && canary->finish == FinishReason::failed;
+  const bool first = stages.committed(Clock::now());
   // Plan first: the stages compute while the tokens travel to their readers.
   pump();
-  for (const Progress& p : progress) deliver(p);
-  if (!passed) {
-    passed = true;
-    log::info("pipeline.ready", {{"epoch", epoch}, {"stages", stages.size()}});
+  for (const Progress& p : progress)
+    if (!p.canary) deliver(p);
+  if (failed) {
+    stages.canary_failed(explain(canary->fault));
+    log::warn_limited("pipeline.canary_failed", {{"reason", explain(canary->fault)}});
+    publish();
+  } else if (first) {
+    log::info("pipeline.ready", {{"epoch", stages.epoch()}, {"stages", handles.size()}});
     publish();
   }
 }

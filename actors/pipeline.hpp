@@ -1,7 +1,7 @@
 #pragma once
 // Pipeline: one replica of the model over a chain of stages. Its actor alone owns request state, the token
-// log and the block tables (through Scheduler), knows the stages, raises the epoch when they change, and says
-// what is ready.
+// log and the block tables (through Scheduler), knows the stages and what is ready (through StageSet), and
+// says to each what it is to do.
 
 #include <functional>
 #include <memory>
@@ -22,6 +22,8 @@ struct PipelineOptions {
   uint32_t step_timeout_ms = 30'000;
   uint32_t readiness_period_ms = 1000;
   uint32_t load_timeout_ms = 600'000;
+  uint32_t failure_detection_ms = 800;
+  uint32_t stage_threads = 1;
 };
 
 struct PipelinePeers {

@@ -4,28 +4,18 @@
 #include <prometheus/counter.h>
 
 #include <chrono>
-#include <deque>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "actors/pipeline.hpp"
+#include "actors/stage_set.hpp"
 
 namespace convoy::actors {
 
 struct PipelineData {
   using Clock = std::chrono::steady_clock;
 
-  struct Stage {
-    PeerIdentity peer;
-    StageActor handle;  // null: no process is linked
-    msg::Health health = msg::Health::DOWN;
-    std::string reason = "not started";
-    uint32_t loaded_permille = 0;
-    uint32_t oldest_step_age_ms = 0;
-    bool came = false;  // a process was linked once
-    uint32_t restarts = 0;
-  };
   struct Request {
     uint64_t number;
     uint32_t attempt;
@@ -33,7 +23,7 @@ struct PipelineData {
     std::string id;
     uint32_t tokens = 0;  // sent
   };
-  enum class Phase : uint8_t { gathering, loading, serving };
+  using Phase = StageSet::Phase;
 
   PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> actor, PipelineOptions o,
                PipelinePeers p);
@@ -42,14 +32,11 @@ struct PipelineData {
   PipelineOptions options;
   PipelinePeers peers;
   Scheduler scheduler;
-  std::vector<Stage> stages;
+  StageSet stages;
+  std::vector<StageActor> handles;  // of the stages; null: no process is linked
   std::unordered_map<SequenceId, Request> requests;
   std::unordered_map<uint64_t, SequenceId> by_number;
-  std::deque<Clock::time_point> sent;  // when each step in flight was planned
-  Phase phase = Phase::gathering;
-  uint64_t epoch = 0;
-  Clock::time_point last_pass{}, last_published{}, loading_since{};
-  bool passed = false;  // a token went through all stages in this epoch
+  Clock::time_point last_published{};
   prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
 
   // requests: pipeline.cpp
@@ -63,6 +50,7 @@ struct PipelineData {
   // steps: pipeline.cpp
   void pump();
   void commit(const Frame<msg::StepResult>& frame);
+  bool from(const StageActor& handle, const char* what) const;  // whether that stage sent what is handled now
 
   // stages: pipeline_stages.cpp
   void stage_up(const StageUp& up);
@@ -71,13 +59,11 @@ struct PipelineData {
   void stage_down(const caf::down_msg& down);
   void abandon(const std::string& why);
   void give_up(uint32_t index, msg::Health health, const std::string& why, bool replace = true);
+  void ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why);
 
   // time and health: pipeline_stages.cpp
-  bool ready() const;
-  std::string not_ready_reason() const;
   void publish();
   void tick();
-  uint32_t slowest_stage() const;
 };
 
 }  // namespace convoy::actors

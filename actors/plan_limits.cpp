@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "model/error.hpp"
+#include "model/parallel.hpp"
 
 namespace convoy::actors {
 
@@ -24,6 +25,10 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   limits.context_tokens = served_context(config, model);
   limits.vocab = model.vocab;
   return limits;
+}
+
+uint32_t stage_threads(const ClusterConfig& config) {
+  return config.stage.threads ? config.stage.threads : static_cast<uint32_t>(model::all_cores());
 }
 
 model::DType kv_type_named(std::string_view name) {

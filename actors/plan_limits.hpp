@@ -13,6 +13,10 @@ int64_t served_context(const ClusterConfig& config, const model::Config& model);
 
 SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model);
 
+/// Threads that compute in each stage: stage.threads, or as many as this machine has cores, since with one
+/// request at a time only one stage computes.
+uint32_t stage_threads(const ClusterConfig& config);
+
 /// What stage.kv_type says: "f32", "bf16" or "f16".
 model::DType kv_type_named(std::string_view name);
 /// Names everything in the configuration that shapes the bits of an answer, for the cache's key.

@@ -8,6 +8,16 @@
 
 namespace convoy::actors {
 
+namespace {
+
+/// What a sequence may grow to. The last sampled token is never fed back, so it needs no place.
+uint32_t blocks_of(const NewSequence& sequence) {
+  return static_cast<uint32_t>(
+      gpu::kv_blocks_for(uint64_t{sequence.prompt.size()} + uint64_t{sequence.max_tokens} - 1));
+}
+
+}  // namespace
+
 Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) { reset(); }
 
 void Scheduler::reset() {
@@ -40,24 +50,30 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
     return "prompt (" + std::to_string(sequence.prompt.size()) + " tokens) and max_tokens (" +
            std::to_string(sequence.max_tokens) + ") exceed the context of " +
            std::to_string(limits_.context_tokens);
-  // The last sampled token is never fed back, so it needs no place. One block is the canary's.
-  if (const uint64_t blocks = gpu::kv_blocks_for(tokens - 1); blocks + 1 > limits_.kv_blocks)
+  if (const uint32_t blocks = blocks_of(sequence); blocks + 1 > limits_.kv_blocks)  // one is the canary's
     return "prompt and max_tokens need " + std::to_string(blocks) + " KV blocks; the pipeline has " +
            std::to_string(limits_.kv_blocks - 1) + " (pipeline.kv_tokens)";
   return std::nullopt;
+}
+
+bool Scheduler::queue_full(const NewSequence& sequence) const {
+  Sequence s;
+  s.reserved_blocks = blocks_of(sequence);
+  return waiting_.size() >= limits_.queue && !(waiting_.empty() && fits(s));
 }
 
 SequenceId Scheduler::admit(NewSequence sequence) {
   assert(!refuse(sequence));
   const SequenceId id = next_id_++;
   Sequence s;
+  s.reserved_blocks = blocks_of(sequence);
   s.prompt_tokens = static_cast<uint32_t>(sequence.prompt.size());
   s.tokens = std::move(sequence.prompt);
   s.max_tokens = sequence.max_tokens;
   s.sampling = std::move(sequence.sampling);
-  s.reserved_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(uint64_t{s.prompt_tokens} + s.max_tokens - 1));
   sequences_.emplace(id, std::move(s));
   waiting_.push_back(id);
+  start_waiting();
   return id;
 }
 
@@ -87,6 +103,11 @@ void Scheduler::release(std::map<SequenceId, Sequence>::iterator sequence) {
   sequences_.erase(sequence);
 }
 
+/// Whether one more may run.
+bool Scheduler::fits(const Sequence& sequence) const {
+  return running_ < limits_.sequences && reserved_ + sequence.reserved_blocks + 1 <= limits_.kv_blocks;
+}
+
 void Scheduler::start_waiting() {
   if (canary_wanted_ && !canary_running_ && !free_slots_.empty()) {
     canary_wanted_ = false;
@@ -101,9 +122,9 @@ void Scheduler::start_waiting() {
   }
   // First come, first served: a long request at the head is not overtaken, or it might never start. Growth up
   // to max_tokens is reserved now, so a running sequence never lacks a block. One block is the canary's.
-  while (!waiting_.empty() && running_ < limits_.sequences && !free_slots_.empty()) {
+  while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& s = sequences_.at(waiting_.front());
-    if (reserved_ + s.reserved_blocks + 1 > limits_.kv_blocks) break;
+    if (!fits(s)) break;
     s.started = true;
     s.slot = free_slots_.back();
     free_slots_.pop_back();
@@ -138,43 +159,78 @@ void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPl
   plan.sequences.push_back(std::move(step));
 }
 
-/// Each of the P micro-batches in flight takes its share; a batch smaller than P is not split further.
-size_t Scheduler::decodes_per_step() const {
-  size_t decoding = 0;
-  for (const auto& [id, s] : sequences_) decoding += s.decoding;
-  return (decoding + limits_.stages - 1) / limits_.stages;
+bool Scheduler::any_known() const {
+  return std::any_of(sequences_.begin(), sequences_.end(),
+                     [](const auto& entry) { return entry.second.decoding && entry.second.in_flight == 0; });
 }
 
+bool Scheduler::any_prefill() const {
+  return std::any_of(sequences_.begin(), sequences_.end(), [](const auto& entry) {
+    const Sequence& s = entry.second;
+    return s.started && !s.decoding && s.planned < s.prompt_tokens;
+  });
+}
+
+/// Whether its next token may be planned although the last one is still being computed: one ahead, and not
+/// beyond the answer's end.
+bool Scheduler::goes_on_ahead(SequenceId id) const {
+  const auto found = sequences_.find(id);
+  if (found == sequences_.end()) return false;
+  const Sequence& s = found->second;
+  return s.in_flight == 1 && s.planned - s.prompt_tokens + 1 < s.max_tokens;
+}
+
+/// The decodes of the next step: those whose token is known, those of the oldest micro-batch in flight ahead
+/// of their tokens, or both together.
 void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
-  size_t quota = decodes_per_step();
-  // Start behind the one that was served last, so that the remainder rotates.
+  size_t decoding = 0;
+  for (const auto& [id, s] : sequences_) decoding += s.decoding;
+  if (decoding == 0) return;
+  const size_t batches = micro_batches(decoding, limits_.stages, cost_);
+  const size_t each = (decoding + batches - 1) / batches;
+
+  const auto in_flight = static_cast<size_t>(std::count_if(
+      in_flight_.begin(), in_flight_.end(), [](const FlyingStep& step) { return !step.sampled.empty(); }));
+  const auto oldest = std::find_if(in_flight_.begin(), in_flight_.end(), [this](const FlyingStep& step) {
+    return std::any_of(step.sampled.begin(), step.sampled.end(),
+                       [this](const auto& sampled) { return goes_on_ahead(sampled.id); });
+  });
+  // A step that waits for tokens holds up what is planned behind it, unless they are there when its turn
+  // comes: when it is P steps behind the one that samples them.
+  const bool prefill = any_prefill();
+  const bool may_wait = in_flight_.end() - oldest >= static_cast<ptrdiff_t>(limits_.stages) || !prefill;
+  if (in_flight < batches && any_known()) {  // one more micro-batch fills the stages
+    add_known(each, plan, flying);
+  } else if (in_flight <= batches && may_wait) {
+    if (oldest != in_flight_.end()) add_ahead(*oldest, each, plan, flying);
+    add_known(each - std::min(each, plan.sequences.size()), plan, flying);
+  } else if (prefill) {
+    add_known(each, plan, flying);  // beside rows that run anyway
+  }
+}
+
+/// At most so many decodes whose token is known, from behind the one that was served last on: the remainder
+/// rotates.
+void Scheduler::add_known(size_t most, gpu::StepPlan& plan, FlyingStep& flying) {
   auto next = sequences_.upper_bound(last_decoded_);
-  for (size_t seen = 0; seen < sequences_.size() && quota > 0; ++seen) {
+  for (size_t seen = 0; seen < sequences_.size() && most > 0; ++seen) {
     if (next == sequences_.end()) next = sequences_.begin();
     if (Sequence& s = next->second; s.decoding && s.in_flight == 0) {
       last_decoded_ = next->first;
       add_rows(next->first, s, 1, plan, flying);
-      --quota;
+      --most;
     }
     ++next;
   }
 }
 
-/// Decodes whose token is still being computed: those of the oldest step that has any, so that the new step
-/// waits for that one alone.
-void Scheduler::add_ahead(gpu::StepPlan& plan, FlyingStep& flying) {
-  size_t quota = decodes_per_step();
-  for (const FlyingStep& step : in_flight_) {
-    for (const auto& sampled : step.sampled) {
-      const auto found = sequences_.find(sampled.id);
-      if (found == sequences_.end() || quota == 0) continue;
-      Sequence& s = found->second;
-      const bool ends = s.planned - s.prompt_tokens + 1 == s.max_tokens;
-      if (s.in_flight != 1 || ends) continue;
-      add_rows(found->first, s, 1, plan, flying);
-      --quota;
-    }
-    if (!plan.sequences.empty()) return;
+/// At most so many of the sequences that this step samples, to go on with what it samples.
+void Scheduler::add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying) {
+  for (const auto& sampled : step.sampled) {
+    if (most == 0) return;
+    if (!goes_on_ahead(sampled.id)) continue;
+    add_rows(sampled.id, sequences_.at(sampled.id), 1, plan, flying);
+    --most;
   }
 }
 
@@ -198,11 +254,12 @@ std::optional<gpu::StepPlan> Scheduler::plan() {
   FlyingStep flying{next_step_, {}};
   add_decodes(plan, flying);
   add_prefill(plan, flying);
-  if (plan.sequences.empty()) {
-    add_ahead(plan, flying);
-    plan.alone = in_flight_.size() == 1;  // the step that it waits for
-  }
   if (plan.sequences.empty()) return std::nullopt;
+  // In flight is only the step that it waits for.
+  plan.alone = in_flight_.size() == 1 &&
+               std::all_of(plan.sequences.begin(), plan.sequences.end(), [](const gpu::SeqStep& s) {
+                 return s.tokens == std::vector{gpu::token_fed_back};
+               });
   // A slot that ends in this step is free for the next one.
   plan.ends = std::move(ended_slots_);
   ended_slots_.clear();
@@ -236,21 +293,29 @@ std::vector<Progress> Scheduler::commit(const gpu::StepResult& result) {
     if (found == sequences_.end()) continue;  // it ended before this step
     Sequence& s = found->second;
     --s.in_flight;
+    Progress p{.id = id, .canary = s.canary};
+    if (sampled.fault() != gpu::RowFault::none) {
+      p.finish = FinishReason::failed;
+      p.fault = sampled.fault();
+      release(found);
+      progress.push_back(std::move(p));
+      continue;
+    }
     const gpu::SampledToken& token = sampled.tokens.front();
     if (token.id < 0 || token.id >= limits_.vocab)
       throw std::runtime_error("step " + std::to_string(result.step) + " sampled the impossible token " +
                                std::to_string(token.id));
     s.tokens.push_back(token.id);
     const uint32_t generated = static_cast<uint32_t>(s.tokens.size()) - s.prompt_tokens;
-    Progress p{id, generated - 1, sampled.tokens, FinishReason::none};
+    p.first_index = generated - 1;
+    p.tokens = sampled.tokens;
     const auto& ends = s.sampling.end_tokens;
     if (std::find(ends.begin(), ends.end(), token.id) != ends.end())
       p.finish = FinishReason::stop;
     else if (generated == s.max_tokens)
       p.finish = FinishReason::length;
-    const bool canary = s.canary;
     if (p.finish != FinishReason::none) release(found);
-    if (!canary) progress.push_back(std::move(p));
+    progress.push_back(std::move(p));
   }
   return progress;
 }

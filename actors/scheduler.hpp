@@ -3,10 +3,12 @@
 // and the steps in flight. No clock, no actor, no device: the pipeline actor calls it, and tests drive it
 // alone.
 //
-// Continuous batching over P stages: at most P + slack micro-batches are in flight, decodes are dealt over P
-// of them so that every stage has work, and chunks of a prompt may follow each other because stages run steps
-// in order. If nothing else is to be done, a decode is planned one step ahead of its token, which the last
-// stage then feeds back to the first (docs/decisions/0006): no step waits for the scheduler.
+// Continuous batching over P stages: at most P + slack steps are in flight, and chunks of a prompt may follow
+// each other because stages run steps in order. Decodes form as many micro-batches as pay off by the measured
+// cost of a step, at most P. A micro-batch is planned one step ahead of its tokens, which the last stage then
+// feeds back to the first (docs/decisions/0006), and takes along who is waiting to join: no step waits for
+// the scheduler, and no decode runs alone because its token came a little earlier or later than the others'
+// (docs/decisions/0011).
 
 #include <cstdint>
 #include <deque>
@@ -15,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/step_cost.hpp"
 #include "gpu/step.hpp"
 
 namespace convoy::actors {
@@ -44,14 +47,16 @@ struct NewSequence {
   uint32_t max_tokens = 1;
 };
 
-enum class FinishReason : uint8_t { none, stop, length };
+enum class FinishReason : uint8_t { none, stop, length, failed };
 
 /// What a committed step gave one sequence.
 struct Progress {
   SequenceId id = 0;
-  uint32_t first_index = 0;  // of tokens.front() in the answer
-  std::vector<gpu::SampledToken> tokens;
+  uint32_t first_index = 0;               // of tokens.front() in the answer
+  std::vector<gpu::SampledToken> tokens;  // none if it failed
   FinishReason finish = FinishReason::none;
+  gpu::RowFault fault = gpu::RowFault::none;  // why it failed
+  bool canary = false;
 };
 
 class Scheduler {
@@ -60,11 +65,11 @@ class Scheduler {
 
   /// Why a sequence can never run, or nothing.
   std::optional<std::string> refuse(const NewSequence& sequence) const;
-  bool queue_full() const { return waiting_.size() >= limits_.queue; }
-  /// Takes a sequence that refuse() lets pass.
+  /// Whether one that came now would have to wait although as many wait as may.
+  bool queue_full(const NewSequence& sequence) const;
+  /// Takes a sequence that refuse() lets pass. It starts at once if there is room for it.
   SequenceId admit(NewSequence sequence);
-  /// One token through every stage: proves that the pipeline works. Not counted as a request; no progress is
-  /// reported.
+  /// One token through every stage: proves that the pipeline works. Not counted as a request.
   void request_canary() { canary_wanted_ = true; }
   /// Forgets a sequence; results that are still in flight for it are ignored.
   void cancel(SequenceId id);
@@ -73,6 +78,9 @@ class Scheduler {
   std::optional<gpu::StepPlan> plan();
   /// Takes the result of the oldest step in flight. Throws std::runtime_error if it is not that step's.
   std::vector<Progress> commit(const gpu::StepResult& result);
+
+  /// What a step costs the slowest stage, as measured: decides how many micro-batches the decodes form.
+  void set_step_cost(StepCost cost) { cost_ = cost; }
 
   /// Forgets everything: a new epoch. Steps count from 0 again.
   void reset();
@@ -105,14 +113,19 @@ class Scheduler {
   };
 
   void start_waiting();
+  bool fits(const Sequence& sequence) const;
   void add_decodes(gpu::StepPlan& plan, FlyingStep& flying);
-  void add_ahead(gpu::StepPlan& plan, FlyingStep& flying);
+  void add_known(size_t most, gpu::StepPlan& plan, FlyingStep& flying);
+  void add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying);
+  bool goes_on_ahead(SequenceId id) const;
+  bool any_known() const;
+  bool any_prefill() const;
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
   void add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
-  size_t decodes_per_step() const;
   void release(std::map<SequenceId, Sequence>::iterator sequence);
 
   SchedulerLimits limits_;
+  StepCost cost_;
   std::map<SequenceId, Sequence> sequences_;  // started and waiting, by age
   std::deque<SequenceId> waiting_;
   std::deque<FlyingStep> in_flight_;

@@ -44,7 +44,7 @@ struct StageData {
     } catch (const kj::Exception& e) {
       status.reason = e.getDescription().cStr();
     }
-    clock->end();
+    clock->stop();
     log::error("stage.failed",
                {{"stage", options.instance}, {"epoch", status.epoch}, {"reason", status.reason}});
     status.health = msg::Health::DOWN;
@@ -143,6 +143,7 @@ struct StageData {
     log::warn("stage.next_lost", {{"stage", options.instance}});
     next = nullptr;
     linked_stages.erase(next_instance);
+    connect();  // only the connection may have ended; while loading nobody raises the epoch for that
     tell();
   }
 
@@ -156,11 +157,13 @@ struct StageData {
     return true;
   }
 
+  /// The pipeline has at most as many steps in flight: more are its mistake.
   void plan(const Frame<msg::StepPlan>& frame) {
     const msg::Reading plan(frame);
     if (!current(plan->getEpoch(), true)) return;
-    if (plans.size() >= options.steps_queued_max)
-      throw std::runtime_error("more than " + std::to_string(options.steps_queued_max) + " steps are queued");
+    if (plans.size() >= options.steps_in_flight_max)
+      throw std::runtime_error("more than " + std::to_string(options.steps_in_flight_max) +
+                               " steps are queued (pipeline.pipeline_slack)");
     plans.push_back(decode(*plan));
     run_planned();
   }
@@ -196,7 +199,7 @@ struct StageData {
     place.begin();
     const gpu::StepOutput output = engine->run(step, input);
     place.end();
-    clock->end();
+    clock->end(static_cast<size_t>(step.rows()));
     if (engine->last()) {
       const Frame<msg::StepResult> result = encode(output.result);
       if (next && !output.result.sequences.empty()) self->send(next, result);  // it may be waiting for it

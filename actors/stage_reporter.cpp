@@ -15,6 +15,9 @@ void report(StageReporter::stateful_pointer<StageReporterState> self, uint32_t i
   frame->setLoadedPermille(state.status.loaded_permille);
   frame->setOldestStepAgeMs(clock.age_ms());
   frame->setReason(state.status.reason);
+  const StepCost cost = clock.cost();
+  frame->setStepFixedUs(cost.fixed_us);
+  frame->setStepPerRowUs(cost.per_row_us);
   self->send(state.pipeline, std::move(frame).finish());
 }
 

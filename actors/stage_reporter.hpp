@@ -7,25 +7,36 @@
 #include <memory>
 
 #include "actors/messages.hpp"
+#include "actors/step_cost.hpp"
 
 namespace convoy::actors {
 
-/// Since when the device works on a step. Written by the stage's thread around each step, read by the
-/// reporter: an atomic in place of two messages a step, which would cost a waking thread each on the way of
-/// every token.
+/// What the device does: since when it works on a step, and what steps cost. Written by the stage's thread
+/// around each step, read by the reporter: atomics in place of two messages a step, which would cost a waking
+/// thread each on the way of every token.
 class StepClock {
  public:
   void begin() { since_.store(now(), std::memory_order_release); }
-  void end() { since_.store(0, std::memory_order_release); }
+  /// The step is done; it had so many rows.
+  void end(size_t rows) {
+    meter_.add(rows, static_cast<double>(now() - since_.load(std::memory_order_relaxed)) / 1000);
+    cost_.store(meter_.cost(), std::memory_order_relaxed);
+    stop();
+  }
+  /// No step is under way.
+  void stop() { since_.store(0, std::memory_order_release); }
   /// Milliseconds since the step under way began, rounded up; 0 if there is none.
   uint32_t age_ms() const {
     const int64_t since = since_.load(std::memory_order_acquire);
     return since == 0 ? 0 : static_cast<uint32_t>((now() - since) / 1'000'000 + 1);
   }
+  StepCost cost() const { return cost_.load(std::memory_order_relaxed); }
 
  private:
   static int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }  // ns, never 0
   std::atomic<int64_t> since_ = 0;
+  std::atomic<StepCost> cost_ = StepCost{};
+  StepCostMeter meter_;  // the stage's thread's
 };
 
 /// How a stage is, from its own thread.

@@ -126,6 +126,30 @@ gpu::StepPlan decode(msg::StepPlan::Reader from) {
   return plan;
 }
 
+msg::RowFault encode(gpu::RowFault fault) {
+  switch (fault) {
+    case gpu::RowFault::none:
+      return msg::RowFault::NONE;
+    case gpu::RowFault::all_masked:
+      return msg::RowFault::ALL_MASKED;
+    case gpu::RowFault::not_finite:
+      break;
+  }
+  return msg::RowFault::NOT_FINITE;
+}
+
+gpu::RowFault decode(msg::RowFault fault) {
+  switch (fault) {
+    case msg::RowFault::NONE:
+      return gpu::RowFault::none;
+    case msg::RowFault::ALL_MASKED:
+      return gpu::RowFault::all_masked;
+    case msg::RowFault::NOT_FINITE:
+      break;
+  }
+  return gpu::RowFault::not_finite;  // a newer version's, too: whatever it is, there is no token
+}
+
 Frame<msg::StepResult> encode(const gpu::StepResult& result) {
   size_t words = 32;
   for (const auto& s : result.sequences)
@@ -137,6 +161,7 @@ Frame<msg::StepResult> encode(const gpu::StepResult& result) {
   for (unsigned i = 0; i < result.sequences.size(); ++i) {
     const gpu::SampledTokens& s = result.sequences[i];
     sequences[i].setSlot(s.slot);
+    sequences[i].setFault(encode(s.fault()));
     auto tokens = sequences[i].initTokens(static_cast<unsigned>(s.tokens.size()));
     for (unsigned t = 0; t < s.tokens.size(); ++t) encode(s.tokens[t], tokens[t]);
   }
@@ -148,7 +173,10 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   gpu::StepResult result{message->getEpoch(), message->getStep(), {}};
   for (const auto s : message->getSequences()) {
     gpu::SampledTokens sampled{s.getSlot(), {}};
-    for (const auto t : s.getTokens()) sampled.tokens.push_back(decode(t));
+    for (const auto t : s.getTokens()) {
+      sampled.tokens.push_back(decode(t));
+      sampled.tokens.back().fault = decode(s.getFault());
+    }
     result.sequences.push_back(std::move(sampled));
   }
   return result;

@@ -200,9 +200,8 @@ void Supervisor::keep(uint32_t instance) {
 void Supervisor::replace(uint32_t instance, uint64_t incarnation) {
   std::lock_guard lock(impl_->mutex);
   const auto found = impl_->entries.find(instance);
-  if (found == impl_->entries.end() || found->second.child.incarnation != incarnation ||
-      found->second.child.pid == 0)
-    return;
+  if (found == impl_->entries.end() || found->second.child.pid == 0) return;
+  if (incarnation != 0 && incarnation != found->second.child.incarnation) return;
   kill(found->second.child.pid, SIGKILL);
 }
 

@@ -36,7 +36,8 @@ class Supervisor {
 
   /// Starts a child and keeps it alive from then on.
   void keep(uint32_t instance);
-  /// Kills (−9) that process; it is then started again. A newer incarnation is left alone.
+  /// Kills (−9) that process, or with incarnation 0 whichever runs; it is then started again. Another
+  /// incarnation is left alone: it is newer.
   void replace(uint32_t instance, uint64_t incarnation);
   /// Ends all children: SIGTERM, then SIGKILL after grace_ms. Returns when they are gone.
   void stop(uint32_t grace_ms = 2000);

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/json.hpp>
 #include <csignal>
 #include <filesystem>
@@ -82,7 +83,7 @@ class NodeProcess {
     await_signal();
     log::info("node.stopping", {{"node", name_}});
     stop();
-    return ok;
+    return lost_actor_ ? internal : ok;
   }
 
  private:
@@ -92,7 +93,14 @@ class NodeProcess {
     connect_links();
     if (head_) build_head();
     spawn_node_actor();
-    if (head_) spawn_pipeline();
+    if (head_) {
+      spawn_pipeline();
+      hold(parts_.pipeline, "pipeline");
+      hold(parts_.router, "router");
+      hold(parts_.cache_actor, "cache");
+      hold(parts_.gateway->actor(), "gateway");
+    }
+    hold(node_, "node");
     const uint16_t port = links_->listen(here_.listen_host(), here_.listen_port());
     link_port_ = head_ ? port : config_.head().listen_port();
     if (!head_) links_->connect(config_.head().listen_host(), link_port_, connect_give_up_ms);
@@ -193,6 +201,18 @@ class NodeProcess {
     links_->publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(parts_.pipeline));
   }
 
+  /// The head is nothing without its actors: when one ends before its time, so does the process, and its exit
+  /// code says so to whoever supervises it.
+  template <class Handle>
+  void hold(const Handle& actor, const char* name) {
+    caf::actor_cast<caf::abstract_actor*>(actor)->attach_functor([this, name](const caf::error& reason) {
+      if (stopping_) return;
+      log::error("node.actor_lost", {{"actor", name}, {"reason", caf::to_string(reason)}});
+      lost_actor_ = true;
+      kill(getpid(), SIGTERM);
+    });
+  }
+
   void start_stages() {
     for (const auto& placement : actors::place_stages(config_.cluster.nodes))
       if (placement.node == name_)
@@ -218,6 +238,7 @@ class NodeProcess {
 
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
   void stop() {
+    stopping_ = true;
     parts_.gateway.reset();
     if (supervisor_) supervisor_->stop();
     actors::end_and_wait(system_, parts_.pipeline, node_, parts_.router);
@@ -243,7 +264,8 @@ class NodeProcess {
   std::unique_ptr<actors::Supervisor> supervisor_;
   actors::NodeActor node_;
   std::string secret_;
-  uint16_t link_port_ = 0;  // the head's
+  uint16_t link_port_ = 0;                                   // the head's
+  std::atomic<bool> stopping_ = false, lost_actor_ = false;  // its actors' threads look and set
 };
 
 int run_node(const std::string& file, const std::string& name, const std::string& model) {

@@ -55,6 +55,8 @@ actors::PipelineOptions pipeline_options(const ClusterConfig& config, const mode
   options.step_timeout_ms = config.pipeline.step_timeout_ms;
   options.readiness_period_ms = config.pipeline.readiness_period_ms;
   options.load_timeout_ms = config.pipeline.load_timeout_ms;
+  options.failure_detection_ms = config.pipeline.failure_detection_ms;
+  options.stage_threads = actors::stage_threads(config);
   return options;
 }
 

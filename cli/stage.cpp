@@ -11,7 +11,6 @@
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/error.hpp"
-#include "model/parallel.hpp"
 
 namespace convoy::cli {
 
@@ -39,11 +38,11 @@ int run_stage(const StageArguments& args) {
   options.kernels = gpu::kernels_named(config.stage.kernels);
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
-  // With one request at a time only one stage computes, so each may use all cores.
-  options.threads =
-      config.stage.threads ? static_cast<int>(config.stage.threads) : static_cast<int>(model::all_cores());
+  options.threads = static_cast<int>(actors::stage_threads(config));
   options.context_tokens = actors::served_context(config, checkpoint->config());
-  options.rows_per_step = actors::scheduler_limits(config, checkpoint->config()).rows();
+  const auto limits = actors::scheduler_limits(config, checkpoint->config());
+  options.rows_per_step = limits.rows();
+  options.steps_in_flight_max = limits.steps_in_flight();
   options.report_ms = std::max(1u, config.pipeline.failure_detection_ms / 4);
 
   ActorSystemConfig system_config;

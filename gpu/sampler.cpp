@@ -4,7 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <stdexcept>
+#include <optional>
 #include <vector>
 
 namespace convoy::gpu {
@@ -23,17 +23,8 @@ bool ranks_before(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-void require_finite(std::span<const float> logits) {
-  constexpr uint32_t exponent = 0x7f800000;  // all ones in infinities and NaNs alone
-  uint32_t bad = 0;
-  for (float logit : logits) bad |= (std::bit_cast<uint32_t>(logit) & exponent) == exponent;
-  if (!bad) return;
-  for (size_t i = 0; i < logits.size(); i++)
-    if (!std::isfinite(logits[i]))
-      throw std::runtime_error("logit " + std::to_string(i) + " is " + std::to_string(logits[i]));
-}
-
-int32_t arg_max(std::span<const float> logits) {
+/// Nothing if all are masked.
+std::optional<int32_t> arg_max(std::span<const float> logits) {
   constexpr size_t lanes = 16;  // so that the compiler can use vectors
   float largest[lanes];
   std::fill_n(largest, lanes, masked);
@@ -42,7 +33,7 @@ int32_t arg_max(std::span<const float> logits) {
     for (size_t j = 0; j < lanes; j++) largest[j] = logits[i + j] > largest[j] ? logits[i + j] : largest[j];
   for (size_t i = whole; i < logits.size(); i++) largest[0] = std::max(largest[0], logits[i]);
   const float best = *std::max_element(largest, largest + lanes);
-  if (best == masked) throw std::runtime_error("every token is masked");
+  if (best == masked) return std::nullopt;
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), best) - logits.begin());
 }
 
@@ -111,8 +102,8 @@ void keep_top_p(std::vector<Candidate>& candidates, std::vector<double>& mass, f
   candidates = std::move(kept);
 }
 
-int32_t draw(std::span<const float> logits, const Sampling& s, uint64_t position) {
-  const int32_t best = arg_max(logits);
+/// best: the most likely one.
+int32_t draw(std::span<const float> logits, int32_t best, const Sampling& s, uint64_t position) {
   const float best_logit = logits[best];
   // Divided after the subtraction, so that a tiny temperature ends in -inf, never in inf - inf.
   const auto scaled = [&](float logit) { return (logit - best_logit) / s.temperature; };
@@ -141,10 +132,20 @@ int32_t draw(std::span<const float> logits, const Sampling& s, uint64_t position
 
 }  // namespace
 
+bool all_finite(std::span<const float> values) {
+  constexpr uint32_t exponent = 0x7f800000;  // all ones in infinities and NaNs alone
+  uint32_t bad = 0;
+  for (float value : values) bad |= (std::bit_cast<uint32_t>(value) & exponent) == exponent;
+  return !bad;
+}
+
 SampledToken sample_token(std::span<float> logits, const SampleRow& row) {
   const Sampling& s = *row.sampling;
-  require_finite(logits);
   SampledToken token;
+  if (!all_finite(logits)) {
+    token.fault = RowFault::not_finite;
+    return token;
+  }
   std::vector<float> raw;
   double normalizer = 0;
   if (s.logprobs) {
@@ -155,7 +156,12 @@ SampledToken sample_token(std::span<float> logits, const SampleRow& row) {
   apply_penalties(logits, row);
   if (row.generated < s.min_tokens)
     for (int32_t id : s.end_tokens) logits[id] = masked;
-  token.id = s.temperature > 0 ? draw(logits, s, row.position) : arg_max(logits);
+  const auto best = arg_max(logits);
+  if (!best) {
+    token.fault = RowFault::all_masked;
+    return token;
+  }
+  token.id = s.temperature > 0 ? draw(logits, *best, s, row.position) : *best;
   if (s.logprobs) token.logprob = static_cast<float>(raw[token.id] - normalizer);
   return token;
 }

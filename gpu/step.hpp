@@ -61,17 +61,33 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
+/// Why a row gave no token. It ends its sequence; the others of the step are not touched.
+enum class RowFault : uint8_t {
+  none,
+  not_finite,  // a logit is infinite or not a number
+  all_masked,  // no token is left to choose
+};
+
 /// One sampled token. Log-probabilities are of the model's distribution before temperature, penalties and
 /// filters.
 struct SampledToken {
   int32_t id = 0;
   float logprob = 0;
   std::vector<TokenLogprob> top;  // best first; as many as Sampling::top_logprobs
+  RowFault fault =
+      RowFault::none;  // then the id is 0: a step that was planned ahead may still be fed with it
 };
 
 struct SampledTokens {
   uint32_t slot = 0;
   std::vector<SampledToken> tokens;
+
+  /// The first of the tokens'.
+  RowFault fault() const {
+    for (const SampledToken& token : tokens)
+      if (token.fault != RowFault::none) return token.fault;
+    return RowFault::none;
+  }
 };
 
 struct StepResult {

@@ -1,6 +1,8 @@
 #include "model/checkpoint.hpp"
 
 #include <algorithm>
+#include <fstream>
+#include <limits>
 #include <system_error>
 
 #include "model/byte_level_tokenizer.hpp"
@@ -18,6 +20,17 @@ namespace {
 /// What weights_digest() asks the kernel to read at once.
 constexpr size_t digest_chunk_bytes = 8 << 20;
 
+/// What the system could give without swapping, caches of files included. 0 if it does not say.
+uint64_t memory_available_bytes() {
+  std::ifstream in("/proc/meminfo");
+  uint64_t kib = 0;
+  for (std::string key; in >> key;) {
+    if (key == "MemAvailable:") return in >> kib ? kib * 1024 : 0;
+    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
+}
+
 class FileCheckpoint final : public Checkpoint {
  public:
   explicit FileCheckpoint(CheckpointParts parts) : parts_(std::move(parts)) {}
@@ -30,11 +43,14 @@ class FileCheckpoint final : public Checkpoint {
   StageWeights stage(LayerRange range) const override {
     UsedTensors used;
     StageWeights weights = collect_weights(parts_, range, used);
-    for (const auto& [name, always] : used) {
-      if (!always) continue;  // an expert's pages are read when a token goes there
-      const Tensor& tensor = parts_.tensors.find(name)->second;
-      tensor.owner->will_need(tensor.bytes);
-    }
+    // All are announced before the first is waited for, so that the disk is never idle.
+    const bool experts = fits_in_memory(used);  // else an expert's pages are read when a token goes there
+    for (const auto how : {&Mapping::will_need, &Mapping::fetch})
+      for (const auto& [name, always] : used) {
+        if (!always && !experts) continue;
+        const Tensor& tensor = parts_.tensors.find(name)->second;
+        ((*tensor.owner).*how)(tensor.bytes);
+      }
     return weights;
   }
 
@@ -87,6 +103,12 @@ class FileCheckpoint final : public Checkpoint {
     if (name.ends_with(".rotary_emb.inv_freq")) return true;
     if (parts_.config.tied_head && name == "lm_head.weight") return true;
     return is_prediction(name);
+  }
+
+  bool fits_in_memory(const UsedTensors& used) const {
+    uint64_t bytes = 0;
+    for (const auto& [name, always] : used) bytes += parts_.tensors.find(name)->second.bytes.size();
+    return bytes <= memory_available_bytes();
   }
 
   bool is_prediction(std::string_view name) const {

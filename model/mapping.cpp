@@ -71,25 +71,24 @@ std::shared_ptr<const Mapping> Mapping::reserve(size_t bytes, std::filesystem::p
   return std::shared_ptr<const Mapping>(new Mapping(std::move(name), memory.data(), bytes, Kind::copy));
 }
 
-void Mapping::will_need(std::span<const std::byte> part) const {
+void Mapping::advise(std::span<const std::byte> part, std::initializer_list<int> advice) const {
   if (part.empty()) return;
   assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
   const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  auto* data = reinterpret_cast<void*>(begin);
-  // Hints, so their results change nothing. Normal first: the kernel evicts pages of random mappings sooner.
-  ::madvise(data, end - begin, MADV_NORMAL);
-  ::madvise(data, end - begin, MADV_WILLNEED);
+  // Hints, so their results change nothing.
+  for (const int each : advice) ::madvise(reinterpret_cast<void*>(begin), end - begin, each);
 }
 
+// Normal first: the kernel evicts pages of random mappings sooner.
+void Mapping::will_need(std::span<const std::byte> part) const { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
+
+void Mapping::fetch(std::span<const std::byte> part) const { advise(part, {MADV_POPULATE_READ}); }
+
 void Mapping::forget(std::span<const std::byte> part) const {
-  if (part.empty() || kind_ == Kind::copy) return;  // a copy has no file to be fetched from again
-  assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
-  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
-  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // private, never written: no loss
+  if (kind_ == Kind::copy) return;  // a copy has no file to be fetched from again
+  advise(part, {MADV_DONTNEED});    // private, never written: no loss
 }
 
 }  // namespace convoy::model

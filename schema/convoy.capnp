@@ -226,9 +226,16 @@ struct Activations {
   core @3 :Int32 = -1;             # of this machine: where stages that take turns compute; -1: anywhere
 }
 
+enum RowFault {
+  none @0;
+  notFinite @1;                    # a logit is infinite or not a number
+  allMasked @2;                    # no token is left to choose
+}
+
 struct SampledTokens {
   slot @0 :UInt32;
   tokens @1 :List(Token);
+  fault @2 :RowFault;              # then the tokens say nothing, and the sequence ends with an error
 }
 
 struct StepResult {
@@ -265,8 +272,10 @@ struct StageReport {
   instance @1 :UInt32;
   health @2 :Health;
   loadedPermille @3 :UInt32;
-  oldestStepAgeMs @4 :UInt32;      # 0: owes nothing
+  oldestStepAgeMs @4 :UInt32;      # of the step that it computes, since it began; 0: it computes none
   reason @5 :Text;
+  stepFixedUs @6 :Float32;         # what a step costs it, as measured: fixed + rows * perRow; 0, 0: not yet
+  stepPerRowUs @7 :Float32;
 }
 
 struct StageState {
@@ -284,7 +293,7 @@ struct StageState {
 struct ReplaceStage {
   # pipeline → node: end the process of this stage (kill −9) and start another
   instance @0 :UInt32;
-  incarnation @1 :UInt64;          # of the process that is meant: a newer one is left alone
+  incarnation @1 :UInt64;          # of the process that is meant: a newer one is left alone. 0: any
   reason @2 :Text;
 }
 

@@ -37,6 +37,7 @@ struct Fixture : System {
     options.limits.vocab = 100;
     options.layers = 5;
     options.step_timeout_ms = step_timeout_ms;
+    options.failure_detection_ms = 100;
     options.readiness_period_ms = 10'000;  // no canary of its own accord during a test
     PipelinePeers peers;
     peers.gateway_node = "node1";
@@ -79,13 +80,23 @@ struct Fixture : System {
     return found;
   }
 
+  /// As the process of that stage would: its handle is the sender.
+  template <class T>
+  void mail_from(uint32_t stage, Frame<T> frame) {
+    (*stages.at(stage))->send(pipeline, std::move(frame));
+  }
+
   void report(uint32_t instance, msg::Health health, uint64_t epoch, uint32_t oldest_age_ms = 0) {
+    mail_from(instance, report_frame(instance, health, epoch, oldest_age_ms));
+  }
+  static Frame<msg::StageReport> report_frame(uint32_t instance, msg::Health health, uint64_t epoch,
+                                              uint32_t oldest_age_ms = 0) {
     msg::FrameBuilder<msg::StageReport> frame;
     frame->setInstance(instance);
     frame->setEpoch(epoch);
     frame->setHealth(health);
     frame->setOldestStepAgeMs(oldest_age_ms);
-    mail(pipeline, std::move(frame).finish());
+    return std::move(frame).finish();
   }
 
   /// Plans go to the first stage, which passes them on.
@@ -95,11 +106,15 @@ struct Fixture : System {
   }
 
   /// Answers a plan as the last stage would.
-  void answer(const gpu::StepPlan& plan, int32_t id) {
+  void answer(const gpu::StepPlan& plan, int32_t id, gpu::RowFault fault = gpu::RowFault::none) {
+    mail_from(1, encode(result_of(plan, id, fault)));
+  }
+  static gpu::StepResult result_of(const gpu::StepPlan& plan, int32_t id,
+                                   gpu::RowFault fault = gpu::RowFault::none) {
     gpu::StepResult result{plan.epoch, plan.step, {}};
     for (const auto& s : plan.sequences)
-      if (s.sampled_rows) result.sequences.push_back({s.slot, {{id, -0.5f, {}}}});
-    mail(pipeline, encode(result));
+      if (s.sampled_rows) result.sequences.push_back({s.slot, {{id, -0.5f, {}, fault}}});
+    return result;
   }
 
   /// Two stages, loaded, and a canary that came through.
@@ -268,7 +283,7 @@ BOOST_FIXTURE_TEST_CASE(a_stage_that_owes_a_step_too_long_counts_as_hung, Fixtur
   bring_up();
   ask(9);
   next_plan();
-  report(0, msg::Health::READY, 1, 150);
+  report(0, msg::Health::READY, 1, 250);
   report(1, msg::Health::READY, 1, 0);
   const auto frame = next<msg::ReplaceStage>(node);
   const msg::Reading order(frame);
@@ -295,4 +310,51 @@ BOOST_FIXTURE_TEST_CASE(a_cancelled_request_gives_way_to_the_one_that_waits, Fix
   answer(ahead, 30);
   answer(second, 31);
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 2u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_row_without_a_token_fails_its_request_and_costs_no_stage_its_place, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9);
+  answer(next_plan(), 0, gpu::RowFault::not_finite);
+  const auto frame = next<msg::Finished>(gateway);
+  const msg::Reading failed(frame);
+  BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
+  BOOST_CHECK_EQUAL(failed->getTokens(), 0u);
+  BOOST_CHECK(std::string(failed->getMessage()).find("not a number") != std::string::npos);
+  answer(next_plan(), 5);  // planned ahead: ignored
+  ask(10, 1);
+  answer(next_plan(), 42);  // the same stages, the same epoch
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
+}
+
+BOOST_FIXTURE_TEST_CASE(results_count_from_the_last_stage_and_reports_from_the_stage_itself, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9, 1);
+  const auto plan = next_plan();
+  mail_from(0, encode(result_of(plan, 66)));    // another stage
+  mail(pipeline, encode(result_of(plan, 66)));  // nobody
+  mail_from(0, report_frame(1, msg::Health::DOWN, 1));
+  answer(plan, 42);
+  const auto frame = next<msg::Tokens>(gateway);
+  BOOST_CHECK_EQUAL(msg::Reading(frame)->getTokens()[0].getId(), 42);
+  BOOST_CHECK(msg::Reading(next<msg::Finished>(gateway))->getReason() == msg::Finished::Reason::LENGTH);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_replacement_that_does_not_come_is_asked_for_again, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  stages[1].reset();
+  for (int times = 0; times < 3; ++times) {
+    const auto frame = next<msg::ReplaceStage>(node);
+    BOOST_CHECK_EQUAL(msg::Reading(frame)->getInstance(), 1u);
+    BOOST_CHECK_EQUAL(msg::Reading(frame)->getIncarnation(), 12u);
+  }
 }

@@ -141,11 +141,144 @@ BOOST_AUTO_TEST_CASE(a_step_waits_for_a_token_only_if_nothing_else_is_to_be_done
     BOOST_CHECK_EQUAL(c->sequences[i].slot, a->sequences[i].slot);
     BOOST_CHECK_EQUAL(c->sequences[i].tokens.at(0), gpu::token_fed_back);
   }
+  // Behind b and c there are as many steps as stages: b's token is there when d's turn comes, so it rides
+  // along.
   s.commit(answer(*a, 2));
   s.admit(request(5, 100));
   const auto d = s.plan();
-  BOOST_REQUIRE_EQUAL(d->sequences.size(), 1u);  // the new prompt, not b's sequence ahead of its token
-  BOOST_CHECK_EQUAL(d->rows(), 5);
+  BOOST_REQUIRE_EQUAL(d->sequences.size(), 2u);
+  BOOST_CHECK_EQUAL(d->rows(), 6);
+  BOOST_CHECK_EQUAL(d->sequences[0].slot, b->sequences[0].slot);
+}
+
+BOOST_AUTO_TEST_CASE(a_prompt_does_not_wait_for_the_token_of_the_step_right_before_it) {
+  Scheduler s(limits());
+  s.admit(request(1, 100));
+  const auto prefill = s.plan(), ahead = s.plan();
+  s.commit(answer(*prefill, 1));  // in flight: one step, which has not passed both stages
+  s.admit(request(5, 100));
+  const auto next = s.plan();
+  BOOST_REQUIRE(ahead && next);
+  BOOST_REQUIRE_EQUAL(next->sequences.size(), 1u);
+  BOOST_CHECK_EQUAL(next->rows(), 5);
+}
+
+// One stage: a step of two rows costs hardly more than one of one row, so the two are never apart.
+BOOST_AUTO_TEST_CASE(with_one_stage_one_step_holds_every_decode) {
+  auto l = limits();
+  l.stages = 1;
+  l.sequences = 16;
+  l.kv_blocks = 128;
+  Scheduler s(l);
+  std::deque<gpu::StepPlan> flying;
+  size_t steps = 0, tokens = 0;
+  for (int turn = 0; turn < 120; ++turn) {
+    if (turn < 16) s.admit(request(1, 200));  // they come one by one, while others decode
+    while (auto plan = s.plan()) flying.push_back(std::move(*plan));
+    BOOST_REQUIRE(!flying.empty());
+    const auto progress = s.commit(answer(flying.front(), 9));
+    flying.pop_front();
+    if (turn < 40) continue;
+    ++steps;
+    tokens += progress.size();
+  }
+  BOOST_CHECK_EQUAL(tokens, 16 * steps);
+}
+
+BOOST_AUTO_TEST_CASE(decodes_form_one_micro_batch_where_splitting_gains_nothing) {
+  Scheduler s(limits());
+  s.set_step_cost({.fixed_us = 5000, .per_row_us = 10});
+  for (int i = 0; i < 4; ++i) s.admit(request(1, 100));
+  std::deque<gpu::StepPlan> flying;
+  for (int turn = 0; turn < 12; ++turn) {
+    while (auto plan = s.plan()) flying.push_back(std::move(*plan));
+    if (turn > 4)
+      for (const auto& plan : flying) BOOST_CHECK_EQUAL(plan.sequences.size(), 4u);
+    s.commit(answer(flying.front(), 9));
+    flying.pop_front();
+  }
+}
+
+BOOST_AUTO_TEST_CASE(splitting_pays_where_rows_cost_and_stages_would_idle) {
+  using actors::micro_batches;
+  const actors::StepCost memory_bound{.fixed_us = 5000, .per_row_us = 10};
+  const actors::StepCost compute_bound{.fixed_us = 100, .per_row_us = 1000};
+  BOOST_CHECK_EQUAL(micro_batches(16, 1, compute_bound), 1u);
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, compute_bound), 4u);
+  BOOST_CHECK_EQUAL(micro_batches(2, 4, compute_bound), 2u);
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, memory_bound), 1u);
+  BOOST_CHECK_EQUAL(micro_batches(256, 4, memory_bound), 4u);  // 2560 us of rows beside 5000
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, {}), 4u);             // not measured yet
+  BOOST_CHECK_EQUAL(micro_batches(0, 4, memory_bound), 1u);
+}
+
+BOOST_AUTO_TEST_CASE(the_cost_of_a_step_is_found_from_steps_of_several_sizes) {
+  actors::StepCostMeter meter;
+  BOOST_CHECK(!meter.cost().measured());
+  for (int i = 0; i < 50; ++i) meter.add(4, 3400);
+  BOOST_CHECK_CLOSE(meter.cost().of(4), 3400.0f, 0.1f);  // steps of one size tell no more
+  BOOST_CHECK_EQUAL(meter.cost().per_row_us, 0.0f);
+  for (int i = 0; i < 200; ++i) meter.add(1 + i % 16, 3000 + 100.0 * (1 + i % 16));
+  BOOST_CHECK_CLOSE(meter.cost().fixed_us, 3000.0f, 1.0f);
+  BOOST_CHECK_CLOSE(meter.cost().per_row_us, 100.0f, 2.0f);
+  for (int i = 0; i < 2000; ++i) meter.add(1 + i % 16, 700 + 5.0 * (1 + i % 16));  // older ones fade
+  BOOST_CHECK_CLOSE(meter.cost().of(1), 705.0f, 1.0f);
+}
+
+BOOST_AUTO_TEST_CASE(what_would_start_at_once_does_not_wait) {
+  auto l = limits();
+  l.sequences = 8;
+  l.queue = 2;
+  Scheduler s(l);
+  for (int i = 0; i < 10; ++i) {  // no step between them: they all come at the same moment
+    BOOST_REQUIRE_MESSAGE(!s.queue_full(request(3, 5)), "refused number " << i);
+    s.admit(request(3, 5));
+  }
+  BOOST_CHECK_EQUAL(s.running(), 8u);
+  BOOST_CHECK_EQUAL(s.waiting(), 2u);
+  BOOST_CHECK(s.queue_full(request(3, 5)));
+}
+
+BOOST_AUTO_TEST_CASE(a_queue_of_none_lets_run_what_there_is_room_for) {
+  auto l = limits();
+  l.sequences = 2;
+  l.queue = 0;
+  Scheduler s(l);
+  for (int i = 0; i < 2; ++i) {
+    BOOST_REQUIRE(!s.queue_full(request(3, 5)));
+    s.admit(request(3, 5));
+  }
+  BOOST_CHECK(s.queue_full(request(3, 5)));
+  l.sequences = 8;
+  l.kv_blocks = 4;  // three for requests
+  Scheduler small(l);
+  small.admit(request(100, 60));
+  BOOST_CHECK(small.queue_full(request(3, 5)));  // there is a place, but no block
+}
+
+BOOST_AUTO_TEST_CASE(a_row_without_a_token_ends_its_sequence_alone) {
+  auto l = limits();
+  l.stages = 1;
+  Scheduler s(l);
+  const auto bad = s.admit(request(3, 50)), good = s.admit(request(3, 50));
+  auto plan = s.plan();
+  const auto ahead = s.plan();
+  BOOST_REQUIRE(plan && ahead);
+  BOOST_REQUIRE_EQUAL(plan->sequences.size(), 2u);
+  auto result = answer(*plan, 5);
+  result.sequences[0].tokens[0].fault = gpu::RowFault::not_finite;
+  const auto progress = s.commit(result);
+  BOOST_REQUIRE_EQUAL(progress.size(), 2u);
+  BOOST_CHECK_EQUAL(progress[0].id, bad);
+  BOOST_CHECK(progress[0].finish == FinishReason::failed);
+  BOOST_CHECK(progress[0].fault == gpu::RowFault::not_finite);
+  BOOST_CHECK(progress[0].tokens.empty());
+  BOOST_CHECK_EQUAL(progress[1].id, good);
+  BOOST_CHECK(progress[1].finish == FinishReason::none);
+  BOOST_CHECK_EQUAL(s.running(), 1u);
+  const auto later = s.commit(answer(*ahead, 6));  // both were planned ahead: the bad one's row is ignored
+  BOOST_REQUIRE_EQUAL(later.size(), 1u);
+  BOOST_CHECK_EQUAL(later[0].id, good);
 }
 
 BOOST_AUTO_TEST_CASE(an_end_token_finishes_with_stop_and_is_counted) {
@@ -187,7 +320,7 @@ BOOST_AUTO_TEST_CASE(a_cancelled_sequence_frees_its_blocks_and_its_late_result_i
   BOOST_CHECK_NE(next->sequences[0].slot, plan->sequences[0].slot);
 }
 
-BOOST_AUTO_TEST_CASE(a_canary_runs_beside_a_full_house_and_reports_nothing) {
+BOOST_AUTO_TEST_CASE(a_canary_runs_beside_a_full_house) {
   auto l = limits();
   l.kv_blocks = 5;
   Scheduler s(l);
@@ -198,7 +331,9 @@ BOOST_AUTO_TEST_CASE(a_canary_runs_beside_a_full_house_and_reports_nothing) {
   BOOST_REQUIRE(plan);
   BOOST_CHECK_EQUAL(s.waiting(), 1u);
   BOOST_REQUIRE_EQUAL(plan->sequences.size(), 2u);
-  BOOST_CHECK(s.commit(answer(*plan, 3)).empty());
+  const auto progress = s.commit(answer(*plan, 3));
+  BOOST_REQUIRE_EQUAL(progress.size(), 1u);
+  BOOST_CHECK(progress[0].canary && progress[0].finish == FinishReason::length);
 }
 
 BOOST_AUTO_TEST_CASE(what_can_never_run_is_refused_with_the_numbers) {
@@ -246,9 +381,10 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
       std::map<uint32_t, uint64_t> started;           // the step in which a slot got its sequence
       std::map<actors::SequenceId, uint32_t> expected, got;
       for (int turn = 0; turn < 400; ++turn) {
-        if (turn < 300 && draw(3) == 0 && !s.queue_full()) {
+        if (draw(40) == 0) s.set_step_cost({static_cast<float>(draw(3000)), static_cast<float>(draw(300))});
+        if (turn < 300 && draw(3) == 0) {
           const auto r = request(1 + draw(300), 1 + draw(30));
-          if (!s.refuse(r)) expected[s.admit(r)] = r.max_tokens;
+          if (!s.refuse(r) && !s.queue_full(r)) expected[s.admit(r)] = r.max_tokens;
         }
         if (draw(15) == 0) s.request_canary();
         if (draw(20) == 0 && !expected.empty()) {
@@ -295,6 +431,7 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
         BOOST_REQUIRE_LE(flying.size(), l.steps_in_flight());
         if (!flying.empty() && draw(2)) {
           for (const auto& p : s.commit(answer(flying.front(), 9))) {
+            if (p.canary) continue;
             BOOST_REQUIRE_EQUAL(p.first_index, got[p.id]);
             ++got[p.id];
             if (p.finish == FinishReason::none) continue;
@@ -308,7 +445,10 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
         if (auto plan = s.plan()) flying.push_back(std::move(*plan));
         if (flying.empty()) continue;
         for (const auto& p : s.commit(answer(flying.front(), 9)))
-          if (++got[p.id]; p.finish != FinishReason::none) expected.erase(p.id);
+          if (p.canary)
+            continue;
+          else if (++got[p.id]; p.finish != FinishReason::none)
+            expected.erase(p.id);
         flying.pop_front();
       }
       BOOST_CHECK(expected.empty());

@@ -26,6 +26,7 @@ struct System {
 /// One of two stages of a model of three layers.
 struct Fixture : System {
   caf::scoped_actor head{system}, neighbour{system};
+  std::shared_ptr<caf::scoped_actor> mortal;  // the neighbour, if there is one
   StageActor stage;
   std::mutex mutex;
   std::vector<std::string> connected;  // addresses, in order
@@ -39,7 +40,9 @@ struct Fixture : System {
     options.report_ms = 20;
     StageLinks links;
     links.pipeline = [this](const PeerIdentity&) { return caf::actor_cast<PipelineActor>(head); };
-    links.next_stage = [this](const PeerIdentity&) { return caf::actor_cast<StageActor>(neighbour); };
+    links.next_stage = [this](const PeerIdentity&) {
+      return caf::actor_cast<StageActor>(mortal ? *mortal : neighbour);
+    };
     links.connect = [this](const std::string& host, uint16_t port) {
       const std::lock_guard lock(mutex);
       connected.push_back(host + ":" + std::to_string(port));
@@ -255,6 +258,40 @@ BOOST_FIXTURE_TEST_CASE(a_next_stage_that_refuses_is_tried_again_until_another_i
   BOOST_CHECK_EQUAL_COLLECTIONS(tried.begin(), tried.end(), expected.begin(), expected.end());
   link(1, 1002);
   await(msg::Health::READY);
+}
+
+// While stages load nobody raises the epoch for a connection that ended: the stage itself connects again.
+BOOST_FIXTURE_TEST_CASE(a_link_to_the_next_stage_that_breaks_is_remade, Fixture) {
+  mortal = std::make_shared<caf::scoped_actor>(system);
+  start(0);
+  assign(1, {0, 1}, 1, "127.0.0.1", 1001);
+  link(1, 1001);
+  await(msg::Health::READY);
+  mortal.reset();
+  BOOST_CHECK_EQUAL(await(msg::Health::LOADING), "connecting to the next stage");
+  for (const auto end = std::chrono::steady_clock::now() + 5s;
+       connects().size() < 2 && std::chrono::steady_clock::now() < end;)
+    std::this_thread::sleep_for(5ms);
+  BOOST_CHECK_EQUAL(connects().size(), 2u);
+  link(1, 1001);
+  await(msg::Health::READY);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_reports_what_its_steps_cost, Fixture) {
+  start(1);
+  assign(1, {1, 2}, 0, "", 1000);
+  link(0, 1000);
+  await(msg::Health::READY);
+  mail(stage, encode_activations(prompt(), std::vector<float>(3 * 128)));
+  float cost_us = 0;
+  for (const auto end = std::chrono::steady_clock::now() + 5s;
+       cost_us == 0 && std::chrono::steady_clock::now() < end;) {
+    const auto frame = next<msg::StageReport>(head);
+    BOOST_REQUIRE(frame);
+    const msg::Reading report(frame);
+    cost_us = report->getStepFixedUs() + report->getStepPerRowUs();
+  }
+  BOOST_CHECK_GT(cost_us, 0);
 }
 
 BOOST_FIXTURE_TEST_CASE(what_fits_no_stage_or_no_plan_takes_the_stage_down_with_a_reason, Fixture) {

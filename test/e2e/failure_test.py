@@ -1,4 +1,5 @@
 """What fails, and what the client and the operator see then: stages killed and stopped, Redis killed and stopped."""
+import concurrent.futures
 import os
 import signal
 import sys
@@ -92,6 +93,30 @@ class Stages(unittest.TestCase):
         thread.join(10)
         self.assertGreaterEqual(result["response"].status, 500)
         self.assertTrue(result["body"]["error"]["message"])
+
+
+class ThreeStages(unittest.TestCase):
+    def test_the_middle_one_is_killed_and_the_cluster_answers_as_before(self):
+        with Cluster(stages=3) as cluster:
+            answer = lambda: cluster.completion(return_token_ids=True)[1]["choices"][0]["token_ids"]
+            before, pids = answer(), cluster.stage_pids()
+            killed = cluster.signal_stage(1, signal.SIGKILL)
+            wait_for(lambda: not cluster.ready(), 2, "not ready is noticed")
+            wait_for(cluster.ready, 10, "ready again")
+            self.assertEqual(answer(), before)
+            after = cluster.stage_pids()
+            self.assertEqual([after[0], after[2]], [pids[0], pids[2]])
+            self.assertNotEqual(after[1], killed)
+
+
+class Admission(unittest.TestCase):
+    def test_as_many_as_may_run_and_wait_are_answered_when_all_come_at_once(self):
+        with Cluster(stages=1, pipeline={"sequences_max": 8, "queue_max": 2}) as cluster:
+            with concurrent.futures.ThreadPoolExecutor(10) as threads:
+                ask = lambda i: cluster.post("/v1/completions", {"model": cluster.model_id(), "prompt": f"{i}:",
+                                             "max_tokens": 200, "ignore_eos": True}, {"Cache-Control": "no-store"})
+                statuses = [response.status for response, _ in threads.map(ask, range(10))]
+            self.assertEqual(statuses, [200] * 10)
 
 
 class Redis(unittest.TestCase):

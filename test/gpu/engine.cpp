@@ -1,6 +1,8 @@
 #include "gpu/engine.hpp"
 
 #include <boost/test/unit_test.hpp>
+#include <cstring>
+#include <limits>
 #include <set>
 
 #include "test/gpu/tiny_model.hpp"
@@ -211,11 +213,12 @@ BOOST_AUTO_TEST_CASE(a_later_stage_wants_exactly_its_rows) {
   BOOST_TEST(stage->run(three_tokens(), std::vector<float>(3 * 128, 0.5f)).result.sequences.size() == 1u);
 }
 
-BOOST_AUTO_TEST_CASE(hidden_states_that_are_not_finite_end_in_an_error_and_not_in_a_token) {
+BOOST_AUTO_TEST_CASE(hidden_states_that_are_not_finite_end_in_a_fault_and_not_in_a_token) {
   const auto stage = engine_of({1, 2});
   std::vector<float> input(3 * 128, 0.5f);
   input[300] = std::numeric_limits<float>::quiet_NaN();
-  BOOST_CHECK_THROW(stage->run(three_tokens(), input), std::runtime_error);
+  const auto result = stage->run(three_tokens(), input).result;
+  BOOST_TEST((result.sequences.at(0).fault() == RowFault::not_finite));
 }
 
 BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused) {
@@ -237,4 +240,73 @@ BOOST_AUTO_TEST_CASE(loading_reports_every_layer) {
                   done.push_back(layers);
                 });
   BOOST_TEST(done == (std::vector<int64_t>{1, 2}), boost::test_tools::per_element());
+}
+
+/// A model whose embedding of one token is not a number, so that rows of that token give no finite logit.
+class PoisonedCheckpoint final : public model::Checkpoint {
+ public:
+  static constexpr int32_t poison = 77;
+
+  explicit PoisonedCheckpoint(Tiny kind) : sound_(model::DType::f32, kind) {
+    const model::Tensor sound = *sound_.stage({0, 0}).embedding;
+    auto bytes = std::make_shared<std::vector<std::byte>>(sound.bytes.begin(), sound.bytes.end());
+    const float bad = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(bytes->data() + sound.row_bytes() * poison, &bad, sizeof bad);
+    embedding_ = sound;
+    embedding_.bytes = *bytes;
+    embedding_.owner = std::shared_ptr<const model::Mapping>(bytes, nullptr);
+  }
+  const model::Config& config() const override { return sound_.config(); }
+  model::StageWeights stage(model::LayerRange range) const override {
+    model::StageWeights weights = sound_.stage(range);
+    if (weights.embedding) weights.embedding = embedding_;
+    return weights;  // the head stays sound
+  }
+  model::StageWeights layout(model::LayerRange range) const override { return stage(range); }
+  uint64_t prediction_parameters() const override { return 0; }
+  std::string weights_digest() const override { return "poisoned"; }
+  const std::filesystem::path& path() const override { return sound_.path(); }
+  bool is_gguf() const override { return false; }
+  const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override {
+    return sound_.metadata();
+  }
+
+ private:
+  TinyCheckpoint sound_;
+  model::Tensor embedding_;
+};
+
+// Neither in the same step, nor later in the blocks that the bad one leaves behind.
+BOOST_AUTO_TEST_CASE(a_row_that_is_not_finite_ends_itself_and_touches_no_other) {
+  for (const Tiny kind : {Tiny::llama, Tiny::deepseek})
+    for (const Kernels kernels : {Kernels::reference, Kernels::fast})
+      BOOST_TEST_CONTEXT((kind == Tiny::llama ? "llama" : "deepseek")
+                         << (kernels == Kernels::fast ? ", fast" : ", reference")) {
+        const auto checkpoint = std::make_shared<PoisonedCheckpoint>(kind);
+        const auto engine = [&] {
+          return std::make_unique<Engine>(make_cpu_backend(kernels, 1), checkpoint, model::LayerRange{0, 2},
+                                          tiny_limits);
+        };
+        const StepPlan alone = three_tokens();
+        const auto expected = engine()->run(alone, {}).result.sequences.at(0).tokens.at(0);
+        BOOST_REQUIRE((expected.fault == RowFault::none));
+
+        const auto shared = engine();
+        StepPlan plan = three_tokens();
+        plan.starts.push_back({2, 60, {}});
+        plan.block_changes.push_back({2, 0, 6});
+        plan.sequences.push_back({2, 0, std::vector<int32_t>(60, PoisonedCheckpoint::poison), 1});
+        const auto result = shared->run(plan, {}).result;
+        BOOST_TEST(result.sequences.at(0).tokens.at(0).id == expected.id);
+        BOOST_TEST((result.sequences.at(0).fault() == RowFault::none));
+        BOOST_TEST((result.sequences.at(1).fault() == RowFault::not_finite));
+        BOOST_TEST(result.sequences.at(1).tokens.at(0).id == 0);
+
+        shared->run({.ends = {1, 2}}, {});
+        StepPlan after = three_tokens();
+        after.block_changes[0].block = 6;  // where the bad one's keys and values lie
+        const auto again = shared->run(after, {}).result.sequences.at(0);
+        BOOST_TEST((again.fault() == RowFault::none));
+        BOOST_TEST(again.tokens.at(0).id == expected.id);
+      }
 }

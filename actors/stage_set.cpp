@@ -1,0 +1,154 @@
+#include "actors/stage_set.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace convoy::actors {
+
+using schema::Health;
+using std::chrono::milliseconds;
+
+StageSet::StageSet(const StageSetOptions& options, Time now) : options_(options), stages_(options.stages) {
+  assert(options.stages > 0);
+  for (Stage& stage : stages_) stage.missing_since = stage.asked = now;
+}
+
+bool StageSet::join(const PeerIdentity& peer, Time) {
+  Stage& stage = stages_.at(peer.instance);
+  const uint32_t restarts = stage.peer.incarnation != 0 ? stage.restarts + 1 : 0;
+  stage = {.peer = peer, .linked = true, .health = Health::LOADING, .reason = "", .restarts = restarts};
+  return std::all_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.linked; });
+}
+
+uint64_t StageSet::raise(Time now) {
+  phase_ = Phase::loading;
+  loading_since_ = now;
+  passed_ = false;
+  canary_fault_.clear();
+  for (Stage& stage : stages_) {
+    stage.health = Health::LOADING;
+    stage.step_age_ms = 0;
+  }
+  return ++epoch_;
+}
+
+StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Time now) {
+  Stage& stage = stages_.at(index);
+  if (!stage.linked || report.epoch != epoch_) return Consequence::none;
+  const bool changed = stage.health != report.health;
+  stage.health = report.health;
+  stage.reason = report.reason;
+  stage.loaded_permille = report.loaded_permille;
+  stage.step_age_ms = report.step_age_ms;
+  stage.cost = report.cost;
+  if (report.step_age_ms > 0) quiet_since_ = now;
+  if (stage.health == Health::DOWN) return Consequence::lost;
+  if (phase_ == Phase::serving && stage.health == Health::LOADING) return Consequence::raise;
+  if (phase_ == Phase::loading &&
+      std::all_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.health == Health::READY; })) {
+    phase_ = Phase::serving;
+    last_pass_ = now;
+    return Consequence::serve;
+  }
+  return changed || phase_ == Phase::loading ? Consequence::changed : Consequence::none;
+}
+
+void StageSet::lose(uint32_t index, Health health, const std::string& reason, Time now) {
+  Stage& stage = stages_.at(index);
+  stage.linked = false;
+  stage.health = health;
+  stage.reason = reason;
+  stage.step_age_ms = 0;
+  stage.missing_since = stage.asked = now;
+  phase_ = Phase::gathering;
+  passed_ = false;
+}
+
+bool StageSet::committed(Time now) {
+  last_pass_ = quiet_since_ = now;
+  return !std::exchange(passed_, true);
+}
+
+void StageSet::canary_failed(const std::string& why) {
+  passed_ = false;
+  canary_fault_ = why;
+}
+
+StageSet::Due StageSet::due(Time now, bool in_flight) const {
+  Due due;
+  if (phase_ == Phase::gathering) {
+    for (uint32_t i = 0; i < stages_.size(); ++i) {
+      const Stage& stage = stages_[i];
+      if (stage.linked) continue;
+      if (now - stage.missing_since > milliseconds(options_.load_timeout_ms))
+        due.replacements.push_back({i, 0, "did not link itself within pipeline.load_timeout_ms"});
+      else if (stage.peer.incarnation != 0 && now - stage.asked > milliseconds(options_.ask_again_ms))
+        due.replacements.push_back({i, stage.peer.incarnation, stage.reason});
+    }
+  }
+  if (phase_ == Phase::loading && now - loading_since_ > milliseconds(options_.load_timeout_ms)) {
+    for (uint32_t i = 0; i < stages_.size(); ++i)
+      if (stages_[i].health != Health::READY)
+        due.lost.push_back({i, "did not finish loading within pipeline.load_timeout_ms"});
+  }
+  if (phase_ != Phase::serving) return due;
+  if (in_flight) {
+    const auto oldest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
+      return a.step_age_ms < b.step_age_ms;
+    });
+    if (oldest->step_age_ms > options_.step_timeout_ms)
+      due.lost.push_back({static_cast<uint32_t>(oldest - stages_.begin()),
+                          "computes a step longer than pipeline.step_timeout_ms"});
+    else if (now - quiet_since_ > milliseconds(options_.step_timeout_ms))  // it has fallen between the stages
+      due.lost.push_back({static_cast<uint32_t>(stages_.size()) - 1,
+                          "no stage has computed the step in flight for pipeline.step_timeout_ms"});
+  }
+  due.canary = !in_flight && now - last_pass_ > canary_interval();
+  return due;
+}
+
+void StageSet::asked(uint32_t index, Time now) {
+  Stage& stage = stages_.at(index);
+  stage.asked = now;
+  if (now - stage.missing_since > milliseconds(options_.load_timeout_ms)) stage.missing_since = now;
+}
+
+bool StageSet::ready(Time now, bool in_flight) const {
+  if (phase_ != Phase::serving || !passed_) return false;
+  // A step under way is a sign of life: one that takes too long costs its stage its place.
+  return in_flight || now - last_pass_ < canary_interval() + milliseconds(options_.readiness_period_ms);
+}
+
+std::string StageSet::why_not_ready() const {
+  const auto name = [this](const Stage& stage) { return "stage " + std::to_string(&stage - stages_.data()); };
+  for (const Stage& stage : stages_)
+    if (!stage.linked) return name(stage) + " is not there: " + stage.reason;
+  const auto least = std::min_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
+    return a.loaded_permille < b.loaded_permille;
+  });
+  if (phase_ == Phase::loading && least->loaded_permille < 1000)
+    return name(*least) + " is loading (" + std::to_string(least->loaded_permille / 10) + " %)";
+  for (const Stage& stage : stages_)
+    if (stage.health == Health::LOADING)
+      return name(stage) + ": " + (stage.reason.empty() ? "waits for its orders" : stage.reason);
+  if (!canary_fault_.empty()) return "the canary got no token: " + canary_fault_;
+  return passed_ ? "no token went through all stages lately" : "no token went through all stages yet";
+}
+
+StepCost StageSet::slowest() const {
+  const auto slowest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
+    return a.cost.of(1) < b.cost.of(1);
+  });
+  return slowest->cost;
+}
+
+StageSet::Clock::duration StageSet::canary_interval() const {
+  double busy_us = 0;  // that one canary keeps cores busy
+  for (const Stage& stage : stages_) busy_us += stage.cost.of(1) * options_.stage_threads;
+  const std::chrono::duration<double, std::micro> least(busy_us / canary_share_max);
+  return std::max<Clock::duration>(milliseconds(options_.readiness_period_ms) / 2,
+                                   std::chrono::duration_cast<Clock::duration>(least));
+}
+
+}  // namespace convoy::actors

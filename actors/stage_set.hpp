@@ -1,0 +1,128 @@
+#pragma once
+// StageSet: the stages of one pipeline, its epoch and its clock: who is there, what the pipeline is doing,
+// which stage is lost, when a canary is due, whether the pipeline is ready and why not. It decides, and has
+// no effects: the pipeline actor hands in what it hears and the time, and does what comes back. No clock, no
+// actor: tests drive it alone.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/peer_identity.hpp"
+#include "actors/step_cost.hpp"
+#include "schema/convoy.capnp.h"
+
+namespace convoy::actors {
+
+struct StageSetOptions {
+  uint32_t stages = 1;
+  uint32_t stage_threads = 1;         // that compute in each stage: what its canaries keep busy
+  uint32_t step_timeout_ms = 30'000;  // from when a stage began a step
+  uint32_t readiness_period_ms = 1000;
+  uint32_t load_timeout_ms = 600'000;  // of a stage that does not link itself, or does not load
+  uint32_t ask_again_ms = 800;         // for a replacement that has not come
+};
+
+class StageSet {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Time = Clock::time_point;
+
+  /// gathering: not all processes are linked; loading: all are, and load their layers; serving: steps run.
+  enum class Phase : uint8_t { gathering, loading, serving };
+
+  struct Stage {
+    PeerIdentity peer;  // of the latest process
+    bool linked = false;
+    schema::Health health = schema::Health::DOWN;
+    std::string reason = "not started";
+    uint32_t loaded_permille = 0;
+    uint32_t step_age_ms = 0;  // of the step that it computes
+    StepCost cost;
+    uint32_t restarts = 0;  // processes that took the place of an earlier one
+    Time missing_since{},
+        asked{};  // while it is not linked: since when, and when a replacement was asked for
+  };
+
+  /// What a stage says of itself (schema::StageReport).
+  struct Report {
+    uint64_t epoch = 0;
+    schema::Health health = schema::Health::LOADING;
+    uint32_t loaded_permille = 0;
+    uint32_t step_age_ms = 0;
+    std::string reason;
+    StepCost cost;
+  };
+  /// What a report asks for.
+  enum class Consequence : uint8_t {
+    none,
+    changed,  // tell who shows it
+    lost,     // it failed: give it up
+    raise,    // it lost its next stage: raise the epoch
+    serve,    // the last one is loaded: steps may run, and a canary first
+  };
+
+  /// What is due by now.
+  struct Due {
+    struct Lost {
+      uint32_t index;
+      std::string reason;
+    };
+    struct Replacement {
+      uint32_t index;
+      uint64_t incarnation;  // 0: whichever process runs
+      std::string reason;
+    };
+    std::vector<Lost> lost;                 // stages that are late
+    std::vector<Replacement> replacements;  // to be asked for, again
+    bool canary = false;
+  };
+
+  StageSet(const StageSetOptions& options, Time now);
+
+  /// A process linked itself as a stage below stages(). True if all are there now: raise the epoch.
+  bool join(const PeerIdentity& peer, Time now);
+  /// The next epoch: every stage is assigned its layers anew. Returns its number.
+  uint64_t raise(Time now);
+  Consequence report(uint32_t index, const Report& report, Time now);
+  /// Its process is gone, or given up. Whoever holds its link ends that.
+  void lose(uint32_t index, schema::Health health, const std::string& reason, Time now);
+  /// A step was sent while none was in flight: from now on the stages owe one.
+  void sent_first(Time now) { quiet_since_ = now; }
+  /// A step came back. True if the pipeline became ready by that.
+  bool committed(Time now);
+  /// A canary came back without a token.
+  void canary_failed(const std::string& why);
+
+  Due due(Time now, bool in_flight) const;
+  /// A replacement was asked for.
+  void asked(uint32_t index, Time now);
+
+  bool ready(Time now, bool in_flight) const;
+  std::string why_not_ready() const;
+  /// What a step costs the slowest stage.
+  StepCost slowest() const;
+  /// How long the pipeline may rest before a canary proves that it works: half of the readiness period, and
+  /// longer if a canary costs so much that it would take more than canary_share_max of a core.
+  Clock::duration canary_interval() const;
+
+  const std::vector<Stage>& stages() const { return stages_; }
+  Phase phase() const { return phase_; }
+  uint64_t epoch() const { return epoch_; }
+
+ private:
+  static constexpr double canary_share_max = 0.005;  // of one core
+
+  const StageSetOptions options_;
+  std::vector<Stage> stages_;
+  Phase phase_ = Phase::gathering;
+  uint64_t epoch_ = 0;
+  bool passed_ = false;       // a token went through all stages in this epoch
+  std::string canary_fault_;  // why the last canary gave none
+  Time loading_since_{}, last_pass_{};
+  Time quiet_since_{};  // since when no stage has said that it computes, while steps are in flight
+};
+
+}  // namespace convoy::actors

@@ -1,0 +1,210 @@
+// StageSet: who is there, what is due, what is ready, driven without actors and with a clock of the test's
+// own.
+
+#include "actors/stage_set.hpp"
+
+#include <boost/test/unit_test.hpp>
+
+using namespace convoy;
+using actors::StageSet;
+using schema::Health;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Fixture {
+  StageSet::Time now{1000s};
+  actors::StageSetOptions options;
+  std::optional<StageSet> set;
+
+  explicit Fixture(uint32_t stages = 3) {
+    options.stages = stages;
+    options.stage_threads = 2;
+    options.step_timeout_ms = 30'000;
+    options.readiness_period_ms = 1000;
+    options.load_timeout_ms = 600'000;
+    options.ask_again_ms = 800;
+    set.emplace(options, now);
+  }
+
+  bool join(uint32_t index, uint64_t incarnation = 7) {
+    actors::PeerIdentity peer;
+    peer.instance = index;
+    peer.incarnation = incarnation;
+    return set->join(peer, now);
+  }
+  StageSet::Consequence say(uint32_t index, Health health, uint32_t age_ms = 0, actors::StepCost cost = {}) {
+    return set->report(index,
+                       {.epoch = set->epoch(),
+                        .health = health,
+                        .loaded_permille = health == Health::READY ? 1000u : 500u,
+                        .step_age_ms = age_ms,
+                        .reason = health == Health::DOWN ? "broke" : "",
+                        .cost = cost},
+                       now);
+  }
+  /// All linked, loaded, and a token came through.
+  void serve() {
+    for (uint32_t i = 0; i < options.stages; ++i) BOOST_REQUIRE_EQUAL(join(i), i + 1 == options.stages);
+    set->raise(now);
+    for (uint32_t i = 0; i < options.stages; ++i) say(i, Health::READY);
+    BOOST_REQUIRE(set->phase() == StageSet::Phase::serving);
+    set->sent_first(now);
+    BOOST_REQUIRE(set->committed(now));
+  }
+};
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_CASE(three_stages_gather_load_and_serve, Fixture) {
+  BOOST_CHECK(!join(0));
+  BOOST_CHECK(!join(2));
+  BOOST_CHECK(set->phase() == StageSet::Phase::gathering);
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is not there: not started");
+  BOOST_CHECK(join(1));
+  BOOST_CHECK_EQUAL(set->raise(now), 1u);
+  BOOST_CHECK(say(0, Health::READY) == StageSet::Consequence::changed);
+  BOOST_CHECK(say(1, Health::LOADING) == StageSet::Consequence::changed);
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 2 is loading (0 %)");
+  BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::changed);
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is loading (50 %)");
+  BOOST_CHECK(say(1, Health::READY) == StageSet::Consequence::serve);
+  BOOST_CHECK(!set->ready(now, true));  // no token came through yet
+  BOOST_CHECK(set->committed(now));
+  BOOST_CHECK(set->ready(now, false));
+  BOOST_CHECK(!set->committed(now));  // ready before
+}
+
+BOOST_FIXTURE_TEST_CASE(a_failed_stage_of_three_is_lost_replaced_and_the_epoch_raised, Fixture) {
+  serve();
+  BOOST_CHECK(say(1, Health::DOWN) == StageSet::Consequence::lost);
+  set->lose(1, Health::DOWN, "broke", now);
+  BOOST_CHECK(!set->ready(now, false));
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is not there: broke");
+  BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::none);  // serves nothing while one is missing
+  BOOST_CHECK(join(1, 8));
+  BOOST_CHECK_EQUAL(set->stages()[1].restarts, 1u);
+  BOOST_CHECK_EQUAL(set->stages()[0].restarts, 0u);
+  BOOST_CHECK_EQUAL(set->raise(now), 2u);
+  const StageSet::Report old{.epoch = 1, .health = Health::READY};
+  for (uint32_t i = 0; i < 3; ++i) BOOST_CHECK(set->report(i, old, now) == StageSet::Consequence::none);
+  BOOST_CHECK(set->phase() == StageSet::Phase::loading);
+  say(0, Health::READY), say(1, Health::READY);
+  BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::serve);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_replacement_is_asked_for_until_it_comes, Fixture) {
+  serve();
+  set->lose(2, Health::HUNG, "its lease ended", now);
+  set->asked(2, now);
+  BOOST_CHECK(set->due(now + 700ms, false).replacements.empty());
+  for (int times = 0; times < 3; ++times) {
+    now += 900ms;
+    const auto due = set->due(now, false);
+    BOOST_REQUIRE_EQUAL(due.replacements.size(), 1u);
+    BOOST_CHECK_EQUAL(due.replacements[0].index, 2u);
+    BOOST_CHECK_EQUAL(due.replacements[0].incarnation, 7u);
+    set->asked(2, now);
+  }
+  join(2, 8);
+  BOOST_CHECK(set->due(now + 5s, false).replacements.empty());
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_never_links_itself_is_replaced_whichever_process_it_is, Fixture) {
+  join(0), join(1);
+  BOOST_CHECK(set->due(now + 599s, false).replacements.empty());  // its node may be starting
+  const auto due = set->due(now + 601s, false);
+  BOOST_REQUIRE_EQUAL(due.replacements.size(), 1u);
+  BOOST_CHECK_EQUAL(due.replacements[0].index, 2u);
+  BOOST_CHECK_EQUAL(due.replacements[0].incarnation, 0u);
+  set->asked(2, now + 601s);
+  BOOST_CHECK(set->due(now + 700s, false).replacements.empty());  // it gets the same time again
+}
+
+BOOST_FIXTURE_TEST_CASE(who_does_not_load_in_time_is_lost, Fixture) {
+  for (uint32_t i = 0; i < 3; ++i) join(i);
+  set->raise(now);
+  say(0, Health::READY), say(2, Health::READY);
+  BOOST_CHECK(set->due(now + 599s, false).lost.empty());
+  const auto due = set->due(now + 601s, false);
+  BOOST_REQUIRE_EQUAL(due.lost.size(), 1u);
+  BOOST_CHECK_EQUAL(due.lost[0].index, 1u);
+}
+
+// A step that waits behind others is not owed: only the time since a stage began it counts.
+BOOST_FIXTURE_TEST_CASE(a_slow_stage_with_a_deep_queue_keeps_its_place, Fixture) {
+  serve();
+  set->sent_first(now);
+  for (int i = 0; i < 100; ++i) {  // for 100 s some step is in flight, each takes a stage 20 s
+    now += 1s;
+    say(0, Health::READY, 1 + static_cast<uint32_t>(i % 20) * 1000);
+    BOOST_CHECK(set->due(now, true).lost.empty());
+    BOOST_CHECK(set->ready(now, true));
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_computes_one_step_too_long_is_lost, Fixture) {
+  serve();
+  set->sent_first(now);
+  now += 31s;
+  say(0, Health::READY, 0), say(1, Health::READY, 30'900), say(2, Health::READY, 100);
+  const auto due = set->due(now, true);
+  BOOST_REQUIRE_EQUAL(due.lost.size(), 1u);
+  BOOST_CHECK_EQUAL(due.lost[0].index, 1u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_step_that_no_stage_computes_is_noticed, Fixture) {
+  serve();
+  set->sent_first(now);
+  for (uint32_t i = 0; i < 3; ++i) say(i, Health::READY, 0);
+  BOOST_CHECK(set->due(now + 29s, true).lost.empty());
+  BOOST_CHECK(set->due(now + 31s, false).lost.empty());  // nothing is in flight
+  BOOST_CHECK_EQUAL(set->due(now + 31s, true).lost.size(), 1u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_step_under_way_is_a_sign_of_life, Fixture) {
+  serve();
+  now += 20s;  // one long chunk of a prompt
+  BOOST_CHECK(set->ready(now, true));
+  BOOST_CHECK(!set->ready(now, false));
+}
+
+BOOST_FIXTURE_TEST_CASE(a_canary_comes_after_half_of_the_period_and_only_at_rest, Fixture) {
+  serve();
+  BOOST_CHECK(!set->due(now + 400ms, false).canary);
+  BOOST_CHECK(set->due(now + 600ms, false).canary);
+  BOOST_CHECK(!set->due(now + 600ms, true).canary);
+  set->committed(now + 550ms);
+  BOOST_CHECK(!set->due(now + 600ms, false).canary);
+}
+
+// 0.8 s of two threads a token: a canary twice a second would keep the machine busy.
+BOOST_FIXTURE_TEST_CASE(canaries_of_a_slow_model_take_half_a_percent_of_a_core_at_most, Fixture) {
+  serve();
+  for (uint32_t i = 0; i < 3; ++i) say(i, Health::READY, 0, {.fixed_us = 260'000, .per_row_us = 6'667});
+  const double busy_s = 3 * 0.266667 * 2;
+  const double interval_s = std::chrono::duration<double>(set->canary_interval()).count();
+  BOOST_CHECK_CLOSE(busy_s / interval_s, 0.005, 0.1);
+  BOOST_CHECK(set->ready(now + 100s, false));  // at rest, and well
+  BOOST_CHECK(!set->due(now + 100s, false).canary);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_canary_without_a_token_is_not_ready, Fixture) {
+  serve();
+  set->committed(now);
+  set->canary_failed("not a number");
+  BOOST_CHECK(!set->ready(now, false));
+  BOOST_CHECK(set->why_not_ready().find("not a number") != std::string::npos);
+  BOOST_CHECK(set->due(now + 600ms, false).canary);  // it is tried again
+  BOOST_CHECK(set->committed(now + 700ms));
+  BOOST_CHECK(set->ready(now + 700ms, false));
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_lost_its_neighbour_raises_the_epoch_only_while_serving, Fixture) {
+  for (uint32_t i = 0; i < 3; ++i) join(i);
+  set->raise(now);
+  BOOST_CHECK(say(1, Health::LOADING) == StageSet::Consequence::changed);
+  say(0, Health::READY), say(2, Health::READY);
+  BOOST_CHECK(say(1, Health::READY) == StageSet::Consequence::serve);
+  BOOST_CHECK(say(1, Health::LOADING) == StageSet::Consequence::raise);
+}
