@@ -3,6 +3,7 @@
 // callback stores the exit code. main() turns exceptions into one line and a code.
 
 #include <CLI/CLI.hpp>
+#include <stdexcept>
 
 namespace convoy::cli {
 
@@ -14,6 +15,11 @@ enum ExitCode : int {
   bad_input = 3,    // a file, a configuration or a model is wrong (InputError)
   unavailable = 4,  // the cluster, a port or a service cannot be reached or is taken
   internal = 70,    // a fault of ours
+};
+
+/// A check that a command made did not hold: main() says why and ends with `failed`.
+struct CheckFailed : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 void add_inspect(CLI::App& app, int& exit_code);

@@ -4,6 +4,8 @@
 #include <string>
 
 #include "actors/step_codec.hpp"
+#include "cli/commands.hpp"
+#include "gpu/sampler.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {
@@ -47,7 +49,15 @@ void LocalPipeline::feed(std::span<const int32_t> tokens, size_t wanted, const U
     next_.sequences.push_back(
         {0, static_cast<uint32_t>(position_), {chunk.begin(), chunk.end()}, static_cast<uint32_t>(sampled)});
     const std::span<const float> logits = run(next_);
-    for (size_t i = 0; i < sampled; i++) use(end - sampled + i, logits.subspan(i * vocab_, vocab_));
+    for (size_t i = 0; i < sampled; i++) {
+      const size_t position = end - sampled + i;
+      const auto row = logits.subspan(i * vocab_, vocab_);
+      // Every comparison with it would be false, so a model of nothing but NaNs would be far from nothing.
+      if (!gpu::all_finite(row))
+        throw CheckFailed("the logits at position " + std::to_string(position) +
+                          " are infinite or not a number: the weights are broken, or the kernels are");
+      use(position, row);
+    }
     next_ = {};
     position_ = end;
   }

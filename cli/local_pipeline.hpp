@@ -24,7 +24,7 @@ class LocalPipeline {
   void start(size_t prompt_tokens, size_t tokens);
 
   /// Continues the sequence, in chunks of rows_per_step; calls use(position, logits [vocab]) for each
-  /// position of these tokens from `wanted` on.
+  /// position of these tokens from `wanted` on. Throws CheckFailed if one of those logits is not finite.
   using UseLogits = std::function<void(size_t position, std::span<const float> logits)>;
   void feed(std::span<const int32_t> tokens, size_t wanted, const UseLogits& use);
 

@@ -27,6 +27,9 @@ int main(int argc, char** argv) {
   } catch (const InputError& e) {
     std::fprintf(stderr, "convoy: %s\n", e.what());
     return cli::bad_input;
+  } catch (const cli::CheckFailed& e) {
+    std::fprintf(stderr, "convoy: %s\n", e.what());
+    return cli::failed;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "convoy: internal fault: %s\n", e.what());
     return cli::internal;

@@ -18,9 +18,11 @@ namespace convoy::gpu {
 /// Limit of Sampling::top_logprobs (OpenAI's).
 inline constexpr uint32_t top_logprobs_max = 20;
 
+/// Whether no value is a NaN or an infinity.
+bool all_finite(std::span<const float> values);
+
 /// Picks a token; may overwrite the logits ([vocab]). SampledToken's log-probabilities are filled if the row
-/// asks for them. Throws std::runtime_error if the logits hold a NaN or an infinity, or if nothing is left to
-/// pick.
+/// asks for them. With a NaN or an infinity among the logits, or if nothing is left to pick, it has a fault.
 SampledToken sample_token(std::span<float> logits, const SampleRow& row);
 
 /// Why the parameters cannot be used with a vocabulary of that size; nothing if they can.
