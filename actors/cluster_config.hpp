@@ -50,6 +50,7 @@ struct ClusterConfig {
     uint32_t connections_max = 1024;
     uint32_t max_tokens_default = 512;
     uint32_t stop_strings_max = 16;
+    uint32_t prompts_max = 32;
     bool control_tokens_in_prompts = false;
   } gateway;
 

@@ -132,6 +132,8 @@ void add_gateway_keys(std::vector<Key>& t) {
       "Length of an answer whose request names none; never beyond the context."));
   t.push_back(number<s, &S::stop_strings_max>("gateway", "stop_strings_max", "", 1, 1024,
                                               "Stop strings of a request."));
+  t.push_back(number<s, &S::prompts_max>("gateway", "prompts_max", "", 1, 65'536,
+                                         "Prompts of a request to /v1/completions: each runs for itself."));
   t.push_back(
       key<s, &S::control_tokens_in_prompts>("gateway", "control_tokens_in_prompts",
                                             "Whether control tokens in the text prompt of /v1/completions "

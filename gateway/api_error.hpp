@@ -14,6 +14,9 @@ struct ApiError {
   std::string code;            // empty: null
   uint32_t retry_after_s = 0;  // 0: no Retry-After header
 
+  /// One word for metrics and logs.
+  std::string reason() const { return code.empty() ? status >= 500 ? "internal" : "invalid_request" : code; }
+
   /// OpenAI's `type`, which follows from the status.
   std::string_view type() const {
     if (status == 429) return "rate_limit_error";
@@ -23,6 +26,11 @@ struct ApiError {
 
 inline ApiError bad_request(std::string message, std::string param, std::string code = {}) {
   return {400, std::move(message), std::move(param), std::move(code)};
+}
+
+/// The cluster failed in mid-answer.
+inline ApiError broken_answer(const std::string& why) {
+  return {503, "the answer could not be completed: " + why, {}, "generation_failed", 1};
 }
 
 }  // namespace convoy::gateway

@@ -1,5 +1,6 @@
 #include "gateway/completion.hpp"
 
+#include <kj/exception.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
@@ -7,7 +8,6 @@
 #include <stdexcept>
 
 #include "actors/log.hpp"
-#include "actors/step_codec.hpp"
 #include "gateway/answer_key.hpp"
 
 namespace convoy::gateway {
@@ -49,6 +49,15 @@ void discard(Container& value) {
   Container().swap(value);
 }
 
+/// What a client may have made as long as its body, for a log's line.
+std::string shortened(std::string text) {
+  constexpr size_t bytes_max = 100;
+  if (text.size() <= bytes_max) return text;
+  size_t end = bytes_max;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // not inside a character
+  return text.substr(0, end) + "…";
+}
+
 int64_t unix_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
@@ -65,11 +74,11 @@ Completion::Completion(Edge& edge, Connection& connection, HttpRequest& http, En
       mailbox_(std::make_shared<Mailbox>(
           connection.executor(), began_ + std::chrono::milliseconds(edge.options.request_timeout_ms))) {}
 
-Completion::~Completion() { release(); }
+Completion::~Completion() = default;
 
 void Completion::stop() {
   stop_.request_stop();
-  if (mailbox_) mailbox_->interrupt(Stopping{});
+  mailbox_->interrupt(Stopping{});
 }
 
 asio::awaitable<Completion::After> Completion::run() {
@@ -83,11 +92,11 @@ asio::awaitable<Completion::After> Completion::run() {
   if (error && !stop_.stop_requested()) {
     after = co_await answer_error(*error);
   } else {
-    if (!stop_.stop_requested()) generate();
+    if (!stop_.stop_requested()) ask();
     after = co_await converse();
-    log_end();
   }
   co_await connection_.stop_watching();
+  log_end();
   co_return after;
 }
 
@@ -98,12 +107,12 @@ asio::awaitable<std::optional<ApiError>> Completion::prepare() {
       asio::use_awaitable);
 }
 
-/// From the body to the prompt and the cache key. On the strand, or on an encoder thread while the strand
-/// waits for it: nobody else touches this object then. What it says of the prompt is forgotten at once: long
+/// From the body to the prompts and their cache keys. On the strand, or on an encoder thread while the strand
+/// waits for it: nobody else touches this object then. What it says of the prompts is forgotten at once: long
 /// requests would hold their text in three forms until their answer ends.
 std::optional<ApiError> Completion::understand() {
   if (stop_.stop_requested()) return std::nullopt;
-  auto parsed = parse_request(endpoint_, body_, edge_.options.stop_strings_max);
+  auto parsed = parse_request(endpoint_, body_, edge_.options);
   discard(body_);
   if (auto* error = std::get_if<ApiError>(&parsed)) return *error;
   request_ = std::get<CompletionRequest>(std::move(parsed));
@@ -113,19 +122,22 @@ std::optional<ApiError> Completion::understand() {
         "the model '" + request_.model + "' does not exist; this cluster serves '" + edge_.model.id + "'",
         "model", "model_not_found"};
   if (request_.stream && http_.version() < 11) return bad_request("streaming needs HTTP/1.1", "stream");
-  auto encoded = encode_prompt(request_, edge_.model, edge_.options, stop_.get_token());
-  if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
-  prompt_ = std::get<Prompt>(std::move(encoded));
-  prompt_tokens_ = prompt_.tokens.size();
-  if (request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_))
-    cache_key_ = make_key();
+  const bool cacheable = request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_);
+  for (size_t i = 0; i < request_.prompt_count(); ++i) {
+    auto encoded = encode_prompt(request_, i, edge_.model, edge_.options, stop_.get_token());
+    if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
+    auto& prompt = std::get<Prompt>(encoded);
+    std::string key = cacheable ? make_key(i, prompt.max_tokens) : std::string();
+    choices_.emplace_back(edge_, request_, std::move(prompt), std::move(key));
+  }
   discard(request_.body);
   discard(request_.messages);
-  discard(request_.prompt);
+  discard(request_.prompts);
   return std::nullopt;
 }
 
-std::string Completion::make_key() const {
+/// Of one prompt: the same whether it came alone or in a list.
+std::string Completion::make_key(size_t index, uint32_t max_tokens) {
   const ServedModel& model = edge_.model;
   KeyContext context;
   context.weights_digest = model.weights_digest;
@@ -136,63 +148,80 @@ std::string Completion::make_key() const {
   // Settings of ours that shape the answer too: the limit when the client names none, and what prompts may
   // hold.
   context.endpoint = std::string(endpoint_ == Endpoint::chat ? "chat" : "completions") +
-                     " max_tokens=" + std::to_string(prompt_.max_tokens) +
+                     " max_tokens=" + std::to_string(max_tokens) +
                      " control_tokens=" + std::to_string(edge_.options.control_tokens_in_prompts);
+  if (endpoint_ == Endpoint::completions) request_.body["prompt"] = prompt_value(request_.prompts[index]);
   return answer_key(edge_.cache_secret, {}, context,
                     request_.body);  // tenants come with a later version's keys
 }
 
-/// Registers the mailbox, then mails Generate: its answers cannot overtake the opening.
-void Completion::generate() {
-  model::Sampling& sampling = request_.sampling;
-  if (!request_.deterministic()) random_bytes(&sampling.seed, sizeof sampling.seed);
-  if (!request_.ignore_eos) sampling.end_tokens = edge_.model.end_tokens;
-  cache_ = cache_key_.empty() ? Cache::bypass : Cache::miss;
-  const uint32_t timeout_ms = edge_.options.request_timeout_ms;
-  number_ = edge_.next_request.fetch_add(1);
-  reader_.emplace(edge_.model, request_, prompt_.max_tokens);
+void Completion::ask() {
   writer_.emplace(edge_.model, request_, id_, unix_ms() / 1000);
-  edge_.metrics.prompt_tokens.Increment(static_cast<double>(prompt_tokens_));
-
-  schema::FrameBuilder<schema::Generate> generate(64 + prompt_.tokens.size() / 2);
-  generate->setRequestId(id_);
-  generate->initReplyTo().setNode(edge_.options.node);
-  generate->getReplyTo().setRequest(number_);
-  auto tokens = generate->initTokens(static_cast<unsigned>(prompt_.tokens.size()));
-  for (unsigned i = 0; i < tokens.size(); ++i) tokens.set(i, prompt_.tokens[i]);
-  actors::encode(sampling, generate->initSampling());
-  discard(prompt_.tokens);
-  generate->setMaxTokens(prompt_.max_tokens);
-  generate->setDeadlineMs(static_cast<uint64_t>(unix_ms()) + timeout_ms);
-  generate->setCacheKey(
-      capnp::Data::Reader(reinterpret_cast<const kj::byte*>(cache_key_.data()), cache_key_.size()));
-  generate->setAttempt(attempt_);
-  caf::anon_send(edge_.mailroom, OpenMailbox{number_, mailbox_});
-  running_ = true;
-  actors::mail(edge_.cache, std::move(generate).finish());
+  const auto deadline_ms = static_cast<uint64_t>(unix_ms()) + edge_.options.request_timeout_ms;
+  for (Choice& choice : choices_) choice.ask(id_, mailbox_, began_, deadline_ms);
 }
 
 asio::awaitable<Completion::After> Completion::converse() {
   for (;;) {
-    take(co_await mailbox_->next());
-    while (!mailbox_->empty() && !gone_ && !failure_ && !reader_->finish_reason())
-      take(co_await mailbox_->next());
+    do take(co_await mailbox_->next());
+    while (!mailbox_->empty() && state_ != State::gone && !failure_ && !whole());
     if (failure_) co_return co_await fail(*failure_);
-    if (reader_ && reader_->finish_reason()) settle();  // no reader: it ended before it was mailed
-    if (!gone_ && request_.stream && started_) gone_ = !co_await write_piece();
-    if (gone_) {
+    for (Choice& choice : choices_)
+      if (choice.finish_reason()) choice.settle();
+    if (state_ != State::gone && request_.stream && started() && !co_await write_pieces())
+      state_ = State::gone;
+    if (state_ == State::gone) {
       release();
       edge_.metrics.clients_gone.Increment();
       co_return After::reset;
     }
-    if (reader_->finish_reason()) co_return co_await finish();
+    if (whole()) co_return co_await finish();
   }
 }
 
-/// The stream's header waits for the cluster's first message: only then X-Cache and refusals are known.
-asio::awaitable<bool> Completion::write_piece() {
+template <class T>
+void Completion::deliver(const schema::Frame<T>& frame) {
+  const uint64_t number = schema::Reading<T>(frame)->getRequest();
+  for (Choice& choice : choices_)
+    if (choice.number() == number) {
+      if (auto error = choice.take(frame)) failure_ = std::move(error);
+      return;
+    }
+}
+
+void Completion::take(Event event) {
+  try {
+    if (auto* accepted = std::get_if<schema::Frame<schema::Accepted>>(&event)) {
+      deliver(*accepted);
+    } else if (auto* tokens = std::get_if<schema::Frame<schema::Tokens>>(&event)) {
+      deliver(*tokens);
+    } else if (auto* finished = std::get_if<schema::Frame<schema::Finished>>(&event)) {
+      deliver(*finished);
+    } else if (auto* rejected = std::get_if<schema::Frame<schema::Rejected>>(&event)) {
+      deliver(*rejected);
+    } else if (auto* lost = std::get_if<ClusterLost>(&event)) {
+      failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1};
+    } else if (std::holds_alternative<ClientGone>(event)) {
+      state_ = State::gone;
+    } else if (std::holds_alternative<Stopping>(event)) {
+      failure_ = ApiError{503, "this gateway is shutting down", {}, "shutting_down", 1};
+    } else {
+      failure_ =
+          ApiError{504,
+                   "no whole answer within " + std::to_string(edge_.options.request_timeout_ms) + " ms",
+                   {},
+                   "timeout"};
+    }
+  } catch (const kj::Exception& e) {
+    failure_ = broken_answer(std::string("a message cannot be read: ") + e.getDescription().cStr());
+  }
+}
+
+/// The stream's header waits for the cluster's first message of every choice: only then X-Cache and refusals
+/// are known.
+asio::awaitable<bool> Completion::write_pieces() {
   std::string events;
-  if (!streaming_) {
+  if (state_ == State::waiting) {
     http::response<http::empty_body> header{http::status::ok, 11};
     header.set(http::field::content_type, "text/event-stream");
     header.set(http::field::cache_control, "no-cache");
@@ -200,43 +229,51 @@ asio::awaitable<bool> Completion::write_piece() {
     header.set("x-cache", cache_word());
     header.keep_alive(http_.keep_alive());
     if (!co_await connection_.begin_stream(std::move(header))) co_return false;
-    streaming_ = true;
-    status_ = 200;
+    state_ = State::streaming;
     events = writer_->first_event();
   }
-  events += writer_->piece_events(piece_);
-  piece_ = {};
+  events += take_events();
   if (events.empty()) co_return true;
   co_return co_await connection_.write_chunk(events);
 }
 
+std::string Completion::take_events() {
+  std::string events;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    events += writer_->piece_events(i, choices_[i].take_piece());
+    if (choices_[i].take_end()) events += writer_->finish_event(i, *choices_[i].finish_reason());
+  }
+  return events;
+}
+
 asio::awaitable<Completion::After> Completion::finish() {
-  const Usage usage{prompt_tokens_, reader_->tokens()};
-  const FinishReason reason = *reader_->finish_reason();
   bool written = false;
   if (request_.stream) {
-    written = co_await connection_.write_chunk(writer_->end_events(reason, usage)) &&
-              co_await connection_.end_stream();
+    written =
+        co_await connection_.write_chunk(writer_->end_events(usage())) && co_await connection_.end_stream();
   } else {
-    whole_.text = std::move(piece_.text);
-    HttpResponse response = json_response(200, writer_->body(whole_, reason, usage));
+    std::vector<AnswerWriter::Whole> whole;
+    for (Choice& choice : choices_) whole.push_back({choice.take_whole(), *choice.finish_reason()});
+    HttpResponse response = json_response(200, writer_->body(whole, usage()));
     response.set("x-request-id", id_);
     response.set("x-cache", cache_word());
     response.keep_alive(http_.keep_alive());
-    status_ = 200;
     written = co_await connection_.write(std::move(response));
   }
-  co_return written ? After::next_request : After::reset;
+  if (!written) co_return After::reset;
+  status_ = 200;
+  reason_ = "ok";
+  co_return After::next_request;
 }
 
 /// Before the first byte an ordinary error; in mid-stream an error event and then a connection that is reset.
 asio::awaitable<Completion::After> Completion::fail(ApiError error) {
   release();
-  if (!streaming_) co_return co_await answer_error(error);
+  if (state_ != State::streaming) co_return co_await answer_error(error);
   edge_.metrics.streams_cut.Increment();
   status_ = error.status;
-  std::string events = writer_->piece_events(piece_) + error_event(error);
-  co_await connection_.write_chunk(events);
+  reason_ = error.reason();
+  co_await connection_.write_chunk(take_events() + error_event(error));
   co_return After::reset;
 }
 
@@ -245,34 +282,72 @@ asio::awaitable<Completion::After> Completion::answer_error(const ApiError& erro
   response.set("x-request-id", id_);
   response.keep_alive(http_.keep_alive());
   status_ = error.status;
+  reason_ = error.reason();
   const bool written = co_await connection_.write(std::move(response));
   co_return written ? After::next_request : After::reset;
 }
 
-double Completion::seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+void Completion::release() {
+  for (Choice& choice : choices_) choice.release();
+}
+
+bool Completion::started() const {
+  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.started(); });
+}
+
+bool Completion::whole() const {
+  return !choices_.empty() && std::all_of(choices_.begin(), choices_.end(),
+                                          [](const Choice& c) { return c.finish_reason().has_value(); });
+}
+
+Usage Completion::usage() const {
+  Usage sum;
+  for (const Choice& choice : choices_) {
+    const Usage usage = choice.usage();
+    sum.prompt_tokens += usage.prompt_tokens;
+    sum.completion_tokens += usage.completion_tokens;
+  }
+  return sum;
 }
 
 const char* Completion::cache_word() const {
-  switch (cache_) {
-    case Cache::hit:
-      return "hit";
-    case Cache::miss:
-      return "miss";
-    default:
-      return "bypass";
-  }
+  if (choices_.empty() || !choices_.front().cacheable()) return "bypass";
+  return std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.hit(); }) ? "hit"
+                                                                                                : "miss";
 }
 
+/// Of several choices, one that was cut by its length counts.
+std::string Completion::finish_word() const {
+  if (!whole()) return "none";
+  const bool cut = std::any_of(choices_.begin(), choices_.end(),
+                               [](const Choice& c) { return c.finish_reason() == FinishReason::length; });
+  return cut ? "length" : "stop";
+}
+
+/// One line for every request, refused ones too. Whole milliseconds; first_token_ms is -1 if none came.
 void Completion::log_end() const {
+  const auto ms = [&](std::chrono::steady_clock::time_point at) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(at - began_).count();
+  };
+  int64_t first_token_ms = -1;
+  for (const Choice& choice : choices_)
+    if (const auto at = choice.first_token())
+      first_token_ms = first_token_ms < 0 ? ms(*at) : std::min<int64_t>(first_token_ms, ms(*at));
+  const Usage usage = this->usage();
   log::info("request.end", {{"id", id_},
+                            {"peer", connection_.peer()},
+                            {"endpoint", endpoint_ == Endpoint::chat ? "chat_completions" : "completions"},
+                            {"model", shortened(request_.model)},
                             {"status", status_},
+                            {"reason", reason_},
+                            {"finish", finish_word()},
                             {"stream", request_.stream},
                             {"cache", cache_word()},
-                            {"prompt_tokens", prompt_tokens_},
-                            {"completion_tokens", reader_ ? reader_->tokens() : 0},
-                            {"first_token_ms", first_token_s_ * 1000},
-                            {"total_ms", seconds() * 1000}});
+                            {"choices", choices_.size()},
+                            {"prompt_tokens", usage.prompt_tokens},
+                            {"completion_tokens", usage.completion_tokens},
+                            {"first_token_ms", first_token_ms},
+                            {"total_ms", ms(std::chrono::steady_clock::now())}});
 }
 
 }  // namespace convoy::gateway

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 
 #include "gateway/openai_response.hpp"
 
@@ -51,6 +52,9 @@ Connection::Connection(tcp::socket socket, const GatewayOptions& options)
       settled_(socket_.get_executor()) {
   error_code ignored;  // a socket that is gone already says so at the first read
   socket_.set_option(tcp::no_delay(true), ignored);
+  std::ostringstream peer;
+  peer << socket_.remote_endpoint(ignored);
+  peer_ = peer.str();
 }
 
 void Connection::arm(uint32_t limit_ms) {

@@ -31,6 +31,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
  public:
   asio::any_io_executor executor() { return socket_.get_executor(); }
 
+  const std::string& peer() const { return peer_; }  // address:port
+
   struct Closed {};  // by the client, or idle for too long: there is nobody to tell
 
   /// options must outlive it.
@@ -71,6 +73,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   tcp::socket socket_;
   const GatewayOptions& options_;
+  std::string peer_;
   beast::flat_buffer buffer_;
   asio::steady_timer limit_;  // of the operation that runs
   uint64_t turn_ = 0;         // which operation that is: a late timer must not end the next one

@@ -15,8 +15,10 @@ using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
-const prometheus::Histogram::BucketBoundaries first_token_buckets{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-                                                                  1,     2.5,  5,     10,   30,  60};
+using Buckets = prometheus::Histogram::BucketBoundaries;
+const Buckets first_token_buckets{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+const Buckets request_buckets{0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600};
+const Buckets between_tokens_buckets{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
 
 }  // namespace
 
@@ -24,11 +26,11 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
     : registry_(std::move(registry)),
       requests_(BuildCounter()
                     .Name("convoy_gateway_requests_total")
-                    .Help("HTTP requests by endpoint and status")
+                    .Help("HTTP requests by endpoint, status and why they ended so; 499: the client left")
                     .Register(*registry_)),
       tokens_(BuildCounter()
                   .Name("convoy_gateway_tokens_total")
-                  .Help("Tokens of prompts and of answers, from the cache too")
+                  .Help("Tokens of prompts and of answers, as they come; computed and from the cache")
                   .Register(*registry_)),
       cache_(BuildCounter()
                  .Name("convoy_gateway_cache_total")
@@ -39,8 +41,14 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
               .Name("convoy_gateway_connection_events_total")
               .Help("Connections accepted, refused, left by the client or cut by us in mid-answer")
               .Register(*registry_)),
-      prompt_tokens(tokens_.Add({{"kind", "prompt"}})),
-      completion_tokens(tokens_.Add({{"kind", "completion"}})),
+      first_token_(BuildHistogram()
+                       .Name("convoy_gateway_first_token_seconds")
+                       .Help("From the whole request to the first token of its answer")
+                       .Register(*registry_)),
+      request_(BuildHistogram()
+                   .Name("convoy_gateway_request_seconds")
+                   .Help("From the whole request to the last token of its answer, of whole answers")
+                   .Register(*registry_)),
       connections_accepted(connection_events_.Add({{"event", "accepted"}})),
       connections_refused(connection_events_.Add({{"event", "refused"}})),
       clients_gone(connection_events_.Add({{"event", "client_gone"}})),
@@ -50,14 +58,38 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
                       .Help("Connections that are open now")
                       .Register(*registry_)
                       .Add({})),
-      first_token_seconds(BuildHistogram()
-                              .Name("convoy_gateway_first_token_seconds")
-                              .Help("From the whole request to the first token of its answer")
-                              .Register(*registry_)
-                              .Add({}, first_token_buckets)) {}
+      between_tokens_seconds(BuildHistogram()
+                                 .Name("convoy_gateway_between_tokens_seconds")
+                                 .Help("Between tokens of an answer that is computed, of whole answers")
+                                 .Register(*registry_)
+                                 .Add({}, between_tokens_buckets)),
+      computed_(source("computed")),
+      cached_(source("cache")) {
+  for (const char* result : {"hit", "miss", "bypass"}) cache_.Add({{"result", result}});
+}
 
-void Metrics::answered(const std::string& endpoint, unsigned status) {
-  requests_.Add({{"endpoint", endpoint}, {"status", std::to_string(status)}}).Increment();
+Metrics::Source Metrics::source(const char* name) {
+  return {tokens_.Add({{"kind", "prompt"}, {"source", name}}),
+          tokens_.Add({{"kind", "completion"}, {"source", name}}),
+          first_token_.Add({{"source", name}}, first_token_buckets),
+          request_.Add({{"source", name}}, request_buckets)};
+}
+
+void Intervals::add(double seconds, uint32_t count) {
+  counts_.resize(between_tokens_buckets.size() + 1);
+  const auto bucket = std::lower_bound(between_tokens_buckets.begin(), between_tokens_buckets.end(), seconds);
+  counts_[static_cast<size_t>(bucket - between_tokens_buckets.begin())] += count;
+  sum_ += seconds * count;
+}
+
+void Intervals::observe(prometheus::Histogram& histogram) {
+  if (!counts_.empty()) histogram.ObserveMultiple(counts_, sum_);
+  counts_.clear();
+  sum_ = 0;
+}
+
+void Metrics::answered(const std::string& endpoint, unsigned status, const std::string& reason) {
+  requests_.Add({{"endpoint", endpoint}, {"status", std::to_string(status)}, {"reason", reason}}).Increment();
 }
 
 void Metrics::cache(const std::string& result) { cache_.Add({{"result", result}}).Increment(); }

@@ -8,17 +8,31 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gateway/readiness.hpp"
 
 namespace convoy::gateway {
 
+/// Times between one answer's tokens. Kept beside the answer until its end: on its way no token takes a lock.
+class Intervals {
+ public:
+  void add(double seconds, uint32_t count);
+  void observe(prometheus::Histogram& histogram);  // and forgets them
+
+ private:
+  std::vector<double> counts_;  // by bucket
+  double sum_ = 0;
+};
+
 class Metrics {
  public:
   explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
 
-  /// endpoint: one of the known routes or "other" (a client must not make up label values). status: HTTP's.
-  void answered(const std::string& endpoint, unsigned status);
+  /// endpoint: one of the known routes or "other" (a client must not make up label values). status: HTTP's,
+  /// or 499 if the client left before its answer was whole. reason: "ok", an answer's finish reason, or an
+  /// error's code.
+  void answered(const std::string& endpoint, unsigned status, const std::string& reason);
   /// What became of the cache for an answer: hit, miss or bypass.
   void cache(const std::string& result);
   /// Prometheus' text format: everything in the registry, not only ours, and what is looked up (gauges.hpp).
@@ -27,12 +41,24 @@ class Metrics {
  private:
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Family<prometheus::Counter>&requests_, &tokens_, &cache_, &connection_events_;
+  prometheus::Family<prometheus::Histogram>&first_token_, &request_;
 
  public:
-  prometheus::Counter &prompt_tokens, &completion_tokens, &connections_accepted, &connections_refused;
+  /// What the cluster computes and what comes from the cache are counted apart.
+  struct Source {
+    prometheus::Counter &prompt_tokens, &completion_tokens;
+    prometheus::Histogram &first_token_seconds, &request_seconds;
+  };
+  Source& of(bool hit) { return hit ? cached_ : computed_; }
+
+  prometheus::Counter &connections_accepted, &connections_refused;
   prometheus::Counter &clients_gone, &streams_cut;
   prometheus::Gauge& connections;
-  prometheus::Histogram& first_token_seconds;
+  prometheus::Histogram& between_tokens_seconds;
+
+ private:
+  Source source(const char* name);
+  Source computed_, cached_;
 };
 
 }  // namespace convoy::gateway

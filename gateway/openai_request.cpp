@@ -230,21 +230,25 @@ std::vector<int32_t> token_ids_of(const Fields& f, const json::array& list) {
   return ids;
 }
 
-/// A text, token ids, or an array of just one of these.
-void read_prompt(const Fields& f, CompletionRequest& request) {
-  const json::value* prompt = &f.required("prompt");
-  if (const json::array* list = prompt->if_array(); list && !list->empty() && !(*list)[0].is_number()) {
-    if (list->size() != 1) f.refuse("prompt", "must be a single prompt: several are not supported");
-    prompt = &(*list)[0];
+PromptInput prompt_of(const Fields& f, const std::string& key, const json::value& value) {
+  if (const json::string* text = value.if_string()) return std::string(*text);
+  const json::array* list = value.if_array();
+  if (!list) f.refuse(key, "must be a string or an array of token ids");
+  if (list->empty()) f.refuse(key, "must not be empty");
+  return token_ids_of(f, *list);
+}
+
+/// A text, token ids, or an array of these: a choice each.
+void read_prompts(const Fields& f, uint32_t prompts_max, CompletionRequest& request) {
+  const json::value& prompt = f.required("prompt");
+  const json::array* list = prompt.if_array();
+  if (!list || list->empty() || (*list)[0].is_number()) {
+    request.prompts.push_back(prompt_of(f, "prompt", prompt));
+    return;
   }
-  if (const json::string* text = prompt->if_string()) {
-    request.prompt = std::string(*text);
-  } else if (const json::array* list = prompt->if_array()) {
-    if (list->empty()) f.refuse("prompt", "must not be empty");
-    request.prompt = token_ids_of(f, *list);
-  } else {
-    f.refuse("prompt", "must be a string or an array of token ids");
-  }
+  if (list->size() > prompts_max)
+    f.refuse("prompt", "must hold at most " + std::to_string(prompts_max) + " prompts (gateway.prompts_max)");
+  for (const json::value& one : *list) request.prompts.push_back(prompt_of(f, "prompt", one));
 }
 
 void read_stop(const Fields& f, uint32_t stop_strings_max, CompletionRequest& request) {
@@ -338,7 +342,7 @@ json::object object_of(std::string_view body) {
 }  // namespace
 
 std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::string_view body,
-                                                        uint32_t stop_strings_max) {
+                                                        const actors::ClusterConfig::Gateway& limits) {
   try {
     CompletionRequest request;
     request.endpoint = endpoint;
@@ -348,16 +352,23 @@ std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::
     if (endpoint == Endpoint::chat)
       request.messages = messages_of(f);
     else
-      read_prompt(f, request);
+      read_prompts(f, limits.prompts_max, request);
     refuse_unsupported(f, request.body, endpoint);
     read_sampling(f, request);
     read_logprobs(f, request);
-    read_stop(f, stop_strings_max, request);
+    read_stop(f, limits.stop_strings_max, request);
     read_streaming(f, request);
     return request;
   } catch (const ApiError& error) {
     return error;
   }
+}
+
+json::value prompt_value(const PromptInput& prompt) {
+  if (const auto* text = std::get_if<std::string>(&prompt)) return json::value(*text);
+  json::array ids;
+  for (const int32_t id : std::get<std::vector<int32_t>>(prompt)) ids.push_back(id);
+  return ids;
 }
 
 }  // namespace convoy::gateway

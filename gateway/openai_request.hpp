@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "actors/cluster_config.hpp"
 #include "gateway/api_error.hpp"
 #include "model/chat_template.hpp"
 #include "model/sampling.hpp"
@@ -24,26 +25,33 @@ constexpr size_t stop_string_bytes_max = 4096;  // that much text of a stream ma
 constexpr uint32_t chat_top_logprobs_max = 20;
 constexpr uint32_t completion_logprobs_max = 5;
 
+using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, or token ids
+
 struct CompletionRequest {
   Endpoint endpoint = Endpoint::chat;
   boost::json::object body;  // as it came: the answer cache's key is made of it
   std::string model;
-  std::vector<model::Message> messages;                    // chat
-  std::variant<std::string, std::vector<int32_t>> prompt;  // completions
-  model::Sampling sampling;                                // end_tokens are the model's: not set here
-  bool seeded = false;                                     // the client gave a seed
+  std::vector<model::Message> messages;  // chat
+  std::vector<PromptInput> prompts;      // completions
+  model::Sampling sampling;              // end_tokens are the model's: not set here
+  bool seeded = false;                   // the client gave a seed
   std::optional<uint32_t> max_tokens;
   std::string max_tokens_field;  // which one named it, for errors
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool stream = false, include_usage = false, return_token_ids = false;
 
+  /// How many choices it wants: a chat is one prompt.
+  size_t prompt_count() const { return endpoint == Endpoint::chat ? 1 : prompts.size(); }
   /// The same request again has the same answer.
   bool deterministic() const { return seeded || sampling.temperature == 0; }
 };
 
-/// stop_strings_max: how many stop strings a request may have.
+/// limits: stop_strings_max, prompts_max.
 std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::string_view body,
-                                                        uint32_t stop_strings_max);
+                                                        const actors::ClusterConfig::Gateway& limits);
+
+/// As a request that has no other prompt spells it.
+boost::json::value prompt_value(const PromptInput& prompt);
 
 }  // namespace convoy::gateway

@@ -140,21 +140,24 @@ json::value AnswerWriter::logprobs(const Piece& piece) const {
 }
 
 /// Without its text: that is a message, a delta or plain.
-json::object AnswerWriter::choice(const Piece& piece) const {
-  json::object choice{{"index", 0}, {"logprobs", logprobs(piece)}, {"finish_reason", nullptr}};
+json::object AnswerWriter::choice(size_t index, const Piece& piece) const {
+  json::object choice{{"index", index}, {"logprobs", logprobs(piece)}, {"finish_reason", nullptr}};
   if (request_.return_token_ids) choice["token_ids"] = token_ids(piece);
   return choice;
 }
 
-std::string AnswerWriter::body(const Piece& whole, FinishReason finish, const Usage& usage) const {
-  json::object choice = this->choice(whole);
-  choice["finish_reason"] = name(finish);
-  if (chat())
-    choice["message"] = json::object{{"role", "assistant"}, {"content", whole.text}, {"refusal", nullptr}};
-  else
-    choice["text"] = whole.text;
+std::string AnswerWriter::body(const std::vector<Whole>& choices, const Usage& usage) const {
   json::object body = envelope(chat() ? "chat.completion" : "text_completion");
-  body["choices"].emplace_array().push_back(std::move(choice));
+  json::array& list = body["choices"].emplace_array();
+  for (const auto& [whole, finish] : choices) {
+    json::object choice = this->choice(list.size(), whole);
+    choice["finish_reason"] = name(finish);
+    if (chat())
+      choice["message"] = json::object{{"role", "assistant"}, {"content", whole.text}, {"refusal", nullptr}};
+    else
+      choice["text"] = whole.text;
+    list.push_back(std::move(choice));
+  }
   body["usage"] = usage_object(usage);
   return json::serialize(body);
 }
@@ -174,11 +177,11 @@ std::string AnswerWriter::first_event() const {
                 {"finish_reason", nullptr}});
 }
 
-std::string AnswerWriter::piece_event(const Piece& piece) const {
+std::string AnswerWriter::piece_event(size_t index, const Piece& piece) const {
   const bool tells_tokens =
       !piece.tokens.empty() && (request_.sampling.logprobs || request_.return_token_ids);
   if (piece.text.empty() && !tells_tokens) return {};
-  json::object choice = this->choice(piece);
+  json::object choice = this->choice(index, piece);
   if (chat())
     choice["delta"] = json::object{{"content", piece.text}};
   else
@@ -200,11 +203,12 @@ size_t AnswerWriter::token_bytes(const AnswerToken& token) const {
 }
 
 /// An answer from the cache, or what a slow reader left waiting, comes as one piece.
-std::string AnswerWriter::piece_events(const Piece& piece) const {
+std::string AnswerWriter::piece_events(size_t index, const Piece& piece) const {
   constexpr size_t half = event_bytes_max / 2 - 512;  // for the text and for the tokens; 1 KB for the rest
   size_t tokens_bytes = 0;
   for (const AnswerToken& t : piece.tokens) tokens_bytes += token_bytes(t);
-  if (tokens_bytes <= half && slice_size(piece.text, 0, half) == piece.text.size()) return piece_event(piece);
+  if (tokens_bytes <= half && slice_size(piece.text, 0, half) == piece.text.size())
+    return piece_event(index, piece);
   std::string events;
   size_t text = 0, token = 0;
   do {
@@ -217,18 +221,22 @@ std::string AnswerWriter::piece_events(const Piece& piece) const {
       if (bytes > half && !part.tokens.empty()) break;
       part.tokens.push_back(piece.tokens[token]);
     }
-    events += piece_event(part);
+    events += piece_event(index, part);
   } while (text < piece.text.size() || token < piece.tokens.size());
   return events;
 }
 
-std::string AnswerWriter::end_events(FinishReason finish, const Usage& usage) const {
-  json::object last{{"index", 0}, {"logprobs", nullptr}, {"finish_reason", name(finish)}};
+std::string AnswerWriter::finish_event(size_t index, FinishReason finish) const {
+  json::object last{{"index", index}, {"logprobs", nullptr}, {"finish_reason", name(finish)}};
   if (chat())
     last["delta"] = json::object{};
   else
     last["text"] = "";
-  std::string events = chunk(std::move(last));
+  return chunk(std::move(last));
+}
+
+std::string AnswerWriter::end_events(const Usage& usage) const {
+  std::string events;
   if (request_.include_usage) {
     json::object body = envelope(chat() ? "chat.completion.chunk" : "text_completion");
     body["choices"].emplace_array();

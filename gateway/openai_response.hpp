@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gateway/answer.hpp"
 #include "gateway/api_error.hpp"
@@ -25,22 +26,27 @@ class AnswerWriter {
   /// model and request must outlive it. created: Unix seconds.
   AnswerWriter(const ServedModel& model, const CompletionRequest& request, std::string id, int64_t created);
 
-  /// The whole answer as one JSON object.
-  std::string body(const Piece& whole, FinishReason finish, const Usage& usage) const;
+  /// The whole answer as one JSON object; of several prompts, the choices in their order.
+  struct Whole {
+    Piece piece;
+    FinishReason finish;
+  };
+  std::string body(const std::vector<Whole>& choices, const Usage& usage) const;
 
   /// Each is one event, several or none: the chat's first chunk with the role, what a piece adds (in events
   /// of at most event_bytes_max), the end (finish reason, usage if asked for, [DONE]).
   std::string first_event() const;
-  std::string piece_events(const Piece& piece) const;
-  std::string end_events(FinishReason finish, const Usage& usage) const;
+  std::string piece_events(size_t index, const Piece& piece) const;
+  std::string finish_event(size_t index, FinishReason finish) const;
+  std::string end_events(const Usage& usage) const;
 
  private:
   bool chat() const { return request_.endpoint == Endpoint::chat; }
   boost::json::object envelope(const char* object) const;
-  boost::json::object choice(const Piece& piece) const;
+  boost::json::object choice(size_t index, const Piece& piece) const;
   boost::json::value logprobs(const Piece& piece) const;
   boost::json::object chat_logprob(int32_t id, float logprob) const;
-  std::string piece_event(const Piece& piece) const;
+  std::string piece_event(size_t index, const Piece& piece) const;
   size_t token_bytes(const AnswerToken& token) const;
   std::string chunk(boost::json::object choice) const;
 

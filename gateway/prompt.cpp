@@ -36,9 +36,10 @@ std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedM
   return encode(request, model, model.chat->render(request.messages, {.add_generation_prompt = true}), stop);
 }
 
-std::vector<int32_t> completion_tokens(const CompletionRequest& request, const ServedModel& model,
-                                       const GatewayOptions& options, const std::stop_token& stop) {
-  if (const auto* ids = std::get_if<std::vector<int32_t>>(&request.prompt)) {
+std::vector<int32_t> completion_tokens(const CompletionRequest& request, size_t index,
+                                       const ServedModel& model, const GatewayOptions& options,
+                                       const std::stop_token& stop) {
+  if (const auto* ids = std::get_if<std::vector<int32_t>>(&request.prompts[index])) {
     for (int32_t id : *ids)
       if (id >= model.vocab)
         throw bad_request("'prompt' holds token id " + std::to_string(id) + ", but the vocabulary ends at " +
@@ -48,7 +49,8 @@ std::vector<int32_t> completion_tokens(const CompletionRequest& request, const S
   }
   if (!model.tokenizer)
     throw bad_request("this model has no tokenizer: 'prompt' must be an array of token ids", "prompt");
-  const model::Segment segment{std::get<std::string>(request.prompt), options.control_tokens_in_prompts};
+  const model::Segment segment{std::get<std::string>(request.prompts[index]),
+                               options.control_tokens_in_prompts};
   auto tokens = encode(request, model, std::span(&segment, 1), stop);
   if (tokens.empty() && model.tokenizer->bos()) tokens.push_back(*model.tokenizer->bos());
   return tokens;
@@ -76,15 +78,16 @@ uint32_t room_for_answer(const CompletionRequest& request, size_t prompt_tokens,
 
 }  // namespace
 
-std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, const ServedModel& model,
-                                             const GatewayOptions& options, const std::stop_token& stop) {
+std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, size_t index,
+                                             const ServedModel& model, const GatewayOptions& options,
+                                             const std::stop_token& stop) {
   const bool chat = request.endpoint == Endpoint::chat;
   try {
     if (!model.tokenizer && !request.stop.empty())
       throw bad_request("this model has no tokenizer: 'stop' strings cannot be found", "stop");
     Prompt prompt;
     prompt.tokens =
-        chat ? chat_tokens(request, model, stop) : completion_tokens(request, model, options, stop);
+        chat ? chat_tokens(request, model, stop) : completion_tokens(request, index, model, options, stop);
     if (prompt.tokens.empty()) throw bad_request("the prompt is empty", chat ? "messages" : "prompt");
     prompt.max_tokens =
         room_for_answer(request, prompt.tokens.size(), model.context_tokens, options.max_tokens_default);

@@ -18,10 +18,12 @@ struct Prompt {
   uint32_t max_tokens = 0;  // generated at most; prompt and answer fit the context together
 };
 
-/// User text is plain: control tokens come from the chat template, or from a completion's text if
-/// options.control_tokens_in_prompts. A text too long for the context, however it is encoded, is refused
-/// before it is. Once `stop` is requested it returns soon, with what nobody wants any more.
-std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, const ServedModel& model,
-                                             const GatewayOptions& options, const std::stop_token& stop);
+/// Of the prompt with that index. User text is plain: control tokens come from the chat template, or from a
+/// completion's text if options.control_tokens_in_prompts. A text too long for the context, however it is
+/// encoded, is refused before it is. Once `stop` is requested it returns soon, with what nobody wants any
+/// more.
+std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, size_t index,
+                                             const ServedModel& model, const GatewayOptions& options,
+                                             const std::stop_token& stop);
 
 }  // namespace convoy::gateway

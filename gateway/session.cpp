@@ -2,6 +2,7 @@
 
 #include <cctype>
 
+#include "actors/log.hpp"
 #include "gateway/openai_response.hpp"
 
 namespace convoy::gateway {
@@ -59,7 +60,7 @@ asio::awaitable<void> Session::run() {
   for (;;) {
     auto next = co_await connection_->read_request();
     if (auto* error = std::get_if<ApiError>(&next)) {
-      edge_.metrics.answered("none", error->status);
+      answered("none", error->status, error->reason());
       HttpResponse response = error_response(*error);
       response.keep_alive(false);
       co_await connection_->write(std::move(response));
@@ -83,7 +84,8 @@ asio::awaitable<bool> Session::serve(HttpRequest& request) {
   }
   Answer answer = this->answer(request, path);
   answer.response.keep_alive(request.keep_alive());
-  edge_.metrics.answered(answer.endpoint, answer.response.result_int());
+  const unsigned status = answer.response.result_int();
+  answered(answer.endpoint, status, status < 400 ? "ok" : status == 503 ? "not_ready" : "invalid_request");
   co_return co_await connection_->write(std::move(answer.response), request.method() == http::verb::head);
 }
 
@@ -92,8 +94,17 @@ asio::awaitable<bool> Session::complete(HttpRequest& request, Endpoint endpoint,
   completion_ = &completion;
   const auto after = co_await completion.run();
   completion_ = nullptr;
-  edge_.metrics.answered(label, completion.status());
+  edge_.metrics.answered(label, completion.status(), completion.reason());  // it logs itself
   co_return after == Completion::After::next_request;
+}
+
+/// What is asked all the time and goes well is not worth a line.
+void Session::answered(const char* endpoint, unsigned status, const std::string& reason) const {
+  edge_.metrics.answered(endpoint, status, reason);
+  const bool routine = status < 400 || std::string_view(endpoint) == "readyz";
+  (routine ? log::debug : log::info)(
+      "request.end",
+      {{"peer", connection_->peer()}, {"endpoint", endpoint}, {"status", status}, {"reason", reason}});
 }
 
 /// Everything but the completions: answered at once.
@@ -137,6 +148,8 @@ Session::Answer Session::answer(const HttpRequest& request, std::string_view pat
 
 asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options) {
   auto connection = std::make_shared<Connection>(std::move(socket), options);
+  log::warn_limited("gateway.connection_refused",
+                    {{"peer", connection->peer()}, {"connections_max", options.connections_max}});
   HttpResponse response = error_response({503, "too many connections", {}, "too_many_connections", 1});
   response.keep_alive(false);
   co_await connection->write(std::move(response));

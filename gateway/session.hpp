@@ -29,6 +29,7 @@ class Session : public std::enable_shared_from_this<Session> {
   };
   asio::awaitable<bool> serve(HttpRequest& request);
   asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint, const char* label);
+  void answered(const char* endpoint, unsigned status, const std::string& reason) const;
   Answer answer(const HttpRequest& request, std::string_view path) const;
 
   std::shared_ptr<Connection> connection_;

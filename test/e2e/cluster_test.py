@@ -139,11 +139,11 @@ class Answers(unittest.TestCase):
         self.assertEqual(self.cluster.metric("convoy_stage_up"), 2)
         self.assertEqual(self.cluster.metric("convoy_stage_restarts_total"), 0)
         stream = Stream(self.cluster, "/v1/completions", {
-            "model": self.cluster.model_id(), "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True,
+            "model": self.cluster.model_id(), "prompt": "Water " * 200, "max_tokens": 4000, "ignore_eos": True,
             "temperature": 0}, {"Cache-Control": "no-store"})
         next(stream.events())
         wait_for(lambda: self.cluster.metric("convoy_requests_running") == 1, 5, "it is seen to run")
-        wait_for(lambda: self.cluster.metric("convoy_kv_blocks_used") > 1, 5, "its blocks are seen")
+        wait_for(lambda: self.cluster.metric("convoy_kv_blocks_used") > 3, 5, "its blocks are seen")
         stream.close()
         wait_for(lambda: self.cluster.metric("convoy_requests_running") == 0, 5, "it is seen to end")
 

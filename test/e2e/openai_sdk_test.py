@@ -182,6 +182,21 @@ class Completions(unittest.TestCase):
         self.assertEqual([i for c in chunks if c.choices for i in getattr(c.choices[0], "token_ids", [])], ids)
 
 
+    def test_prompts_of_a_list_are_choices_as_if_each_came_alone(self):
+        prompts = ["The capital of France is", "Water is"]
+        alone = [self.complete(prompt=p).choices[0].text for p in prompts]
+        headers = {"Cache-Control": "no-store"}
+        together = self.complete(prompt=prompts, extra_headers=headers)
+        self.assertEqual([c.index for c in together.choices], [0, 1])
+        self.assertEqual([c.text for c in together.choices], alone)
+        self.assertEqual(together.usage.completion_tokens, 16)
+        texts = ["", ""]
+        for chunk in self.complete(prompt=prompts, stream=True, extra_headers=headers):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.text
+        self.assertEqual(texts, alone)
+
+
 class Errors(unittest.TestCase):
     def refused(self, kind, **options):
         defaults = {"model": model(), "messages": QUESTION, "max_tokens": 4}
@@ -194,7 +209,7 @@ class Errors(unittest.TestCase):
 
     def test_a_value_out_of_range_is_a_bad_request_that_names_its_field(self):
         for field, value in {"temperature": 9, "top_p": -1, "presence_penalty": 3, "max_tokens": 0, "n": 2,
-                             "stop": ""}.items():
+                             "stop": ["a", ""]}.items():
             with self.subTest(field):
                 error = self.refused(openai.BadRequestError, **{field: value})
                 self.assertEqual((error.status_code, error.param), (400, field))
@@ -219,6 +234,19 @@ class Errors(unittest.TestCase):
 
     def test_an_error_in_a_stream_request_is_raised_before_the_stream(self):
         self.refused(openai.BadRequestError, stream=True, temperature=9)
+
+    def test_neutral_values_are_accepted(self):
+        answer = client().chat.completions.create(
+            model=model(), messages=[{**QUESTION[0], "name": "Ada"}], max_tokens=2, top_p=0, stop=[], logit_bias={},
+            reasoning_effort="none", extra_body={"stop_token_ids": [], "chat_template_kwargs": {}, "stream_options": {}})
+        self.assertEqual(len(answer.choices), 1)
+
+    def test_fields_of_other_servers_that_we_lack_are_refused_by_name(self):
+        for field, value in {"chat_template_kwargs": {"enable_thinking": False}, "guided_choice": ["a"],
+                             "stop_token_ids": [7]}.items():
+            with self.subTest(field):
+                error = self.refused(openai.BadRequestError, extra_body={field: value})
+                self.assertEqual((error.param, error.code), (field, "unsupported_parameter"))
 
     def test_an_unknown_field_is_ignored(self):
         answer = client().chat.completions.create(model=model(), messages=QUESTION, max_tokens=2,

@@ -143,7 +143,7 @@ BOOST_AUTO_TEST_CASE(logprobs_of_a_chat_carry_token_bytes_and_alternatives) {
   tokens(0, {0xC3, 0xA9, test::end_token});
   finished(3);
   const AnswerWriter writer(model, request, "chatcmpl-1", 17);
-  const json::value body = json::parse(writer.body(piece, FinishReason::stop, {4, 3}));
+  const json::value body = json::parse(writer.body({{piece, FinishReason::stop}}, {4, 3}));
   const json::array& content = body.at("choices").at(0).at("logprobs").at("content").as_array();
   BOOST_TEST(content.size() == 2u);  // the end token has no text
   BOOST_TEST(content[0].at("token").as_string() == "\xEF\xBF\xBD");
@@ -162,7 +162,7 @@ BOOST_AUTO_TEST_CASE(logprobs_of_a_completion_are_four_lists) {
   tokens(0, {0xC3, 0xA9, 'b', test::piece_token, test::end_token});
   finished(5);
   const AnswerWriter writer(model, request, "cmpl-1", 17);
-  const json::value body = json::parse(writer.body(piece, FinishReason::stop, {4, 5}));
+  const json::value body = json::parse(writer.body({{piece, FinishReason::stop}}, {4, 5}));
   const json::value& logprobs = body.at("choices").at(0).at("logprobs");
   BOOST_TEST((logprobs.at("text_offset") == json::array({0, 0, 1, 2})));
   BOOST_TEST(logprobs.at("tokens").at(3).as_string() == " piece");
@@ -180,7 +180,7 @@ BOOST_AUTO_TEST_CASE(alternatives_that_are_parts_of_characters_stay_apart) {
   request.sampling.top_logprobs = 3;
   piece.tokens.push_back({0xE2, -0.5f, {{0xE2, -0.5f}, {0xC3, -1.0f}, {0x80, -2.0f}}, 0, false});
   const AnswerWriter writer(model, request, "cmpl-1", 17);
-  const json::value body = json::parse(writer.body(piece, FinishReason::length, {1, 1}));
+  const json::value body = json::parse(writer.body({{piece, FinishReason::length}}, {1, 1}));
   const json::value& logprobs = body.at("choices").at(0).at("logprobs");
   BOOST_TEST(logprobs.at("tokens").at(0).as_string() == "bytes:\\xe2");
   const json::object& top = logprobs.at("top_logprobs").at(0).as_object();
@@ -204,7 +204,7 @@ BOOST_AUTO_TEST_CASE(an_answer_that_comes_at_once_is_streamed_in_events_of_64_kb
       whole.tokens.push_back({id, -0.123456789f, {{id, -0.123456789f}, {0xE2, -1.5f}}, 7, false});
     }
     const AnswerWriter writer(model, request, "chatcmpl-1", 17);
-    const std::string events = writer.piece_events(whole);
+    const std::string events = writer.piece_events(0, whole);
     std::string seen;
     std::vector<int32_t> seen_ids;
     for (size_t at = 0, end; at < events.size(); at = end + 2) {
@@ -235,7 +235,7 @@ BOOST_AUTO_TEST_CASE(an_infinite_logprob_is_still_json) {
   request.sampling.logprobs = true;
   piece.tokens.push_back({'a', -std::numeric_limits<float>::infinity(), {}, 0, false});
   const AnswerWriter writer(model, request, "chatcmpl-1", 17);
-  const json::value body = json::parse(writer.body(piece, FinishReason::length, {1, 1}));
+  const json::value body = json::parse(writer.body({{piece, FinishReason::length}}, {1, 1}));
   BOOST_TEST(body.at("choices").at(0).at("logprobs").at("content").at(0).at("logprob").as_double() ==
              -9999.0);
 }

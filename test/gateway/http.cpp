@@ -181,10 +181,13 @@ BOOST_AUTO_TEST_CASE(metrics_count_requests_by_endpoint_and_status) {
   client.get("/livez");
   const auto metrics = client.get("/metrics");
   BOOST_TEST(metrics[http::field::content_type].starts_with("text/plain"));
-  BOOST_TEST(metrics.body().find(R"(convoy_gateway_requests_total{endpoint="livez",status="200"} 1)") !=
-             std::string::npos);
-  BOOST_TEST(metrics.body().find(R"(convoy_gateway_requests_total{endpoint="other",status="404"} 1)") !=
-             std::string::npos);
+  BOOST_TEST(
+      metrics.body().find(R"(convoy_gateway_requests_total{endpoint="livez",reason="ok",status="200"} 1)") !=
+      std::string::npos);
+  BOOST_TEST(
+      metrics.body().find(
+          R"(convoy_gateway_requests_total{endpoint="other",reason="invalid_request",status="404"} 1)") !=
+      std::string::npos);
   BOOST_TEST(metrics.body().find("convoy_gateway_connections 1") != std::string::npos);
 }
 

@@ -10,7 +10,12 @@ namespace convoy::gateway {
 
 namespace {
 
-constexpr uint32_t stops_max = 4;
+const actors::ClusterConfig::Gateway limits = [] {
+  actors::ClusterConfig::Gateway limits;
+  limits.stop_strings_max = 4;
+  limits.prompts_max = 3;
+  return limits;
+}();
 
 std::string chat(const std::string& more,
                  const std::string& messages = R"([{"role":"user","content":"hi"}])") {
@@ -21,13 +26,13 @@ std::string completion(const std::string& more, const std::string& prompt = R"("
 }
 
 CompletionRequest good(const std::string& body, Endpoint endpoint = Endpoint::chat) {
-  auto parsed = parse_request(endpoint, body, stops_max);
+  auto parsed = parse_request(endpoint, body, limits);
   if (auto* error = std::get_if<ApiError>(&parsed)) BOOST_FAIL(body + ": " + error->message);
   return std::get<CompletionRequest>(std::move(parsed));
 }
 
 ApiError bad(const std::string& body, Endpoint endpoint = Endpoint::chat) {
-  auto parsed = parse_request(endpoint, body, stops_max);
+  auto parsed = parse_request(endpoint, body, limits);
   if (!std::holds_alternative<ApiError>(parsed)) BOOST_FAIL("accepted: " + body.substr(0, 200));
   return std::get<ApiError>(parsed);
 }
@@ -253,17 +258,22 @@ BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
   BOOST_TEST(*r.messages[0].content.get() == "ab");
 }
 
-BOOST_AUTO_TEST_CASE(a_prompt_is_one_text_or_one_list_of_token_ids) {
-  const auto prompt = [](const std::string& p) {
-    return good(completion("", p), Endpoint::completions).prompt;
+BOOST_AUTO_TEST_CASE(prompts_are_texts_or_lists_of_token_ids_one_or_several) {
+  const auto prompts = [](const std::string& p) {
+    return good(completion("", p), Endpoint::completions).prompts;
   };
-  BOOST_TEST(std::get<std::string>(prompt(R"("hi")")) == "hi");
-  BOOST_TEST(std::get<std::string>(prompt(R"(["hi"])")) == "hi");
-  BOOST_TEST(std::get<std::vector<int32_t>>(prompt("[1,2]")) == (std::vector<int32_t>{1, 2}));
-  BOOST_TEST(std::get<std::vector<int32_t>>(prompt("[[1,2]]")) == (std::vector<int32_t>{1, 2}));
-  for (const char* p : {"[]", "7", "{}", R"(["a","b"])", "[[1],[2]]", "[[]]", "[-1]", "[1,\"a\"]", "[1.5]",
-                        "[99999999999]", "null", "[[[1]]]", "[null]"})
+  using Ids = std::vector<int32_t>;
+  BOOST_TEST((prompts(R"("hi")") == std::vector<PromptInput>{"hi"}));
+  BOOST_TEST((prompts(R"(["hi"])") == std::vector<PromptInput>{"hi"}));
+  BOOST_TEST((prompts("[1,2]") == std::vector<PromptInput>{Ids{1, 2}}));
+  BOOST_TEST((prompts("[[1,2]]") == std::vector<PromptInput>{Ids{1, 2}}));
+  BOOST_TEST((prompts(R"(["a","b",""])") == std::vector<PromptInput>{"a", "b", ""}));
+  BOOST_TEST((prompts("[[1],[2,3]]") == std::vector<PromptInput>{Ids{1}, Ids{2, 3}}));
+  for (const char* p : {"[]", "7", "{}", "[[]]", "[[1],[]]", "[-1]", "[1,\"a\"]", "[1.5]", "[99999999999]",
+                        "null", "[[[1]]]", "[null]", "[\"a\",1]", R"(["a","b","c","d"])"})
     refuses(completion("", p), "prompt", Endpoint::completions);
+  BOOST_TEST(bad(completion("", R"(["a","b","c","d"])"), Endpoint::completions).message.find("at most 3") !=
+             std::string::npos);
 }
 
 BOOST_AUTO_TEST_CASE(a_body_that_is_not_json_in_utf8_is_refused) {
@@ -293,7 +303,7 @@ BOOST_AUTO_TEST_CASE(bytes_changed_at_random_never_crash_the_parser) {
   for (int round = 0; round < 20000; ++round) {
     std::string body = start;
     for (size_t n = 1 + random() % 4; n > 0; --n) body[random() % body.size()] = static_cast<char>(random());
-    const auto parsed = parse_request(Endpoint::chat, body, stops_max);
+    const auto parsed = parse_request(Endpoint::chat, body, limits);
     if (const auto* error = std::get_if<ApiError>(&parsed))
       BOOST_TEST_REQUIRE(error->status == 400u);
     else
@@ -308,7 +318,7 @@ std::variant<Prompt, ApiError> encoded(const CompletionRequest& r, int64_t conte
   GatewayOptions options;
   options.max_tokens_default = 50;
   options.control_tokens_in_prompts = control;
-  return encode_prompt(r, test::fake_model(context), options, {});
+  return encode_prompt(r, 0, test::fake_model(context), options, {});
 }
 
 }  // namespace
@@ -358,7 +368,7 @@ BOOST_AUTO_TEST_CASE(a_model_without_tokenizer_serves_token_ids_only) {
   ServedModel model = test::fake_model();
   model.tokenizer = nullptr;
   model.chat = nullptr;
-  const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, model, {}, {}); };
+  const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, 0, model, {}, {}); };
   BOOST_TEST(std::get<Prompt>(encode(good(completion("", "[1,2]"), Endpoint::completions))).tokens.size() ==
              2u);
   BOOST_TEST(std::get<ApiError>(encode(good(completion(""), Endpoint::completions))).param == "prompt");

@@ -1,0 +1,87 @@
+#pragma once
+// Choice: one prompt of a request and its answer: what the cluster is asked for it, what it says, what the
+// cache keeps. Its Completion owns one for each prompt and hands it its mail; on the connection's strand.
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "gateway/answer.hpp"
+#include "gateway/edge.hpp"
+#include "gateway/mailbox.hpp"
+#include "gateway/openai_response.hpp"
+#include "gateway/prompt.hpp"
+
+namespace convoy::gateway {
+
+class Choice {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// edge and request must outlive it. cache_key: empty if it is neither looked up nor kept.
+  Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, std::string cache_key);
+  ~Choice();  // nothing is left running
+  Choice(const Choice&) = delete;
+  Choice& operator=(const Choice&) = delete;
+
+  /// Registers the mailbox, then mails Generate: its answers cannot overtake that. deadline_ms: Unix time.
+  void ask(const std::string& request_id, const std::shared_ptr<Mailbox>& mailbox, Clock::time_point began,
+           uint64_t deadline_ms);
+
+  /// What the cluster says; the error, if any, is why there will be no whole answer.
+  std::optional<ApiError> take(const schema::Frame<schema::Accepted>& frame);
+  std::optional<ApiError> take(const schema::Frame<schema::Tokens>& frame);
+  std::optional<ApiError> take(const schema::Frame<schema::Finished>& frame);
+  std::optional<ApiError> take(const schema::Frame<schema::Rejected>& frame);
+
+  /// The answer is whole, whether or not its client still reads it: counts it, gives it to the cache.
+  void settle();
+  /// Nobody waits for it any more: ends what the cluster does for it.
+  void release();
+
+  uint64_t number() const { return number_; }
+  bool started() const { return state_ != State::asked; }  // the cluster took it, or the cache has it
+  bool cacheable() const { return !cache_key_.empty(); }
+  bool hit() const { return hit_; }
+  std::optional<FinishReason> finish_reason() const { return reader_.finish_reason(); }
+  Usage usage() const { return {prompt_tokens_, reader_.tokens()}; }
+  std::optional<Clock::time_point> first_token() const { return first_token_; }
+  /// What has come since the last call.
+  Piece take_piece() { return std::exchange(piece_, {}); }
+  /// For an answer in one body, when it is whole.
+  Piece take_whole();
+  /// Once, when it is whole: its end may be told.
+  bool take_end() { return reader_.finish_reason() && !std::exchange(end_told_, true); }
+
+ private:
+  enum class State {
+    asked,     // nothing heard yet: the cluster may be at work on it
+    accepted,  // the cluster is at work on it
+    over,      // nothing runs: it came from the cache, the cluster said its last word
+    released,  // nobody waits, or it was not asked yet
+  };
+  void started(bool from_cache);
+  void count(uint32_t new_tokens);
+  void store();
+
+  Edge& edge_;
+  const CompletionRequest& request_;
+  Prompt prompt_;  // its tokens: until they are mailed
+  const size_t prompt_tokens_;
+  const std::string cache_key_;
+  const uint64_t number_;
+  AnswerReader reader_;
+  State state_ = State::released;
+  bool hit_ = false, counted_ = false, end_told_ = false;
+  Piece piece_;  // not yet taken
+  Piece whole_;  // all tokens, for an answer in one body and for the cache
+  Clock::time_point began_;
+  std::optional<Clock::time_point> first_token_;
+  Clock::time_point last_token_;
+  Intervals between_tokens_;
+};
+
+}  // namespace convoy::gateway
