@@ -4,9 +4,17 @@
 #include <cassert>
 
 #include "model/error.hpp"
+#include "model/inspect.hpp"
 #include "model/parallel.hpp"
 
 namespace convoy::actors {
+
+namespace {
+
+// What a step's plan takes in a frame beside its rows' hidden states, at most.
+constexpr uint64_t plan_row_bytes = 256, plan_bytes = 64 << 10;
+
+}  // namespace
 
 int64_t served_context(const ClusterConfig& config, const model::Config& model) {
   const int64_t asked = config.pipeline.context_tokens_max;
@@ -43,10 +51,37 @@ std::string arithmetic_of(const ClusterConfig& config) {
 }
 
 void check_stages(const ClusterConfig& config, const model::Config& model) {
-  if (config.stage_count() <= model.layers) return;
-  throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
-                       config.cluster.model + " has " + std::to_string(model.layers) + " layers",
-                   config.file.string() + ": cluster.nodes", "give each stage at least one layer");
+  const std::string file = config.file.string();
+  if (config.stage_count() > model.layers)
+    throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
+                         config.cluster.model + " has " + std::to_string(model.layers) + " layers",
+                     file + ": cluster.nodes", "give each stage at least one layer");
+  // A stage passes on a row's hidden state and, with it, what the plan says of the row.
+  const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
+  const auto rows = static_cast<uint64_t>(scheduler_limits(config, model).rows());
+  const uint64_t frame_bytes = rows * row_bytes + plan_bytes, most = config.link.bulk_frame_bytes_max;
+  if (config.stage_count() > 1 && frame_bytes > most)
+    throw InputError("a step of " + std::to_string(rows) + " rows is a frame of up to " +
+                         std::to_string(frame_bytes) +
+                         " bytes between stages, and link.bulk_frame_bytes_max is " + std::to_string(most),
+                     file + ": pipeline.prefill_tokens_per_step",
+                     "lower it, or raise link.bulk_frame_bytes_max (and bulk_window_bytes, queue_bytes_max)");
+}
+
+std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                          uint64_t available_bytes) {
+  const model::Config& model = checkpoint.config();
+  const uint64_t weights = model::stage_bytes(checkpoint, {0, model.layers - 1});
+  const uint64_t cache = model::kv_bytes_per_token(model, model.layers, kv_type_named(config.stage.kv_type)) *
+                         scheduler_limits(config, model).kv_blocks *
+                         static_cast<uint64_t>(gpu::kv_block_tokens);
+  if (available_bytes == 0 || weights + cache <= available_bytes) return std::nullopt;
+  const auto mib = [](uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; };
+  return config.cluster.model + " needs " + mib(weights) + " for weights and " + mib(cache) +
+         " for keys and values, and " + mib(available_bytes) +
+         " are available: it will be slow, or be ended by the system; lower pipeline.kv_tokens, or serve a "
+         "smaller "
+         "model or one with smaller weights";
 }
 
 }  // namespace convoy::actors

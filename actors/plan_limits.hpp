@@ -1,9 +1,13 @@
 #pragma once
 // What configuration and model together allow: what gateway, pipeline and stages must agree on. Pure.
 
+#include <optional>
+#include <string>
+
 #include "actors/cluster_config.hpp"
 #include "actors/scheduler.hpp"
 #include "gpu/backend.hpp"
+#include "model/checkpoint.hpp"
 #include "model/config.hpp"
 
 namespace convoy::actors {
@@ -22,7 +26,13 @@ model::DType kv_type_named(std::string_view name);
 /// Names everything in the configuration that shapes the bits of an answer, for the cache's key.
 std::string arithmetic_of(const ClusterConfig& config);
 
-/// Throws InputError if the stages cannot divide the layers among them.
+/// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
+/// steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);
+
+/// That the stages of the nodes on this machine need more memory than there is, with both numbers; or
+/// nothing. They start all the same: weights are mapped, and fetched from the disk again and again.
+std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                          uint64_t available_bytes);
 
 }  // namespace convoy::actors

@@ -18,6 +18,7 @@
 #include "cli/runtime.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
+#include "model/mapping.hpp"
 #include "model/random_model.hpp"
 
 namespace convoy::cli {
@@ -81,7 +82,10 @@ int bring_up(actors::ClusterConfig config, const std::string& model_override) {
   {
     auto checked = config;
     if (!model_override.empty()) checked.cluster.model = model_override;
-    actors::check_stages(checked, model::Checkpoint::open(checked.cluster.model)->config());
+    const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
+    actors::check_stages(checked, checkpoint->config());
+    if (const auto warning = actors::memory_warning(checked, *checkpoint, model::memory_available_bytes()))
+      std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }
   umask(077);
   fs::create_directories(config.cluster.run_dir);

@@ -1,8 +1,6 @@
 #include "model/checkpoint.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
 #include <system_error>
 
 #include "model/byte_level_tokenizer.hpp"
@@ -19,17 +17,6 @@ namespace {
 
 /// What weights_digest() asks the kernel to read at once.
 constexpr size_t digest_chunk_bytes = 8 << 20;
-
-/// What the system could give without swapping, caches of files included. 0 if it does not say.
-uint64_t memory_available_bytes() {
-  std::ifstream in("/proc/meminfo");
-  uint64_t kib = 0;
-  for (std::string key; in >> key;) {
-    if (key == "MemAvailable:") return in >> kib ? kib * 1024 : 0;
-    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
 
 class FileCheckpoint final : public Checkpoint {
  public:

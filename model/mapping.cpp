@@ -8,6 +8,8 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <limits>
 #include <system_error>
 
 #include "model/error.hpp"
@@ -89,6 +91,16 @@ void Mapping::fetch(std::span<const std::byte> part) const { advise(part, {MADV_
 void Mapping::forget(std::span<const std::byte> part) const {
   if (kind_ == Kind::copy) return;  // a copy has no file to be fetched from again
   advise(part, {MADV_DONTNEED});    // private, never written: no loss
+}
+
+uint64_t memory_available_bytes() {
+  std::ifstream in("/proc/meminfo");
+  uint64_t kib = 0;
+  for (std::string key; in >> key;) {
+    if (key == "MemAvailable:") return in >> kib ? kib * 1024 : 0;
+    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
 }
 
 }  // namespace convoy::model

@@ -52,4 +52,7 @@ class Mapping {
   Kind kind_;
 };
 
+/// Bytes that the system could give without swapping, caches of files included. 0 if it does not say.
+uint64_t memory_available_bytes();
+
 }  // namespace convoy::model

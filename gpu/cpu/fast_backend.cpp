@@ -65,6 +65,7 @@ class FastBackend final : public CpuBackend {
             std::span<const int32_t> rows, Rows logits) override;
 
  private:
+  int64_t head_values_step() const override { return attention_values_step; }
   /// body(first, last) over ranges of rows, on several threads if there are many.
   template <class Body>
   void for_rows(int64_t rows, const Body& body);

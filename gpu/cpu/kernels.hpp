@@ -44,6 +44,9 @@ struct Product {
   bool fetched = false;
 };
 
+/// Attention goes through a head's values in registers of up to so many.
+inline constexpr int64_t attention_values_step = 16;
+
 /// The queries of some rows that share a key head, and their keys' blocks.
 struct AttentionTask {
   const float* q = nullptr;  // first query: query i is head i % group of row i / group
@@ -52,7 +55,7 @@ struct AttentionTask {
   int64_t group = 0;           // query heads per key head
   int64_t queries = 0;         // rows · group
   int64_t first_position = 0;  // of the first row
-  int64_t head_dim = 0;        // a multiple of 16
+  int64_t head_dim = 0;        // a multiple of attention_values_step
   float scale = 0;
   const uint32_t* blocks = nullptr;  // block table of the sequence
   const float* keys = nullptr;       // of the key head in block 0: [head_dim, 64 tokens]

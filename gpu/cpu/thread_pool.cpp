@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <string>
+#include <utility>
 
 #include "gpu/cpu/cores.hpp"
 #include "model/error.hpp"
@@ -73,6 +74,8 @@ void ThreadPool::run(int64_t chunks, Call call, const void* body) {
   const auto done = [this] { return unfinished_.load(std::memory_order_acquire) == 0; };
   while (!spin(done))
     std::this_thread::yield();  // the last chunk's thread may have lost its core to another process
+  // All bodies are done, and what they wrote is seen.
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 /// Works until no chunk is left to claim; true if it had one.
@@ -83,7 +86,12 @@ bool ThreadPool::work(int thread) {
     if (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel,
                                           std::memory_order_acquire))
       continue;
-    call_(body_, chunks_ - left, thread);  // upwards, as memory is fetched ahead
+    try {
+      call_(body_, chunks_ - left, thread);  // upwards, as memory is fetched ahead
+    } catch (...) {
+      const std::lock_guard lock(failing_);
+      if (!failure_) failure_ = std::current_exception();
+    }
     unfinished_.fetch_sub(1, std::memory_order_release);
     any = true;
     left = unclaimed_.load(std::memory_order_acquire);

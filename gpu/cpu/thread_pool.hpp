@@ -9,6 +9,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <type_traits>
@@ -18,7 +20,7 @@ namespace convoy::gpu {
 
 class ThreadPool {
  public:
-  static constexpr int threads_max = 256;
+  static constexpr int threads_max = CPU_SETSIZE;  // as many cores as one process can be given: 1,024
   /// How long an idle worker, or a caller that waits for the last chunk, keeps its core before it gives it
   /// up.
   static constexpr std::chrono::microseconds spin_max{50};
@@ -37,8 +39,9 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Calls body(chunk, thread) once for every chunk in [0, chunks), thread in [0, threads()), and returns
-  /// when all are done. Which thread gets which chunk is open, so no result may depend on it. body must not
-  /// throw.
+  /// when all are done. Which thread gets which chunk is open, so no result may depend on it. What a body
+  /// throws is thrown here once all chunks are done, the first of several: a step that finds no memory fails,
+  /// not the process.
   template <class Body>
   void parallel_for(int64_t chunks, const Body& body) {
     if (chunks <= 1 || workers_.empty()) {
@@ -46,12 +49,11 @@ class ThreadPool {
       return;
     }
     run(
-        chunks, [](const void* b, int64_t i, int t) noexcept { (*static_cast<const Body*>(b))(i, t); },
-        &body);
+        chunks, [](const void* b, int64_t i, int t) { (*static_cast<const Body*>(b))(i, t); }, &body);
   }
 
  private:
-  using Call = void (*)(const void*, int64_t, int) noexcept;
+  using Call = void (*)(const void*, int64_t, int);
   void run(int64_t chunks, Call call, const void* body);
   bool work(int thread);
   void worker(int thread);
@@ -65,6 +67,8 @@ class ThreadPool {
   Call call_ = nullptr;
   const void* body_ = nullptr;
   int64_t chunks_ = 0;
+  std::mutex failing_;  // guards the next one; taken only when a body throws
+  std::exception_ptr failure_;
   std::vector<std::thread> workers_;
   struct Bound {
     pthread_t thread;

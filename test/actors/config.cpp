@@ -289,3 +289,38 @@ BOOST_AUTO_TEST_CASE(damaged_texts_are_refused_or_read_but_never_crash) {
   }
   BOOST_TEST(refused > 1000u);
 }
+
+BOOST_AUTO_TEST_CASE(steps_that_fit_no_frame_are_refused_with_the_keys) {
+  ClusterConfig config;
+  config.file = "cluster.conf";
+  config.cluster.nodes = {{.name = "a", .stages = 2}};
+  model::Config model;
+  model.layers = 60;
+  model.hidden = 7168;
+  model.context = 4096;
+  config.pipeline.prefill_tokens_per_step = 512;
+  BOOST_CHECK_NO_THROW(check_stages(config, model));
+  config.pipeline.prefill_tokens_per_step = 8192;  // 235 MB of hidden states
+  const auto names_the_keys = [](const InputError& e) {
+    const std::string text = e.what();
+    return text.find("prefill_tokens_per_step") != std::string::npos &&
+           text.find("bulk_frame_bytes_max") != std::string::npos;
+  };
+  BOOST_CHECK_EXCEPTION(check_stages(config, model), InputError, names_the_keys);
+  config.cluster.nodes[0].stages = 1;  // passes nothing on
+  BOOST_CHECK_NO_THROW(check_stages(config, model));
+  config.cluster.nodes[0].stages = 61;
+  BOOST_CHECK_THROW(check_stages(config, model), InputError);
+}
+
+BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_both_numbers) {
+  ClusterConfig config;
+  config.cluster.model = "random:deepseek-v2-lite:2";
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  BOOST_TEST(!memory_warning(config, *checkpoint, uint64_t{1} << 40));
+  BOOST_TEST(!memory_warning(config, *checkpoint, 0));  // the system does not say
+  const auto warning = memory_warning(config, *checkpoint, 64 << 20);
+  BOOST_REQUIRE(warning);
+  BOOST_TEST(warning->find("for weights") != std::string::npos);
+  BOOST_TEST(warning->find("64 MiB are available") != std::string::npos);
+}

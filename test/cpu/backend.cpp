@@ -115,3 +115,18 @@ BOOST_AUTO_TEST_CASE(a_weight_of_integers_and_odd_head_sizes_are_refused) {
   BOOST_CHECK_THROW(backend->attention(rows_of(q, 1), {1, 1, 24, 1}, {}, {}, rows_of(q, 1)),
                     convoy::InputError);
 }
+
+BOOST_AUTO_TEST_CASE(heads_that_the_fast_kernels_do_not_take_are_refused_before_a_step) {
+  convoy::model::Rope rope;
+  BOOST_CHECK_NO_THROW(make_cpu_backend(Kernels::reference, 1)->set_rope(rope, 40, 16));
+  std::unique_ptr<Backend> fast;
+  try {
+    fast = make_cpu_backend(Kernels::fast, 1);
+  } catch (const convoy::InputError&) {
+    return;  // this processor has none
+  }
+  BOOST_CHECK_NO_THROW(fast->set_rope(rope, 48, 16));
+  BOOST_CHECK_EXCEPTION(fast->set_rope(rope, 40, 16), convoy::InputError, [](const convoy::InputError& e) {
+    return std::string(e.what()).find("stage.kernels") != std::string::npos;
+  });
+}

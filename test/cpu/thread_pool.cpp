@@ -21,6 +21,25 @@ BOOST_AUTO_TEST_CASE(every_chunk_runs_once_and_is_done_on_return) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(what_a_body_throws_reaches_the_caller_and_the_pool_goes_on) {
+  for (int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    for (int loop = 0; loop < 50; ++loop) {
+      std::atomic<int> runs{0};
+      BOOST_CHECK_THROW(pool.parallel_for(40,
+                                          [&](int64_t chunk, int) {
+                                            ++runs;
+                                            if (chunk % 10 == 7) throw std::bad_alloc();
+                                          }),
+                        std::bad_alloc);
+      if (threads > 1) BOOST_REQUIRE(runs == 40);  // the others ran to their end
+      std::atomic<int> after{0};
+      pool.parallel_for(40, [&](int64_t, int) { ++after; });
+      BOOST_REQUIRE(after == 40);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(workers_that_fell_asleep_take_part_again) {
   ThreadPool pool(3);
   for (int loop = 0; loop < 5; ++loop) {
