@@ -3,16 +3,18 @@
 
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "actors/log.hpp"
 #include "cli/commands.hpp"
 #include "model/error.hpp"
+#include "model/version.hpp"
 
 int main(int argc, char** argv) {
   using namespace convoy;
   CLI::App app{"convoy: an inference cluster on your own machines", "convoy"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "convoy 0.1.0");
+  app.set_version_flag("--version", "convoy " + std::string(version()) + " (" + std::string(commit()) + ")");
   app.footer("Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 unavailable, 70 internal fault.");
   int exit_code = cli::ok;
   log::configure("warn", false, "convoy");  // nodes and stages configure it anew

@@ -9,6 +9,8 @@
 #include <sstream>
 #include <string>
 
+#include "model/version.hpp"
+
 namespace convoy::gateway {
 
 namespace {
@@ -104,7 +106,7 @@ std::vector<MetricFamily> process_gauges() {
   std::ifstream("/proc/self/statm") >> virtual_pages >> resident_pages;
   const auto page = static_cast<double>(::sysconf(_SC_PAGESIZE));
   MetricFamily build = family("convoy_build_info", "1, and what runs");
-  add(build, 1, {{"version", CONVOY_VERSION}});
+  add(build, 1, {{"version", std::string(version())}, {"commit", std::string(commit())}});
   return {single("process_cpu_seconds_total", "Time on a core, of user and system",
                  seconds(use.ru_utime) + seconds(use.ru_stime), MetricType::Counter),
           single("process_resident_memory_bytes", "Memory in use", resident_pages * page),

@@ -50,6 +50,7 @@ class Count {
   void layer(const LayerWeights& w) {
     const uint64_t before = result.bytes;
     for_each_common(w, [&](const Tensor& tensor) { add(tensor, value_count(tensor)); });
+    const uint64_t before_experts = result.bytes;
     uint64_t experts = 0, values = 0;
     for_each_expert(w, [&](const Tensor& gate, const Tensor& up, const Tensor& down) {
       const uint64_t bytes = result.bytes;
@@ -57,9 +58,12 @@ class Count {
       result.expert_bytes = std::max(result.expert_bytes, result.bytes - bytes);
       experts++;
     });
-    // All experts of a layer have one shape.
-    if (experts > 0)
-      result.parameters_active += values / experts * static_cast<uint64_t>(config_.moe->routing.chosen);
+    // All experts of a layer have one shape, and hardly differ in type.
+    if (experts > 0) {
+      const auto chosen = static_cast<uint64_t>(config_.moe->routing.chosen);
+      result.parameters_active += values / experts * chosen;
+      result.bytes_active += (result.bytes - before_experts) / experts * chosen;
+    }
     result.layer_bytes.push_back(result.bytes - before);
   }
 
@@ -67,6 +71,7 @@ class Count {
     result.parameters += value_count(tensor);
     result.parameters_active += active;
     result.bytes += all_bytes(tensor);
+    result.bytes_active += all_bytes(tensor) * active / value_count(tensor);
     types_[tensor.type] += all_bytes(tensor);
   }
 

@@ -19,6 +19,7 @@ struct Inspection {
   uint64_t parameters_active = 0;
   uint64_t prediction_parameters = 0;  // in no other number here
   uint64_t bytes = 0;                  // of all weights that are run
+  uint64_t bytes_active = 0;           // of those that one token is computed with
   std::vector<uint64_t> layer_bytes;
   uint64_t expert_bytes = 0;  // of the largest expert; 0: there are none
   /// Types with the bytes of their weights, the most first.

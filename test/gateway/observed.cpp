@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "model/version.hpp"
 #include "test/gateway/fake_cluster.hpp"
 
 namespace convoy::gateway::test {
@@ -151,7 +152,8 @@ BOOST_AUTO_TEST_CASE(what_the_pipelines_say_of_themselves_is_in_the_metrics) {
   cluster.pipeline_says(true, "");
   await_sample(cluster, "convoy_ready", 1);
   BOOST_TEST(sample(cluster, R"(convoy_requests_running{pipeline="0"})") == 0);
-  BOOST_TEST(sample(cluster, R"(convoy_build_info{version="0.1.0"})") == 1);
+  BOOST_TEST(
+      sample(cluster, "convoy_build_info{version=\"0.1.0\",commit=\"" + std::string(commit()) + "\"}") == 1);
   BOOST_TEST(sample(cluster, "process_open_fds") > 3);
 }
 
