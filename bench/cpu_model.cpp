@@ -22,6 +22,7 @@
 #include "gpu/cpu/cores.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint.hpp"
+#include "model/inspect.hpp"
 #include "model/error.hpp"
 
 namespace {
@@ -76,16 +77,6 @@ double read_bandwidth(int threads) {
     best = std::max(best, static_cast<double>(bytes_per_thread * memory.size()) / t.wall);
   }
   return best;
-}
-
-/// The bytes of weights that one token's products read.
-double weight_bytes(const model::Checkpoint& checkpoint) {
-  const model::StageWeights w = checkpoint.stage({0, checkpoint.config().layers - 1});
-  size_t bytes = w.head->bytes.size();
-  for (const model::LayerWeights& l : w.layers) {
-    for (const model::Tensor* t : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) bytes += t->bytes.size();
-  }
-  return static_cast<double>(bytes);
 }
 
 /// A step of the one sequence, in slot 0, which samples its last row. The first takes all blocks.
@@ -277,7 +268,8 @@ int main(int argc, char** argv) try {
       {"generation_cpu_ms_per_token", best_generate.cpu * 1e3 / static_cast<double>(generate)}};
   if (!skip_bandwidth) {
     const double bandwidth = read_bandwidth(threads);
-    const double read = weight_bytes(*checkpoint) * static_cast<double>(generate) / best_generate.wall;
+    const auto token_bytes = static_cast<double>(model::inspect(*checkpoint).bytes_active);
+    const double read = token_bytes * static_cast<double>(generate) / best_generate.wall;
     out["memory_read_bytes_per_s"] = bandwidth;
     out["generation_bandwidth_fraction"] = read / bandwidth;
   }

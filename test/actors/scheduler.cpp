@@ -378,6 +378,7 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
       std::deque<gpu::StepPlan> flying;
       std::map<uint32_t, uint32_t> seen;              // positions a slot has been given
       std::map<uint32_t, std::set<uint32_t>> blocks;  // of a slot
+      std::map<uint32_t, uint32_t> holders;           // of a block: the slot
       std::map<uint32_t, uint64_t> started;           // the step in which a slot got its sequence
       std::map<actors::SequenceId, uint32_t> expected, got;
       for (int turn = 0; turn < 400; ++turn) {
@@ -403,6 +404,12 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
             BOOST_REQUIRE_LT(c.block, l.kv_blocks);
             BOOST_REQUIRE_EQUAL(c.index, blocks[c.slot].size());
             blocks[c.slot].insert(c.block);
+            const auto [holder, fresh] = holders.emplace(c.block, c.slot);
+            if (!fresh)  // whoever had it has ended by this step
+              BOOST_REQUIRE_MESSAGE(
+                  std::count(plan->ends.begin(), plan->ends.end(), holder->second) == 1,
+                  "block " << c.block << " is held by slots " << holder->second << " and " << c.slot);
+            holder->second = c.slot;
           }
           for (const auto& q : plan->sequences) {
             BOOST_REQUIRE_EQUAL(q.first_position, seen.at(q.slot));
@@ -425,6 +432,7 @@ BOOST_AUTO_TEST_CASE(random_traffic_keeps_every_invariant) {
           for (const uint32_t slot : plan->ends) {
             BOOST_REQUIRE_EQUAL(seen.erase(slot), 1u);
             blocks.erase(slot);
+            std::erase_if(holders, [slot](const auto& held) { return held.second == slot; });
           }
           flying.push_back(std::move(*plan));
         }

@@ -100,6 +100,46 @@ BOOST_AUTO_TEST_CASE(linear_multiplies_by_every_type_of_weight_and_adds_the_bias
   });
 }
 
+/// The same tensor with scales of its own, as FP8 has one for 128 by 128 values and int8 one for a row.
+model::Tensor scaled(model::Tensor tensor, TensorMaker& maker) {
+  int64_t count = 1;
+  for (const int64_t n : model::scales_shape(tensor.type, tensor.rows(), tensor.columns())) count *= n;
+  auto bytes = std::make_shared<std::vector<float>>(maker.values(count));
+  for (float& scale : *bytes) scale = 0.5f + scale * scale;
+  tensor.scales = std::as_bytes(std::span(*bytes));
+  tensor.scales_owner = std::shared_ptr<const model::Mapping>(bytes, nullptr);
+  return tensor;
+}
+
+BOOST_AUTO_TEST_CASE(scaled_weights_are_scaled_before_the_bias_is_added) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    for (const DType type : {DType::f8_e4m3, DType::i8})
+      for (const int64_t rows : {1, 3, 17})
+        BOOST_TEST_CONTEXT(model::info(type).name << ", " << rows << " rows") {
+          TensorMaker maker(12);
+          const int64_t n = 160, outputs = 200;  // blocks of 128 that are cut off on both sides
+          const std::vector<float> h = maker.values(rows * n);
+          const model::Tensor a = scaled(maker.make({outputs, n}, type, 1), maker),
+                              gate = scaled(maker.make({outputs, n}, type, 0.05f), maker),
+                              up = scaled(maker.make({outputs, n}, type, 1), maker);
+          const model::Tensor bias = maker.make({outputs}, DType::f32, 30);
+          const Weight wa = backend.adopt(a), wbias = backend.adopt(bias);
+          DeviceRows input(backend, rows, n, h), y(backend, rows, outputs), gated(backend, rows, outputs);
+          const Projection projection[] = {{&wa, &wbias, y.view}};
+          backend.linear(input.view, projection);
+          std::vector<double> expected = product(h, widened(a), n);
+          for (size_t i = 0; i < expected.size(); i++) expected[i] += widened(bias)[i % outputs];
+          BOOST_TEST(error_of(y.read(), expected) < float_tolerance);
+
+          backend.gated_linear(input.view, backend.adopt(gate), backend.adopt(up), gated.view);
+          expected = product(h, widened(gate), n);
+          const std::vector<double> ups = product(h, widened(up), n);
+          for (size_t i = 0; i < ups.size(); i++) expected[i] *= ups[i] / (1 + std::exp(-expected[i]));
+          BOOST_TEST(error_of(gated.read(), expected) < 4 * float_tolerance);
+        }
+  });
+}
+
 BOOST_AUTO_TEST_CASE(gated_linear_multiplies_silu_of_the_gate_with_up) {
   for_each_backend([](const BackendChoice& choice, Backend& backend) {
     for (DType type : weight_types) BOOST_TEST_CONTEXT(model::info(type).name) {
