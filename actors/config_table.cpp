@@ -166,7 +166,7 @@ void add_pipeline_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::readiness_period_ms>(
       "pipeline", "readiness_period_ms", "ms", 100, 60'000,
       "Ready means: a token went through all stages within this time, or a step is under way. At rest a "
-      "canary token is sent twice in this time, or as seldom as keeps canaries below 0.5 % of a core."));
+      "canary token is sent twice in this time, or as seldom as keeps canaries below 0.2 % of a core."));
   t.push_back(number<s, &S::failure_detection_ms>(
       "pipeline", "failure_detection_ms", "ms", 100, 60'000,
       "Silence of a link that ends its lease: the process behind it counts as dead."));

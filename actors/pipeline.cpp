@@ -215,7 +215,7 @@ PipelineActor::behavior_type pipeline(PipelineActor::stateful_pointer<PipelineSt
   self->state.data = std::make_unique<PipelineData>(self, std::move(options), std::move(peers));
   PipelineData* data = self->state.data.get();
   self->set_down_handler([data](caf::down_msg& down) { data->stage_down(down); });
-  const auto interval = milliseconds(std::clamp<uint32_t>(data->options.readiness_period_ms / 8, 5, 50));
+  const auto interval = milliseconds(std::clamp<uint32_t>(data->options.readiness_period_ms / 8, 5, 100));
   self->delayed_send(self, interval, caf::tick_atom_v);
   return {
       [data](const Frame<msg::Generate>& frame) { data->generate(frame); },

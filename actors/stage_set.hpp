@@ -113,7 +113,7 @@ class StageSet {
   uint64_t epoch() const { return epoch_; }
 
  private:
-  static constexpr double canary_share_max = 0.005;  // of one core
+  static constexpr double canary_share_max = 0.002;  // of one core
 
   const StageSetOptions options_;
   std::vector<Stage> stages_;
