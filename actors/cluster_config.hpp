@@ -97,7 +97,12 @@ struct ClusterConfig {
     uint64_t bulk_frame_bytes_max = 64ull << 20;
     uint64_t bulk_window_bytes = 128ull << 20;
     uint64_t queue_bytes_max = 256ull << 20;
+    uint64_t inbox_bytes_max = 64ull << 20;
     uint32_t links_max = 256;
+    uint32_t handshakes_max = 64;
+    uint32_t retry_first_ms = 20;
+    uint32_t retry_max_ms = 250;
+    uint32_t farewell_ms = 1000;
   } link;
 
   struct Log {

@@ -245,12 +245,28 @@ void add_link_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::bulk_frame_bytes_max>(
       "link", "bulk_frame_bytes_max", "bytes", 64 * KiB, 1 * GiB,
       "Longest frame on the bulk connection: the hidden states of a step."));
-  t.push_back(number<s, &S::bulk_window_bytes>("link", "bulk_window_bytes", "bytes", 64 * KiB, 4 * GiB,
-                                               "Bulk bytes sent and not yet taken by the receiver."));
+  t.push_back(number<s, &S::bulk_window_bytes>(
+      "link", "bulk_window_bytes", "bytes", 64 * KiB, 4 * GiB,
+      "Bulk bytes sent and not yet taken by the receiver. If two processes have "
+      "different limits, the smaller one counts."));
   t.push_back(number<s, &S::queue_bytes_max>(
       "link", "queue_bytes_max", "bytes", 64 * KiB, 16 * GiB,
       "Bytes that wait to be written on one link; beyond them the link fails."));
+  t.push_back(number<s, &S::inbox_bytes_max>(
+      "link", "inbox_bytes_max", "bytes", 1 * MiB, 16 * GiB,
+      "Control bytes received on one link that still wait in mailboxes; beyond them the link fails."));
   t.push_back(number<s, &S::links_max>("link", "links_max", "", 1, 65'536, "Links of one process."));
+  t.push_back(number<s, &S::handshakes_max>(
+      "link", "handshakes_max", "", 1, 65'536,
+      "Connections that have not said yet who they are, over TCP and over Unix-domain sockets each; one "
+      "more is closed."));
+  t.push_back(number<s, &S::retry_first_ms>("link", "retry_first_ms", "ms", 1, 60'000,
+                                            "Pause before a failed connection is tried again; each one "
+                                            "after it is twice as long."));
+  t.push_back(number<s, &S::retry_max_ms>("link", "retry_max_ms", "ms", 1, 60'000,
+                                          "Longest pause between two such tries."));
+  t.push_back(number<s, &S::farewell_ms>("link", "farewell_ms", "ms", 0, 60'000,
+                                         "How long a process that ends lets its last frames leave."));
 }
 
 void add_log_keys(std::vector<Key>& t) {

@@ -13,14 +13,31 @@ namespace convoy::actors {
 
 namespace {
 
-// How long ~Links lets the last frames leave before it closes the connections.
-constexpr std::chrono::milliseconds farewell{1000};
+std::shared_ptr<Listener> make_listener(asio::io_context& io, const LinkEndpoint& at, bool over_unix,
+                                        const std::string& where) {
+  return std::make_shared<Listener>(Listener{listen_at(io, at, where), over_unix, ""});
+}
 
 }  // namespace
+
+wire::Terms terms_of(const LinkLimits& limits) {
+  return {limits.control_frame_bytes_max, limits.bulk_frame_bytes_max, limits.bulk_window_bytes,
+          limits.lease_ms};
+}
+
+LinkLimits agreed(const LinkLimits& ours, const wire::Terms& theirs) {
+  LinkLimits both = ours;
+  both.control_frame_bytes_max = std::min(ours.control_frame_bytes_max, theirs.control_frame_bytes_max);
+  both.bulk_frame_bytes_max = std::min(ours.bulk_frame_bytes_max, theirs.bulk_frame_bytes_max);
+  both.bulk_window_bytes = std::min(ours.bulk_window_bytes, theirs.bulk_window_bytes);
+  both.lease_ms = std::min(ours.lease_ms, theirs.lease_ms);
+  return both;
+}
 
 Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events)
     : system(system),
       options(std::move(options)),
+      key(link_key(this->options.secret)),
       self(std::move(self)),
       events(std::move(events)),
       delivery(system) {
@@ -45,10 +62,10 @@ void Links::Impl::close() {
 
 asio::awaitable<void> Links::Impl::stop() {
   stopping = true;
-  for (const auto& acceptor : acceptors) acceptor->close();
+  for (const auto& listener : listeners) listener->acceptor.close();
   for (auto* nap : naps) nap->cancel();
   for (const auto& handshake : std::set(live)) give_up(*handshake);
-  const auto until = std::chrono::steady_clock::now() + farewell;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(options.limits.farewell_ms);
   const auto waits = [this] {
     return std::any_of(links.begin(), links.end(),
                        [](const auto& link) { return !link->port()->nothing_waits(); });
@@ -86,20 +103,21 @@ uint16_t Links::listen(const std::string& host, uint16_t port) {
   if (!endpoint)
     throw InputError("not a loopback address, and links are plaintext under dev = true", where,
                      "listen on 127.0.0.1");
-  std::vector acceptors{std::make_shared<LinkAcceptor>(listen_at(impl_->io, *endpoint, where))};
-  const auto bound = tcp_endpoint(acceptors.front()->local_endpoint());
+  std::vector listeners{make_listener(impl_->io, *endpoint, false, where)};
+  const auto bound = tcp_endpoint(listeners.front()->acceptor.local_endpoint());
   if (impl_->options.unix_sockets)
-    acceptors.push_back(std::make_shared<LinkAcceptor>(listen_at(
-        impl_->io, unix_beside(bound), host + ":" + std::to_string(bound.port()) + " (Unix-domain)")));
+    listeners.push_back(make_listener(impl_->io, unix_beside(bound), true,
+                                      host + ":" + std::to_string(bound.port()) + " (Unix-domain)"));
+  for (const auto& listener : listeners) listener->address = text_of(bound);
   {
     const std::lock_guard lock(impl_->mutex);
     impl_->self.listen_host = host;
     impl_->self.listen_port = bound.port();
   }
-  asio::post(impl_->io, [impl = impl_.get(), acceptors = std::move(acceptors)] {
-    for (const auto& acceptor : acceptors) {
-      impl->acceptors.push_back(acceptor);
-      impl->spawn(impl->accept(acceptor));
+  asio::post(impl_->io, [impl = impl_.get(), listeners = std::move(listeners)] {
+    for (const auto& listener : listeners) {
+      impl->listeners.push_back(listener);
+      impl->spawn(impl->accept(listener));
     }
   });
   return bound.port();
@@ -122,6 +140,11 @@ caf::actor Links::remote_handle(const PeerIdentity& peer, schema::Role role, uin
   auto dead = make_remote_handle(impl_->system, nullptr, role, instance);
   take_down(dead, caf::exit_reason::remote_link_unreachable, "no link to " + describe(peer));
   return dead;
+}
+
+void Links::set_model(const std::string& digest) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->self.model = digest;
 }
 
 void Links::drop(const PeerIdentity& peer, const std::string& reason) {

@@ -26,6 +26,7 @@ struct LinkLimits : ClusterConfig::Link {
 
 struct LinkOptions {
   std::string cluster;
+  std::string secret;  // load_or_create_secret's: who does not know it is told nothing, and gets no link
   bool dev = true;  // plaintext; only loopback addresses are then accepted, for listening and for connecting
   bool unix_sockets = true;  // beside TCP; without, or to a peer without, TCP is all there is
   LinkLimits limits;
@@ -69,6 +70,9 @@ class Links {
   Handle remote(const PeerIdentity& peer, schema::Role role, uint32_t instance) {
     return caf::actor_cast<Handle>(remote_handle(peer, role, instance));
   }
+
+  /// What a head's stages must compute with, once that is known: stages are told to try again until then.
+  void set_model(const std::string& digest);
 
   /// Ends the link to that peer (same incarnation only), as if its lease had ended.
   void drop(const PeerIdentity& peer, const std::string& reason);

@@ -12,15 +12,11 @@
 
 namespace convoy::actors {
 
-namespace {
-
 std::string text_of(const asio::ip::tcp::endpoint& address) {
   std::ostringstream text;
   text << address;
   return text.str();
 }
-
-}  // namespace
 
 std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port) {
   boost::system::error_code error;

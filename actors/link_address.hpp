@@ -17,6 +17,9 @@ namespace convoy::actors {
 /// The address, if it is a loopback one ("localhost" or numeric); names are not looked up.
 std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port);
 
+/// As "127.0.0.1:7411".
+std::string text_of(const asio::ip::tcp::endpoint& address);
+
 /// The name of the Unix-domain socket beside that address.
 asio::local::stream_protocol::endpoint unix_beside(const asio::ip::tcp::endpoint& address);
 

@@ -1,5 +1,6 @@
 #include "actors/link_wire.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -52,7 +53,8 @@ std::optional<std::string> refuse_header(const HeaderBytes& bytes, uint64_t payl
 
 schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   schema::FrameBuilder<schema::Hello> hello;
-  hello->setProtocolVersion(greeting.protocol_version);
+  hello->setProtocolVersion(greeting.versions.newest);
+  hello->setLowestVersion(greeting.versions.lowest);
   hello->setCluster(greeting.cluster);
   const PeerIdentity& peer = greeting.peer;
   hello->setNode(peer.node);
@@ -61,8 +63,14 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   hello->setIncarnation(peer.incarnation);
   hello->setPid(peer.pid);
   hello->setKernelVariant(peer.kernel_variant);
+  hello->setModel(peer.model);
+  hello->setSettings(peer.settings);
   hello->setListenHost(peer.listen_host);
   hello->setListenPort(peer.listen_port);
+  hello->setControlFrameBytesMax(greeting.terms.control_frame_bytes_max);
+  hello->setBulkFrameBytesMax(greeting.terms.bulk_frame_bytes_max);
+  hello->setBulkWindowBytes(greeting.terms.bulk_window_bytes);
+  hello->setLeaseMs(greeting.terms.lease_ms);
   hello->setBulk(greeting.bulk);
   hello->setLinkId(greeting.link_id);
   return std::move(hello).finish();
@@ -70,7 +78,7 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
 
 Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
   const schema::Reading hello(frame);
-  return {.protocol_version = hello->getProtocolVersion(),
+  return {.versions = {hello->getLowestVersion(), hello->getProtocolVersion()},
           .cluster = hello->getCluster(),
           .peer = {.node = hello->getNode(),
                    .role = hello->getRole(),
@@ -78,29 +86,75 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
                    .incarnation = hello->getIncarnation(),
                    .pid = hello->getPid(),
                    .kernel_variant = hello->getKernelVariant(),
+                   .model = hello->getModel(),
+                   .settings = hello->getSettings(),
                    .listen_host = hello->getListenHost(),
                    .listen_port = hello->getListenPort()},
+          .terms = {hello->getControlFrameBytesMax(), hello->getBulkFrameBytesMax(),
+                    hello->getBulkWindowBytes(), hello->getLeaseMs()},
           .bulk = hello->getBulk(),
           .link_id = hello->getLinkId()};
 }
 
-std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::string& our_cluster) {
+std::optional<uint16_t> common_version(Versions ours, Versions theirs) {
+  const uint16_t highest = std::min(ours.newest, theirs.newest);
+  if (highest < std::max(ours.lowest, theirs.lowest)) return std::nullopt;
+  return highest;
+}
+
+namespace {
+
+std::string text_of(Versions versions) {
+  const std::string newest = std::to_string(versions.newest);
+  return versions.lowest == versions.newest ? newest : std::to_string(versions.lowest) + " to " + newest;
+}
+
+std::optional<GreetingRefused> refuse_shape(const Greeting& theirs) {
   using schema::Role;
-  if (theirs.protocol_version != protocol_version)
-    return "protocol version " + std::to_string(theirs.protocol_version) + " there, " +
-           std::to_string(protocol_version) + " here";
   const PeerIdentity& peer = theirs.peer;
-  for (const auto* name : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.listen_host})
-    if (name->size() > name_bytes_max)
-      return "a name of " + std::to_string(name->size()) + " bytes, the limit is " +
-             std::to_string(name_bytes_max);
-  if (theirs.cluster != our_cluster)
-    return "cluster \"" + theirs.cluster + "\" there, \"" + our_cluster + "\" here";
-  if (peer.node.empty()) return "a peer without a node name";
+  for (const auto* text :
+       {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.listen_host, &peer.model, &peer.settings})
+    if (text->size() > text_bytes_max)
+      return GreetingRefused{"a text of " + std::to_string(text->size()) + " bytes, the limit is " +
+                             std::to_string(text_bytes_max)};
+  if (peer.node.empty()) return GreetingRefused{"a peer without a node name"};
   if (peer.role != Role::NODE && peer.role != Role::STAGE && peer.role != Role::CLIENT)
-    return "a peer must be a node, a stage or a client, not role " +
-           std::to_string(static_cast<unsigned>(peer.role));
+    return GreetingRefused{"a peer must be a node, a stage or a client, not role " +
+                           std::to_string(static_cast<unsigned>(peer.role))};
+  const Terms& terms = theirs.terms;
+  if (terms.control_frame_bytes_max == 0 || terms.bulk_frame_bytes_max == 0 || terms.bulk_window_bytes == 0 ||
+      terms.lease_ms == 0)
+    return GreetingRefused{"a peer that takes no frames, or has no lease"};
   return std::nullopt;
+}
+
+/// A cluster's processes read one configuration and one model, but each at its own time and on its own
+/// machine.
+std::optional<GreetingRefused> refuse_another_model(const PeerIdentity& theirs, const PeerIdentity& ours) {
+  using schema::Role;
+  if (theirs.role == Role::CLIENT || ours.role == Role::CLIENT) return std::nullopt;
+  if (theirs.settings != ours.settings)
+    return GreetingRefused{"settings \"" + theirs.settings + "\" there, \"" + ours.settings +
+                           "\" here: cluster.conf was changed; end the cluster and start it again"};
+  if (theirs.role != Role::STAGE && ours.role != Role::STAGE) return std::nullopt;  // nodes load nothing
+  if (theirs.model == ours.model) return std::nullopt;
+  if (theirs.model.empty() || ours.model.empty())
+    return GreetingRefused{"the digest of the model is not known yet", true};
+  return GreetingRefused{"model " + theirs.model + " there, " + ours.model +
+                         " here: its files were changed or differ between machines; give all machines the "
+                         "same, end the cluster and start it again"};
+}
+
+}  // namespace
+
+std::optional<GreetingRefused> refuse_greeting(const Greeting& theirs, const Greeting& ours) {
+  if (!common_version(ours.versions, theirs.versions))
+    return GreetingRefused{"protocol versions " + text_of(theirs.versions) + " there, " +
+                           text_of(ours.versions) + " here: run one version of Convoy on all machines"};
+  if (auto refused = refuse_shape(theirs)) return refused;
+  if (theirs.cluster != ours.cluster)
+    return GreetingRefused{"cluster \"" + theirs.cluster + "\" there, \"" + ours.cluster + "\" here"};
+  return refuse_another_model(theirs.peer, ours.peer);
 }
 
 }  // namespace convoy::actors::wire

@@ -13,12 +13,11 @@
 
 namespace convoy::actors::wire {
 
-inline constexpr uint32_t magic = 0x59564e43;    // "CNVY" in memory
-inline constexpr uint16_t header_version = 1;    // of the 32 bytes below
-inline constexpr uint16_t protocol_version = 2;  // of the messages' meaning: compared in Hello
+inline constexpr uint32_t magic = 0x59564e43;  // "CNVY" in memory
+inline constexpr uint16_t header_version = 1;  // of the 32 bytes below
 inline constexpr size_t header_bytes = 32;
 inline constexpr uint64_t hello_bytes_max = 4096;   // before the handshake nothing larger is read
-inline constexpr size_t name_bytes_max = 128;       // cluster, node, host and kernel variant in a Hello
+inline constexpr size_t text_bytes_max = 256;       // of each text in a Hello
 inline constexpr uint16_t link_type_max = 15;       // types up to here belong to the link itself
 inline constexpr uint16_t message_type_max = 1023;  // and up to here to actors; above is garbage
 
@@ -39,11 +38,25 @@ HeaderBytes encode(const Header& header);
 std::optional<std::string> refuse_header(const HeaderBytes& bytes, uint64_t payload_bytes_max,
                                          Header& header);
 
+/// Versions of the messages' meaning, both inclusive. Two processes use the highest that both speak.
+struct Versions {
+  uint16_t lowest = 0, newest = 0;
+};
+inline constexpr Versions our_versions{3, 3};
+std::optional<uint16_t> common_version(Versions ours, Versions theirs);
+
+/// What both ends of a link must know of each other: of each the smaller one counts on both.
+struct Terms {
+  uint64_t control_frame_bytes_max = 0, bulk_frame_bytes_max = 0, bulk_window_bytes = 0;
+  uint32_t lease_ms = 0;
+};
+
 /// What a Hello says.
 struct Greeting {
-  uint16_t protocol_version = 0;
+  Versions versions = our_versions;
   std::string cluster;
   PeerIdentity peer;  // the sender
+  Terms terms;
   bool bulk = false;
   uint64_t link_id = 0;
 };
@@ -54,6 +67,10 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting);
 Greeting read_greeting(const schema::Frame<schema::Hello>& frame);
 
 /// Why we don't link with whoever sent this, naming both sides' values; or nothing.
-std::optional<std::string> refuse_greeting(const Greeting& theirs, const std::string& our_cluster);
+struct GreetingRefused {
+  std::string reason;
+  bool retry = false;  // it may be accepted later
+};
+std::optional<GreetingRefused> refuse_greeting(const Greeting& theirs, const Greeting& ours);
 
 }  // namespace convoy::actors::wire

@@ -1,8 +1,8 @@
 #include <kj/exception.h>
 
 #include <algorithm>
-#include <random>
 
+#include "actors/link_address.hpp"
 #include "actors/links_impl.hpp"
 #include "actors/log.hpp"
 
@@ -10,15 +10,14 @@ namespace convoy::actors {
 
 using schema::FrameTraits;
 using std::chrono::milliseconds;
-using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr size_t handshakes_max = 64;  // connections that have not said who they are: more are closed at once
-constexpr milliseconds retry_first{20}, retry_max{250}, accept_pause{100};
+constexpr milliseconds accept_pause{100};
 
-Outgoing hello_frame(const wire::Greeting& greeting) {
-  return {.type = FrameTraits<schema::Hello>::type_id, .bytes = wire::encode(greeting).bytes()};
+template <class T>
+Outgoing frame_of(const schema::Frame<T>& frame) {
+  return {.type = FrameTraits<T>::type_id, .bytes = frame.bytes()};
 }
 
 Outgoing refusal_frame(const std::string& reason, bool retry, bool linked) {
@@ -26,12 +25,7 @@ Outgoing refusal_frame(const std::string& reason, bool retry, bool linked) {
   refused->setReason(reason);
   refused->setRetry(retry);
   refused->setLinked(linked);
-  return {.type = FrameTraits<schema::HelloRefused>::type_id, .bytes = std::move(refused).finish().bytes()};
-}
-
-uint64_t draw_link_id() {
-  std::random_device device;
-  return uint64_t{device()} << 32 | device();
+  return frame_of(std::move(refused).finish());
 }
 
 }  // namespace
@@ -47,8 +41,10 @@ void Links::Impl::spawn(asio::awaitable<void> coroutine) {
   });
 }
 
-Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, milliseconds timeout) {
-  auto connection = std::make_shared<Handshake>(Handshake{std::move(socket), asio::steady_timer(io)});
+Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, Handshake::From from, LinkProof::End us,
+                                               const std::string& address, milliseconds timeout) {
+  auto connection = std::make_shared<Handshake>(
+      Handshake{std::move(socket), asio::steady_timer(io), from, LinkProof(key, us, address)});
   live.insert(connection);
   connection->deadline.expires_after(timeout);
   connection->deadline.async_wait([this, weak = std::weak_ptr(connection)](boost::system::error_code error) {
@@ -77,58 +73,95 @@ asio::awaitable<void> Links::Impl::nap(milliseconds time) {
 
 wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
   const std::lock_guard lock(mutex);
-  return {.protocol_version = wire::protocol_version,
-          .cluster = options.cluster,
+  return {.cluster = options.cluster,
           .peer = self,
+          .terms = terms_of(options.limits),
           .bulk = bulk,
           .link_id = link_id};
 }
 
-// ---- accepting
-// --------------------------------------------------------------------------------------------------
+// ---- what is said and heard before a link is up
+// ---------------------------------------------------------------------------------
 
-asio::awaitable<void> Links::Impl::accept(std::shared_ptr<LinkAcceptor> acceptor) {
-  while (!stopping) {
-    auto [error, socket] = co_await acceptor->async_accept(asio::as_tuple(asio::use_awaitable));
-    if (stopping) co_return;
-    if (error) {  // out of descriptors, most likely: others will be closed
-      log::error("link.accept_failed", {{"reason", error.message()}});
-      co_await nap(accept_pause);
-      continue;
-    }
-    not_for_children(socket.native_handle());
-    const bool full = live.size() >= handshakes_max;
-    if (full || of_another_user(socket)) {
-      log::warn_limited("link.refused", {{"address", address_of(socket)},
-                                         {"reason", full ? "too many connections without a Hello"
-                                                         : "a process of another user"}});
-      continue;
-    }
-    spawn(greet(handshake(std::move(socket), milliseconds(options.limits.handshake_timeout_ms))));
+asio::awaitable<Links::Impl::Heard> Links::Impl::hear_frame(Handshake& connection) {
+  auto in = co_await read_frame(connection.socket, wire::hello_bytes_max);
+  if (connection.late) in.refused = "nothing more within handshake_timeout_ms";
+  co_return Heard{in.header.type, schema::FrameBytes(std::move(in.buffer)), in.refused};
+}
+
+asio::awaitable<Links::Impl::Heard> Links::Impl::hear_challenge(Handshake& connection) {
+  auto heard = co_await hear_frame(connection);
+  if (!heard.refused.empty()) co_return heard;
+  if (heard.type != FrameTraits<schema::Challenge>::type_id) {
+    heard.refused = "a frame of type " + std::to_string(heard.type) + " in place of a challenge";
+    heard.stranger = true;
+    co_return heard;
   }
+  try {
+    heard.refused =
+        connection.proof.refuse_challenge(schema::Frame<schema::Challenge>(heard.bytes)).value_or("");
+  } catch (const kj::Exception& e) {
+    heard.refused = std::string("malformed challenge: ") + e.getDescription().cStr();
+  }
+  heard.stranger = !heard.refused.empty();
+  co_return heard;
+}
+
+asio::awaitable<Links::Impl::Heard> Links::Impl::hear(Handshake& connection) {
+  auto heard = co_await hear_frame(connection);
+  if (!heard.refused.empty()) co_return heard;
+  const auto proof = co_await hear_frame(connection);
+  heard.refused = proof.refused;
+  if (heard.refused.empty() && proof.type != FrameTraits<schema::Proof>::type_id)
+    heard.refused = "a frame of type " + std::to_string(proof.type) + " in place of a proof";
+  if (!heard.refused.empty()) co_return heard;
+  try {
+    heard.refused =
+        connection.proof.refuse(heard.type, heard.bytes, schema::Frame<schema::Proof>(proof.bytes))
+            .value_or("");
+  } catch (const kj::Exception& e) {
+    heard.refused = std::string("malformed proof: ") + e.getDescription().cStr();
+  }
+  co_return heard;
+}
+
+asio::awaitable<std::string> Links::Impl::say_challenge(Handshake& connection) {
+  const Outgoing frame = frame_of(connection.proof.challenge());
+  if (const auto error = co_await write_frames(connection.socket, std::span(&frame, 1)))
+    co_return "the challenge could not be written: " + error.message();
+  co_return std::string();
+}
+
+asio::awaitable<std::string> Links::Impl::say(Handshake& connection, Outgoing what) {
+  const Outgoing frames[] = {what, frame_of(connection.proof.prove(what.type, what.bytes))};
+  if (const auto error = co_await write_frames(connection.socket, frames))
+    co_return "the Hello could not be written: " + error.message();
+  co_return std::string();
+}
+
+asio::awaitable<std::string> Links::Impl::say_hello(Handshake& connection, bool bulk, uint64_t link_id) {
+  return say(connection, frame_of(wire::encode(greeting(bulk, link_id))));
 }
 
 asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connection) {
   Answer answer;
-  auto in = co_await read_frame(connection.socket, wire::hello_bytes_max);
-  if (connection.late) in.refused = "no Hello within handshake_timeout_ms";
-  if (!in.refused.empty()) {
-    answer.refusal.reason = in.refused;
+  const auto heard = co_await hear(connection);
+  if (!heard.refused.empty()) {
+    answer.refusal = {.reason = heard.refused, .silent = true};
     co_return answer;
   }
-  const schema::FrameBytes bytes(std::move(in.buffer));
   try {
-    if (in.header.type == FrameTraits<schema::Hello>::type_id) {
-      answer.greeting = wire::read_greeting(schema::Frame<schema::Hello>(bytes));
-      if (auto refused = wire::refuse_greeting(answer.greeting, options.cluster))
-        answer.refusal = {*refused, false};
-    } else if (in.header.type == FrameTraits<schema::HelloRefused>::type_id) {
-      const schema::Frame<schema::HelloRefused> frame(bytes);
+    if (heard.type == FrameTraits<schema::Hello>::type_id) {
+      answer.greeting = wire::read_greeting(schema::Frame<schema::Hello>(heard.bytes));
+      if (auto refused = wire::refuse_greeting(answer.greeting, greeting(false, 0)))
+        answer.refusal = {refused->reason, refused->retry};
+    } else if (heard.type == FrameTraits<schema::HelloRefused>::type_id) {
+      const schema::Frame<schema::HelloRefused> frame(heard.bytes);
       const schema::Reading refused(frame);
       answer.refusal = {"refused by the peer: " + std::string(refused->getReason().cStr()),
                         refused->getRetry(), refused->getLinked()};
     } else {
-      answer.refusal = {"a frame of type " + std::to_string(in.header.type) + " before the Hello", false};
+      answer.refusal = {"a frame of type " + std::to_string(heard.type) + " before the Hello", false};
     }
   } catch (const kj::Exception& e) {
     answer.refusal = {std::string("malformed Hello: ") + e.getDescription().cStr(), false};
@@ -136,54 +169,61 @@ asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connect
   co_return answer;
 }
 
+// ---- accepting
+// --------------------------------------------------------------------------------------------------
+
+/// Why nobody can be listened to on that connection, or nothing.
+std::string Links::Impl::refuse_connection(LinkSocket& socket, Handshake::From from) const {
+  if (of_another_user(socket)) return "a process of another user";
+  const auto waiting = std::count_if(live.begin(), live.end(),
+                                     [from](const auto& connection) { return connection->from == from; });
+  if (static_cast<uint64_t>(waiting) >= options.limits.handshakes_max)
+    return "handshakes_max = " + std::to_string(options.limits.handshakes_max) +
+           " connections have not said who they are";
+  return {};
+}
+
+asio::awaitable<void> Links::Impl::accept(std::shared_ptr<Listener> listener) {
+  const auto from = listener->over_unix ? Handshake::From::unix_socket : Handshake::From::tcp;
+  while (!stopping) {
+    auto [error, socket] = co_await listener->acceptor.async_accept(asio::as_tuple(asio::use_awaitable));
+    if (stopping) co_return;
+    if (error) {  // out of descriptors, most likely: others will be closed
+      log::error("link.accept_failed", {{"reason", error.message()}});
+      co_await nap(accept_pause);
+      continue;
+    }
+    not_for_children(socket.native_handle());
+    if (const auto reason = refuse_connection(socket, from); !reason.empty()) {
+      log::warn_limited("link.refused", {{"address", address_of(socket)}, {"reason", reason}});
+      continue;
+    }
+    spawn(greet(handshake(std::move(socket), from, LinkProof::End::acceptor, listener->address,
+                          milliseconds(options.limits.handshake_timeout_ms))));
+  }
+}
+
 asio::awaitable<void> Links::Impl::greet(Connection connection) {
   const auto address = address_of(connection->socket);
-  auto answer = co_await read_answer(*connection);
-  auto& refusal = answer.refusal;
+  const Heard challenge = co_await hear_challenge(*connection);
+  Refusal refusal{.reason = challenge.refused, .silent = true};
+  if (refusal.reason.empty()) refusal.reason = co_await say_challenge(*connection);
   if (refusal.reason.empty()) {
-    if (answer.greeting.bulk)
-      refusal = co_await greet_bulk(connection, answer.greeting);
-    else
-      refusal = co_await greet_control(connection, answer.greeting);
+    auto answer = co_await read_answer(*connection);
+    refusal = answer.refusal;
+    if (refusal.reason.empty()) {
+      if (answer.greeting.bulk)
+        refusal = co_await greet_bulk(connection, answer.greeting);
+      else
+        refusal = co_await greet_control(connection, answer.greeting);
+    }
   }
   if (refusal.reason.empty()) co_return;
   if (!stopping) log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
-  if (connection->socket.is_open()) {
-    const Outgoing frame = refusal_frame(refusal.reason, refusal.retry, refusal.linked);
-    // Best effort: whoever sent garbage may not listen.
-    co_await write_frames(connection->socket, std::span(&frame, 1));
-  }
+  // Best effort, and only to one that knows the secret: a stranger is told nothing.
+  if (connection->socket.is_open() && !refusal.silent)
+    co_await say(*connection, refusal_frame(refusal.reason, refusal.retry, refusal.linked));
   give_up(*connection);
-}
-
-bool Links::Impl::we_choose(const PeerIdentity& peer) {
-  const std::lock_guard lock(mutex);
-  return key_of(self) < key_of(peer);
-}
-
-bool Links::Impl::chosen(const PeerIdentity& peer) const {
-  return std::any_of(live.begin(), live.end(),
-                     [key = key_of(peer)](const auto& connection) { return connection->chosen_for == key; });
-}
-
-bool Links::Impl::linked_to(const asio::ip::tcp::endpoint& address) const {
-  return std::any_of(links.begin(), links.end(), [&](const auto& link) {
-    const PeerIdentity& peer = link->peer();
-    return loopback_endpoint(peer.listen_host, peer.listen_port) == address;
-  });
-}
-
-bool Links::Impl::is_forming(const PeerIdentity& peer) const {
-  return std::any_of(forming.begin(), forming.end(), [key = key_of(peer)](const auto& entry) {
-    return key_of(entry.second.greeting.peer) == key;
-  });
-}
-
-Links::Impl::Refusal Links::Impl::no_room_for(const PeerIdentity& peer) {
-  if (port(peer)) return {describe(peer) + " is linked already", true, true};
-  if (links.size() + forming.size() >= options.limits.links_max)
-    return {"links_max = " + std::to_string(options.limits.links_max) + " links are up", true};
-  return {};
 }
 
 asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection connection,
@@ -196,9 +236,8 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection conn
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) co_return refusal;
   if (forming.contains(theirs.link_id)) co_return Refusal{"this link id is taken", true};
   forming.emplace(theirs.link_id, Forming{theirs, connection});
-  const Outgoing hello = hello_frame(greeting(false, theirs.link_id));
-  if (auto error = co_await write_frames(connection->socket, std::span(&hello, 1)))
-    co_return Refusal{"the Hello could not be written: " + error.message(), true};
+  if (auto failed = co_await say_hello(*connection, false, theirs.link_id); !failed.empty())
+    co_return Refusal{failed, true};
   co_return Refusal{};  // the bulk connection takes it from here, or the deadline closes it
 }
 
@@ -212,125 +251,14 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connect
     co_return Refusal{describe(peer) + " is being linked by our own connection", true};
   connection->chosen_for = key_of(peer);
   const Connection control = found->second.control;
-  const Outgoing hello = hello_frame(greeting(true, theirs.link_id));
-  if (auto error = co_await write_frames(connection->socket, std::span(&hello, 1)))
-    co_return Refusal{"the Hello could not be written: " + error.message(), true};
+  if (auto failed = co_await say_hello(*connection, true, theirs.link_id); !failed.empty())
+    co_return Refusal{failed, true};
   if (!forming.contains(theirs.link_id)) co_return Refusal{"the control connection ended", true};
   auto control_socket = std::move(control->socket);
   auto bulk_socket = std::move(connection->socket);
   give_up(*control);
   give_up(*connection);
   co_return go_up(theirs, std::move(control_socket), std::move(bulk_socket));
-}
-
-// ---- connecting
-// -------------------------------------------------------------------------------------------------
-
-asio::awaitable<void> Links::Impl::connect(std::string host, uint16_t port, uint32_t give_up_ms) {
-  const auto address = host + ":" + std::to_string(port);
-  const auto until = Clock::now() + milliseconds(give_up_ms);
-  Refusal refusal{"not a loopback address, and links are plaintext under dev = true", false};
-  if (const auto endpoint = loopback_endpoint(host, port)) {
-    for (auto pause = retry_first;; pause = std::min(2 * pause, retry_max)) {
-      const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
-      refusal = co_await attempt(
-          *endpoint, std::clamp(left, milliseconds(1), milliseconds(options.limits.handshake_timeout_ms)));
-      const bool linked = refusal.linked && linked_to(*endpoint);  // they connected to us meanwhile
-      if (refusal.reason.empty() || linked || stopping) co_return;
-      log::debug("link.attempt_failed", {{"address", address}, {"reason", refusal.reason}});
-      if (!refusal.retry || Clock::now() + pause >= until) break;
-      co_await nap(pause);
-      if (stopping) co_return;
-    }
-  }
-  log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
-  if (events.refused) events.refused(address, refusal.reason);
-}
-
-asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoint to, milliseconds timeout) {
-  const uint64_t link_id = draw_link_id();
-  wire::Greeting theirs, theirs_bulk;
-  const auto control = handshake(LinkSocket(io), timeout);
-  auto refusal = co_await open(control, to, false, link_id, theirs);
-  if (refusal.reason.empty()) {
-    const PeerIdentity& peer = theirs.peer;
-    if (port(peer) || (we_choose(peer) && chosen(peer))) {  // they connected to us meanwhile
-      give_up(*control);
-      co_return Refusal{};
-    }
-    control->chosen_for = key_of(peer);
-    refusal = no_room_for(peer);
-  }
-  if (refusal.reason.empty()) {
-    const auto bulk = handshake(LinkSocket(io), timeout);
-    refusal = co_await open(bulk, to, true, link_id, theirs_bulk);
-    if (refusal.reason.empty() && key_of(theirs.peer) != key_of(theirs_bulk.peer))
-      refusal = {"two processes answered at one address", true};
-    if (refusal.reason.empty() && !stopping && control->socket.is_open()) {
-      auto control_socket = std::move(control->socket);
-      auto bulk_socket = std::move(bulk->socket);
-      refusal = go_up(theirs, std::move(control_socket), std::move(bulk_socket));
-    } else if (port(theirs.peer) || is_forming(theirs.peer)) {
-      refusal = {};  // they chose their own connection to us
-    }
-    give_up(*bulk);
-  }
-  give_up(*control);
-  co_return refusal;
-}
-
-asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, asio::ip::tcp::endpoint to,
-                                                        bool bulk, uint64_t link_id, wire::Greeting& theirs) {
-  if (stopping) co_return Refusal{"this process closes its links", false};
-  if (!options.unix_sockets || !connect_beside(connection->socket, to)) {
-    auto [error] = co_await connection->socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
-    if (error)
-      co_return Refusal{connection->late ? "no connection within handshake_timeout_ms" : error.message(),
-                        true};
-  }
-  not_for_children(connection->socket.native_handle());
-  const Outgoing hello = hello_frame(greeting(bulk, link_id));
-  if (auto failed = co_await write_frames(connection->socket, std::span(&hello, 1)))
-    co_return Refusal{"the Hello could not be written: " + failed.message(), true};
-  auto answer = co_await read_answer(*connection);
-  if (answer.refusal.reason.empty() && (answer.greeting.link_id != link_id || answer.greeting.bulk != bulk))
-    answer.refusal = {"the peer answered another Hello", false};
-  theirs = answer.greeting;
-  co_return answer.refusal;
-}
-
-// ---- up and down
-// ------------------------------------------------------------------------------------------------
-
-Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk) {
-  const PeerIdentity& peer = theirs.peer;
-  if (stopping) return {"this process closes its links", false};
-  if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
-  for (auto* socket : {&control, &bulk})
-    if (!unix_peer(*socket)) socket->set_option(asio::ip::tcp::no_delay(true));
-  const char* over = unix_peer(control) ? "unix" : "tcp";
-  const auto link =
-      PeerLink::create(*this, io, system, options.limits, peer, std::move(control), std::move(bulk));
-  links.insert(link);
-  {
-    const std::lock_guard lock(mutex);
-    ports[key_of(peer)] = link->port();
-  }
-  log::info("link.up", {{"peer", describe(peer)}, {"over", over}});
-  if (events.up) events.up(peer);
-  link->start();
-  return {};
-}
-
-void Links::Impl::ended(PeerLink& link, const std::string& reason) {
-  const auto peer = link.peer();
-  {
-    const std::lock_guard lock(mutex);
-    ports.erase(key_of(peer));
-  }
-  std::erase_if(links, [&](const auto& other) { return other.get() == &link; });
-  log::info("link.down", {{"peer", describe(peer)}, {"reason", reason}});
-  if (events.down) events.down(peer, reason);
 }
 
 }  // namespace convoy::actors

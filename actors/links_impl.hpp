@@ -16,6 +16,7 @@
 #include "actors/link.hpp"
 #include "actors/link_address.hpp"
 #include "actors/link_port.hpp"
+#include "actors/link_proof.hpp"
 #include "actors/link_stream.hpp"
 #include "actors/link_wire.hpp"
 #include "actors/peer_link.hpp"
@@ -29,10 +30,26 @@ inline PeerKey key_of(const PeerIdentity& peer) {
   return {peer.node, peer.role, peer.instance, peer.incarnation};
 }
 
+/// Our terms, and what becomes of our limits with a peer that has those.
+wire::Terms terms_of(const LinkLimits& limits);
+LinkLimits agreed(const LinkLimits& ours, const wire::Terms& theirs);
+
+/// Where links are accepted.
+struct Listener {
+  LinkAcceptor acceptor;
+  bool over_unix = false;
+  std::string address;  // of the TCP one, on the Unix-domain one too: what peers connect to
+};
+
 /// A connection whose peer is not accepted yet. Its deadline closes it.
 struct Handshake {
+  /// Who connected, and how: what TCP lets in may not take the room of Unix-domain peers, whose user is
+  /// known.
+  enum class From : uint8_t { us, tcp, unix_socket };
   LinkSocket socket;
   asio::steady_timer deadline;
+  From from;
+  LinkProof proof;
   bool late = false;
   std::optional<PeerKey> chosen_for;  // the peer, once we mean this connection to become our link to it
 };
@@ -58,17 +75,38 @@ struct Links::Impl final : PeerLink::Owner {
     std::string reason;  // empty: not refused
     bool retry = true;
     bool linked = false;  // because there is a link to that peer
+    bool silent = false;  // by what is not known to be of our cluster: it is told nothing
   };
   struct Answer {
     wire::Greeting greeting;
     Refusal refusal;
   };
+  struct Heard {
+    uint16_t type = 0;
+    schema::FrameBytes bytes;
+    std::string refused;    // empty: good
+    bool stranger = false;  // refused, and will be
+  };
   using Connection = std::shared_ptr<Handshake>;
-  asio::awaitable<void> accept(std::shared_ptr<LinkAcceptor> acceptor);
+  asio::awaitable<Heard> hear_frame(Handshake& connection);
+  asio::awaitable<Heard> hear_challenge(Handshake& connection);
+  /// A frame of one that knows the secret; nothing of another one is read.
+  asio::awaitable<Heard> hear(Handshake& connection);
+  // These return why it could not be written, or nothing.
+  asio::awaitable<std::string> say_challenge(Handshake& connection);
+  asio::awaitable<std::string> say(Handshake& connection, Outgoing what);
+  asio::awaitable<std::string> say_hello(Handshake& connection, bool bulk, uint64_t link_id);
+  std::string refuse_connection(LinkSocket& socket, Handshake::From from) const;
+  asio::awaitable<void> accept(std::shared_ptr<Listener> listener);
   asio::awaitable<void> greet(Connection connection);
   asio::awaitable<Refusal> greet_control(Connection connection, wire::Greeting theirs);
   asio::awaitable<Refusal> greet_bulk(Connection connection, wire::Greeting theirs);
+  Connection handshake(LinkSocket socket, Handshake::From from, LinkProof::End us, const std::string& address,
+                       std::chrono::milliseconds timeout);
+
+  // links_connect.cpp, on the I/O thread
   asio::awaitable<void> connect(std::string host, uint16_t port, uint32_t give_up_ms);
+  asio::awaitable<Refusal> reach(Handshake& connection, asio::ip::tcp::endpoint to);
   asio::awaitable<Refusal> attempt(asio::ip::tcp::endpoint to, std::chrono::milliseconds timeout);
   asio::awaitable<Refusal> open(Connection connection, asio::ip::tcp::endpoint to, bool bulk,
                                 uint64_t link_id, wire::Greeting& theirs);
@@ -83,13 +121,13 @@ struct Links::Impl final : PeerLink::Owner {
   bool is_forming(
       const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
   wire::Greeting greeting(bool bulk, uint64_t link_id);
-  Connection handshake(LinkSocket socket, std::chrono::milliseconds timeout);
   void give_up(Handshake& connection);
   asio::awaitable<void> nap(std::chrono::milliseconds time);
   void spawn(asio::awaitable<void> coroutine);
 
   caf::actor_system& system;
   const LinkOptions options;
+  const std::string key;  // of the proofs
 
   std::mutex mutex;
   PeerIdentity self;
@@ -101,7 +139,7 @@ struct Links::Impl final : PeerLink::Owner {
   const Events events;
   Delivery delivery;
   bool stopping = false;
-  std::vector<std::shared_ptr<LinkAcceptor>> acceptors;
+  std::vector<std::shared_ptr<Listener>> listeners;
   std::set<Connection> live;  // all handshakes
   struct Forming {
     wire::Greeting greeting;

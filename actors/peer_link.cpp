@@ -2,6 +2,7 @@
 
 #include <kj/exception.h>
 
+#include "actors/link_roles.hpp"
 #include "actors/log.hpp"
 #include "actors/remote_handle.hpp"
 
@@ -193,9 +194,16 @@ asio::awaitable<void> PeerLink::watch_lease() {
 }
 
 // A bulk frame's bytes are credited to the peer when the last actor lets go of them: the window bounds what
-// lies in mailboxes here, not only what is on the wire.
+// lies in mailboxes here, not only what is on the wire. Control frames have no window, so that leases never
+// wait: a peer that says more than actors can take loses its link.
 schema::FrameBytes PeerLink::own(Lane lane, std::unique_ptr<schema::FrameBuffer> buffer) {
-  if (lane == Lane::control) return schema::FrameBytes(std::move(buffer));
+  if (lane == Lane::control) {
+    inbox_bytes_->fetch_add(buffer->size(), std::memory_order_relaxed);
+    return schema::FrameBytes(buffer.release(), [inbox = inbox_bytes_](const schema::FrameBuffer* released) {
+      inbox->fetch_sub(released->size(), std::memory_order_relaxed);
+      delete released;
+    });
+  }
   return schema::FrameBytes(buffer.release(), [port = port_](const schema::FrameBuffer* released) {
     const uint64_t bytes = released->size();
     delete released;
@@ -216,6 +224,9 @@ void PeerLink::receive(Lane lane, Incoming in) {
     return;
   }
   const auto bytes = own(lane, std::move(in.buffer));
+  if (inbox_bytes_->load(std::memory_order_relaxed) > limits_.inbox_bytes_max)
+    return end("more than inbox_bytes_max = " + std::to_string(limits_.inbox_bytes_max) +
+               " bytes of its control frames wait in mailboxes");
   const auto* type = frame_type(header.type);
   if (!type) {
     // A newer peer may know more types than we do; schema evolution rests on dropping them.
@@ -230,6 +241,11 @@ void PeerLink::receive(Lane lane, Incoming in) {
                                               {"role", name_of(header.role)},
                                               {"instance", header.instance},
                                               {"peer", describe(peer())}});
+    return;
+  }
+  if (!may_send(peer().role, header.type, header.role)) {
+    log::warn_limited("link.not_allowed",
+                      {{"type", type->name}, {"to", name_of(header.role)}, {"peer", describe(peer())}});
     return;
   }
   if (const auto refused = type->refuse(bytes))

@@ -3,6 +3,7 @@
 // watches local actors for the peer. Made by Links after the handshake; ends itself once and tells its owner
 // why.
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -64,6 +65,8 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   asio::steady_timer lease_out_, lease_in_;
   std::shared_ptr<LinkPort> port_;
   Clock::time_point last_heard_ = Clock::now();  // on the control connection
+  // Control frames that an actor here still holds; shared with them, because they may outlive the link.
+  const std::shared_ptr<std::atomic<uint64_t>> inbox_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);
   bool over_ = false;
   caf::strong_actor_ptr sender_;      // of all mail from the peer: port_->sender()
   std::set<uint16_t> unknown_types_;  // logged once each

@@ -175,7 +175,8 @@ pid_t RedisServer::spawn() const {
   require(posix_spawnattr_init(&attributes), "posix_spawnattr_init");
   require(posix_spawn_file_actions_addchdir_np(&files, folder.c_str()), "chdir");
   require(posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0), "stdin");
-  require(posix_spawn_file_actions_addopen(&files, 1, "redis.log", O_WRONLY | O_CREAT | O_APPEND, 0600),
+  require(posix_spawn_file_actions_addopen(&files, 1, "redis.log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW,
+                                           0600),
           "stdout");
   require(posix_spawn_file_actions_adddup2(&files, 1, 2), "stderr");
   require(posix_spawn_file_actions_addclosefrom_np(&files, 3), "closefrom");

@@ -4,7 +4,6 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,6 +13,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "actors/private_files.hpp"
 #include "model/error.hpp"
 
 namespace convoy::actors {
@@ -33,15 +33,11 @@ struct Descriptor {
 
 /// The secret in the file, or nothing if there is no such file.
 std::optional<std::string> read_secret(const std::string& path) {
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)};
+  const Descriptor file{open_private(path, O_RDONLY)};
   if (file.fd < 0) {
     if (errno == ENOENT) return std::nullopt;
     refuse("the secret cannot be read", path);
   }
-  struct stat status {};
-  if (::fstat(file.fd, &status) != 0) refuse("the secret cannot be read", path);
-  if ((status.st_mode & 077) != 0)
-    throw InputError("other users may read the secret", path, "chmod 600 it, or delete it to get a new one");
   std::array<char, secret_bytes + 1> bytes;  // one more than it should have, to notice a longer file
   if (::read(file.fd, bytes.data(), bytes.size()) != static_cast<ssize_t>(secret_bytes))
     throw InputError("the secret must have exactly " + std::to_string(secret_bytes) + " bytes", path,
@@ -60,7 +56,8 @@ std::string load_or_create_secret(const std::string& path) {
   // one.
   const std::string draft = path + "." + std::to_string(::getpid());
   {
-    const Descriptor file{::open(draft.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
+    ::unlink(draft.c_str());  // of a process that had our number and was killed
+    const Descriptor file{open_private(draft, O_WRONLY | O_CREAT | O_EXCL)};
     if (file.fd < 0) refuse("the secret cannot be written", path);
     if (::write(file.fd, secret.data(), secret.size()) != static_cast<ssize_t>(secret.size()) ||
         ::fsync(file.fd) != 0) {

@@ -1,7 +1,7 @@
 #pragma once
-// The cluster's secret and the keys made from it: one 32-byte file keys the answer cache's names and its
-// sealing. Read once at start by whoever runs the gateway and the cache; the functions are pure otherwise.
-// Any thread.
+// The cluster's secret and the keys made from it: one 32-byte file by which processes of a cluster know each
+// other, and that keys the answer cache's names and its sealing. Read once at the start of each process; the
+// functions are pure otherwise. Any thread.
 
 #include <cstddef>
 #include <string>
@@ -10,6 +10,7 @@
 namespace convoy::actors {
 
 inline constexpr size_t secret_bytes = 32;
+inline constexpr const char* secret_file = "cluster.secret";  // in run_dir
 
 /// Reads the secret, or draws one and writes it (mode 0600, all or nothing; of two processes that start
 /// together both get the same one). Throws InputError if the file has another size, others may read it, or it

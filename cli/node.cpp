@@ -16,6 +16,7 @@
 #include "actors/node.hpp"
 #include "actors/pipeline.hpp"
 #include "actors/plan_limits.hpp"
+#include "actors/private_files.hpp"
 #include "actors/redis_server.hpp"
 #include "actors/router.hpp"
 #include "actors/secret.hpp"
@@ -149,7 +150,7 @@ class NodeProcess {
       parts_.cache_actor = system_.spawn(no_cache, parts_.router);
       return;
     }
-    secret_ = actors::load_or_create_secret(run_dir_ / "cache.secret");
+    secret_ = actors::load_or_create_secret(run_dir_ / actors::secret_file);
     std::string url = config_.redis.url;
     if (url.empty()) {
       actors::RedisServerOptions options;
@@ -280,7 +281,7 @@ int run_node(const std::string& file, const std::string& name, const std::string
                      "name one that is there");
   log::configure(config.log.level, config.log.json, name);
   umask(077);
-  fs::create_directories(config.cluster.run_dir);
+  actors::make_private_folder(config.cluster.run_dir);
   return NodeProcess(config, name, model.empty() ? "" : config.cluster.model).run();
 }
 

@@ -10,6 +10,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "actors/private_files.hpp"
+#include "actors/secret.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
 
@@ -27,6 +29,7 @@ ActorSystemConfig::ActorSystemConfig() {
 actors::LinkOptions link_options(const actors::ClusterConfig& config) {
   actors::LinkOptions options;
   options.cluster = config.cluster.name;
+  options.secret = actors::load_or_create_secret(fs::path(config.cluster.run_dir) / actors::secret_file);
   options.dev = config.cluster.dev;
   options.limits = {config.link, config.pipeline.failure_detection_ms};
   return options;
@@ -59,6 +62,7 @@ int await_signal() {
 
 void write_node_file(const fs::path& run_dir, const std::string& node, const NodeFile& file) {
   const fs::path path = run_dir / (node + ".json"), fresh = run_dir / (node + ".json.new");
+  fs::remove(fresh);  // whatever it is, nothing is written through it
   {
     std::ofstream out(fresh);
     out << boost::json::value{{"pid", file.pid},
@@ -86,7 +90,7 @@ std::optional<NodeFile> read_node_file(const fs::path& run_dir, const std::strin
 
 NodeLock::NodeLock(const fs::path& run_dir, const std::string& node) {
   const std::string path = (run_dir / (node + ".lock")).string();
-  fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  fd_ = actors::open_private(path, O_RDWR | O_CREAT);
   if (fd_ < 0)
     throw InputError(std::string("cannot be opened: ") + std::strerror(errno), path, "check cluster.run_dir");
   if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;

@@ -16,6 +16,7 @@ struct ActorSystemConfig : caf::actor_system_config {
   ActorSystemConfig();
 };
 
+/// With the cluster's secret, which is made if the run directory has none. Throws InputError.
 actors::LinkOptions link_options(const actors::ClusterConfig& config);
 
 /// Blocks SIGTERM and SIGINT for this thread and all that it starts, ignores SIGPIPE; call first in main's

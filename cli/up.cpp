@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "actors/plan_limits.hpp"
+#include "actors/private_files.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
@@ -88,7 +89,7 @@ int bring_up(actors::ClusterConfig config, const std::string& model_override) {
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }
   umask(077);
-  fs::create_directories(config.cluster.run_dir);
+  actors::make_private_folder(config.cluster.run_dir);
   if (NodeLock::held(config.cluster.run_dir, config.head().name))
     throw InputError("the cluster already runs", config.file.string(),
                      "see `convoy status`, or end it with `convoy down`");

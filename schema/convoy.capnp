@@ -21,9 +21,22 @@ enum Role {
 
 # ---- links ----------------------------------------------------------------------------------------------------
 
+struct Challenge {
+  # First frame in both directions of both connections of a link, the connecting side's first (actors/link_proof.hpp).
+  # Who cannot answer it is told nothing.
+  nonce @0 :Data;            # 32 bytes, drawn for this connection
+  mac @1 :Data;              # empty on the connecting side, which shows what it knows with its Hello
+}
+
+struct Proof {
+  # Follows each frame of the handshake but the challenges: that the sender knows the cluster's secret.
+  mac @0 :Data;              # HMAC-SHA-256
+}
+
 struct Hello {
-  # First frame in both directions of both connections of a link. Nothing else is parsed before it is accepted.
-  protocolVersion @0 :UInt16;
+  # After the challenges, in both directions of both connections of a link. Nothing else is parsed before it is
+  # accepted.
+  protocolVersion @0 :UInt16;  # the newest that the sender speaks
   cluster @1 :Text;          # names must be equal
   node @2 :Text;             # the sender's node name
   role @3 :Role;             # what the sending process is: node, stage or client
@@ -35,6 +48,14 @@ struct Hello {
   kernelVariant @9 :Text;    # Backend::variant(); results are bit-identical only between equal variants
   listenHost @10 :Text;      # where the sender accepts links itself; empty if it does not
   listenPort @11 :UInt16;
+  lowestVersion @12 :UInt16;   # the oldest that the sender speaks: the highest that both do is used
+  model @13 :Text;             # a stage's, a head's: digest of the weights and the configuration
+  settings @14 :Text;          # what else shapes answers, as text: processes of a cluster have the same
+  # What both ends must know: of each the smaller one counts on both.
+  controlFrameBytesMax @15 :UInt64;
+  bulkFrameBytesMax @16 :UInt64;
+  bulkWindowBytes @17 :UInt64;
+  leaseMs @18 :UInt32;
 }
 
 struct HelloRefused {
@@ -288,6 +309,7 @@ struct StageState {
   reason @6 :Text;
   loadedPermille @7 :UInt32;
   restarts @8 :UInt32;             # processes that took the place of an earlier one, since the pipeline began
+  kernelVariant @9 :Text;          # of its Hello
 }
 
 struct ReplaceStage {

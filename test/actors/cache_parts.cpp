@@ -12,6 +12,7 @@
 
 #include "actors/answer_seal.hpp"
 #include "actors/circuit.hpp"
+#include "actors/private_files.hpp"
 #include "actors/redis_client.hpp"
 #include "actors/redis_server.hpp"
 #include "actors/secret.hpp"
@@ -132,7 +133,7 @@ BOOST_AUTO_TEST_CASE(a_secret_that_others_may_read_or_of_another_size_is_refused
   load_or_create_secret(path);
   ::chmod(path.c_str(), 0640);
   BOOST_CHECK_EXCEPTION(load_or_create_secret(path), InputError,
-                        [](auto& e) { return mentions(e, "chmod 600"); });
+                        [](auto& e) { return mentions(e, "chmod 600 "); });
   ::chmod(path.c_str(), 0600);
   for (const size_t bytes : {0, 31, 33}) {
     std::ofstream(path, std::ios::trunc) << std::string(bytes, 'x');
@@ -140,6 +141,50 @@ BOOST_AUTO_TEST_CASE(a_secret_that_others_may_read_or_of_another_size_is_refused
                           [](auto& e) { return mentions(e, "32 bytes"); });
   }
   BOOST_CHECK_THROW(load_or_create_secret(folder.path / "missing" / "secret"), InputError);
+}
+
+BOOST_AUTO_TEST_CASE(a_secret_that_others_could_have_put_there_is_refused_with_what_mends_it) {
+  const Folder folder;
+  const std::string path = folder.path / "secret", target = folder.path / "target";
+  load_or_create_secret(target);
+  fs::create_symlink(target, path);
+  BOOST_CHECK_EXCEPTION(load_or_create_secret(path), InputError,
+                        [&](auto& e) { return mentions(e, "symbolic link") && mentions(e, "rm " + path); });
+  fs::remove(path);
+  BOOST_REQUIRE_EQUAL(::mkfifo(path.c_str(), 0600), 0);
+  BOOST_CHECK_EXCEPTION(load_or_create_secret(path), InputError,
+                        [](auto& e) { return mentions(e, "no ordinary file"); });
+  fs::remove(path);
+  if (::geteuid() != 0) return;  // only root can give a file away
+  load_or_create_secret(path);
+  BOOST_REQUIRE_EQUAL(::chown(path.c_str(), 65534, 65534), 0);
+  BOOST_CHECK_EXCEPTION(load_or_create_secret(path), InputError,
+                        [](auto& e) { return mentions(e, "belongs to user 65534"); });
+}
+
+BOOST_AUTO_TEST_CASE(the_run_directory_is_ours_and_closed_to_others) {
+  const Folder folder;
+  const fs::path run = folder.path / "a" / "run";
+  make_private_folder(run);
+  struct stat status {};
+  BOOST_REQUIRE_EQUAL(::stat(run.c_str(), &status), 0);
+  BOOST_CHECK_EQUAL(status.st_mode & 0777, 0700u);
+  make_private_folder(run);  // as good as ever
+  for (const mode_t mode : {0755, 0770, 0701}) {
+    ::chmod(run.c_str(), mode);
+    BOOST_CHECK_EXCEPTION(make_private_folder(run), InputError,
+                          [&](auto& e) { return mentions(e, "chmod 700 " + run.string()); });
+  }
+  ::chmod(run.c_str(), 0700);
+  fs::create_symlink(run, folder.path / "link");
+  BOOST_CHECK_EXCEPTION(make_private_folder(folder.path / "link"), InputError,
+                        [](auto& e) { return mentions(e, "symbolic link"); });
+  std::ofstream(folder.path / "file") << "x";
+  BOOST_CHECK_THROW(make_private_folder(folder.path / "file"), InputError);
+  if (::geteuid() != 0) return;
+  BOOST_REQUIRE_EQUAL(::chown(run.c_str(), 65534, 65534), 0);
+  BOOST_CHECK_EXCEPTION(make_private_folder(run), InputError,
+                        [](auto& e) { return mentions(e, "belongs to user 65534"); });
 }
 
 BOOST_AUTO_TEST_CASE(keys_for_different_purposes_differ) {

@@ -42,14 +42,14 @@ BOOST_AUTO_TEST_CASE(a_unix_name_in_use_is_an_input_error) {
     return e.where() == "127.0.0.1:" + std::to_string(port) + " (Unix-domain)";
   });
   RawConnection raw(here.links.listen("127.0.0.1", 0));  // another address is as good as ever
-  BOOST_CHECK(raw.send(wire::encode(raw_greeting(false))));
+  BOOST_CHECK_EQUAL(raw.say_hello(raw_greeting(false)).first, FrameTraits<msg::Hello>::type_id);
 }
 
 BOOST_AUTO_TEST_CASE(an_address_is_free_as_soon_as_its_links_are_gone) {
-  Side there(system, {.cluster = "test"}, "there", 2);
+  Side there(system, options_of(), "there", 2);
   uint16_t port = 0;
   for (uint64_t incarnation = 3; incarnation < 6; ++incarnation) {
-    Side here(system, {.cluster = "test"}, "here", incarnation);
+    Side here(system, options_of(), "here", incarnation);
     port = here.links.listen("127.0.0.1", port);
     there.links.connect("127.0.0.1", port, 5000);
     BOOST_REQUIRE(here.up.wait());
@@ -58,9 +58,9 @@ BOOST_AUTO_TEST_CASE(an_address_is_free_as_soon_as_its_links_are_gone) {
 }
 
 BOOST_AUTO_TEST_CASE(a_peer_without_unix_sockets_is_linked_over_tcp) {
-  const LinkOptions without{.cluster = "test", .unix_sockets = false};
+  const LinkOptions without = options_of("test", false);
   for (const bool listener_has : {false, true}) {
-    const LinkOptions with{.cluster = "test"};
+    const LinkOptions with = options_of();
     Side here(system, listener_has ? with : without),
         there(system, listener_has ? without : with, "there", 2);
     const auto port = here.links.listen("127.0.0.1", 0);
@@ -83,7 +83,7 @@ BOOST_AUTO_TEST_CASE(another_users_process_gets_no_unix_connection, *only_as_roo
 }
 
 BOOST_AUTO_TEST_CASE(another_users_unix_socket_beside_our_peer_is_passed_by, *only_as_root) {
-  const LinkOptions without{.cluster = "test", .unix_sockets = false};
+  const LinkOptions without = options_of("test", false);
   Side here(system), there(system, without, "there", 2);
   const auto port = there.links.listen("127.0.0.1", 0);
   asio::io_context io;

@@ -56,7 +56,7 @@ struct Near final : Subject {
 
 struct Far final : Subject {
   explicit Far(bool unix_sockets) {
-    LinkOptions options{.cluster = "test", .unix_sockets = unix_sockets};
+    LinkOptions options = options_of("test", unix_sockets);
     options.limits.lease_ms = lease_ms;
     auto up = std::make_shared<Slot<PeerIdentity>>();
     links.emplace(system, options, identity("near", Role::NODE, 0, 1),

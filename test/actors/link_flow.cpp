@@ -1,6 +1,7 @@
 // How much may be on its way: credits, queues, handles that come and go, and the end of a process's links.
 
 #include <boost/test/unit_test.hpp>
+#include <future>
 
 #include "link_side.hpp"
 
@@ -41,8 +42,11 @@ EchoActor::behavior_type hoarder(EchoActor::pointer, std::shared_ptr<Hoard> hoar
 }
 
 struct Pair {
-  explicit Pair(LinkOptions options = {.cluster = "test"})
-      : here(system, options), there(system, options, "there", 2), hoard_actor(system.spawn(hoarder, hoard)) {
+  explicit Pair(LinkOptions options = options_of()) : Pair(options, options) {}
+  Pair(LinkOptions options, LinkOptions of_there)
+      : here(system, std::move(options)),
+        there(system, std::move(of_there), "there", 2),
+        hoard_actor(system.spawn(hoarder, hoard)) {
     there.links.publish(Role::STAGE, 2, caf::actor_cast<caf::actor>(hoard_actor));
     here.links.connect("127.0.0.1", there.links.listen("127.0.0.1", 0), 5000);
     peer = here.up.wait().value();
@@ -62,7 +66,7 @@ struct Pair {
 };
 
 LinkOptions small_window() {
-  LinkOptions options{.cluster = "test"};
+  LinkOptions options = options_of();
   options.limits.bulk_window_bytes = 4 * quarter + 4096;  // four frames with their heads
   options.limits.queue_bytes_max = 20 * quarter;
   return options;
@@ -95,6 +99,51 @@ BOOST_AUTO_TEST_CASE(the_bulk_window_holds_until_actors_let_go) {
   BOOST_CHECK(!pair.here.down.wait(1ms));
 }
 
+// The receiver says what it released in eighths of the window: of its own larger one, that is never.
+BOOST_AUTO_TEST_CASE(the_smaller_window_counts_at_both_ends) {
+  auto wide = small_window();
+  wide.limits.bulk_window_bytes = 64 * quarter;
+  Pair pair(small_window(), wide);
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2);
+  for (int i = 0; i < 12; ++i) mail(far, activations(1, quarter));
+  BOOST_REQUIRE(pair.hoard->wait_for(4));
+  pair.hoard->let_go();
+  BOOST_REQUIRE(pair.hoard->wait_for(8));
+  pair.hoard->let_go();
+  BOOST_CHECK(pair.hoard->wait_for(12));
+}
+
+BOOST_AUTO_TEST_CASE(the_smaller_frame_limit_counts_at_both_ends) {
+  auto narrow = options_of();
+  narrow.limits.control_frame_bytes_max = 4096;
+  Pair pair(options_of(), narrow);
+  FrameBuilder<msg::StepPlan> large;
+  large->initEnds(4096);
+  mail(pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2), std::move(large).finish());
+  BOOST_CHECK(contains(pair.here.down.wait(), "to send, the limit is 4096"));
+}
+
+BOOST_AUTO_TEST_CASE(control_frames_that_nobody_takes_end_the_link) {
+  auto options = options_of();
+  options.limits.inbox_bytes_max = 1 << 20;
+  Pair pair(options);
+  std::promise<void> wake;
+  const auto sleeper = pair.system.spawn<caf::detached>(
+      [waits = wake.get_future().share()](EchoActor::pointer) -> EchoActor::behavior_type {
+        return {[](const Frame<msg::Assign>&) {}, [waits](const Frame<msg::StepPlan>&) { waits.wait(); },
+                [](const Frame<msg::Activations>&) {}};
+      });
+  pair.there.links.publish(Role::STAGE, 3, caf::actor_cast<caf::actor>(sleeper));
+  const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 3);
+  FrameBuilder<msg::StepPlan> large;
+  large->initEnds(100 << 10);
+  const auto frame = std::move(large).finish();
+  for (int i = 0; i < 6; ++i) mail(far, frame);
+  BOOST_CHECK(contains(pair.there.down.wait(), "inbox_bytes_max"));
+  wake.set_value();
+  end_and_wait(pair.system, sleeper);
+}
+
 BOOST_AUTO_TEST_CASE(a_frame_larger_than_the_window_goes_alone) {
   Pair pair(small_window());
   const auto far = pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 2);
@@ -118,7 +167,7 @@ BOOST_AUTO_TEST_CASE(a_full_queue_ends_the_link_with_its_reason) {
 }
 
 BOOST_AUTO_TEST_CASE(a_frame_over_its_limit_ends_the_link_at_the_sender) {
-  LinkOptions options{.cluster = "test"};
+  LinkOptions options = options_of();
   options.limits.control_frame_bytes_max = 4096;
   Pair pair(options);
   FrameBuilder<msg::StepPlan> large;
@@ -193,7 +242,7 @@ BOOST_AUTO_TEST_CASE(drop_ends_the_link_on_both_sides) {
 BOOST_AUTO_TEST_CASE(the_last_words_before_links_are_destroyed_arrive) {
   caf::actor_system_config config;
   caf::actor_system system{config};
-  Side there(system, {.cluster = "test"}, "there", 2);
+  Side there(system, options_of(), "there", 2);
   const auto port = there.links.listen("127.0.0.1", 0);
   EchoActor far;
   {
@@ -212,12 +261,12 @@ BOOST_AUTO_TEST_CASE(the_last_words_before_links_are_destroyed_arrive) {
 BOOST_AUTO_TEST_CASE(an_event_may_use_the_links_that_are_closing) {
   caf::actor_system_config config;
   caf::actor_system system{config};
-  Side there(system, {.cluster = "test"}, "there", 2);
+  Side there(system, options_of(), "there", 2);
   const auto port = there.links.listen("127.0.0.1", 0);
   Slot<PeerIdentity> up;
   int downs = 0;
   std::unique_ptr<Links> here;
-  here = std::make_unique<Links>(system, LinkOptions{.cluster = "test"}, identity("here", Role::NODE, 0, 1),
+  here = std::make_unique<Links>(system, options_of(), identity("here", Role::NODE, 0, 1),
                                  Links::Events{.up = [&](const PeerIdentity& peer) { up.set(peer); },
                                                .down =
                                                    [&](const PeerIdentity&, const std::string&) {

@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
   caf::actor_system system(config);
   auto head = std::make_shared<Slot<ReplyActor>>();
   auto outcome = std::make_shared<Slot<int>>();
-  LinkOptions options{.cluster = "test"};
+  LinkOptions options = options_of();
   options.limits.lease_ms = static_cast<uint32_t>(std::atoi(argv[2]));
   std::optional<Links> links;
   std::mutex made;  // up() may run before emplace() has returned

@@ -5,6 +5,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "actors/link_address.hpp"
+#include "actors/link_proof.hpp"
 #include "link_rig.hpp"
 
 namespace rig {
@@ -21,7 +22,32 @@ class RawConnection {
   explicit RawConnection(const LinkEndpoint& to) { socket_.connect(to); }
   explicit RawConnection(uint16_t port) : RawConnection(LinkEndpoint(loopback(port))) {
     socket_.set_option(asio::ip::tcp::no_delay(true));
+    proof_.emplace(link_key(secret), LinkProof::End::connector, text_of(loopback(port)));
   }
+  explicit RawConnection(LinkSocket accepted) : socket_(std::move(accepted)) {}
+  /// Shows that it knows the secret, unless another key is given, and says that. Returns what is answered;
+  /// type 0 if the other side closes, or cannot show the same.
+  std::pair<uint16_t, convoy::schema::FrameBytes> say_hello(const Frame<msg::Hello>& hello,
+                                                            std::optional<std::string> key = {}) {
+    if (key) proof_.emplace(*key, LinkProof::End::connector, text_of(loopback(0)));
+    send(proof_->challenge());
+    const auto [type, challenge] = receive();
+    if (type != FrameTraits<msg::Challenge>::type_id) return {};
+    if (proof_->refuse_challenge(Frame<msg::Challenge>(challenge)) && !key) return {};
+    send(hello);
+    send(proof_->prove(FrameTraits<msg::Hello>::type_id, hello.bytes()));
+    const auto answer = receive();
+    const auto proof = receive();
+    if (proof.first != FrameTraits<msg::Proof>::type_id ||
+        proof_->refuse(answer.first, answer.second, Frame<msg::Proof>(proof.second)))
+      return {};
+    return answer;
+  }
+  std::pair<uint16_t, convoy::schema::FrameBytes> say_hello(const wire::Greeting& hello) {
+    return say_hello(wire::encode(hello));
+  }
+  /// All bytes that came.
+  const std::string& heard() const { return heard_; }
   /// False if the other side has closed the connection.
   bool send(const void* bytes, size_t count) {
     boost::system::error_code error;
@@ -56,39 +82,44 @@ class RawConnection {
   void close() { socket_.close(); }
 
  private:
-  bool receive(void* bytes, size_t count, int timeout_ms) {
+  bool receive(std::byte* bytes, size_t count, int timeout_ms) {
     for (size_t got = 0; got < count;) {
       pollfd readable{socket_.native_handle(), POLLIN, 0};
       if (poll(&readable, 1, timeout_ms) <= 0) return false;
       boost::system::error_code error;
-      got += socket_.read_some(asio::buffer(static_cast<std::byte*>(bytes) + got, count - got), error);
+      got += socket_.read_some(asio::buffer(bytes + got, count - got), error);
       if (error) {
         ended_ = true;
         return false;
       }
     }
+    heard_.append(reinterpret_cast<const char*>(bytes), count);
     return true;
   }
 
   asio::io_context io_;
   LinkSocket socket_{io_};
+  std::optional<LinkProof> proof_;
+  std::string heard_;
   bool ended_ = false;
 };
 
 inline wire::Greeting raw_greeting(bool bulk, uint64_t incarnation = 99) {
-  return {.protocol_version = wire::protocol_version,
-          .cluster = "test",
-          .peer = {.node = "raw", .role = Role::STAGE, .instance = 9, .incarnation = incarnation},
+  return {.cluster = "test",
+          .peer = {.node = "raw", .role = Role::NODE, .instance = 9, .incarnation = incarnation},
+          .terms = {1 << 20, 64 << 20, 128 << 20, 60'000},
           .bulk = bulk,
           .link_id = 4711};
 }
 
 /// A link with both handshakes done. It sends no leases.
 struct RawPeer {
-  explicit RawPeer(uint16_t port, uint64_t incarnation = 99) : control(port), bulk(port) {
+  explicit RawPeer(uint16_t port, uint64_t incarnation = 99, Role role = Role::NODE)
+      : control(port), bulk(port) {
     for (auto* connection : {&control, &bulk}) {
-      BOOST_REQUIRE(connection->send(wire::encode(raw_greeting(connection == &bulk, incarnation))));
-      BOOST_REQUIRE_EQUAL(connection->receive().first, FrameTraits<msg::Hello>::type_id);
+      auto hello = raw_greeting(connection == &bulk, incarnation);
+      hello.peer.role = role;
+      BOOST_REQUIRE_EQUAL(connection->say_hello(hello).first, FrameTraits<msg::Hello>::type_id);
     }
   }
   RawConnection control, bulk;

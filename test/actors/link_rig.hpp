@@ -27,6 +27,17 @@ using EchoActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,        //
                                    caf::reacts_to<Frame<msg::StepPlan>>,      // answered
                                    caf::reacts_to<Frame<msg::Activations>>>;  // answered with their size
 
+inline const std::string secret(32, 's');
+
+/// What both sides of a test's link have, unless it says otherwise.
+inline LinkOptions options_of(std::string cluster = "test", bool unix_sockets = true) {
+  LinkOptions options;
+  options.cluster = std::move(cluster);
+  options.secret = secret;
+  options.unix_sockets = unix_sockets;
+  return options;
+}
+
 constexpr uint64_t die_epoch = 666;  // Assign{epoch} that makes the echo quit
 
 inline Frame<msg::StepPlan> plan(uint64_t step) {

@@ -9,8 +9,8 @@ namespace rig {
 
 /// One process's side: links, an echo published as stage 1, and what happened.
 struct Side {
-  explicit Side(caf::actor_system& system, LinkOptions options = {.cluster = "test"},
-                std::string node = "here", uint64_t incarnation = 1)
+  explicit Side(caf::actor_system& system, LinkOptions options = options_of(), std::string node = "here",
+                uint64_t incarnation = 1)
       : echo_actor(system.spawn(echo, [this] { return ReplyActor{replies}; })),
         replies(system.spawn(recorder, record)),
         links(system, std::move(options), identity(node, Role::NODE, 0, incarnation),
@@ -40,7 +40,7 @@ struct Fixture {
 
 /// A port that a process used which is gone.
 inline uint16_t free_port(caf::actor_system& system) {
-  return Side(system, {.cluster = "test"}, "gone", 999).links.listen("127.0.0.1", 0);
+  return Side(system, options_of(), "gone", 999).links.listen("127.0.0.1", 0);
 }
 
 inline bool contains(const std::optional<std::string>& text, const std::string& part) {

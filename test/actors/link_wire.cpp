@@ -24,9 +24,15 @@ std::optional<std::string> refuse_with(size_t offset, T value) {
 }
 
 wire::Greeting greeting() {
-  return {.protocol_version = wire::protocol_version,
-          .cluster = "a",
-          .peer = {.node = "n", .role = Role::STAGE, .instance = 2}};
+  return {.cluster = "a",
+          .peer = {.node = "n", .role = Role::STAGE, .instance = 2},
+          .terms = {4096, 4096, 4096, 800}};
+}
+
+/// Why a process that says `theirs` is refused by one that would say the ordinary thing.
+std::string refused(const wire::Greeting& theirs, const wire::Greeting& ours = greeting()) {
+  const auto why = wire::refuse_greeting(theirs, ours);
+  return why ? why->reason : "";
 }
 
 }  // namespace
@@ -77,26 +83,70 @@ BOOST_AUTO_TEST_CASE(a_hello_reads_back) {
   mine.peer.incarnation = 5;
   mine.peer.listen_host = "127.0.0.1";
   mine.peer.listen_port = 4711;
+  mine.peer.model = "m";
+  mine.peer.settings = "s";
+  mine.versions = {2, 9};
   const auto theirs = wire::read_greeting(wire::encode(mine));
-  BOOST_CHECK(!wire::refuse_greeting(theirs, "a"));
   BOOST_CHECK_EQUAL(theirs.peer.node, "n");
   BOOST_CHECK(theirs.bulk);
   BOOST_CHECK_EQUAL(theirs.link_id, 77u);
   BOOST_CHECK_EQUAL(theirs.peer.incarnation, 5u);
   BOOST_CHECK_EQUAL(theirs.peer.listen_port, 4711);
+  BOOST_CHECK_EQUAL(theirs.peer.model, "m");
+  BOOST_CHECK_EQUAL(theirs.peer.settings, "s");
+  BOOST_CHECK_EQUAL(theirs.versions.lowest, 2);
+  BOOST_CHECK_EQUAL(theirs.versions.newest, 9);
+  BOOST_CHECK_EQUAL(theirs.terms.bulk_window_bytes, 4096u);
+  BOOST_CHECK_EQUAL(theirs.terms.lease_ms, 800u);
 }
 
 BOOST_AUTO_TEST_CASE(a_hello_is_refused_with_both_sides_values) {
+  BOOST_CHECK_EQUAL(refused(greeting()), "");
   auto other = greeting();
-  other.protocol_version = 9;
-  BOOST_CHECK_EQUAL(*wire::refuse_greeting(other, "a"), "protocol version 9 there, 2 here");
-  BOOST_CHECK_EQUAL(*wire::refuse_greeting(greeting(), "b"), "cluster \"a\" there, \"b\" here");
+  other.versions = {9, 10};
+  BOOST_CHECK_EQUAL(refused(other),
+                    "protocol versions 9 to 10 there, 3 here: run one version of Convoy on all machines");
+  other = greeting();
+  other.cluster = "b";
+  BOOST_CHECK_EQUAL(refused(other), "cluster \"b\" there, \"a\" here");
   other = greeting();
   other.peer.role = Role::ROUTER;
-  BOOST_CHECK(wire::refuse_greeting(other, "a"));
+  BOOST_CHECK_NE(refused(other), "");
   other = greeting();
   other.peer.node = "";
-  BOOST_CHECK(wire::refuse_greeting(other, "a"));
-  other.peer.node = std::string(wire::name_bytes_max + 1, 'x');
-  BOOST_CHECK(wire::refuse_greeting(other, "a"));
+  BOOST_CHECK_NE(refused(other), "");
+  other.peer.node = std::string(wire::text_bytes_max + 1, 'x');
+  BOOST_CHECK_NE(refused(other), "");
+  other = greeting();
+  other.terms.bulk_window_bytes = 0;
+  BOOST_CHECK_NE(refused(other), "");
+}
+
+BOOST_AUTO_TEST_CASE(two_versions_meet_at_the_highest_that_both_speak) {
+  BOOST_CHECK_EQUAL(wire::common_version({2, 4}, {3, 9}).value(), 4);
+  BOOST_CHECK_EQUAL(wire::common_version({3, 9}, {2, 4}).value(), 4);
+  BOOST_CHECK_EQUAL(wire::common_version({3, 3}, {1, 3}).value(), 3);
+  BOOST_CHECK(!wire::common_version({3, 4}, {1, 2}));
+  BOOST_CHECK(!wire::common_version({1, 2}, {3, 4}));
+}
+
+BOOST_AUTO_TEST_CASE(a_stage_and_its_head_have_one_model_and_all_have_the_same_settings) {
+  auto head = greeting(), stage = greeting();
+  head.peer.role = Role::NODE;
+  head.peer.model = "1234";
+  BOOST_CHECK(wire::refuse_greeting(stage, head)->retry);  // one of them does not know it yet
+  stage.peer.model = "5678";
+  BOOST_CHECK(!wire::refuse_greeting(stage, head)->retry);
+  BOOST_CHECK(refused(stage, head).find("model 5678 there, 1234 here") == 0);
+  stage.peer.model = "1234";
+  BOOST_CHECK_EQUAL(refused(stage, head), "");
+  stage.peer.settings = "kv f16";
+  BOOST_CHECK(refused(stage, head).find("settings \"kv f16\" there, \"\" here") == 0);
+  auto client = greeting(), node = greeting();
+  client.peer.role = Role::CLIENT;
+  node.peer.role = Role::NODE;
+  BOOST_CHECK_EQUAL(refused(client, head), "");
+  BOOST_CHECK_EQUAL(refused(node, head), "");  // it loads nothing itself
+  node.peer.settings = "kv f16";
+  BOOST_CHECK_NE(refused(node, head), "");
 }

@@ -1,0 +1,18 @@
+#pragma once
+// Files that no other user may read, write or put in place of ours: the run directory and what lies in it.
+// Used by every command that starts a process of a cluster or talks to one.
+
+#include <filesystem>
+
+namespace convoy::actors {
+
+/// Makes the folder, and those above it, if it is not there. Throws InputError with the command that mends it
+/// unless it is a folder itself (no link to one), this user's, and closed to all others.
+void make_private_folder(const std::filesystem::path& folder);
+
+/// open(2) of a file in such a folder, made with mode 0600 if flags say so, never inherited; -1 and errno if
+/// it cannot be opened. Throws InputError with the command that mends it if it is a symbolic link, no
+/// ordinary file, another user's, or open to others.
+int open_private(const std::filesystem::path& file, int flags);
+
+}  // namespace convoy::actors
