@@ -44,14 +44,17 @@ struct ClusterConfig {
     uint64_t header_bytes_max = 16 << 10;
     uint64_t body_bytes_max = 4 << 20;
     uint32_t header_timeout_ms = 10'000;
+    uint32_t keepalive_timeout_ms = 75'000;
     uint32_t body_timeout_ms = 30'000;
     uint32_t request_timeout_ms = 600'000;
     uint32_t write_timeout_ms = 30'000;
     uint32_t connections_max = 1024;
+    uint32_t descriptors_reserved = 128;
     uint32_t max_tokens_default = 512;
     uint32_t stop_strings_max = 16;
     uint32_t prompts_max = 32;
     bool control_tokens_in_prompts = false;
+    std::vector<std::string> allowed_hosts;
   } gateway;
 
   struct Pipeline {

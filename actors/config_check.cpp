@@ -116,7 +116,7 @@ Conflicts check_together(const ClusterConfig& config) {
     conflicts.push_back(
         {"cluster.dev",
          "`cluster.dev` is false, but this version has no TLS between processes; set it to true"});
-  if (!is_loopback(config.gateway.host))
+  if (config.gateway.host != "localhost" && !is_loopback(config.gateway.host))
     conflicts.push_back(
         {"gateway.host",
          "`gateway.host` is \"" + config.gateway.host +

@@ -115,18 +115,24 @@ void add_gateway_keys(std::vector<Key>& t) {
                                               "Longest header of a request; beyond it 431."));
   t.push_back(number<s, &S::body_bytes_max>("gateway", "body_bytes_max", "bytes", 1 * KiB, 1 * GiB,
                                             "Longest body of a request; beyond it 413."));
-  t.push_back(
-      number<s, &S::header_timeout_ms>("gateway", "header_timeout_ms", "ms", 10, hour_ms,
-                                       "From the connection, or the last answer, to a whole header."));
+  t.push_back(number<s, &S::header_timeout_ms>(
+      "gateway", "header_timeout_ms", "ms", 10, hour_ms,
+      "From the connection, or a request's first byte, to its whole header."));
+  t.push_back(number<s, &S::keepalive_timeout_ms>("gateway", "keepalive_timeout_ms", "ms", 10, 24 * hour_ms,
+                                                  "From an answer to the next request's first byte."));
   t.push_back(number<s, &S::body_timeout_ms>("gateway", "body_timeout_ms", "ms", 10, hour_ms,
                                              "From the header to the whole body; beyond it 408."));
   t.push_back(number<s, &S::request_timeout_ms>("gateway", "request_timeout_ms", "ms", 100, 24 * hour_ms,
                                                 "A whole answer: the request's deadline."));
   t.push_back(
       number<s, &S::write_timeout_ms>("gateway", "write_timeout_ms", "ms", 10, hour_ms,
-                                      "How long a client may not read before its request is cancelled."));
+                                      "How long a client may read nothing before its request is cancelled."));
   t.push_back(number<s, &S::connections_max>("gateway", "connections_max", "", 1, 65'536,
                                              "Open connections; one more gets 503."));
+  t.push_back(number<s, &S::descriptors_reserved>("gateway", "descriptors_reserved", "", 16, 65'536,
+                                                  "File descriptors of the process that connections leave to "
+                                                  "links, Redis and files: no more connections are open "
+                                                  "than the system's limit less these."));
   t.push_back(number<s, &S::max_tokens_default>(
       "gateway", "max_tokens_default", "tokens", 1, 1 << 20,
       "Length of an answer whose request names none; never beyond the context."));
@@ -138,6 +144,11 @@ void add_gateway_keys(std::vector<Key>& t) {
       key<s, &S::control_tokens_in_prompts>("gateway", "control_tokens_in_prompts",
                                             "Whether control tokens in the text prompt of /v1/completions "
                                             "are control tokens. Chat messages are always plain text."));
+  t.push_back(key<s, &S::allowed_hosts>(
+      "gateway", "allowed_hosts",
+      "Host names, beside localhost and loopback addresses, that requests may name in Host, and pages in "
+      "their "
+      "Origin. Others get 403, so that no web page can use the gateway through its reader's browser."));
 }
 
 void add_pipeline_keys(std::vector<Key>& t) {

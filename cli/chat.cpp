@@ -22,7 +22,7 @@ namespace json = boost::json;
 namespace {
 
 struct Conversation {
-  std::string host, port, model;
+  std::string authority, host, port, model;  // authority: host and port as a URL has them
   json::array messages;
   uint32_t max_tokens = 0;
   double temperature = -1;
@@ -54,7 +54,7 @@ std::string ask(const Conversation& c) {
   if (c.max_tokens) body["max_tokens"] = c.max_tokens;
   if (c.temperature >= 0) body["temperature"] = c.temperature;
   http::request<http::string_body> request(http::verb::post, "/v1/chat/completions", 11);
-  request.set(http::field::host, c.host);
+  request.set(http::field::host, c.authority);
   request.set(http::field::content_type, "application/json");
   request.body() = json::serialize(body);
   request.prepare_payload();
@@ -99,9 +99,11 @@ Conversation connect(const actors::ClusterConfig& config) {
   if (url.empty() || !status.at("ready").as_bool())
     throw InputError("the cluster is not ready: " + std::string(status.at("reason").as_string()),
                      config.file.string(), "start it with `convoy up`");
-  const size_t host = url.find("://") + 3, colon = url.rfind(':');
-  return {
-      url.substr(host, colon - host), url.substr(colon + 1), std::string(status.at("model").as_string()), {}};
+  const std::string authority = url.substr(url.find("://") + 3);
+  const size_t colon = authority.rfind(':');
+  std::string host = authority.substr(0, colon);
+  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
+  return {authority, host, authority.substr(colon + 1), std::string(status.at("model").as_string()), {}};
 }
 
 void talk(Conversation c) {

@@ -234,7 +234,11 @@ class NodeProcess {
   }
 
   std::string gateway_url() const {
-    return head_ ? "http://" + config_.gateway.host + ":" + std::to_string(parts_.gateway->port()) : "";
+    const std::string& host = config_.gateway.host;
+    const bool is_v6 = host.find(':') != host.npos;
+    return head_
+               ? "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(parts_.gateway->port())
+               : "";
   }
 
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.

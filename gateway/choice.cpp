@@ -1,11 +1,9 @@
 #include "gateway/choice.hpp"
 
-#include <openssl/rand.h>
-
 #include <algorithm>
-#include <stdexcept>
 
 #include "actors/step_codec.hpp"
+#include "gateway/random_id.hpp"
 
 namespace convoy::gateway {
 
@@ -14,13 +12,6 @@ namespace {
 constexpr uint32_t attempt = 0;  // this version asks once; answers of any other attempt are not ours
 
 double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-uint64_t random_seed() {
-  uint64_t seed = 0;
-  if (RAND_bytes(reinterpret_cast<unsigned char*>(&seed), sizeof seed) != 1)
-    throw std::runtime_error("OpenSSL has no random numbers");
-  return seed;
-}
 
 capnp::Data::Reader data_of(const std::string& bytes) {
   return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
@@ -43,7 +34,7 @@ void Choice::ask(const std::string& request_id, const std::shared_ptr<Mailbox>& 
                  Clock::time_point began, uint64_t deadline_ms) {
   began_ = began;
   model::Sampling sampling = request_.sampling;
-  if (!request_.deterministic()) sampling.seed = random_seed();
+  if (!request_.deterministic()) random_bytes(&sampling.seed, sizeof sampling.seed);
   if (!request_.ignore_eos) sampling.end_tokens = edge_.model.end_tokens;
 
   schema::FrameBuilder<schema::Generate> generate(64 + prompt_tokens_ / 2);

@@ -1,14 +1,12 @@
 #include "gateway/completion.hpp"
 
 #include <kj/exception.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
-#include <boost/algorithm/string.hpp>
-#include <stdexcept>
 
 #include "actors/log.hpp"
 #include "gateway/answer_key.hpp"
+#include "gateway/random_id.hpp"
 
 namespace convoy::gateway {
 
@@ -17,31 +15,6 @@ namespace {
 // Read, rendered and tokenised in some milliseconds; longer bodies go to the encoder threads. A message costs
 // its body as many bytes as its template adds, so that the body's length stands for all of the work.
 constexpr size_t inline_body_bytes_max = 16 << 10;
-
-void random_bytes(void* to, size_t size) {
-  if (RAND_bytes(static_cast<unsigned char*>(to), static_cast<int>(size)) != 1)
-    throw std::runtime_error("OpenSSL has no random numbers");
-}
-
-std::string random_id(const char* prefix) {
-  unsigned char bytes[12];
-  random_bytes(bytes, sizeof bytes);
-  std::string id = prefix;
-  for (unsigned char b : bytes) {
-    id += "0123456789abcdef"[b >> 4];
-    id += "0123456789abcdef"[b & 15];
-  }
-  return id;
-}
-
-/// The client told us not to answer from the cache.
-bool told_not_to_cache(const HttpRequest& http) {
-  std::vector<std::string> directives;
-  boost::split(directives, http[http::field::cache_control], boost::is_any_of(", \t"));
-  return std::any_of(directives.begin(), directives.end(), [](const std::string& d) {
-    return boost::iequals(d, "no-store") || boost::iequals(d, "no-cache");
-  });
-}
 
 /// Gives the memory back, which an assignment of nothing keeps.
 template <class Container>
@@ -121,7 +94,6 @@ std::optional<ApiError> Completion::understand() {
         404,
         "the model '" + request_.model + "' does not exist; this cluster serves '" + edge_.model.id + "'",
         "model", "model_not_found"};
-  if (request_.stream && http_.version() < 11) return bad_request("streaming needs HTTP/1.1", "stream");
   const bool cacheable = request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_);
   for (size_t i = 0; i < request_.prompt_count(); ++i) {
     auto encoded = encode_prompt(request_, i, edge_.model, edge_.options, stop_.get_token());
@@ -225,9 +197,7 @@ asio::awaitable<bool> Completion::write_pieces() {
     http::response<http::empty_body> header{http::status::ok, 11};
     header.set(http::field::content_type, "text/event-stream");
     header.set(http::field::cache_control, "no-cache");
-    header.set("x-request-id", id_);
     header.set("x-cache", cache_word());
-    header.keep_alive(http_.keep_alive());
     if (!co_await connection_.begin_stream(std::move(header))) co_return false;
     state_ = State::streaming;
     events = writer_->first_event();
@@ -255,9 +225,7 @@ asio::awaitable<Completion::After> Completion::finish() {
     std::vector<AnswerWriter::Whole> whole;
     for (Choice& choice : choices_) whole.push_back({choice.take_whole(), *choice.finish_reason()});
     HttpResponse response = json_response(200, writer_->body(whole, usage()));
-    response.set("x-request-id", id_);
     response.set("x-cache", cache_word());
-    response.keep_alive(http_.keep_alive());
     written = co_await connection_.write(std::move(response));
   }
   if (!written) co_return After::reset;
@@ -279,8 +247,6 @@ asio::awaitable<Completion::After> Completion::fail(ApiError error) {
 
 asio::awaitable<Completion::After> Completion::answer_error(const ApiError& error) {
   HttpResponse response = error_response(error);
-  response.set("x-request-id", id_);
-  response.keep_alive(http_.keep_alive());
   status_ = error.status;
   reason_ = error.reason();
   const bool written = co_await connection_.write(std::move(response));
@@ -335,6 +301,7 @@ void Completion::log_end() const {
       first_token_ms = first_token_ms < 0 ? ms(*at) : std::min<int64_t>(first_token_ms, ms(*at));
   const Usage usage = this->usage();
   log::info("request.end", {{"id", id_},
+                            {"request", connection_.request_id()},
                             {"peer", connection_.peer()},
                             {"endpoint", endpoint_ == Endpoint::chat ? "chat_completions" : "completions"},
                             {"model", shortened(request_.model)},

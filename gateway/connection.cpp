@@ -1,11 +1,14 @@
 #include "gateway/connection.hpp"
 
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
 #include <array>
+#include <ctime>
 #include <sstream>
+#include <utility>
 
 #include "gateway/openai_response.hpp"
 
@@ -21,9 +24,37 @@ constexpr auto linger_timeout = 1s;                 // after our last byte, unti
 constexpr uint64_t linger_bytes_max = 64ull << 20;  // thrown away meanwhile
 constexpr auto reset_delivery_timeout = 500ms;      // until the last bytes before a reset are acknowledged
 
-template <class Body>
-void add_common_headers(http::response<Body>& response) {
+/// HTTP's form of the time, such as "Sun, 06 Nov 1994 08:49:37 GMT".
+std::string http_date() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &parts)};
+}
+
+/// What every response says, in the terms of the request's version.
+template <class Message>
+void mark_response(Message& response, unsigned version, bool keep_alive, const std::string& request_id) {
+  response.version(version);
+  response.keep_alive(keep_alive);
   response.set(http::field::server, "convoy");
+  response.set(http::field::date, http_date());
+  response.set("x-request-id", request_id);
+}
+
+/// The system tells us of a client whose machine is gone: while we write, by what it does not acknowledge;
+/// while it waits, by probes.
+void notice_lost_peer(tcp::socket& socket, uint32_t write_timeout_ms) {
+  const int timeout_ms = static_cast<int>(write_timeout_ms);
+  const int probe_after_s = std::max(1, timeout_ms / 2000), probe_every_s = std::max(1, timeout_ms / 6000);
+  const int handle = socket.native_handle(), on = 1;
+  // What fails here is a socket that is gone already; it says so at the first read.
+  ::setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  ::setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &probe_after_s, sizeof probe_after_s);
+  ::setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &probe_every_s, sizeof probe_every_s);
+  ::setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
 }
 
 }  // namespace
@@ -44,28 +75,67 @@ HttpResponse error_response(const ApiError& error) {
   return response;
 }
 
+std::string last_words(const ApiError& error) {
+  HttpResponse response = error_response(error);
+  mark_response(response, 11, false, random_id("req-"));
+  response.prepare_payload();
+  std::ostringstream bytes;
+  bytes << response;
+  return std::move(bytes).str();
+}
+
 Connection::Connection(tcp::socket socket, const GatewayOptions& options)
     : socket_(std::move(socket)),
       options_(options),
       buffer_(options.header_bytes_max + read_ahead_bytes),
       limit_(socket_.get_executor()),
       settled_(socket_.get_executor()) {
+  notice_lost_peer(socket_, options.write_timeout_ms);
   error_code ignored;  // a socket that is gone already says so at the first read
-  socket_.set_option(tcp::no_delay(true), ignored);
   std::ostringstream peer;
   peer << socket_.remote_endpoint(ignored);
   peer_ = peer.str();
+}
+
+template <class Message>
+void Connection::mark(Message& response) {
+  mark_response(response, version_, keep_alive_, request_id_);
 }
 
 void Connection::arm(uint32_t limit_ms) {
   expired_ = false;
   limit_.expires_after(std::chrono::milliseconds(limit_ms));
   limit_.async_wait([self = shared_from_this(), turn = ++turn_](error_code ec) {
-    if (ec || turn != self->turn_) return;
-    self->expired_ = true;
-    error_code ignored;
-    self->socket_.cancel(ignored);
+    if (!ec && turn == self->turn_) self->expire();
   });
+}
+
+/// A client that reads slowly but steadily is served: the limit is for one that takes nothing.
+void Connection::arm_write() {
+  expired_ = false;
+  limit_.expires_after(std::chrono::milliseconds(options_.write_timeout_ms));
+  limit_.async_wait([self = shared_from_this(), turn = ++turn_](error_code ec) {
+    if (ec || turn != self->turn_) return;
+    const uint64_t before = std::exchange(self->taken_, self->bytes_taken());
+    if (self->taken_ > before) return self->arm_write();
+    self->expire();
+  });
+}
+
+void Connection::expire() {
+  expired_ = true;
+  error_code ignored;
+  socket_.cancel(ignored);
+}
+
+/// Of what we wrote: acknowledged by the client's system, which takes no more than the client reads and its
+/// buffer holds.
+uint64_t Connection::bytes_taken() const {
+  int unacknowledged = 0;
+  const bool known =
+      ::ioctl(const_cast<tcp::socket&>(socket_).native_handle(), SIOCOUTQ, &unacknowledged) == 0;
+  const uint64_t waiting = known ? static_cast<uint64_t>(unacknowledged) : 0;
+  return written_ - std::min(written_, waiting);
 }
 
 void Connection::disarm() {
@@ -84,75 +154,120 @@ std::variant<HttpRequest, ApiError, Connection::Closed> Connection::explain(cons
   if (expired_ && said_something)
     return ApiError{408, "the request took too long to arrive", {}, "request_timeout"};
   if (ec == http::error::header_limit || ec == http::error::buffer_overflow)
-    return ApiError{431, "the header is larger than " + std::to_string(options_.header_bytes_max) + " bytes"};
+    return ApiError{431,
+                    "the header is larger than " + std::to_string(options_.header_bytes_max) + " bytes",
+                    {},
+                    "header_too_large"};
   if (ec == http::error::body_limit)
-    return ApiError{413, "the body is larger than " + std::to_string(options_.body_bytes_max) + " bytes"};
+    return ApiError{413,
+                    "the body is larger than " + std::to_string(options_.body_bytes_max) + " bytes",
+                    {},
+                    "body_too_large"};
   const bool cut = ec == http::error::end_of_stream || ec == http::error::partial_message;
   if (!cut && ec.category() == make_error_code(http::error::bad_method).category())
-    return ApiError{400, "this is not HTTP/1.1: " + ec.message()};
+    return bad_request("this is not HTTP/1.1: " + ec.message(), {}, "invalid_http");
   return Closed{};
+}
+
+/// Between requests a connection may rest for longer than a header may take.
+asio::awaitable<error_code> Connection::await_next_request() {
+  error_code ec;
+  if (std::exchange(first_, false) || buffer_.size() > 0) co_return ec;
+  arm(options_.keepalive_timeout_ms);
+  co_await socket_.async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+  disarm();
+  co_return ec;
 }
 
 asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connection::read_request() {
   http::request_parser<http::string_body> parser;
   parser.header_limit(static_cast<uint32_t>(options_.header_bytes_max));
   parser.body_limit(options_.body_bytes_max);
+  keep_alive_ = false;  // until the request is known to be whole
+  request_id_ = random_id("req-");
+  version_ = 11;
   if (interrupted_) co_return Closed{};
 
-  error_code ec;
   waiting_for_request_ = true;
+  error_code ec = co_await await_next_request();
+  if (ec) co_return Closed{};
   arm(options_.header_timeout_ms);
   co_await http::async_read_header(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
   disarm();
   waiting_for_request_ = false;
   if (ec) co_return explain(ec, parser.got_some());
 
-  if (beast::iequals(parser.get()[http::field::expect], "100-continue") && !parser.is_done()) {
-    if (!co_await write(HttpResponse{http::status::continue_, 11})) co_return Closed{};
+  const HttpHeader& header = parser.get().base();
+  version_ = header.version();
+  if (const auto given = given_request_id(header); !given.empty()) request_id_ = given;
+  if (auto error = framing_error(header)) co_return *error;
+  if (auto error = audience_error(header, options_.allowed_hosts)) co_return *error;
+  if (version_ >= 11 && beast::iequals(header[http::field::expect], "100-continue") && !parser.is_done()) {
+    static constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (!co_await write_buffers(asio::buffer(go_on))) co_return Closed{};
   }
   arm(options_.body_timeout_ms);
   co_await http::async_read(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
   disarm();
   if (ec) co_return explain(ec, true);
+  keep_alive_ = parser.keep_alive();
   co_return parser.release();
 }
 
-template <class Operation>
-asio::awaitable<bool> Connection::limited_write(Operation operation) {
-  error_code ec;
-  arm(options_.write_timeout_ms);
-  co_await operation(asio::redirect_error(asio::use_awaitable, ec));
-  disarm();
-  co_return !ec;
+template <class Buffers>
+asio::awaitable<bool> Connection::write_buffers(Buffers buffers) {
+  beast::buffers_suffix<Buffers> rest(buffers);
+  for (error_code ec; asio::buffer_size(rest) > 0;) {
+    arm_write();
+    const size_t written =
+        co_await socket_.async_write_some(rest, asio::redirect_error(asio::use_awaitable, ec));
+    disarm();
+    if (ec) co_return false;
+    written_ += written;
+    rest.consume(written);
+  }
+  co_return true;
+}
+
+template <class Body>
+asio::awaitable<bool> Connection::write_message(const http::response<Body>& response, bool header_only) {
+  http::response_serializer<Body> serializer{response};
+  serializer.split(header_only);
+  for (error_code ec; header_only ? !serializer.is_header_done() : !serializer.is_done();) {
+    arm_write();
+    written_ +=
+        co_await http::async_write_some(socket_, serializer, asio::redirect_error(asio::use_awaitable, ec));
+    disarm();
+    if (ec) co_return false;
+  }
+  co_return true;
 }
 
 asio::awaitable<bool> Connection::write(HttpResponse response, bool head_only) {
-  add_common_headers(response);
-  if (response.result_int() >= 200) response.prepare_payload();  // 100 Continue has no length
-  http::response_serializer<http::string_body> serializer{response};
-  if (head_only)
-    co_return co_await limited_write(
-        [&](auto token) { return http::async_write_header(socket_, serializer, token); });
-  co_return co_await limited_write([&](auto token) { return http::async_write(socket_, serializer, token); });
+  mark(response);
+  response.prepare_payload();
+  co_return co_await write_message(response, head_only);
 }
 
+/// HTTP/1.0 knows no chunks: there the connection's end is the stream's.
 asio::awaitable<bool> Connection::begin_stream(http::response<http::empty_body> header) {
-  add_common_headers(header);
-  header.chunked(true);
-  http::response_serializer<http::empty_body> serializer{header};
-  co_return co_await limited_write(
-      [&](auto token) { return http::async_write_header(socket_, serializer, token); });
+  chunked_ = version_ >= 11;
+  if (!chunked_) keep_alive_ = false;
+  mark(header);
+  header.set("x-accel-buffering", "no");  // or nginx would gather the events
+  if (chunked_) header.chunked(true);
+  co_return co_await write_message(header, true);
 }
 
 asio::awaitable<bool> Connection::write_chunk(std::string_view data) {
   const asio::const_buffer bytes(data.data(), data.size());
-  co_return co_await limited_write(
-      [&](auto token) { return asio::async_write(socket_, http::make_chunk(bytes), token); });
+  if (!chunked_) co_return co_await write_buffers(bytes);
+  co_return co_await write_buffers(http::make_chunk(bytes));
 }
 
 asio::awaitable<bool> Connection::end_stream() {
-  co_return co_await limited_write(
-      [&](auto token) { return asio::async_write(socket_, http::make_chunk_last(), token); });
+  if (!chunked_) co_return true;
+  co_return co_await write_buffers(http::make_chunk_last());
 }
 
 void Connection::watch(std::function<void()> gone) {

@@ -1,6 +1,6 @@
 #pragma once
-// Connection: one client's TCP connection as HTTP/1.1 messages. Every wait has its limit; a client that
-// leaves while its answer is made is noticed. All members run on the socket's strand.
+// Connection: one client's TCP connection as messages of HTTP/1.1 and 1.0. Every wait has its limit; a client
+// that leaves while its answer is made is noticed. All members run on the socket's strand.
 
 #include <boost/asio.hpp>
 #include <boost/beast.hpp>
@@ -13,12 +13,13 @@
 
 #include "gateway/api_error.hpp"
 #include "gateway/gateway.hpp"
+#include "gateway/http_rules.hpp"
+#include "gateway/random_id.hpp"
 
 namespace convoy::gateway {
 
 namespace asio = boost::asio;
 namespace beast = boost::beast;
-namespace http = boost::beast::http;
 using tcp = asio::ip::tcp;
 
 using HttpRequest = http::request<http::string_body>;
@@ -26,6 +27,8 @@ using HttpResponse = http::response<http::string_body>;
 
 HttpResponse json_response(unsigned status, std::string body);
 HttpResponse error_response(const ApiError& error);
+/// A whole answer as bytes, for a connection that is closed behind it.
+std::string last_words(const ApiError& error);
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -38,12 +41,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// options must outlive it.
   Connection(tcp::socket socket, const GatewayOptions& options);
 
-  /// The next request; or what to tell the client before the connection is closed (408, 413, 431, 400).
+  /// The next request; or what to tell the client before the connection is closed (400, 403, 408, 413, 431,
+  /// 501).
   asio::awaitable<std::variant<HttpRequest, ApiError, Closed>> read_request();
   /// Ends a read_request() that waits, as if the client had closed.
   void interrupt();
 
-  /// All writes: false if the client is gone or does not read within write_timeout_ms.
+  /// Of the request under way: the client's own x-request-id, or one of ours. Its answers name it.
+  const std::string& request_id() const { return request_id_; }
+  /// Whether another request may follow this one's answer.
+  bool keeps_alive() const { return keep_alive_; }
+
+  /// All writes: in the terms of the request's version. False if the client is gone, or took nothing of it
+  /// for write_timeout_ms.
   asio::awaitable<bool> write(HttpResponse response, bool head_only = false);
   asio::awaitable<bool> begin_stream(http::response<http::empty_body> header);
   asio::awaitable<bool> write_chunk(std::string_view data);
@@ -65,11 +75,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   void arm(uint32_t limit_ms);
   void disarm();
+  void arm_write();
+  void expire();
+  uint64_t bytes_taken() const;
+  asio::awaitable<boost::system::error_code> await_next_request();
+  template <class Message>
+  void mark(Message& response);
   void read_more();
   std::variant<HttpRequest, ApiError, Closed> explain(const boost::system::error_code& ec,
                                                       bool said_something) const;
-  template <class Operation>
-  asio::awaitable<bool> limited_write(Operation operation);
+  template <class Buffers>
+  asio::awaitable<bool> write_buffers(Buffers buffers);
+  template <class Body>
+  asio::awaitable<bool> write_message(const http::response<Body>& response, bool header_only);
 
   tcp::socket socket_;
   const GatewayOptions& options_;
@@ -78,6 +96,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::steady_timer limit_;  // of the operation that runs
   uint64_t turn_ = 0;         // which operation that is: a late timer must not end the next one
   bool expired_ = false;
+  uint64_t written_ = 0, taken_ = 0;  // bytes: given to the system; seen to be acknowledged by the client's
+  unsigned version_ = 11;             // of the request under way
+  bool keep_alive_ = false;
+  bool first_ = true, chunked_ = false;
+  std::string request_id_ = random_id("req-");
   bool waiting_for_request_ = false, interrupted_ = false;
   std::function<void()> on_gone_;
   bool reading_ = false;        // the watch's read is under way

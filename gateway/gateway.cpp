@@ -1,5 +1,8 @@
 #include "gateway/gateway.hpp"
 
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <boost/asio.hpp>
 #include <thread>
 #include <unordered_set>
@@ -7,6 +10,7 @@
 #include "actors/log.hpp"
 #include "gateway/edge.hpp"
 #include "gateway/session.hpp"
+#include "gateway/spare_descriptor.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gateway {
@@ -17,7 +21,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr size_t refusals_max = 32;    // clients being told that there are too many; more are just closed
-constexpr auto accept_retry = 100ms;   // out of file descriptors, say
+constexpr auto accept_retry = 100ms;   // the system has no memory for a connection, say
 constexpr auto shutdown_timeout = 3s;  // for sessions to say goodbye
 
 tcp::endpoint endpoint_of(const GatewayOptions& options) {
@@ -30,6 +34,21 @@ tcp::endpoint endpoint_of(const GatewayOptions& options) {
     throw InputError(options.host + " is not a loopback address, and this version has neither TLS nor keys",
                      "gateway.host", "use 127.0.0.1 or ::1");
   return {address, options.port};
+}
+
+/// connections_max, or what the system allows beside the descriptors that the rest of the process needs.
+size_t connections_allowed(const GatewayOptions& options) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return options.connections_max;
+  const uint64_t reserved = options.descriptors_reserved;
+  const uint64_t allowed = limit.rlim_cur > reserved ? limit.rlim_cur - reserved : 1;
+  if (allowed >= options.connections_max) return options.connections_max;
+  log::warn("gateway.fewer_connections", {{"connections_max", options.connections_max},
+                                          {"allowed", allowed},
+                                          {"descriptors", uint64_t{limit.rlim_cur}},
+                                          {"mend", "raise the limit of open files (ulimit -n)"}});
+  return allowed;
 }
 
 uint64_t first_request_number() {
@@ -45,7 +64,9 @@ struct Gateway::Impl {
   asio::strand<asio::io_context::executor_type> strand = asio::make_strand(io);  // of everything below
   tcp::acceptor acceptor{strand};
   std::unordered_set<std::shared_ptr<Session>> sessions;
+  size_t connections_max = 0;  // set by serve()
   size_t refusals = 0;
+  SpareDescriptor spare;
   bool stopping = false;
   asio::steady_timer give_up{strand};
   uint16_t port = 0;
@@ -79,6 +100,10 @@ struct Gateway::Impl {
     port = acceptor.local_endpoint().port();
   }
 
+  static bool out_of_descriptors(const error_code& ec) {
+    return ec == asio::error::no_descriptors || ec == boost::system::errc::too_many_files_open_in_system;
+  }
+
   asio::awaitable<void> accept() {
     for (;;) {
       error_code ec;
@@ -86,12 +111,17 @@ struct Gateway::Impl {
                                                           asio::redirect_error(asio::use_awaitable, ec));
       if (stopping) co_return;
       if (ec) {
-        log::warn("gateway.accept_failed", {{"why", ec.message()}});
+        log::warn_limited("gateway.accept_failed", {{"why", ec.message()}});
+        if (out_of_descriptors(ec) &&
+            spare.answer_one(acceptor.native_handle(), last_words(too_many_connections))) {
+          edge.metrics.connections_refused.Increment();
+          continue;
+        }
         asio::steady_timer pause(strand, accept_retry);
         co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
         continue;
       }
-      if (sessions.size() < edge.options.connections_max)
+      if (sessions.size() < connections_max)
         start(std::move(socket));
       else
         turn_away(std::move(socket));
@@ -176,6 +206,7 @@ uint16_t Gateway::port() const { return impl_->port; }
 
 void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret) {
   impl_->bind();
+  impl_->connections_max = connections_allowed(impl_->edge.options);
   impl_->edge.cache = std::move(cache);
   impl_->edge.router = std::move(router);
   impl_->edge.cache_secret = std::move(cache_secret);

@@ -7,6 +7,7 @@
 #include "gateway/completion.hpp"
 #include "gateway/connection.hpp"
 #include "gateway/edge.hpp"
+#include "gateway/routes.hpp"
 
 namespace convoy::gateway {
 
@@ -23,20 +24,19 @@ class Session : public std::enable_shared_from_this<Session> {
   void drop();
 
  private:
-  struct Answer {
-    HttpResponse response;
-    const char* endpoint;  // the metrics' label
-  };
   asio::awaitable<bool> serve(HttpRequest& request);
-  asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint, const char* label);
-  void answered(const char* endpoint, unsigned status, const std::string& reason) const;
-  Answer answer(const HttpRequest& request, std::string_view path) const;
+  asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint, const std::string& label);
+  void answered(const std::string& endpoint, unsigned status, const std::string& reason) const;
+  HttpResponse answer(const Destination& to) const;
 
   std::shared_ptr<Connection> connection_;
   Edge& edge_;
   Completion* completion_ = nullptr;  // while one runs
   bool stopping_ = false;
 };
+
+/// What a client is told beyond connections_max, or when there is no descriptor for it.
+extern const ApiError too_many_connections;
 
 /// Tells a client that there are too many, and closes.
 asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options);

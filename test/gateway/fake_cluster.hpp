@@ -189,7 +189,7 @@ class Client {
   void ask(http::verb verb, const std::string& target, const std::string& body = {},
            const std::string& extra_header = {}) {
     std::string text =
-        std::string(http::to_string(verb)) + " " + target + " HTTP/1.1\r\nHost: x\r\n" + extra_header;
+        std::string(http::to_string(verb)) + " " + target + " HTTP/1.1\r\nHost: localhost\r\n" + extra_header;
     if (verb == http::verb::post) text += "Content-Length: " + std::to_string(body.size()) + "\r\n";
     send(text + "\r\n" + body);
   }

@@ -83,10 +83,9 @@ BOOST_AUTO_TEST_CASE(requests_that_follow_each_other_in_one_write_are_answered_i
   Cluster cluster;
   Client client(cluster.gateway->port());
   const std::string body = chat_body();
-  const std::string post =
-      "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(body.size()) +
-      "\r\n\r\n" + body;
-  client.send(post + "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + post);
+  const std::string post = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                           std::to_string(body.size()) + "\r\n\r\n" + body;
+  client.send(post + "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + post);
   cluster.answer(cluster.asked().number, "one");
   BOOST_TEST(client.response().body().find("one") != std::string::npos);
   BOOST_TEST(client.response().body().find("live") != std::string::npos);
@@ -99,21 +98,22 @@ BOOST_AUTO_TEST_CASE(a_body_of_20_megabytes_is_413) {
   {
     Client client(cluster.gateway->port());
     client.ask(http::verb::post, "/v1/chat/completions", std::string(20 << 20, 'x'));
-    is_error(client.response(), 413, "");
+    is_error(client.response(), 413, "body_too_large");
     BOOST_TEST(ends(client));
   }
   Client chunked(cluster.gateway->port());
   chunked.send(
-      "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1400000\r\n" +
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n1400000\r\n" +
       std::string(20 << 20, 'x'));
-  is_error(chunked.response(), 413, "");
+  is_error(chunked.response(), 413, "body_too_large");
 }
 
 BOOST_AUTO_TEST_CASE(a_header_that_is_too_large_is_431) {
   Cluster cluster;
   Client client(cluster.gateway->port());
-  client.send("GET /livez HTTP/1.1\r\nX: " + std::string(40 << 10, 'x') + "\r\n\r\n");
-  is_error(client.response(), 431, "");
+  client.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(40 << 10, 'x') + "\r\n\r\n");
+  is_error(client.response(), 431, "header_too_large");
   BOOST_TEST(ends(client));
 }
 
@@ -121,10 +121,10 @@ BOOST_AUTO_TEST_CASE(what_is_not_http_is_400) {
   Cluster cluster;
   for (const char* text :
        {"nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "\x16\x03\x01\x02\x00\x01\xfc\r\n\r\n",
-        "POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n"}) {
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n"}) {
     Client client(cluster.gateway->port());
     client.send(text);
-    is_error(client.response(), 400, "");
+    is_error(client.response(), 400, "invalid_http");
     BOOST_TEST(ends(client));
   }
 }
@@ -135,8 +135,8 @@ BOOST_AUTO_TEST_CASE(slow_headers_and_bodies_are_408_and_idle_connections_just_e
   options.body_timeout_ms = 200;
   Cluster cluster(options);
   Client header(cluster.gateway->port()), body(cluster.gateway->port()), idle(cluster.gateway->port());
-  header.send("GET /livez HTTP/1.1\r\nX: ");
-  body.send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  header.send("GET /livez HTTP/1.1\r\nHost: localhost\r\nX: ");
+  body.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{");
   is_error(header.response(), 408, "request_timeout");
   is_error(body.response(), 408, "request_timeout");
   boost::system::error_code ec;
@@ -148,7 +148,9 @@ BOOST_AUTO_TEST_CASE(a_client_that_expects_100_continue_gets_it_before_its_body)
   Cluster cluster;
   Client client(cluster.gateway->port());
   const std::string body = "not json";
-  client.send("POST /v1/completions HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 8\r\n\r\n");
+  client.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: "
+      "8\r\n\r\n");
   BOOST_TEST(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 100"));
   client.send(body);
   is_error(client.response(), 400, "");

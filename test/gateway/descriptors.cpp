@@ -1,0 +1,87 @@
+// File descriptors: connections leave some to the rest of the process, and where there is none left a client
+// is told so.
+
+#include <arpa/inet.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <filesystem>
+
+#include "test/gateway/fake_cluster.hpp"
+
+namespace convoy::gateway::test {
+
+namespace {
+
+/// The process's soft limit of open files, as long as it lives.
+class DescriptorLimit {
+ public:
+  explicit DescriptorLimit(rlim_t soft) {
+    BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_NOFILE, &before_) == 0);
+    const rlimit limit{soft, before_.rlim_max};
+    BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  }
+  ~DescriptorLimit() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+rlim_t open_descriptors() {
+  return static_cast<rlim_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
+}
+
+rlim_t lowest_free_descriptor() {
+  const int free = ::dup(0);
+  BOOST_TEST_REQUIRE(free > 0);
+  ::close(free);
+  return static_cast<rlim_t>(free);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(connections_leave_descriptors_to_the_rest_of_the_process) {
+  constexpr size_t connections = 10;
+  const rlim_t limit = open_descriptors() + 200;
+  const DescriptorLimit descriptors(limit);
+  GatewayOptions options;
+  options.descriptors_reserved = static_cast<uint32_t>(limit - connections);
+  Cluster cluster(options);
+  std::deque<Client> clients;
+  for (size_t i = 0; i < connections; ++i)
+    BOOST_TEST(clients.emplace_back(cluster.gateway->port()).get("/livez").result_int() == 200u);
+  Client more(cluster.gateway->port());
+  BOOST_TEST(more.response().result_int() == 503u);
+}
+
+BOOST_AUTO_TEST_CASE(a_client_for_whom_there_is_no_descriptor_is_told_so_at_once) {
+  Cluster cluster;
+  BOOST_TEST(Client(cluster.gateway->port()).get("/livez").result_int() == 200u);
+  for (int i = 0; i < 3; ++i) {
+    const int client = ::socket(AF_INET, SOCK_STREAM, 0);
+    const timeval patience{10, 0};
+    ::setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    const DescriptorLimit none_left(lowest_free_descriptor());
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(cluster.gateway->port());
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    BOOST_TEST_REQUIRE(::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+    std::string answer;
+    char piece[4096];
+    for (ssize_t bytes; (bytes = ::recv(client, piece, sizeof piece, 0)) > 0;)
+      answer.append(piece, static_cast<size_t>(bytes));
+    ::close(client);
+    BOOST_TEST(answer.starts_with("HTTP/1.1 503"), answer);
+    BOOST_TEST(answer.find("too_many_connections") != answer.npos);
+    BOOST_TEST(answer.find("x-request-id") != answer.npos);
+  }
+  // One more may be told so, whose accepting began before.
+  const auto deadline = std::chrono::steady_clock::now() + 5s;
+  while (Client(cluster.gateway->port()).get("/livez").result_int() != 200)
+    BOOST_TEST_REQUIRE((std::chrono::steady_clock::now() < deadline));
+}
+
+}  // namespace convoy::gateway::test
