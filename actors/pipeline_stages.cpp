@@ -171,6 +171,7 @@ void PipelineData::publish() {
     list[i].setReason(stage.reason);
     list[i].setLoadedPermille(stage.loaded_permille);
     list[i].setRestarts(stage.restarts);
+    list[i].setKernelVariant(stage.peer.kernel_variant);
   }
   const auto state = std::move(frame).finish();
   self->send(peers.gateway, state);

@@ -50,6 +50,18 @@ std::string arithmetic_of(const ClusterConfig& config) {
          config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
 }
 
+std::string settings_of(const ClusterConfig& config) {
+  const auto number = [](const char* name, uint32_t value) {
+    return ", " + std::string(name) + " " + std::to_string(value);
+  };
+  return "kernels " + config.stage.kernels + ", kv_type " + config.stage.kv_type +
+         (config.stage.deterministic ? ", deterministic" : "") +
+         number("context_tokens_max", config.pipeline.context_tokens_max) +
+         number("kv_tokens", config.pipeline.kv_tokens) +
+         number("sequences_max", config.pipeline.sequences_max) +
+         number("prefill_tokens_per_step", config.pipeline.prefill_tokens_per_step);
+}
+
 void check_stages(const ClusterConfig& config, const model::Config& model) {
   const std::string file = config.file.string();
   if (config.stage_count() > model.layers)

@@ -26,6 +26,9 @@ model::DType kv_type_named(std::string_view name);
 /// Names everything in the configuration that shapes the bits of an answer, for the cache's key.
 std::string arithmetic_of(const ClusterConfig& config);
 
+/// What all processes of a cluster must have read alike in cluster.conf, in words, for their Hellos.
+std::string settings_of(const ClusterConfig& config);
+
 /// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
 /// steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);

@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include <prometheus/registry.h>
 
@@ -26,6 +27,7 @@
 #include "gateway/gateway.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
+#include "model/kept_digest.hpp"
 #include "model/random_model.hpp"
 
 namespace convoy::cli {
@@ -118,6 +120,7 @@ class NodeProcess {
     self.role = schema::Role::NODE;
     self.incarnation = actors::new_incarnation();
     self.pid = getpid();
+    self.settings = actors::settings_of(config_);
     actors::Links::Events events;
     events.up = [this](const actors::PeerIdentity& peer) {
       if (peer.role != schema::Role::STAGE) return caf::anon_send(node_, actors::PeerUp{peer});
@@ -142,8 +145,10 @@ class NodeProcess {
     const auto checkpoint = model::Checkpoint::open(config_.cluster.model);
     model_config_ = checkpoint->config();
     actors::check_stages(config_, model_config_);
-    parts_.gateway = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, name_),
-                                                        served_model(config_, *checkpoint), parts_.metrics);
+    parts_.gateway =
+        std::make_unique<gateway::Gateway>(system_, gateway_options(config_, name_),
+                                           served_model(config_, *checkpoint, digest_), parts_.metrics);
+    find_digest(checkpoint);
     parts_.router = system_.spawn(actors::router, actors::RouterOptions{config_.pipeline.readiness_period_ms},
                                   parts_.gateway->actor());
     if (!config_.cache.enabled) {
@@ -164,6 +169,21 @@ class NodeProcess {
         std::make_unique<actors::AnswerCache>(system_, cache_options(config_, url, secret_), parts_.router,
                                               parts_.gateway->actor(), parts_.metrics);
     parts_.cache_actor = parts_.cache->actor();
+  }
+
+  /// Stages are linked, and answers kept, once it is known. A model that nobody has read yet may take
+  /// minutes, and this process has others to answer meanwhile.
+  void find_digest(const std::shared_ptr<const model::Checkpoint>& checkpoint) {
+    const auto found = [this](const std::string& digest) {
+      digest_.set(digest);
+      links_->set_model(digest);
+    };
+    if (const auto kept = model::kept_digest(*checkpoint, run_dir_)) return found(*kept);
+    log::info("node.reads_model", {{"model", config_.cluster.model}, {"why", "its digest is not kept yet"}});
+    digest_finder_ = std::jthread([=, this](std::stop_token stop) {
+      const std::string digest = model::find_digest(*checkpoint, run_dir_, stop);
+      if (!digest.empty()) found(digest);
+    });
   }
 
   void spawn_node_actor() {
@@ -244,6 +264,7 @@ class NodeProcess {
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
   void stop() {
     stopping_ = true;
+    digest_finder_ = {};
     parts_.gateway.reset();
     if (supervisor_) supervisor_->stop();
     actors::end_and_wait(system_, parts_.pipeline, node_, parts_.router);
@@ -269,6 +290,8 @@ class NodeProcess {
   std::unique_ptr<actors::Supervisor> supervisor_;
   actors::NodeActor node_;
   std::string secret_;
+  gateway::Later digest_;                                    // of the model
+  std::jthread digest_finder_;                               // ended by stop()
   uint16_t link_port_ = 0;                                   // the head's
   std::atomic<bool> stopping_ = false, lost_actor_ = false;  // its actors' threads look and set
 };

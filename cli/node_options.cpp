@@ -31,7 +31,8 @@ gateway::GatewayOptions gateway_options(const ClusterConfig& config, const std::
   return {config.gateway, node, config.pipeline.readiness_period_ms, config.cache.epoch};
 }
 
-gateway::ServedModel served_model(const ClusterConfig& config, const model::Checkpoint& checkpoint) {
+gateway::ServedModel served_model(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                  gateway::Later digest) {
   gateway::ServedModel served;
   served.id = config.cluster.model_id;
   served.created = static_cast<int64_t>(
@@ -41,10 +42,8 @@ gateway::ServedModel served_model(const ClusterConfig& config, const model::Chec
   served.vocab = checkpoint.config().vocab;
   served.end_tokens = checkpoint.config().end_tokens;
   add_text(served, config, checkpoint);
-  if (config.cache.enabled) {
-    served.weights_digest = checkpoint.weights_digest();
-    served.kernel_variant = actors::arithmetic_of(config);
-  }
+  served.weights_digest = std::move(digest);
+  served.kernel_variant = actors::arithmetic_of(config);
   return served;
 }
 

@@ -12,9 +12,9 @@
 namespace convoy::cli {
 
 gateway::GatewayOptions gateway_options(const actors::ClusterConfig& config, const std::string& node);
-/// A checkpoint without a tokenizer serves token ids only. Reads the whole checkpoint if the cache is on: its
-/// digest is part of the cache's keys.
-gateway::ServedModel served_model(const actors::ClusterConfig& config, const model::Checkpoint& checkpoint);
+/// A checkpoint without a tokenizer serves token ids only. digest: of its weights, once that is known.
+gateway::ServedModel served_model(const actors::ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                  gateway::Later digest);
 actors::PipelineOptions pipeline_options(const actors::ClusterConfig& config, const model::Config& model);
 /// url: of the configured Redis, or of our own.
 actors::CacheOptions cache_options(const actors::ClusterConfig& config, const std::string& url,

@@ -11,6 +11,7 @@
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/error.hpp"
+#include "model/kept_digest.hpp"
 
 namespace convoy::cli {
 
@@ -54,6 +55,8 @@ int run_stage(const StageArguments& args) {
   self.incarnation = args.incarnation;
   self.pid = getpid();
   self.kernel_variant = gpu::make_cpu_backend(options.kernels, 1)->variant();
+  self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
+  self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";
 
   actors::StageActor actor;

@@ -112,8 +112,10 @@ std::optional<ApiError> Completion::understand() {
 std::string Completion::make_key(size_t index, uint32_t max_tokens) {
   const ServedModel& model = edge_.model;
   KeyContext context;
-  context.weights_digest = model.weights_digest;
-  context.kernel_variant = model.kernel_variant;
+  context.weights_digest = model.weights_digest.get();
+  const std::string variants = edge_.readiness->kernel_variants();
+  if (context.weights_digest.empty() || variants.empty()) return {};  // not known yet who would answer
+  context.kernel_variant = model.kernel_variant + "\n" + variants;
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
   if (model.chat) context.template_id = model.chat->name();
   context.cache_epoch = edge_.options.cache_epoch;

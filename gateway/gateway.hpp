@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,28 @@ struct GatewayOptions : actors::ClusterConfig::Gateway {
   uint64_t cache_epoch = actors::ClusterConfig::Cache().epoch;
 };
 
+/// A text that is known later than those who use it begin: empty until then. Copies share it; any thread.
+class Later {
+ public:
+  Later(const char* text) : Later(std::string(text)) {}
+  Later(std::string text = {}) : shared_(std::make_shared<Shared>()) { set(std::move(text)); }
+  void set(std::string text) {
+    const std::lock_guard lock(shared_->mutex);
+    shared_->text = std::move(text);
+  }
+  std::string get() const {
+    const std::lock_guard lock(shared_->mutex);
+    return shared_->text;
+  }
+
+ private:
+  struct Shared {
+    std::mutex mutex;
+    std::string text;
+  };
+  std::shared_ptr<Shared> shared_;
+};
+
 /// The one model that this cluster serves.
 struct ServedModel {
   std::string id;
@@ -35,8 +58,8 @@ struct ServedModel {
   std::shared_ptr<const model::Tokenizer> tokenizer;  // nullptr: only token ids are served
   const model::ChatTemplate* chat = nullptr;          // nullptr: no chat completions
   std::vector<int32_t> end_tokens;
-  std::string weights_digest;
-  std::string kernel_variant;  // names what shapes its bits; both only count for the answer cache
+  Later weights_digest;        // no answer is kept before it is known
+  std::string kernel_variant;  // names what in the configuration shapes its bits
 };
 
 class Gateway {

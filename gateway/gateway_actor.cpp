@@ -46,7 +46,8 @@ struct Mailroom {
       view.kv_blocks_used = state->getKvBlocksUsed();
       view.kv_blocks = state->getKvBlocksTotal();
       for (auto stage : state->getStages())
-        view.stages.push_back({stage.getHealth() == schema::Health::READY, stage.getRestarts()});
+        view.stages.push_back(
+            {stage.getHealth() == schema::Health::READY, stage.getRestarts(), stage.getKernelVariant()});
       readiness->heard(state->getPipeline(), std::move(view), Readiness::Clock::now());
     } catch (const kj::Exception& e) {
       log::warn_limited("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});

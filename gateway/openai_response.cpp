@@ -94,8 +94,9 @@ AnswerWriter::AnswerWriter(const ServedModel& model, const CompletionRequest& re
     : model_(model), request_(request), id_(std::move(id)), created_(created) {}
 
 json::object AnswerWriter::envelope(const char* object) const {
-  json::value fingerprint;  // null: the weights were not hashed
-  if (!model_.weights_digest.empty()) fingerprint = "fp_" + model_.weights_digest.substr(0, 12);
+  json::value fingerprint;  // null: the weights' digest is not known yet
+  if (const auto digest = model_.weights_digest.get(); !digest.empty())
+    fingerprint = "fp_" + digest.substr(0, 12);
   return {{"id", id_},
           {"object", object},
           {"created", created_},

@@ -16,6 +16,7 @@ struct PipelineView {
   struct Stage {
     bool ready = false;
     uint32_t restarts = 0;
+    std::string kernel_variant = {};  // of its Hello; empty if it is not there
   };
   bool ready = false;
   std::string reason;  // why not
@@ -48,6 +49,19 @@ class Readiness {
         reason = name + (state.view.reason.empty() ? " is not ready" : ": " + state.view.reason);
     }
     return reason;
+  }
+
+  /// What all stages compute with, in their order, for the answer cache's key: results have the same bits
+  /// only between equal ones. Empty while a stage is unknown.
+  std::string kernel_variants() const {
+    std::lock_guard lock(mutex_);
+    std::string variants;
+    for (const auto& [pipeline, state] : states_)
+      for (const PipelineView::Stage& stage : state.view.stages) {
+        if (stage.kernel_variant.empty()) return {};
+        variants += stage.kernel_variant + "\n";
+      }
+    return variants;
   }
 
   /// By instance. Of a pipeline that has not reported lately, nothing is ready.

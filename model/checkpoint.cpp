@@ -53,7 +53,9 @@ class FileCheckpoint final : public Checkpoint {
     return count;
   }
 
-  std::string weights_digest() const override {
+  const NamedFiles& files() const override { return parts_.files; }
+
+  std::string weights_digest(std::stop_token stop) const override {
     Sha256 digest;
     for (const auto& [name, file] : parts_.files) {
       // A GGUF's digest is that of its one file, as sha256sum gives it. Several files are framed by name and
@@ -61,6 +63,7 @@ class FileCheckpoint final : public Checkpoint {
       if (parts_.files.size() > 1) digest.update(name + '\0' + std::to_string(file->bytes().size()) + '\0');
       const auto bytes = file->bytes();
       for (size_t at = 0; at < bytes.size(); at += digest_chunk_bytes) {
+        if (stop.stop_requested()) return {};
         const auto chunk = bytes.subspan(at, std::min(digest_chunk_bytes, bytes.size() - at));
         file->will_need(chunk);
         digest.update(chunk);

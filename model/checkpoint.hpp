@@ -7,11 +7,13 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "model/config.hpp"
+#include "model/mapping.hpp"
 #include "model/tensor.hpp"
 
 namespace convoy::model {
@@ -64,6 +66,8 @@ struct GgufValue {
   std::variant<uint64_t, int64_t, double, bool, std::string, GgufArray> value;
 };
 
+using NamedFiles = std::vector<std::pair<std::string, std::shared_ptr<const Mapping>>>;
+
 class Checkpoint {
  public:
   /// Opens a directory, a GGUF file or random:NAME[:LAYERS] and checks every count, offset, type and size.
@@ -81,8 +85,11 @@ class Checkpoint {
   virtual uint64_t prediction_parameters() const = 0;
   /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key
   /// needs to be never wrong. Reads everything, so call it once and off the hot path. Of random weights it is
-  /// the digest of what they are made from.
-  virtual std::string weights_digest() const = 0;
+  /// the digest of what they are made from. Empty if it was stopped. find_digest() (model/kept_digest.hpp)
+  /// reads once for all starts.
+  virtual std::string weights_digest(std::stop_token stop = {}) const = 0;
+  /// The files that the digest is of, by name; none if the weights do not come from files.
+  virtual const NamedFiles& files() const = 0;
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;
   /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.

@@ -26,7 +26,7 @@ struct CheckpointParts {
   TensorMap tensors;
   GgufMetadata metadata;
   /// Every file that shapes the result, under the name that goes into the digest, in order.
-  std::vector<std::pair<std::string, std::shared_ptr<const Mapping>>> files;
+  NamedFiles files;
 };
 
 /// Tensor → file of the same directory.

@@ -47,7 +47,9 @@ class RandomCheckpoint final : public Checkpoint {
     return weights;
   }
 
-  std::string weights_digest() const override {
+  const NamedFiles& files() const override { return parts_.files; }
+
+  std::string weights_digest(std::stop_token) const override {
     Sha256 digest;
     digest.update("random weights, generator 1, seed " + std::to_string(model_.seed) + "\n");
     digest.update(config_json_);

@@ -49,8 +49,10 @@ std::shared_ptr<const Mapping> Mapping::open(const std::filesystem::path& path) 
   if (data == MAP_FAILED) fail(path, "map");
   // Reading around a fault may fetch megabytes, here of layers that belong to other stages.
   ::madvise(data, size, MADV_RANDOM);
-  return std::shared_ptr<const Mapping>(
-      new Mapping(path, static_cast<const std::byte*>(data), size, Kind::file));
+  std::shared_ptr<Mapping> mapping(new Mapping(path, static_cast<const std::byte*>(data), size, Kind::file));
+  mapping->identity_ = {size, status.st_ino, status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec,
+                        status.st_uid};
+  return mapping;
 }
 
 std::shared_ptr<const Mapping> Mapping::copy_of(std::span<const std::byte> bytes,

@@ -13,6 +13,13 @@
 
 namespace convoy::model {
 
+/// Which file it is, as it was when it was opened. All zero for memory.
+struct FileIdentity {
+  uint64_t bytes = 0, inode = 0;
+  int64_t changed_ns = 0;  // since 1970
+  uint32_t owner = 0;
+};
+
 class Mapping {
  public:
   /// Maps a regular file that is not empty. Throws InputError with the path and the system's reason.
@@ -31,6 +38,7 @@ class Mapping {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   const std::filesystem::path& path() const { return path_; }
+  const FileIdentity& identity() const { return identity_; }
 
   /// Announces that a part will be read whole: the kernel starts to fetch it. Other parts are fetched page by
   /// page as they are touched, without reading around. A hint, so nobody waits and nothing fails.
@@ -47,6 +55,7 @@ class Mapping {
   void advise(std::span<const std::byte> part, std::initializer_list<int> advice) const;
 
   std::filesystem::path path_;
+  FileIdentity identity_;
   const std::byte* data_;
   size_t size_;
   Kind kind_;

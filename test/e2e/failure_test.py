@@ -1,6 +1,7 @@
 """What fails, and what the client and the operator see then: stages killed and stopped, Redis killed and stopped."""
 import concurrent.futures
 import os
+import shutil
 import signal
 import sys
 import time
@@ -117,6 +118,44 @@ class Admission(unittest.TestCase):
                                              "max_tokens": 200, "ignore_eos": True}, {"Cache-Control": "no-store"})
                 statuses = [response.status for response, _ in threads.map(ask, range(10))]
             self.assertEqual(statuses, [200] * 10)
+
+
+class ChangedFiles(unittest.TestCase):
+    """A stage that is started again reads the configuration and the model again: it may not have become another."""
+
+    def setUp(self):
+        self.cluster = Cluster(stages=1)
+        model = self.cluster.dir / "model.gguf"
+        shutil.copyfile(MODEL, model)
+        self.cluster.config.write_text(self.cluster.config.read_text().replace(str(MODEL), str(model)))
+        self.cluster.model = model
+        self.cluster.__enter__()
+
+    def tearDown(self):
+        self.cluster.__exit__(os.environ.get("CONVOY_TEST_LOGS"))
+
+    def restart_finds(self, *texts):
+        """A stage that starts now is refused, and its node's log says why."""
+        self.cluster.signal_stage(0, signal.SIGKILL)
+        log = self.cluster.dir / "run" / "node1.log"
+        wait_for(lambda: any(all(t in line for t in texts) for line in log.read_text().splitlines()), 10, texts)
+        self.assertFalse(self.cluster.ready())
+
+    def test_a_stage_that_reads_other_settings_is_refused_with_both(self):
+        text = self.cluster.config.read_text()
+        self.cluster.config.write_text(text + '[stage]\nkv_type = "f16"\n')
+        self.restart_finds("kv_type f32", "kv_type f16", "cluster.conf was changed")
+        self.cluster.config.write_text(text)
+        wait_for(self.cluster.ready, 20, "the cluster serves again with the old settings")
+
+    def test_a_stage_that_reads_another_model_is_refused_with_both(self):
+        self.assertEqual(len(list(self.cluster.dir.glob("*.convoy-digest"))), 1)
+        with open(self.cluster.model, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        self.restart_finds("model ", " there, ", "its files were changed")
 
 
 class Redis(unittest.TestCase):

@@ -245,6 +245,41 @@ BOOST_AUTO_TEST_CASE(the_cache_key_knows_the_limit_that_the_client_left_to_us) {
   BOOST_TEST((keys[0] != keys[1]));
 }
 
+BOOST_AUTO_TEST_CASE(the_cache_key_knows_what_every_stage_computes_with) {
+  Cluster cluster({}, fake_model(), secret);
+  Client client(cluster.gateway->port());
+  const auto key_with = [&](const std::vector<std::string>& variants) {
+    cluster.stages_compute_with(variants);
+    client.ask(http::verb::post, chat_path, chat_body(R"("temperature":0)"));
+    const Asked asked = cluster.asked();
+    cluster.answer(asked.number, "text");
+    client.response();
+    return asked.cache_key;
+  };
+  const std::vector<std::string> keys = {key_with({"vnni", "vnni"}), key_with({"avx2", "vnni"}),
+                                         key_with({"vnni", "avx2"}), key_with({"vnni"})};
+  for (size_t i = 0; i < keys.size(); ++i)
+    for (size_t j = 0; j < i; ++j) BOOST_TEST((keys[i] != keys[j]));
+  BOOST_TEST((key_with({"vnni", "vnni"}) == keys[0]));
+  BOOST_TEST(key_with({"vnni", ""}).empty());  // a stage is not there yet
+}
+
+BOOST_AUTO_TEST_CASE(nothing_is_cached_before_the_models_digest_is_known) {
+  ServedModel model = fake_model();
+  model.weights_digest = Later();
+  const Later digest = model.weights_digest;
+  Cluster cluster({}, model, secret);
+  Client client(cluster.gateway->port());
+  for (const bool known : {false, true}) {
+    if (known) Later(digest).set("0123456789abcdef");
+    client.ask(http::verb::post, chat_path, chat_body(R"("temperature":0)"));
+    const Asked asked = cluster.asked();
+    BOOST_TEST(asked.cache_key.empty() == !known);
+    cluster.answer(asked.number, "text");
+    client.response();
+  }
+}
+
 BOOST_AUTO_TEST_CASE(requests_without_a_seed_get_different_ones) {
   Cluster cluster;
   Client one(cluster.gateway->port()), two(cluster.gateway->port());

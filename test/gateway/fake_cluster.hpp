@@ -80,7 +80,9 @@ class Cluster {
               [](const Frame<schema::PipelineState>&) {}, [](const actors::AddPipeline&) {}};
     });
     gateway.emplace(system, options, std::move(model), std::make_shared<prometheus::Registry>());
+    const bool caches = !cache_secret.empty();
     gateway->serve(cache, router, std::move(cache_secret));
+    if (caches) stages_compute_with({"fake"});
   }
   ~Cluster() {
     gateway.reset();
@@ -147,6 +149,16 @@ class Cluster {
     for (char c : text) tokens(number, i++, {static_cast<unsigned char>(c)});
     tokens(number, i, {end_token});
     finish(number, i + 1);
+  }
+  /// Returns when the gateway knows it.
+  void stages_compute_with(const std::vector<std::string>& variants) {
+    FrameBuilder<schema::PipelineState> b;
+    b->setReady(true);
+    auto stages = b->initStages(static_cast<unsigned>(variants.size()));
+    for (unsigned i = 0; i < variants.size(); ++i) stages[i].setKernelVariant(variants[i]);
+    caf::scoped_actor self(system);
+    self->request(gateway->actor(), std::chrono::seconds(10), std::move(b).finish())
+        .receive([] {}, [](const caf::error&) { BOOST_ERROR("the gateway does not listen"); });
   }
   void pipeline_says(bool ready, const char* reason) {
     FrameBuilder<schema::PipelineState> b;

@@ -264,7 +264,8 @@ class PoisonedCheckpoint final : public model::Checkpoint {
   }
   model::StageWeights layout(model::LayerRange range) const override { return stage(range); }
   uint64_t prediction_parameters() const override { return 0; }
-  std::string weights_digest() const override { return "poisoned"; }
+  std::string weights_digest(std::stop_token) const override { return "poisoned"; }
+  const model::NamedFiles& files() const override { return sound_.files(); }
   const std::filesystem::path& path() const override { return sound_.path(); }
   bool is_gguf() const override { return false; }
   const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override {

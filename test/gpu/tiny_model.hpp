@@ -141,7 +141,8 @@ class TinyCheckpoint final : public model::Checkpoint {
   }
   model::StageWeights layout(model::LayerRange range) const override { return stage(range); }
   uint64_t prediction_parameters() const override { return 0; }
-  std::string weights_digest() const override { return "tiny"; }
+  std::string weights_digest(std::stop_token) const override { return "tiny"; }
+  const model::NamedFiles& files() const override { return files_; }
   const std::filesystem::path& path() const override { return path_; }
   bool is_gguf() const override { return false; }
   const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override { return metadata_; }
@@ -216,6 +217,7 @@ class TinyCheckpoint final : public model::Checkpoint {
   std::vector<model::LayerWeights> layers_;
   model::Tensor embedding_, norm_;
   std::filesystem::path path_;
+  model::NamedFiles files_;
   std::map<std::string, model::GgufValue, std::less<>> metadata_;
 };
 
