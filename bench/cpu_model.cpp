@@ -22,8 +22,8 @@
 #include "gpu/cpu/cores.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint.hpp"
-#include "model/inspect.hpp"
 #include "model/error.hpp"
+#include "model/inspect.hpp"
 
 namespace {
 

@@ -35,41 +35,35 @@ as_root() {
 }
 
 # A compiler of one of the large files takes up to 1.5 GB: as many jobs as cores, but only as memory allows, and only
-# what this process's cgroup may use (a container's limits; version 2, or what is left of version 1).
+# what this process's cgroup and those above it may use (a container's limits, in version 2).
 job_memory_kb_max=1500000
 cgroup_root=${CGROUP_ROOT:-/sys/fs/cgroup}
-cgroup_self=${CGROUP_SELF:-/proc/self/cgroup}
-
-# The smallest limit of a file from our cgroup up to the root, such as memory.max; nothing if there is none.
-cgroup_least() { # FILE
-  local path value least=
-  path=$(sed -n 's/^0:://p' "$cgroup_self" 2>/dev/null | head -n 1)
+cgroups() {
+  local path
+  path=$(sed -n 's/^0:://p' "${CGROUP_SELF:-/proc/self/cgroup}" 2>/dev/null | head -n 1)
   while :; do
-    value=$(cut -d ' ' -f 1 "$cgroup_root$path/$1" 2>/dev/null) || value=
-    if [[ $1 == cpu.max && -n $value && $value != max ]]; then  # "QUOTA PERIOD", in microseconds: cores, rounded up
-      local period
-      period=$(cut -d ' ' -f 2 "$cgroup_root$path/$1")
-      value=$(((value + period - 1) / period))
-    fi
-    if [[ $value =~ ^[0-9]+$ ]] && { [[ -z $least ]] || ((value < least)); }; then least=$value; fi
+    echo "$cgroup_root${path%/}"
     [[ -n $path && $path != / ]] || break
     path=${path%/*}
   done
-  echo "$least"
 }
 
 jobs_by_memory() {
-  local available_kb cores jobs limit used
+  local available_kb cores jobs group quota period limit used left_kb
   available_kb=$(awk '/^MemAvailable:/ {print $2}' "${MEMINFO:-/proc/meminfo}")
-  limit=$(cgroup_least memory.max)
-  if [[ -n $limit ]]; then
-    used=$(cat "$cgroup_root$(sed -n 's/^0:://p' "$cgroup_self" | head -n 1)/memory.current" 2>/dev/null || echo 0)
-    limit=$(((limit - used) / 1024))
-    ((limit > available_kb)) || available_kb=$limit
-  fi
   cores=$(nproc)
-  limit=$(cgroup_least cpu.max)
-  if [[ -n $limit ]] && ((limit < cores)); then cores=$limit; fi
+  while read -r group; do
+    if read -r limit 2>/dev/null <"$group/memory.max" && [[ $limit =~ ^[0-9]+$ ]]; then
+      used=$(cat "$group/memory.current" 2>/dev/null || echo 0)  # with files that can be dropped, which are free
+      used=$((used - $(sed -n 's/^inactive_file //p' "$group/memory.stat" 2>/dev/null | grep . || echo 0)))
+      left_kb=$(((limit - used) / 1024))
+      ((left_kb > available_kb)) || available_kb=$left_kb
+    fi
+    if read -r quota period 2>/dev/null <"$group/cpu.max" && [[ $quota =~ ^[0-9]+$ ]]; then
+      limit=$(((quota + period - 1) / period))
+      ((limit > cores)) || cores=$limit
+    fi
+  done < <(cgroups)
   jobs=$((available_kb / job_memory_kb_max))
   ((jobs < cores)) || jobs=$cores
   ((jobs >= 1)) || jobs=1
