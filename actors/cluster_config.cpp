@@ -2,14 +2,15 @@
 
 #include <algorithm>
 #include <cassert>
-#include <fstream>
 #include <map>
-#include <numeric>
+#include <set>
 
 #include "actors/config_check.hpp"
 #include "actors/config_table.hpp"
 #include "model/error.hpp"
+#include "model/nearest.hpp"
 #include "model/random_model.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::actors {
 
@@ -42,53 +43,34 @@ std::string_view kind_name(Kind kind) {
   return "";
 }
 
-/// Changes of one character that turn a into b: to find what a misspelt key was meant to be.
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
-
-/// "; did you mean `port`?", or all names if none is near.
-std::string suggestion(std::string_view name, const std::vector<std::string_view>& known) {
-  assert(!known.empty());
-  const auto near = [&](std::string_view a, std::string_view b) {
-    return edit_distance(name, a) < edit_distance(name, b);
-  };
-  const std::string_view best = *std::min_element(known.begin(), known.end(), near);
-  if (edit_distance(name, best) <= std::max<size_t>(2, best.size() / 3))
-    return "; did you mean `" + std::string(best) + "`?";
-  std::string all;
-  for (const std::string_view k : known) all += (all.empty() ? "" : ", ") + std::string(k);
-  return "; there are " + all;
-}
-
 /// Collects problems, and where each key stood for the checks that come after.
 class Reader {
  public:
   explicit Reader(ConfigResult& result) : result_(result) {}
 
-  void read(const ConfigEntry& root, bool complete);
-  void problem(const ConfigEntry& at, std::string text) {
-    result_.problems.push_back({at.line, at.column, std::move(text)});
-  }
-  /// A problem at that key, or at the file as a whole if the key is not there.
-  void problem_at(const std::string& key, std::string text) {
-    const auto found = places_.find(key);
+  void read(const ParsedConfig& parsed);
+  /// A contradiction, at its key, or at the file as a whole if the key is not there. One between values of
+  /// which some are wrong already is none.
+  void add(const ConfigConflict& conflict) {
+    if (is_wrong(conflict.key) || std::any_of(conflict.others.begin(), conflict.others.end(),
+                                              [&](const auto& key) { return is_wrong(key); }))
+      return;
+    const auto found = places_.find(conflict.key);
     const ConfigProblem place = found == places_.end() ? ConfigProblem{} : found->second;
-    result_.problems.push_back({place.line, place.column, std::move(text)});
+    result_.problems.push_back({place.line, place.column, conflict.text});
   }
 
  private:
+  void problem(const ConfigEntry& at, std::string text) {
+    result_.problems.push_back({at.line, at.column, std::move(text)});
+  }
+  /// Whether the value of that key, or of what it stands in, is not known.
+  bool is_wrong(std::string key) const {
+    for (size_t end = key.size(); end != key.npos; end = key.find_last_of(".["))
+      if (key.resize(end), wrong_.contains(key)) return true;
+    return false;
+  }
+  void add(const ConfigSyntaxError& error);
   template <class Owner>
   void fill(Owner& owner, std::span<const ConfigKey<Owner>> keys, const ConfigEntry& map,
             std::string_view section, const std::string& path);
@@ -100,11 +82,28 @@ class Reader {
 
   ConfigResult& result_;
   std::map<std::string, ConfigProblem> places_;  // by path: "gateway.port", "cluster.nodes[0].listen"
+  std::set<std::string> wrong_;                  // paths of values that are missing or cannot be used
 };
 
-void Reader::read(const ConfigEntry& root, bool complete) {
+/// What is allowed at a key that was given letters without quotes, as in `json = yes`, is what helps most.
+void Reader::add(const ConfigSyntaxError& error) {
+  ConfigProblem problem = error;
+  if (!error.key.empty()) wrong_.insert(error.key);
+  const auto keys = cluster_keys();
+  const auto known = std::find_if(keys.begin(), keys.end(), [&](const auto& k) {
+    return error.key == std::string(k.section) + "." + std::string(k.name);
+  });
+  if (!error.bare_word.empty() && known != keys.end())
+    problem.text =
+        "`" + error.key + "` is " + error.bare_word + " without quotes; allowed: " + allowed_values(*known);
+  result_.problems.push_back(std::move(problem));
+}
+
+void Reader::read(const ParsedConfig& parsed) {
+  for (const ConfigSyntaxError& error : parsed.syntax_errors) add(error);
+  if (parsed.given_up) return;
   std::map<std::string_view, int> seen;
-  for (const ConfigEntry& section : root.children) {
+  for (const ConfigEntry& section : parsed.root.children) {
     if (section.key == "global") {
       for (const ConfigEntry& entry : section.children)
         problem(entry, "key `" + entry.key + "` stands outside a section; put it under a [section]");
@@ -113,7 +112,7 @@ void Reader::read(const ConfigEntry& root, bool complete) {
     std::vector<std::string_view> names;
     for (const ConfigSection& s : config_sections()) names.push_back(s.name);
     if (std::find(names.begin(), names.end(), section.key) == names.end()) {
-      problem(section, "unknown section [" + section.key + "]" + suggestion(section.key, names));
+      problem(section, "unknown section [" + section.key + "]" + model::suggestion(section.key, names));
       continue;
     }
     if (const auto [first, fresh] = seen.emplace(section.key, section.line); !fresh) {
@@ -122,7 +121,7 @@ void Reader::read(const ConfigEntry& root, bool complete) {
     }
     fill(result_.config, cluster_keys(), section, section.key, section.key);
   }
-  if (complete) require(cluster_keys(), "", nullptr);
+  require(cluster_keys(), "", nullptr);
 }
 
 template <class Owner>
@@ -143,7 +142,7 @@ void Reader::fill(Owner& owner, std::span<const ConfigKey<Owner>> keys, const Co
     const auto key = std::find_if(keys.begin(), keys.end(),
                                   [&](const auto& k) { return k.section == section && k.name == entry.key; });
     if (key == keys.end())
-      problem(entry, "unknown key `" + at + "`" + suggestion(entry.key, names));
+      problem(entry, "unknown key `" + at + "`" + model::suggestion(entry.key, names));
     else
       set(owner, *key, entry, at);
   }
@@ -154,9 +153,9 @@ void Reader::set(Owner& owner, const ConfigKey<Owner>& key, const ConfigEntry& e
                  const std::string& path) {
   const auto refuse = [&](const std::string& got) {
     const std::string unit = key.unit.empty() ? "" : " (" + std::string(key.unit) + ")";
+    wrong_.insert(path);
     problem(entry, "`" + path + "` is " + got + "; allowed: " + allowed_values(key) + unit);
   };
-  if (!entry.complete) return;  // the syntax error says more
   if (!key.get)
     return entry.kind == Kind::list ? read_nodes(entry) : refuse(std::string(kind_name(entry.kind)));
 
@@ -196,6 +195,7 @@ void Reader::read_nodes(const ConfigEntry& entry) {
     const std::string path = "cluster.nodes[" + std::to_string(result_.config.cluster.nodes.size()) + "]";
     NodeConfig node;
     if (element.kind != Kind::map) {
+      wrong_.insert(path);
       problem(element,
               "`" + path + "` is " + std::string(kind_name(element.kind)) + "; allowed: a map {name = …}");
     } else {
@@ -211,7 +211,8 @@ void Reader::require(std::span<const ConfigKey<Owner>> keys, const std::string& 
   for (const auto& key : keys) {
     const std::string name = path.empty() ? std::string(key.section) + "." : path;
     const std::string full = name + std::string(key.name);
-    if (!key.required || places_.contains(full)) continue;
+    if (!key.required || places_.contains(full) || wrong_.contains(full)) continue;
+    wrong_.insert(full);
     const ConfigProblem place = at ? ConfigProblem{at->line, at->column, {}} : ConfigProblem{};
     result_.problems.push_back(
         {place.line, place.column, "`" + full + "` is missing; give " + allowed_values(key)});
@@ -252,19 +253,15 @@ uint32_t ClusterConfig::stage_count() const {
   return count;
 }
 
-ConfigResult read_cluster_config(std::string_view text) {
+ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more) {
   const ParsedConfig parsed = parse_config(text);
   ConfigResult result;
   Reader reader(result);
-  reader.read(parsed.root, !parsed.syntax_error);
-  if (parsed.syntax_error) {
-    // Of the line where the parser stopped only half a value was seen: what the table says about it misleads.
-    std::erase_if(result.problems, [&](const auto& p) { return p.line == parsed.syntax_error->line; });
-    result.problems.push_back(*parsed.syntax_error);
-  }
-  if (result.problems.empty()) {
-    for (ConfigConflict& conflict : check_together(result.config))
-      reader.problem_at(conflict.key, std::move(conflict.text));
+  reader.read(parsed);
+  if (!parsed.given_up) {
+    for (const ConfigConflict& conflict : check_together(result.config)) reader.add(conflict);
+    if (more)
+      for (const ConfigConflict& conflict : more(result.config)) reader.add(conflict);
   }
   std::stable_sort(result.problems.begin(), result.problems.end(), [](const auto& a, const auto& b) {
     return std::pair(a.line, a.column) < std::pair(b.line, b.column);
@@ -272,16 +269,14 @@ ConfigResult read_cluster_config(std::string_view text) {
   return result;
 }
 
-ClusterConfig load_cluster_config(const std::filesystem::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string text(config_bytes_max + 1, '\0');  // one more: parse_config refuses what is longer
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(in.gcount()));
-  const bool read = in.gcount() > 0 || in.eof();  // an empty file is read, and then lacks its keys
-  if (!read || in.bad() || std::filesystem::is_directory(file))
-    throw InputError("cannot be read", file.string(),
-                     "give the path of a configuration (convoy's own is cluster.conf)");
-  ConfigResult result = read_cluster_config(text);
+ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model) {
+  // One byte more than allowed: parse_config says that it is too long.
+  const std::string text = model::read_text_file(
+      file, config_bytes_max + 1, "give the path of a configuration (convoy's own is cluster.conf)");
+  const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
+  MoreChecks more;
+  if (with_model) more = [&](const ClusterConfig& config) { return check_model_files(config, folder); };
+  ConfigResult result = read_cluster_config(text, more);
   if (!result.problems.empty()) {
     const auto place = [&](const ConfigProblem& p) {
       return p.line == 0 ? file.string()

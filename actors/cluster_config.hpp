@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -128,12 +129,21 @@ struct ConfigResult {
   std::vector<ConfigProblem> problems;  // in the file's order; config is usable only if empty
 };
 
-/// Reads and checks everything at once. Pure: touches no file.
-ConfigResult read_cluster_config(std::string_view text);
+/// Values that contradict each other, or the world.
+struct ConfigConflict {
+  std::string key;  // where to show it: "gateway.port", "cluster.nodes[0].listen"
+  std::string text;
+  std::vector<std::string> others = {};  // the further keys that it is about
+};
+using MoreChecks = std::function<std::vector<ConfigConflict>(const ClusterConfig&)>;
 
-/// Reads the file; resolves `model` and `run_dir` relative to its folder; sets model_id. Throws InputError
-/// whose text has a line `FILE:LINE:COLUMN: …` for every problem.
-ClusterConfig load_cluster_config(const std::filesystem::path& file);
+/// Reads and checks everything at once. Pure but for `more`: touches no file.
+ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more = nullptr);
+
+/// Reads the file; resolves `model` and `run_dir` relative to its folder; sets model_id. with_model: a model
+/// that is not there is a problem too (to end a cluster, nobody needs it). Throws InputError whose text has a
+/// line `FILE:LINE:COLUMN: …` for every problem.
+ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model = false);
 
 /// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf.
 std::string default_model_id(const std::filesystem::path& model);

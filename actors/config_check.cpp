@@ -1,25 +1,22 @@
 #include "actors/config_check.hpp"
 
 #include <algorithm>
-#include <boost/asio/ip/address.hpp>
 #include <cctype>
+#include <cerrno>
 #include <charconv>
+#include <fstream>
 #include <set>
+#include <system_error>
 
+#include "actors/link_address.hpp"
 #include "actors/redis_client.hpp"
+#include "model/chat_template.hpp"
 #include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/nearest.hpp"
+#include "model/random_model.hpp"
 
 namespace convoy::actors {
-
-namespace {
-
-bool is_loopback(const std::string& host) {
-  boost::system::error_code error;
-  const auto address = boost::asio::ip::make_address(host, error);
-  return !error && address.is_loopback();
-}
-
-}  // namespace
 
 std::pair<std::string, int> split_address(std::string_view address) {
   const size_t colon = address.rfind(':');
@@ -52,10 +49,13 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
   const auto& nodes = config.cluster.nodes;
   std::set<std::string> names, addresses;
   size_t heads = 0;
+  std::vector<std::string> all_roles, all_stages;
   const size_t roles_count = 4;
   for (size_t i = 0; i < nodes.size(); ++i) {
     const std::string path = "cluster.nodes[" + std::to_string(i) + "]";
     const NodeConfig& node = nodes[i];
+    all_roles.push_back(path + ".roles");
+    all_stages.push_back(path + ".stages");
     const auto [host, port] = split_address(node.listen);
     if (!names.insert(node.name).second)
       conflicts.push_back(
@@ -65,7 +65,7 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
     if (port < 0)
       conflicts.push_back({path + ".listen", "`" + path + ".listen` is \"" + node.listen +
                                                  "\"; give \"HOST:PORT\", as \"127.0.0.1:7411\""});
-    else if (!is_loopback(host))
+    else if (!loopback_endpoint(host, 0))
       conflicts.push_back(
           {path + ".listen",
            "`" + path + ".listen` is \"" + node.listen +
@@ -78,8 +78,10 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
       conflicts.push_back(
           {path + ".listen", "two nodes listen on " + node.listen + "; give each its own port"});
     else if (port != 0 && port == config.gateway.port && host == config.gateway.host)
-      conflicts.push_back({path + ".listen", "node and gateway both listen on " + node.listen +
-                                                 "; change `gateway.port` or this port"});
+      conflicts.push_back(
+          {path + ".listen",
+           "node and gateway both listen on " + node.listen + "; change `gateway.port` or this port",
+           {"gateway.port", "gateway.host"}});
     if (!node.roles.empty()) ++heads;
     if (!node.roles.empty() && node.roles.size() != roles_count)
       conflicts.push_back({path + ".roles", "node \"" + node.name + "\" has " +
@@ -88,12 +90,29 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
                                                 "[\"gateway\", \"router\", \"cache\", \"pipeline\"]"});
   }
   if (heads != 1)
-    conflicts.push_back(
-        {"cluster.nodes", std::to_string(heads) +
-                              " nodes have roles; in this version exactly one has [\"gateway\", "
-                              "\"router\", \"cache\", \"pipeline\"]"});
+    conflicts.push_back({"cluster.nodes",
+                         std::to_string(heads) +
+                             " nodes have roles; in this version exactly one has [\"gateway\", "
+                             "\"router\", \"cache\", \"pipeline\"]",
+                         all_roles});
   if (config.stage_count() == 0)
-    conflicts.push_back({"cluster.nodes", "no node has stages; give `stages = 1` or more"});
+    conflicts.push_back({"cluster.nodes", "no node has stages; give `stages = 1` or more", all_stages});
+}
+
+void check_model_names(const ClusterConfig& config, Conflicts& conflicts) {
+  const auto templates = model::ChatTemplate::names();
+  const std::string& chosen = config.cluster.chat_template;
+  if (!chosen.empty() && std::find(templates.begin(), templates.end(), chosen) == templates.end())
+    conflicts.push_back({"cluster.chat_template", "`cluster.chat_template` is " + model::in_quotes(chosen) +
+                                                      ", which is no built-in template" +
+                                                      model::suggestion(chosen, templates)});
+  if (!model::names_random_model(config.cluster.model)) return;
+  try {
+    model::random_config_json(model::parse_random_model(config.cluster.model));
+  } catch (const InputError& e) {
+    conflicts.push_back({"cluster.model", "`cluster.model` is \"" + config.cluster.model +
+                                              "\": " + e.problem() + "; " + e.mend()});
+  }
 }
 
 void check_redis(const ClusterConfig& config, Conflicts& conflicts) {
@@ -116,31 +135,67 @@ Conflicts check_together(const ClusterConfig& config) {
     conflicts.push_back(
         {"cluster.dev",
          "`cluster.dev` is false, but this version has no TLS between processes; set it to true"});
-  if (config.gateway.host != "localhost" && !is_loopback(config.gateway.host))
+  if (config.gateway.host != "localhost" && !loopback_endpoint(config.gateway.host, 0))
     conflicts.push_back(
         {"gateway.host",
          "`gateway.host` is \"" + config.gateway.host +
              "\", which is not a loopback address; this version has neither TLS nor keys, use 127.0.0.1"});
+  check_model_names(config, conflicts);
   check_redis(config, conflicts);
   if (config.pipeline.context_tokens_max > config.pipeline.kv_tokens)
     conflicts.push_back(
         {"pipeline.context_tokens_max",
          "`pipeline.context_tokens_max` is " + std::to_string(config.pipeline.context_tokens_max) +
              ", more than `pipeline.kv_tokens` = " + std::to_string(config.pipeline.kv_tokens) +
-             " can hold; lower it or raise the other"});
+             " can hold; lower it or raise the other",
+         {"pipeline.kv_tokens"}});
   if (config.link.bulk_frame_bytes_max > config.link.bulk_window_bytes)
     conflicts.push_back({"link.bulk_window_bytes",
                          "`link.bulk_window_bytes` = " + std::to_string(config.link.bulk_window_bytes) +
                              " is less than `link.bulk_frame_bytes_max` = " +
                              std::to_string(config.link.bulk_frame_bytes_max) +
-                             ", so the longest frame could never be sent; raise it"});
+                             ", so the longest frame could never be sent; raise it",
+                         {"link.bulk_frame_bytes_max"}});
   if (config.link.bulk_frame_bytes_max > config.link.queue_bytes_max)
-    conflicts.push_back(
-        {"link.queue_bytes_max", "`link.queue_bytes_max` = " + std::to_string(config.link.queue_bytes_max) +
-                                     " is less than `link.bulk_frame_bytes_max` = " +
-                                     std::to_string(config.link.bulk_frame_bytes_max) +
-                                     ", so the longest frame could never be sent; raise it"});
+    conflicts.push_back({"link.queue_bytes_max",
+                         "`link.queue_bytes_max` = " + std::to_string(config.link.queue_bytes_max) +
+                             " is less than `link.bulk_frame_bytes_max` = " +
+                             std::to_string(config.link.bulk_frame_bytes_max) +
+                             ", so the longest frame could never be sent; raise it",
+                         {"link.bulk_frame_bytes_max"}});
   return conflicts;
+}
+
+namespace {
+
+/// What is wrong with a model that should be there; empty: nothing.
+std::string model_problem(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (error || !std::filesystem::exists(status))
+    return (error ? error : std::make_error_code(std::errc::no_such_file_or_directory)).message();
+  const bool folder = std::filesystem::is_directory(status);
+  const auto first = folder ? path / "config.json" : path;
+  std::ifstream file(first, std::ios::binary);
+  if (!file) {
+    const std::error_code reason(errno, std::generic_category());
+    return folder ? "the folder's config.json: " + reason.message() : reason.message();
+  }
+  std::string magic(4, '\0');
+  if (!folder && (!file.read(magic.data(), 4) || magic != "GGUF"))
+    return "is neither a GGUF file nor a folder with config.json and safetensors";
+  return "";
+}
+
+}  // namespace
+
+Conflicts check_model_files(const ClusterConfig& config, const std::filesystem::path& folder) {
+  if (model::names_random_model(config.cluster.model)) return {};
+  const std::string path = model::resolve_model(config.cluster.model, folder);
+  const std::string problem = model_problem(path);
+  if (problem.empty()) return {};
+  return {{"cluster.model", "`cluster.model` is \"" + config.cluster.model + "\": " + path + ": " + problem +
+                                "; give the path of a model (scripts/fetch-model fetches one)"}};
 }
 
 }  // namespace convoy::actors

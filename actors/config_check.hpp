@@ -11,12 +11,12 @@
 
 namespace convoy::actors {
 
-struct ConfigConflict {
-  std::string key;  // where to show it: "gateway.port", "cluster.nodes[0].listen"
-  std::string text;
-};
-
 std::vector<ConfigConflict> check_together(const ClusterConfig& config);
+
+/// Whether `cluster.model`, relative to that folder, is there and looks like a model. Reads a few bytes of
+/// files; not pure.
+std::vector<ConfigConflict> check_model_files(const ClusterConfig& config,
+                                              const std::filesystem::path& folder);
 
 /// Splits HOST:PORT, also [IPv6]:PORT; the port is -1 if it is not one.
 std::pair<std::string, int> split_address(std::string_view address);

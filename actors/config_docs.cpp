@@ -37,9 +37,10 @@ std::string configuration_page() {
       "The syntax is CAF 0.17's: sections `[name]`, `key = value` lines, comments after `;`. Texts stand in "
       "double\n"
       "quotes, numbers are plain whole numbers whose unit is in the key's name, lists are `[a, b]` and maps\n"
-      "`{key = value, …}`. `convoy check-config FILE` reports every unknown key, duplicate, wrong type and "
-      "value out of\n"
-      "range at once, with its line.\n";
+      "`{key = value, …}`. `convoy check-config FILE` reports every syntax error, unknown key, "
+      "duplicate,\n"
+      "wrong type, value out of range and contradiction at once, each with its line, and a model that is not "
+      "there.\n";
   for (const ConfigSection& section : config_sections()) {
     page += "\n## [" + std::string(section.name) + "]\n" + std::string(section.help) + "\n\n";
     print_keys(page, cluster_keys(), section.name);

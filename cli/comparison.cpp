@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
 #include "cli/verify.hpp"
 #include "model/error.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::cli {
 
@@ -17,14 +16,11 @@ constexpr uint64_t text_bytes_max = 16 << 20;
 }  // namespace
 
 std::string read_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary | std::ios::ate);
-  if (!in) throw InputError("cannot be read", path, "give a text file");
-  const auto bytes = static_cast<uint64_t>(in.tellg());
-  if (bytes > text_bytes_max)
-    throw InputError(std::to_string(bytes) + " bytes of text", path,
-                     "at most " + std::to_string(text_bytes_max) + " are compared");
-  in.seekg(0);
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string text = model::read_text_file(path, text_bytes_max + 1, "give a text file");
+  if (text.size() > text_bytes_max)
+    throw InputError("has more than " + std::to_string(text_bytes_max) + " bytes", path,
+                     "give a shorter text: so many are compared at most");
+  return text;
 }
 
 std::vector<int32_t> tokens_of(const std::string& text, const model::Tokenizer& tokenizer,

@@ -7,6 +7,7 @@
 #include <thread>
 #include <unordered_set>
 
+#include "actors/link_address.hpp"
 #include "actors/log.hpp"
 #include "gateway/edge.hpp"
 #include "gateway/session.hpp"
@@ -25,15 +26,12 @@ constexpr auto accept_retry = 100ms;   // the system has no memory for a connect
 constexpr auto shutdown_timeout = 3s;  // for sessions to say goodbye
 
 tcp::endpoint endpoint_of(const GatewayOptions& options) {
-  error_code ec;
-  const auto address = asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, ec);
-  if (ec)
-    throw InputError("'" + options.host + "' is not an IP address", "gateway.host",
-                     "give one, such as 127.0.0.1");
-  if (!address.is_loopback())
-    throw InputError(options.host + " is not a loopback address, and this version has neither TLS nor keys",
-                     "gateway.host", "use 127.0.0.1 or ::1");
-  return {address, options.port};
+  const auto endpoint = actors::loopback_endpoint(options.host, options.port);
+  if (!endpoint)
+    throw InputError(
+        "'" + options.host + "' is not a loopback address, and this version has neither TLS nor keys",
+        "gateway.host", "use 127.0.0.1, ::1 or localhost");
+  return *endpoint;
 }
 
 /// connections_max, or what the system allows beside the descriptors that the rest of the process needs.

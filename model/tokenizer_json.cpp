@@ -1,11 +1,11 @@
 // Reads tokenizer.json (and tokenizer_config.json beside it). What it does not know it refuses by name.
 
 #include <boost/json.hpp>
-#include <fstream>
 
 #include "model/byte_level_tokenizer.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::model {
 namespace {
@@ -223,20 +223,10 @@ void read_added_tokens(const json::array& tokens, const Reader& read, TokenizerP
 }
 
 std::string file_text(const std::filesystem::path& path) {
-  std::error_code error;
-  const uintmax_t bytes = std::filesystem::file_size(path, error);
-  if (error) throw InputError("cannot be read: " + error.message(), path.string(), "check the path");
-  if (bytes > file_bytes_max) {
-    throw InputError(
-        "has " + std::to_string(bytes) + " bytes, at most " + std::to_string(file_bytes_max) + " are read",
-        path.string(), "check that it is a tokenizer's file");
-  }
-  std::string text(bytes, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(text.data(), static_cast<std::streamsize>(bytes));
-  if (!file || static_cast<uintmax_t>(file.gcount()) != bytes) {
-    throw InputError("cannot be read", path.string(), "check its permissions");
-  }
+  std::string text = read_text_file(path, file_bytes_max + 1, "check the path and its permissions");
+  if (text.size() > file_bytes_max)
+    throw InputError("has more than " + std::to_string(file_bytes_max) + " bytes", path.string(),
+                     "check that it is a tokenizer's file");
   return text;
 }
 

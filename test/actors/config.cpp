@@ -155,13 +155,46 @@ BOOST_AUTO_TEST_CASE(syntax_errors_say_what_the_parser_does_not_read) {
   expect_one(with("[gateway]\nport = 80 # here\n"), 6, {"'#'"});
   expect_one(with("[gateway]\r\nport = 80\r\n"), 5, {"Windows line end"});
   expect_one(with("[gateway]\nbody_bytes_max = 64KB\n"), 6, {"letters behind a number"});
-  expect_one(with("[log]\nlevel = info\n"), 6, {"double quotes"});
-  expect_one(with("[log]\nlevel = \"info\nx\"\n"), 6, {"ends in the middle"});
+  expect_one(with("[log]\nlevel = info\n"), 6, {"`log.level` is info without quotes", "\"debug\""});
+  expect_one(with("[log]\njson = yes ; of course\n"), 6, {"`log.json` is yes", "allowed: true or false"});
+  expect_one(with("[log]\nlevel = \"info\njson = true\n"), 6, {"ends in the middle"});
   expect_one(with("[cache]\nepoch = 9223372036854775808\n"), 6, {"64 bits"});
-  expect_one(with("[cache]\nepoch = [1, 2\n"), 7, {"file ends"});
   expect_one(with(std::string("[cache]\n") + '\0' + "epoch = 1\n"), 6, {"zero byte"});
   expect_one(with("[cache]\nepoch = " + std::string(100'000, '[') + "\n"), 6, {"deep"});
   expect_one(std::string(config_bytes_max + 1, ' '), 0, {"bytes"});
+  expect_one("\xef\xbb\xbf" + with(""), 1, {"BOM"});
+  expect_one(std::string("\xff\xfe[\0c\0", 6), 1, {"UTF-16"});
+}
+
+BOOST_AUTO_TEST_CASE(an_unclosed_list_or_map_is_named_by_its_key_where_it_begins) {
+  const std::string before = "[cluster]\nname = \"c\"\nmodel = \"m\"\n";
+  const std::string open_node = head_node.substr(0, head_node.size() - 1);
+  expect_one(before + "nodes = [" + head_node + "\n[gateway]\nport = 81\n", 4,
+             {"the list `cluster.nodes` is not closed before line 5", "put ]"});
+  expect_one(before + "nodes = [" + head_node + ",\n[gateway]\nport = 81\n", 4,
+             {"`cluster.nodes`", "line 5"});
+  expect_one(before + "nodes = [" + head_node + "\ndev = true\n", 4, {"`cluster.nodes`", "line 5"});
+  expect_one(before + "nodes = [\n" + open_node + "\n[gateway]\nport = 81\n", 5,
+             {"the map `cluster.nodes[0]` is not closed before line 6", "put }"});
+  expect_one(before + "nodes = [" + head_node + "\n\n", 4, {"`cluster.nodes`", "the end of the file"});
+  expect_one(with("[cache]\nepoch = [1, 2\n"), 6, {"the list `cache.epoch`", "the end of the file"});
+  // The bracket is there; something else is wrong inside.
+  expect_one(before + "nodes = [{name = \"a\", stages = many}]\n[gateway]\nport = 81\n", 4,
+             {"unexpected 'm'", "`cluster.nodes`"});
+}
+
+BOOST_AUTO_TEST_CASE(what_stands_behind_syntax_errors_is_checked_too) {
+  const auto found =
+      problems(with("[log]\njson = yes\nlevel = \"loud\"\n# a comment\n[gate way]\nport = 1\n[gateway]\nport "
+                    "80\nprot = 80\n"
+                    "[pipeline]\nkv_tokens = 4096\ncontext_tokens_max = 8192\n"));
+  std::vector<int> lines;
+  for (const ConfigProblem& p : found) lines.push_back(p.line);
+  const std::vector<int> expected = {6, 7, 8, 9, 12, 13, 16};
+  BOOST_TEST(lines == expected, boost::test_tools::per_element());
+  std::string many = with("");
+  for (int i = 0; i < 1000; ++i) many += "#\n";
+  BOOST_TEST(problems(many).size() == config_syntax_errors_max);
 }
 
 BOOST_AUTO_TEST_CASE(what_is_wrong_before_a_syntax_error_is_reported_with_it) {
@@ -211,6 +244,28 @@ BOOST_AUTO_TEST_CASE(values_that_contradict_each_other_are_reported) {
   expect_one(with("[link]\nbulk_window_bytes = 65536\n"), 6, {"bulk_frame_bytes_max"});
 }
 
+BOOST_AUTO_TEST_CASE(contradictions_are_reported_beside_wrong_values_but_not_about_them) {
+  const auto found = problems(with(
+      "[gateway]\nhost = \"0.0.0.0\"\nprot = 80\n[pipeline]\nkv_tokens = 4096\ncontext_tokens_max = 8192\n"));
+  BOOST_TEST_REQUIRE(found.size() == 3u);
+  BOOST_TEST(found[0].text.find("loopback") != std::string::npos);
+  BOOST_TEST(found[1].text.find("gateway.prot") != std::string::npos);
+  BOOST_TEST(found[2].text.find("8192") != std::string::npos);
+  // kv_tokens is not known: whether the other one fits it is not either.
+  expect_one(with("[pipeline]\nkv_tokens = 1\ncontext_tokens_max = 1000000\n"), 6, {"pipeline.kv_tokens"});
+  expect_one(with("[pipeline]\ncontext_tokens_max = 1000000\nkv_tokens = lots\n"), 7, {"pipeline.kv_tokens"});
+}
+
+BOOST_AUTO_TEST_CASE(an_unknown_template_or_random_model_is_reported_with_the_nearest) {
+  expect_one(with("chat_template = \"smollm\"\n"), 5, {"`cluster.chat_template`", "did you mean `smollm2`?"});
+  expect_one("[cluster]\nname = \"c\"\nmodel = \"random:qwenn\"\nnodes = [" + head_node + "]\n", 3,
+             {"`cluster.model`", "qwenn"});
+}
+
+BOOST_AUTO_TEST_CASE(localhost_is_a_loopback_address) {
+  BOOST_TEST(problems(with("[gateway]\nhost = \"localhost\"\n")).empty());
+}
+
 BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
   const auto folder =
       std::filesystem::temp_directory_path() / ("convoy-config-" + std::to_string(std::random_device{}()));
@@ -228,8 +283,23 @@ BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
            text.find("\n" + file.string() + ":8:1: unknown key") != text.npos;
   };
   BOOST_CHECK_EXCEPTION(load_cluster_config(file), InputError, names_both);
-  BOOST_CHECK_THROW(load_cluster_config(folder / "missing.conf"), InputError);
-  BOOST_CHECK_THROW(load_cluster_config(folder), InputError);
+  const auto says = [](const std::string& word) {
+    return [word](const InputError& e) { return std::string(e.what()).find(word) != std::string::npos; };
+  };
+  BOOST_CHECK_EXCEPTION(load_cluster_config(folder / "missing.conf"), InputError,
+                        says("No such file or directory"));
+  BOOST_CHECK_EXCEPTION(load_cluster_config(folder), InputError, says("Is a directory"));
+  // The model is not there; together with the rest, where it is asked for.
+  std::ofstream(file) << with("[gateway]\nprot = 1\n");
+  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError,
+                        says(":3:1: `cluster.model` is \"m.gguf\": "));
+  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("No such file or directory"));
+  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says(":6:1: unknown key"));
+  std::ofstream(folder / "m.gguf") << "<html>";
+  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("neither a GGUF file"));
+  std::filesystem::remove(folder / "m.gguf");
+  std::filesystem::create_directory(folder / "m.gguf");
+  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("config.json"));
   std::ofstream(file).close();
   BOOST_CHECK_THROW(load_cluster_config(file), InputError);  // empty: keys are missing
   std::filesystem::remove_all(folder);
