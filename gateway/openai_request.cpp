@@ -4,6 +4,7 @@
 
 #include "gateway/json_fields.hpp"
 #include "gateway/unsupported.hpp"
+#include "model/json.hpp"
 
 namespace convoy::gateway {
 
@@ -162,10 +163,12 @@ json::object object_of(std::string_view body) {
   json::parse_options options;
   options.max_depth = json_depth_max;
   json::error_code ec;
-  json::value value = json::parse(body, ec, {}, options);
+  json::parser parser({}, options);
+  const size_t used = parser.write_some(body.data(), body.size(), ec);
   if (ec == json::error::too_deep)
     throw bad_request("the body is nested deeper than " + std::to_string(json_depth_max) + " levels", {});
-  if (ec) throw bad_request("the body is not JSON in UTF-8: " + ec.message(), {});
+  if (ec || used < body.size()) throw bad_request("the body " + model::json_problem(body, used, ec), {});
+  json::value value = parser.release();
   if (!value.is_object()) throw bad_request("the body must be a JSON object", {});
   return std::move(value.get_object());
 }

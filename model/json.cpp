@@ -1,5 +1,6 @@
 #include "model/json.hpp"
 
+#include <algorithm>
 #include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/monotonic_resource.hpp>
 #include <boost/json/value_stack.hpp>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "model/error.hpp"
+#include "model/utf8.hpp"
 
 namespace convoy::model {
 
@@ -128,12 +130,58 @@ boost::json::value parse_json(std::string_view text, const std::string& where) {
     throw InputError("the key " + in_quotes(*seen.duplicate) + " stands twice in one object", where, mend);
   if (seen.too_many)
     throw InputError("holds more than " + std::to_string(json_values_max) + " JSON values", where, mend);
-  if (error)
-    throw InputError("is not valid JSON at byte " + std::to_string(used) + ": " + error.message(), where,
-                     mend);
-  if (used < text.size())
-    throw InputError("is not valid JSON: its end stands at byte " + std::to_string(used), where, mend);
+  if (error || used < text.size()) throw InputError(json_problem(text, used, error), where, mend);
   return seen.stack.release();
+}
+
+namespace {
+
+/// Of a text that is none: what its first bytes say.
+const char* other_format(std::string_view text) {
+  if (text.find_first_not_of(" \t\r\n") == text.npos) return "is empty, not JSON";
+  if (text.starts_with("\x1f\x8b")) return "is not JSON but gzip-compressed; unpack it first";
+  if (text.starts_with("\xef\xbb\xbf"))
+    return "is not JSON: it begins with a byte order mark (BOM); leave that out";
+  const bool zero_beside_letter = text.size() > 1 && (text[0] == '\0') != (text[1] == '\0');
+  if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff") || zero_beside_letter)
+    return "is not JSON but UTF-16; write it as UTF-8";
+  return nullptr;
+}
+
+/// What stands at `at`, where the parser stopped.
+std::string kind_of(std::string_view text, size_t at, const boost::system::error_code& error) {
+  if (!error) return "more text stands behind the value's end";
+  if (error == json::error::incomplete) return "the text ends in the middle of a value (cut off?)";
+  if (error != json::error::syntax || at >= text.size()) return error.message();
+  const size_t before = at == 0 ? text.npos : text.find_last_not_of(" \t\r\n", at - 1);
+  const char c = text[at];
+  const auto byte = static_cast<unsigned char>(c);
+  if ((c == '}' || c == ']') && before != text.npos && text[before] == ',')
+    return std::string("a comma stands before '") + c + "'";
+  if (byte < 0x20) return "a control character stands raw in a text; write it as \\n, \\t or \\u00XX";
+  if (c == '\'') return "a single quote; texts and keys stand in double quotes";
+  if (byte >= 0x7f) return "an unexpected character outside of texts";
+  return std::string("unexpected '") + c + "'";
+}
+
+}  // namespace
+
+std::string json_problem(std::string_view text, size_t used, const boost::system::error_code& error) {
+  if (const char* format = other_format(text)) return format;
+  // The parser stops at the character's first byte, or at the one that does not go on.
+  constexpr size_t character_bytes_max = 4;
+  const bool cut_off = error == json::error::incomplete;
+  const size_t invalid =
+      error && !cut_off ? find_invalid_utf8(text.substr(0, used + character_bytes_max)) : text.npos;
+  const size_t at = std::min(invalid, used);  // a character cut off behind `used` is not meant
+  const size_t newline = at == 0 ? text.npos : text.rfind('\n', at - 1);
+  const auto line = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n') + 1;
+  std::string problem = "is not valid JSON at line " + std::to_string(line) + ", column " +
+                        std::to_string(newline == text.npos ? at + 1 : at - newline) + " (byte " +
+                        std::to_string(at) + "): ";
+  if (invalid <= used && invalid < text.size())
+    return problem + "the byte " + in_quotes(text.substr(invalid, 1)) + " is not UTF-8 (Latin-1?)";
+  return problem + kind_of(text, at, error);
 }
 
 std::string in_quotes(std::string_view name) {

@@ -283,6 +283,19 @@ BOOST_AUTO_TEST_CASE(a_body_that_is_not_json_in_utf8_is_refused) {
     refuses(body, "");
 }
 
+BOOST_AUTO_TEST_CASE(what_is_wrong_with_a_body_that_is_not_json_is_said_with_its_place) {
+  const auto says = [](const std::string& body, const std::string& words) {
+    const std::string message = bad(body).message;
+    BOOST_TEST(message.find(words) != std::string::npos, "no '" << words << "' in: " << message);
+  };
+  says("{\"model\": \"a\",\n}",
+       "the body is not valid JSON at line 2, column 1 (byte 15): a comma stands before '}'");
+  says("{\"model\": \"caf\xe9\"}", "\"\\xe9\" is not UTF-8");
+  says("\x1f\x8b\x08", "the body is not JSON but gzip-compressed");
+  says("\xEF\xBB\xBF{}", "BOM");
+  says("{\"model\": \"a\"", "the text ends in the middle");
+}
+
 BOOST_AUTO_TEST_CASE(a_body_that_is_nested_very_deeply_is_refused_without_harm) {
   constexpr size_t levels = 100'000;
   const ApiError arrays = bad(R"({"model":)" + std::string(levels, '[') + std::string(levels, ']') + "}");
