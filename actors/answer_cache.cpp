@@ -8,6 +8,7 @@
 #include <atomic>
 #include <boost/asio.hpp>
 #include <cassert>
+#include <mutex>
 #include <optional>
 #include <thread>
 
@@ -27,7 +28,9 @@ using std::chrono::milliseconds;
 
 constexpr size_t key_bytes = 32;             // an HMAC-SHA-256
 constexpr size_t seal_bytes_max = 64;        // what sealing adds to an answer
-constexpr uint32_t background_commands = 8;  // PING and deletions, besides requests in flight
+constexpr uint32_t background_commands = 8;  // probes and deletions, besides requests in flight
+constexpr const char* probe_key = "convoy:1:probe";
+constexpr const char* probe_ttl_ms = "1000";
 
 uint64_t now_ms() {
   return static_cast<uint64_t>(
@@ -121,7 +124,8 @@ struct AnswerCache::Impl {
         metrics(*registry),
         circuit(options.circuit_failures, options.circuit_retry_ms),
         address(resolve(parse_redis_url(options.redis_url))),
-        health_timer(io) {
+        health_timer(io),
+        health{options.redis_url, "up", ""} {
     redis.emplace(io.get_executor(), address,
                   RedisClient::Limits{options.in_flight_max + background_commands, options.queue_bytes_max,
                                       options.entry_bytes_max + seal_bytes_max});
@@ -189,7 +193,7 @@ struct AnswerCache::Impl {
 
   void finish(const Frame<msg::Generate>& frame, const std::string& key, RedisReply reply) {
     in_flight.fetch_sub(1);
-    learn(reply);
+    learn(reply, read_refusal);
     switch (reply.status) {
       case Status::value:
         if (answer_from(frame, key, reply.text)) return metrics.hit.Increment();
@@ -240,13 +244,14 @@ struct AnswerCache::Impl {
     metrics.discarded.Increment();
     log::warn_limited("cache.discarded", {{"reason", "the value cannot be opened"}});
     const auto deadline = Clock::now() + milliseconds(options.store_timeout_ms);
-    redis->command({"DEL", redis_key(key)}, deadline, [this](RedisReply reply) { learn(reply); });
+    redis->command({"DEL", redis_key(key)}, deadline,
+                   [this](RedisReply reply) { learn(reply, write_refusal); });
   }
 
   void set(const std::string& key, const std::string& sealed) {
     const auto done = [this](RedisReply reply) {
       in_flight.fetch_sub(1);
-      learn(reply);
+      learn(reply, write_refusal);
       (reply.status == Status::value ? metrics.stored : metrics.failed).Increment();
       if (reply.status == Status::refused) log::warn_limited("cache.store_refused", {{"reason", reply.text}});
     };
@@ -255,20 +260,26 @@ struct AnswerCache::Impl {
                    Clock::now() + milliseconds(options.store_timeout_ms), done);
   }
 
-  /// Asks in the background: finds out about a Redis that stopped before requests do, and when it is back.
+  /// Asks in the background: finds out about a Redis that stopped before requests do, and when it is back. By
+  /// a write, since one that is full or a replica answers everything else.
   void watch_health() {
     health_timer.expires_after(milliseconds(options.circuit_retry_ms));
     health_timer.async_wait([this](boost::system::error_code error) {
       if (error || !redis) return;
+      const auto deadline = Clock::now() + milliseconds(options.timeout_ms);
       if (!circuit.open() || circuit.begin_probe(now_ms()))
-        redis->command({"PING"}, Clock::now() + milliseconds(options.timeout_ms),
-                       [this](RedisReply reply) { learn(reply); });
+        redis->command({"SET", probe_key, "", "PX", probe_ttl_ms}, deadline,
+                       [this](RedisReply reply) { learn(reply, write_refusal); });
+      if (!circuit.open() && !read_refusal.empty())
+        redis->command({"GET", probe_key}, deadline,
+                       [this](RedisReply reply) { learn(reply, read_refusal); });
       watch_health();
     });
   }
 
-  /// What a reply says about Redis. An error reply is one in time: the circuit is about waiting.
-  void learn(const RedisReply& reply) {
+  /// What a reply says about Redis. An error reply is one in time: the circuit is about waiting. refusal: of
+  /// that kind of command, which may be refused while the other is not.
+  void learn(const RedisReply& reply, std::string& refusal) {
     const bool was_open = circuit.open();
     switch (reply.status) {
       case Status::busy:
@@ -277,12 +288,16 @@ struct AnswerCache::Impl {
       case Status::nil:
       case Status::refused:
         circuit.succeeded();
-        state = "up";
+        refusal = reply.status == Status::refused ? reply.text : "";
+        if (const std::string& reason = write_refusal.empty() ? read_refusal : write_refusal; reason.empty())
+          set_health("up", "");
+        else
+          set_health("degraded", reason);
         break;
       case Status::timeout:
       case Status::lost:
         circuit.failed(now_ms());
-        state = reply.status == Status::timeout ? "slow" : "down";
+        set_health(reply.status == Status::timeout ? "slow" : "down", "");
         break;
     }
     if (circuit.open() == was_open || !redis) return;
@@ -293,6 +308,15 @@ struct AnswerCache::Impl {
     log::warn("redis.circuit_opened", {{"address", options.redis_url}, {"reason", reply.text}});
   }
 
+  void set_health(const char* state, const std::string& reason) {
+    const std::lock_guard lock(health_mutex);
+    if (health.state == state && health.reason == reason) return;
+    if (!reason.empty())
+      log::warn_limited("redis.refuses", {{"address", options.redis_url}, {"reason", reason}});
+    health.state = state;
+    health.reason = reason;
+  }
+
   const CacheOptions options;
   const std::string seal_key;
   const RouterActor router;
@@ -301,15 +325,19 @@ struct AnswerCache::Impl {
   Metrics metrics;
   std::atomic<bool> open = false;  // the circuit's, for the actor's thread
   std::atomic<uint32_t> in_flight = 0;
-  std::atomic<const char*> state = "up";
 
   // The I/O thread's.
   asio::io_context io{1};
   Circuit circuit;
   const RedisAddress address;
+  std::string read_refusal,
+      write_refusal;  // Redis's words for the last command of that kind; empty: it took it
   asio::steady_timer health_timer;
   std::optional<RedisClient> redis;  // none once stop() was called
   std::thread thread;
+
+  mutable std::mutex health_mutex;  // health() is asked by any thread
+  RedisHealth health;
 };
 
 namespace {
@@ -345,6 +373,9 @@ AnswerCache::~AnswerCache() {
   impl_->stop();
 }
 
-RedisHealth AnswerCache::health() const { return {impl_->options.redis_url, impl_->state}; }
+RedisHealth AnswerCache::health() const {
+  const std::lock_guard lock(impl_->health_mutex);
+  return impl_->health;
+}
 
 }  // namespace convoy::actors

@@ -24,14 +24,15 @@ struct CacheOptions {
   uint32_t in_flight_max = 256;         // look-ups and stores; beyond: misses, and stores are dropped
   uint64_t queue_bytes_max = 16 << 20;  // not yet taken by Redis; beyond: the same
   uint32_t circuit_failures = 3;    // time-outs or lost connections in a row after which nobody asks Redis
-  uint32_t circuit_retry_ms = 500;  // from one PING in the background to the next
+  uint32_t circuit_retry_ms = 500;  // from one probe in the background to the next
   std::string secret;               // load_or_create_secret's
 };
 
 /// What `convoy status` says about Redis.
 struct RedisHealth {
   std::string address;
-  const char* state;  // up, slow (answers too late) or down (cannot be reached)
+  std::string state = "up";  // or slow (answers too late), down (cannot be reached), degraded (refuses)
+  std::string reason;        // of degraded: Redis's own words, as "NOAUTH Authentication required."
 };
 
 class AnswerCache {

@@ -58,8 +58,10 @@ std::string redis_json(const Head& head) {
   boost::json::object redis{{"address", ""}, {"pid", 0}, {"state", "off"}};
   if (head.cache) {
     const auto health = head.cache->health();
-    redis = {
-        {"address", health.address}, {"pid", head.redis ? head.redis->pid() : 0}, {"state", health.state}};
+    redis = {{"address", health.address},
+             {"pid", head.redis ? head.redis->pid() : 0},
+             {"state", health.state},
+             {"reason", health.reason}};
   }
   return boost::json::serialize(redis);
 }

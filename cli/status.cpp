@@ -20,8 +20,9 @@ void print_for_people(const json::object& s) {
   std::printf("gateway   %s (pid %s)\n", text(s.at("gateway").at("url")).c_str(),
               text(s.at("gateway").at("pid")).c_str());
   if (const auto* redis = s.at("redis").if_object())
-    std::printf("redis     %s %s (pid %s)\n", text(redis->at("state")).c_str(),
-                text(redis->at("address")).c_str(), text(redis->at("pid")).c_str());
+    std::printf("redis     %s %s (pid %s)  %s\n", text(redis->at("state")).c_str(),
+                text(redis->at("address")).c_str(), text(redis->at("pid")).c_str(),
+                redis->contains("reason") ? text(redis->at("reason")).c_str() : "");
   for (const auto& n : s.at("nodes").as_array())
     std::printf("node      %-8s %s (pid %s)\n", text(n.at("health")).c_str(), text(n.at("name")).c_str(),
                 text(n.at("pid")).c_str());

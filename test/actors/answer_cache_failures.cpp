@@ -51,6 +51,66 @@ BOOST_AUTO_TEST_CASE(the_circuit_closes_again_when_redis_goes_on) {
   BOOST_CHECK_EQUAL(f.cache->health().state, std::string("up"));
 }
 
+namespace {
+
+/// Waits until the cache says that, and returns Redis's own words.
+std::string await_state(Fixture& f, const std::string& state) {
+  const auto give_up = Clock::now() + milliseconds(patience_ms);
+  while (f.cache->health().state != state && Clock::now() < give_up)
+    std::this_thread::sleep_for(milliseconds(2));
+  const RedisHealth health = f.cache->health();
+  BOOST_REQUIRE_EQUAL(health.state, state);
+  return health.reason;
+}
+
+/// Commands to Redis on one connection, which stays signed in.
+void tell(Fixture& f, std::initializer_list<const char*> commands) {
+  const std::unique_ptr<redisContext, decltype(&redisFree)> context(
+      redisConnectUnix(f.server->socket_path().c_str()), &redisFree);
+  for (const char* command : commands) {
+    const std::unique_ptr<void, decltype(&freeReplyObject)> reply(redisCommand(context.get(), command),
+                                                                  &freeReplyObject);
+    BOOST_REQUIRE(reply);
+    BOOST_REQUIRE_NE(static_cast<redisReply*>(reply.get())->type, REDIS_REPLY_ERROR);
+  }
+}
+
+CacheOptions probing() {
+  CacheOptions options = patient();
+  options.circuit_retry_ms = 10;
+  return options;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_redis_that_wants_a_password_is_degraded_in_its_own_words) {
+  Fixture f(probing());
+  tell(f, {"CONFIG SET requirepass secret", "CLIENT KILL TYPE normal SKIPME yes"});
+  BOOST_CHECK(await_state(f, "degraded").starts_with("NOAUTH"));
+  f.miss_ms(1, key_of('a'));  // requests go on
+  tell(f, {"AUTH secret", "CONFIG SET requirepass \"\"", "CLIENT KILL TYPE normal SKIPME yes"});
+  BOOST_CHECK_EQUAL(await_state(f, "up"), "");
+}
+
+BOOST_AUTO_TEST_CASE(a_redis_that_is_full_is_degraded_until_it_takes_writes_again) {
+  Fixture f(probing());
+  f.keep(key_of('a'), 5);
+  tell(f, {"CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1"});
+  BOOST_CHECK(await_state(f, "degraded").starts_with("OOM"));
+  f.hit(1, key_of('a'), 5);  // reading goes on, and says nothing about writing
+  BOOST_CHECK_EQUAL(f.cache->health().state, "degraded");
+  tell(f, {"CONFIG SET maxmemory 0"});
+  BOOST_CHECK_EQUAL(await_state(f, "up"), "");
+}
+
+BOOST_AUTO_TEST_CASE(a_redis_that_is_a_replica_is_degraded) {
+  Fixture f(probing());
+  tell(f, {"REPLICAOF 127.0.0.1 1"});
+  BOOST_CHECK(await_state(f, "degraded").starts_with("READONLY"));
+  tell(f, {"REPLICAOF NO ONE"});
+  BOOST_CHECK_EQUAL(await_state(f, "up"), "");
+}
+
 BOOST_AUTO_TEST_CASE(late_replies_never_answer_later_requests) {
   CacheOptions options = patient(100);
   options.circuit_failures = 1000;  // every request asks
