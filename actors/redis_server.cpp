@@ -164,7 +164,9 @@ void RedisServer::write_configuration() const {
        << "\n"
           "maxmemory-policy allkeys-lru\n";
   file.close();
-  if (!file) throw InputError("the file cannot be written", path, "make its folder writable for this user");
+  if (!file)
+    throw InputError(std::string("the file cannot be written: ") + std::strerror(errno), path,
+                     "make its folder writable for this user");
 }
 
 pid_t RedisServer::spawn() const {

@@ -8,6 +8,7 @@
 #include "actors/stage_place.hpp"
 #include "actors/stage_reporter.hpp"
 #include "actors/step_codec.hpp"
+#include "model/out_of_memory.hpp"
 
 namespace convoy::actors {
 
@@ -40,7 +41,7 @@ struct StageData {
     try {
       return work();
     } catch (const std::exception& e) {
-      status.reason = e.what();
+      status.reason = reason_of(e);
     } catch (const kj::Exception& e) {
       status.reason = e.getDescription().cStr();
     }

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <stdexcept>
+#include <string>
 
 namespace convoy::cli {
 
@@ -21,6 +22,11 @@ enum ExitCode : int {
 struct CheckFailed : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// "`convoy up`" as a hint names it, with the configuration that the user named if it is not the usual one.
+inline std::string hint(const std::string& command, const std::string& config) {
+  return "`convoy " + command + (config == "cluster.conf" ? "" : " --config " + config) + "`";
+}
 
 void add_inspect(CLI::App& app, int& exit_code);
 void add_make_model(CLI::App& app, int& exit_code);

@@ -1,7 +1,9 @@
 #include "cli/json_lines.hpp"
 
 #include <boost/json/serialize.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include "model/error.hpp"
@@ -25,8 +27,12 @@ void filter_json_lines(
     if (!value.is_object()) throw InputError("is not a JSON object", where, "give one object a line");
     std::cout << boost::json::serialize(answer(value.get_object(), where)) << '\n';
   }
-  if (std::cin.bad()) throw InputError("cannot be read", "standard input", "check where it comes from");
-  if (!std::cout.flush()) throw InputError("cannot be written", "standard output", "check where it goes");
+  if (std::cin.bad())
+    throw InputError(std::string("cannot be read: ") + std::strerror(errno), "standard input",
+                     "check where it comes from");
+  if (!std::cout.flush())
+    throw InputError(std::string("cannot be written: ") + std::strerror(errno), "standard output",
+                     "check where it goes");
 }
 
 std::string string_field(const boost::json::object& object, std::string_view key, const std::string& where) {

@@ -1,14 +1,56 @@
 // convoy: one binary. Reads its arguments, runs one command, maps what went wrong to one line and an exit
 // code.
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <filesystem>
+#include <new>
 #include <string>
+#include <vector>
 
 #include "actors/log.hpp"
 #include "cli/commands.hpp"
 #include "model/error.hpp"
+#include "model/nearest.hpp"
+#include "model/out_of_memory.hpp"
 #include "model/version.hpp"
+
+namespace {
+
+/// The command that the arguments name, or the program itself.
+const CLI::App& command_in(const CLI::App& app, const char* name) {
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    if (name && command->get_name() == name) return *command;
+  return app;
+}
+
+/// "unknown command `statsu`; did you mean `status`?" for the first argument that no command and no option of
+/// the command is.
+std::string meant(const CLI::App& app, int argc, char** argv) {
+  const CLI::App& command = command_in(app, argc > 1 ? argv[1] : nullptr);
+  std::vector<std::string> names;
+  if (&command == &app)
+    for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
+      if (!known->get_group().empty()) names.push_back(known->get_name());
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  const std::vector<std::string_view> known(names.begin(), names.end());
+  for (int i = &command == &app ? 1 : 2; i < argc; ++i) {
+    const std::string_view given = std::string_view(argv[i]).substr(0, std::string_view(argv[i]).find('='));
+    const bool is_option = given.starts_with("--"), is_command = &command == &app && i == 1 && !is_option;
+    if ((!is_option && !is_command) || std::find(known.begin(), known.end(), given) != known.end()) continue;
+    const std::string_view near = convoy::model::nearest(given, known);
+    return (is_command ? "unknown command `" : "unknown option `") + std::string(given) + "`" +
+           (near.empty() ? "" : "; did you mean `" + std::string(near) + "`?") + " (`convoy " +
+           (&command == &app ? "" : command.get_name() + " ") + "--help` lists them)";
+  }
+  return "";
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace convoy;
@@ -25,16 +67,32 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? cli::ok : cli::usage;
+    if (e.get_exit_code() == 0) return app.exit(e) == 0 ? cli::ok : cli::usage;  // --help, --version
+    if (const std::string text = meant(app, argc, argv); !text.empty()) {
+      std::fprintf(stderr, "convoy: %s\n", text.c_str());
+      return cli::usage;
+    }
+    return app.exit(e), cli::usage;
   } catch (const InputError& e) {
     std::fprintf(stderr, "convoy: %s\n", e.what());
     return cli::bad_input;
   } catch (const cli::CheckFailed& e) {
     std::fprintf(stderr, "convoy: %s\n", e.what());
     return cli::failed;
+  } catch (const std::bad_alloc& e) {
+    std::fprintf(stderr, "convoy: %s\n", reason_of(e).c_str());
+    return cli::failed;
+  } catch (const std::filesystem::filesystem_error& e) {
+    const std::string path = e.path2().empty() ? e.path1().string() : e.path2().string();
+    std::fprintf(stderr, "convoy: %s: %s\n", path.c_str(), e.code().message().c_str());
+    return cli::bad_input;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "convoy: internal fault: %s\n", e.what());
     return cli::internal;
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    std::fprintf(stderr, "convoy: standard output: cannot be written: %s\n", std::strerror(errno));
+    return cli::failed;
   }
   return exit_code;
 }

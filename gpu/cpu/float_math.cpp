@@ -4,7 +4,8 @@
 #include <cassert>
 #include <cmath>
 #include <cstdlib>
-#include <new>
+
+#include "model/out_of_memory.hpp"
 
 // One function compiled for several instruction sets, chosen when the program starts. Nothing is fused (see
 // CMakeLists.txt) and lanes are added in one order, so all of them give the same bits. Sanitizers run before
@@ -100,7 +101,7 @@ Buffer allocate_aligned(size_t bytes) {
   constexpr size_t alignment = 64;
   void* memory =
       std::aligned_alloc(alignment, (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment);
-  if (!memory) throw std::bad_alloc();
+  if (!memory) throw OutOfMemory(bytes);
   return Buffer(memory, std::free);
 }
 
