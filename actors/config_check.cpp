@@ -135,7 +135,7 @@ Conflicts check_together(const ClusterConfig& config) {
     conflicts.push_back(
         {"cluster.dev",
          "`cluster.dev` is false, but this version has no TLS between processes; set it to true"});
-  if (config.gateway.host != "localhost" && !loopback_endpoint(config.gateway.host, 0))
+  if (!loopback_endpoint(config.gateway.host, 0))
     conflicts.push_back(
         {"gateway.host",
          "`gateway.host` is \"" + config.gateway.host +

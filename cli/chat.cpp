@@ -1,151 +1,181 @@
 // convoy chat: a conversation in the terminal over the gateway's own API. `convoy chat "question"` asks one
-// and ends.
+// and ends; so does what is piped into it.
 
 #include <unistd.h>
 
-#include <boost/asio.hpp>
-#include <boost/beast.hpp>
 #include <boost/json.hpp>
-#include <iostream>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 
+#include "cli/chat_client.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
+#include "cli/line_editor.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {
 
-namespace asio = boost::asio;
-namespace beast = boost::beast;
-namespace http = beast::http;
 namespace json = boost::json;
 
 namespace {
 
-struct Conversation {
-  std::string authority, host, port, model;  // authority: host and port as a URL has them
-  json::array messages;
-  uint32_t max_tokens = 0;
-  double temperature = -1;
+constexpr uint32_t status_timeout_ms = 2000;
+
+struct Arguments {
+  std::string config = "cluster.conf", url, question, system;
+  ChatOptions chat;
 };
 
-/// One server-sent event's data. Returns false at the end of the answer. Throws on an error event.
-bool take_event(std::string_view data, std::string& answer) {
-  if (data == "[DONE]") return false;
-  const json::object event = json::parse(data).as_object();
-  if (const auto* error = event.if_contains("error"))
-    throw std::runtime_error("the answer broke off: " + std::string(error->at("message").as_string()));
-  const auto& choices = event.at("choices").as_array();
-  if (choices.empty()) return true;
-  const auto& delta = choices[0].at("delta").as_object();
-  if (const auto* content = delta.if_contains("content")) {
-    answer += content->as_string();
-    std::cout << std::string_view(content->as_string()) << std::flush;
+/// Splits http://HOST:PORT, also with an IPv6 address in brackets.
+void set_address(ChatOptions& chat, const std::string& url) {
+  const size_t scheme = url.find("://"), colon = url.rfind(':');
+  const size_t host = scheme == url.npos ? 0 : scheme + 3;
+  if (!url.starts_with("http://") || colon == url.npos || colon <= host || url.find('/', host) != url.npos)
+    throw InputError("\"" + url + "\" is no gateway's address", "--url", "give http://HOST:PORT");
+  chat.host = url.substr(host, colon - host);
+  chat.port = url.substr(colon + 1);
+  if (chat.host.starts_with('[') && chat.host.ends_with(']'))
+    chat.host = chat.host.substr(1, chat.host.size() - 2);
+}
+
+/// Finds the gateway of the configured cluster. False, after a word, if the cluster is not ready.
+bool find_gateway(Arguments& args) {
+  const actors::ClusterConfig config = actors::load_cluster_config(args.config);
+  const auto status = cluster_status(config, status_timeout_ms);
+  const std::string url(status.at("gateway").at("url").as_string());
+  if (url.empty() || !status.at("ready").as_bool()) {
+    std::fprintf(stderr, "convoy: the cluster is not ready: %s; start it with %s\n",
+                 status.at("reason").as_string().c_str(), hint("up", args.config).c_str());
+    return false;
   }
+  set_address(args.chat, url);
+  args.chat.model = status.at("model").as_string();
   return true;
 }
 
-/// Asks, streams the answer to the terminal, and returns it.
-std::string ask(const Conversation& c) {
-  asio::io_context io;
-  beast::tcp_stream stream(io);
-  asio::ip::tcp::resolver resolver(io);
-  stream.connect(resolver.resolve(c.host, c.port));
-  json::object body{{"model", c.model}, {"messages", c.messages}, {"stream", true}};
-  if (c.max_tokens) body["max_tokens"] = c.max_tokens;
-  if (c.temperature >= 0) body["temperature"] = c.temperature;
-  http::request<http::string_body> request(http::verb::post, "/v1/chat/completions", 11);
-  request.set(http::field::host, c.authority);
-  request.set(http::field::content_type, "application/json");
-  request.body() = json::serialize(body);
-  request.prepare_payload();
-  http::write(stream, request);
+class Conversation {
+ public:
+  Conversation(ChatOptions options, const std::string& system) : client_(std::move(options)) {
+    if (!system.empty()) messages_.push_back({{"role", "system"}, {"content", system}});
+  }
 
-  beast::flat_buffer buffer;
-  http::response_parser<http::buffer_body> parser;
-  parser.body_limit(boost::none);
-  http::read_header(stream, buffer, parser);
-  std::string text, answer;
-  bool more = true;
-  char chunk[4096];
-  while (more && !parser.is_done()) {
-    parser.get().body().data = chunk;
-    parser.get().body().size = sizeof chunk;
-    beast::error_code error;
-    http::read_some(stream, buffer, parser, error);
-    if (error && error != http::error::need_buffer)
-      throw std::runtime_error("the connection broke off: " + error.message());
-    text.append(chunk, sizeof chunk - parser.get().body().size);
-    if (parser.get().result() != http::status::ok) continue;
-    for (size_t end; more && (end = text.find("\n\n")) != std::string::npos; text.erase(0, end + 2)) {
-      const std::string_view event(text.data(), end);
-      if (event.starts_with("data: ")) more = take_event(event.substr(6), answer);
+  /// Asks and shows the answer. What was answered, even in part, belongs to the conversation; a question
+  /// without an answer does not.
+  ExitCode ask(const std::string& question) {
+    messages_.push_back({{"role", "user"}, {"content", question}});
+    const auto show = [](std::string_view text) {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    };
+    const auto note = [](std::string_view text) {
+      std::fprintf(stderr, "%.*s\n", static_cast<int>(text.size()), text.data());
+    };
+    const ChatAnswer answer = client_.ask(messages_, show, note);
+    if (!answer.text.empty() || answer.end == ChatAnswer::End::complete) std::puts("");
+    if (answer.text.empty())
+      messages_.pop_back();
+    else
+      messages_.push_back({{"role", "assistant"}, {"content", answer.text}});
+    if (std::ferror(stdout))
+      throw InputError(std::string("cannot be written: ") + std::strerror(errno), "standard output",
+                       "check where it goes");
+    switch (answer.end) {
+      case ChatAnswer::End::complete:
+        return ok;
+      case ChatAnswer::End::stopped:
+        note("(stopped)");
+        return failed;
+      case ChatAnswer::End::failed:
+      case ChatAnswer::End::unavailable:
+        note("convoy: " + answer.why);
+        return answer.end == ChatAnswer::End::failed ? failed : unavailable;
+    }
+    return internal;
+  }
+
+ private:
+  ChatClient client_;
+  json::array messages_;
+};
+
+/// Until Ctrl-D, or Ctrl-C twice. What goes wrong with one question is said, and the next can be asked.
+void talk(Conversation& conversation, const std::string& model) {
+  std::printf("Talking to %s. Ctrl-C stops an answer, Ctrl-D ends.\n", model.c_str());
+  LineEditor editor("> ");
+  std::string message;
+  for (bool interrupted = false;;) {
+    switch (editor.read(message)) {
+      case LineEditor::End::end:
+        return;
+      case LineEditor::End::interrupted:
+        if (interrupted) return;
+        interrupted = true;
+        std::puts("(Ctrl-C again or Ctrl-D ends)");
+        break;
+      case LineEditor::End::message:
+        interrupted = false;
+        if (message.find_first_not_of(" \t\n") != std::string::npos) conversation.ask(message);
     }
   }
-  if (parser.get().result() != http::status::ok) {
-    json::error_code error;
-    const auto value = json::parse(text, error);
-    if (!error && value.is_object() && value.as_object().contains("error"))
-      throw std::runtime_error(std::string(value.at("error").at("message").as_string()));
-    throw std::runtime_error("the gateway answered " + std::to_string(parser.get().result_int()));
-  }
-  if (more) throw std::runtime_error("the answer broke off");
-  std::cout << std::endl;
-  return answer;
 }
 
-Conversation connect(const actors::ClusterConfig& config) {
-  const auto status = cluster_status(config, 2000);
-  const std::string url(status.at("gateway").at("url").as_string());
-  if (url.empty() || !status.at("ready").as_bool())
-    throw InputError("the cluster is not ready: " + std::string(status.at("reason").as_string()),
-                     config.file.string(), "start it with `convoy up`");
-  const std::string authority = url.substr(url.find("://") + 3);
-  const size_t colon = authority.rfind(':');
-  std::string host = authority.substr(0, colon);
-  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
-  return {authority, host, authority.substr(colon + 1), std::string(status.at("model").as_string()), {}};
+/// All of standard input is one message.
+std::string piped() {
+  constexpr size_t bytes_max =
+      64 << 20;  // the gateway's own limit is lower and says so; this one ends /dev/zero
+  std::string text;
+  char piece[64 << 10];
+  while (const size_t bytes = std::fread(piece, 1, sizeof piece, stdin)) {
+    text.append(piece, bytes);
+    if (text.size() > bytes_max)
+      throw InputError("has more than " + std::to_string(bytes_max) + " bytes", "standard input",
+                       "give a shorter message");
+  }
+  if (std::ferror(stdin))
+    throw InputError(std::string("cannot be read: ") + std::strerror(errno), "standard input",
+                     "check where it comes from");
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw InputError("is empty", "standard input", "pipe the message into it, or give it as an argument");
+  return text;
 }
 
-void talk(Conversation c) {
-  const bool terminal = isatty(STDIN_FILENO) != 0;
-  if (terminal) std::cout << "Talking to " << c.model << ". An empty line or Ctrl-D ends.\n";
-  for (std::string line;;) {
-    if (terminal) std::cout << "> " << std::flush;
-    if (!std::getline(std::cin, line) || line.empty()) return;
-    c.messages.push_back({{"role", "user"}, {"content", line}});
-    c.messages.push_back({{"role", "assistant"}, {"content", ask(c)}});
-  }
+void add_time_outs(CLI::App& command, ChatOptions& chat) {
+  const auto add = [&](const char* name, uint32_t& value, const char* help) {
+    command.add_option(name, value, help)->check(CLI::Range(1, 86'400'000))->capture_default_str();
+  };
+  add("--connect-timeout-ms", chat.connect_timeout_ms, "How long connecting may take");
+  add("--first-byte-timeout-ms", chat.first_byte_timeout_ms, "How long the answer's beginning may take");
+  add("--silence-timeout-ms", chat.silence_timeout_ms, "How long the answer may pause");
 }
 
 }  // namespace
 
 void add_chat(CLI::App& app, int& exit_code) {
-  struct Arguments {
-    std::string config = "cluster.conf", question, system;
-    uint32_t max_tokens = 0;
-    double temperature = -1;
-  };
   auto args = std::make_shared<Arguments>();
-  auto* command =
-      app.add_subcommand("chat", "Talks to the model, streaming; with a question, asks that and ends");
+  auto* command = app.add_subcommand(
+      "chat",
+      "Talks to the model, streaming; with a question, or with one piped into it, asks that and ends");
   command->add_option("question", args->question, "one question");
-  command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
+  auto* config =
+      command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
+  auto* url =
+      command->add_option("--url", args->url, "http://HOST:PORT of a gateway, instead of the cluster's");
+  auto* model = command->add_option("--model", args->chat.model, "what that gateway calls its model");
+  url->excludes(config)->needs(model);
+  model->needs(url);
   command->add_option("--system", args->system, "a system message");
-  command->add_option("--max-tokens", args->max_tokens, "length of an answer at most");
-  command->add_option("--temperature", args->temperature, "0: the same answer every time");
+  command->add_option("--max-tokens", args->chat.max_tokens, "length of an answer at most");
+  command->add_option("--temperature", args->chat.temperature, "0: the same answer every time");
+  add_time_outs(*command, args->chat);
   command->callback([args, &exit_code] {
-    Conversation c = connect(actors::load_cluster_config(args->config));
-    c.max_tokens = args->max_tokens;
-    c.temperature = args->temperature;
-    if (!args->system.empty()) c.messages.push_back({{"role", "system"}, {"content", args->system}});
-    try {
-      if (args->question.empty()) return talk(std::move(c));
-      c.messages.push_back({{"role", "user"}, {"content", args->question}});
-      ask(c);
-    } catch (const std::runtime_error& e) {
-      std::fprintf(stderr, "\nconvoy: %s\n", e.what());
-      exit_code = failed;
-    }
+    if (!args->url.empty())
+      set_address(args->chat, args->url);
+    else if (!find_gateway(*args))
+      return void(exit_code = unavailable);
+    Conversation conversation(args->chat, args->system);
+    if (args->question.empty() && isatty(STDIN_FILENO)) return talk(conversation, args->chat.model);
+    exit_code = conversation.ask(args->question.empty() ? piped() : args->question);
   });
 }
 
