@@ -106,7 +106,7 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
         if (owner == options.name) {
           log::warn_limited("node.replace_stage",  // it is asked for until the new process is there
                             {{"stage", order->getInstance()}, {"reason", order->getReason().cStr()}});
-          return effects.supervisor->replace(order->getInstance(), order->getIncarnation());
+          return effects.replace(order->getInstance(), order->getIncarnation());
         }
         // Its own node is linked to the head, or gone; then its supervisor starts the stage again with
         // itself.

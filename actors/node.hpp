@@ -9,7 +9,6 @@
 
 #include "actors/cluster_config.hpp"
 #include "actors/messages.hpp"
-#include "actors/supervisor.hpp"
 
 namespace convoy::actors {
 
@@ -33,7 +32,7 @@ struct NodeOptions {
 };
 
 struct NodeEffects {
-  Supervisor* supervisor = nullptr;  // outlives the actor
+  std::function<void(uint32_t instance, uint64_t incarnation)> replace;  // that process of a stage of ours
   std::function<NodeActor(const PeerIdentity&)> node_handle;
   std::function<ClientActor(const PeerIdentity&)> client_handle;
   std::function<void()> shut_down;  // begin to end this process

@@ -2,18 +2,10 @@
 
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/eventfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-extern "C" {  // glibc 2.36's header forgets that
-#include <sys/pidfd.h>
-}
-
 #include <cassert>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -22,6 +14,7 @@ extern "C" {  // glibc 2.36's header forgets that
 #include <memory>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 #include "actors/log.hpp"
 #include "actors/redis_client.hpp"
@@ -42,16 +35,6 @@ std::string find_program(const std::string& name, const std::string& package) {
   }
   throw InputError("the program is not installed", name,
                    "install the package " + package + ", or set redis.url");
-}
-
-void require(int error, const char* what) {
-  if (error != 0) throw std::runtime_error(std::string(what) + ": " + std::strerror(error));
-}
-
-/// True if the event became readable within timeout_ms.
-bool readable(int fd, int timeout_ms) {
-  pollfd event{fd, POLLIN, 0};
-  return ::poll(&event, 1, timeout_ms) > 0;
 }
 
 bool answers_ping(const std::string& socket_path) {
@@ -80,70 +63,64 @@ RedisServer::~RedisServer() { stop(); }
 std::string RedisServer::url() const { return unix_redis_url(socket_path_); }
 
 void RedisServer::start() {
-  assert(!supervisor_.joinable());
+  assert(!supervisor_);
   write_configuration();
-  stop_event_ = ::eventfd(0, EFD_CLOEXEC);
-  if (stop_event_ < 0) require(errno, "eventfd");
-  started_ = false;
-  problem_ = nullptr;
-  // A thread of its own starts and watches the process: the kernel ends the process with the thread that
-  // started it.
-  supervisor_ = std::thread([this] { supervise(); });
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return started_ || problem_; });
-  if (!problem_) return;
-  lock.unlock();
-  stop();
-  std::rethrow_exception(problem_);
+  log_ = ::open(log_path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (log_ < 0)
+    throw InputError(std::string("the log cannot be opened: ") + std::strerror(errno), log_path_,
+                     "make it and its folder writable for this user");
+  Supervisor::Options options;
+  options.kind = "redis";
+  options.program = [this](uint32_t, uint64_t) { return program(); };
+  supervisor_ = std::make_unique<Supervisor>(std::move(options));
+  supervisor_->keep(0);
+  if (const std::string problem = why_not_started(); !problem.empty()) {
+    stop();
+    throw std::runtime_error(problem + "; its log is " + log_path_);
+  }
+  log::info("redis.started", {{"pid", pid()}, {"socket", socket_path_}});
+}
+
+/// Waits for its first PONG; empty if that came.
+std::string RedisServer::why_not_started() const {
+  constexpr auto ask_again = std::chrono::milliseconds(10);
+  const auto give_up = Clock::now() + std::chrono::milliseconds(options_.start_timeout_ms);
+  while (!answers_ping(socket_path_)) {
+    const auto children = supervisor_->children();
+    if (children[0].restarts > 0) return "redis-server ended while it started (" + children[0].last_end + ")";
+    if (Clock::now() > give_up)
+      return "redis-server did not answer within " + std::to_string(options_.start_timeout_ms) + " ms";
+    std::this_thread::sleep_for(ask_again);
+  }
+  return {};
 }
 
 void RedisServer::stop() {
-  if (!supervisor_.joinable()) return;
-  const uint64_t one = 1;
-  if (::write(stop_event_, &one, sizeof one) != sizeof one) std::abort();  // cannot fail on a fresh eventfd
-  supervisor_.join();
-  ::close(stop_event_);
-  stop_event_ = -1;
+  if (!supervisor_) return;
+  supervisor_->stop(options_.stop_timeout_ms);
+  supervisor_.reset();
+  ::close(log_);
+  remove_socket();
 }
 
-void RedisServer::supervise() {
-  for (;;) {
-    try {
-      run_once();
-    } catch (const std::exception& error) {
-      const std::lock_guard lock(mutex_);
-      if (!started_) {
-        problem_ = std::current_exception();
-        changed_.notify_all();
-        return;
-      }
-      log::error("redis.restart_failed", {{"reason", error.what()}});
-    }
-    if (readable(stop_event_, static_cast<int>(options_.restart_delay_ms))) return;
-    ++restarts_;
-  }
-}
+pid_t RedisServer::pid() const { return supervisor_ ? supervisor_->children()[0].pid : 0; }
 
-/// One life of the process, until it dies or stop() is called.
-void RedisServer::run_once() {
-  std::error_code ignored;  // usually there is none
+uint64_t RedisServer::restarts() const { return supervisor_ ? supervisor_->children()[0].restarts : 0; }
+
+void RedisServer::remove_socket() const {
+  std::error_code ignored;  // it is gone already if Redis ended well
   fs::remove(socket_path_, ignored);
-  const pid_t pid = spawn();
-  pid_ = pid;
-  try {
-    await_pong(pid);
-  } catch (...) {
-    ::kill(pid, SIGKILL);
-    await_exit(pid);
-    throw;
-  }
-  log::info("redis.started", {{"pid", pid}, {"socket", socket_path_}});
-  {
-    const std::lock_guard lock(mutex_);
-    started_ = true;
-    changed_.notify_all();
-  }
-  await_exit(pid);
+}
+
+Program RedisServer::program() const {
+  remove_socket();
+  Program program;
+  program.argv = {setpriv_program_, "--pdeathsig", "KILL", "--", server_program_, "./redis.conf"};
+  program.folder = fs::absolute(options_.run_dir);
+  program.output = log_;  // until it has read its configuration
+  // Its own process group: Ctrl-C at the terminal ends the node, and the node ends Redis after its last use.
+  program.group = Program::Group::own;
+  return program;
 }
 
 void RedisServer::write_configuration() const {
@@ -167,76 +144,6 @@ void RedisServer::write_configuration() const {
   if (!file)
     throw InputError(std::string("the file cannot be written: ") + std::strerror(errno), path,
                      "make its folder writable for this user");
-}
-
-pid_t RedisServer::spawn() const {
-  const std::string folder = fs::absolute(options_.run_dir);
-  posix_spawn_file_actions_t files;
-  posix_spawnattr_t attributes;
-  require(posix_spawn_file_actions_init(&files), "posix_spawn_file_actions_init");
-  require(posix_spawnattr_init(&attributes), "posix_spawnattr_init");
-  require(posix_spawn_file_actions_addchdir_np(&files, folder.c_str()), "chdir");
-  require(posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0), "stdin");
-  require(posix_spawn_file_actions_addopen(&files, 1, "redis.log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW,
-                                           0600),
-          "stdout");
-  require(posix_spawn_file_actions_adddup2(&files, 1, 2), "stderr");
-  require(posix_spawn_file_actions_addclosefrom_np(&files, 3), "closefrom");
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  require(posix_spawnattr_setsigmask(&attributes, &none), "sigmask");
-  require(posix_spawnattr_setsigdefault(&attributes, &all), "sigdefault");
-  // Its own process group: Ctrl-C at the terminal ends the node, and the node ends Redis after its last use.
-  require(posix_spawnattr_setpgroup(&attributes, 0), "pgroup");
-  require(posix_spawnattr_setflags(&attributes,
-                                   POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP),
-          "flags");
-  const char* arguments[] = {setpriv_program_.c_str(), "--pdeathsig",  "KILL", "--",
-                             server_program_.c_str(),  "./redis.conf", nullptr};
-  pid_t pid = 0;
-  const int error = ::posix_spawn(&pid, setpriv_program_.c_str(), &files, &attributes,
-                                  const_cast<char* const*>(arguments), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&files);
-  require(error, "redis-server cannot be started");
-  return pid;
-}
-
-void RedisServer::await_pong(pid_t pid) const {
-  constexpr int poll_ms = 10;
-  const auto give_up = Clock::now() + std::chrono::milliseconds(options_.start_timeout_ms);
-  while (!answers_ping(socket_path_)) {
-    siginfo_t status{};
-    if (::waitid(P_PID, static_cast<id_t>(pid), &status, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-        status.si_pid == pid)
-      throw std::runtime_error("redis-server ended while it started; its log is " + log_path_);
-    if (Clock::now() > give_up)
-      throw std::runtime_error("redis-server did not answer within " +
-                               std::to_string(options_.start_timeout_ms) + " ms; its log is " + log_path_);
-    if (readable(stop_event_, poll_ms)) throw std::runtime_error("stopped while redis-server started");
-  }
-}
-
-/// Waits for the end of the process, or makes it once stop() was called; reaps it and removes what it left.
-void RedisServer::await_exit(pid_t pid) {
-  const int process = ::pidfd_open(pid, 0);
-  if (process < 0) require(errno, "pidfd_open");
-  pollfd events[] = {{process, POLLIN, 0}, {stop_event_, POLLIN, 0}};
-  while (::poll(events, 2, -1) < 0) assert(errno == EINTR);
-  const bool died = events[0].revents != 0;
-  if (!died) {
-    ::kill(pid, SIGTERM);
-    if (!readable(process, static_cast<int>(options_.stop_timeout_ms))) ::kill(pid, SIGKILL);
-  }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  ::close(process);
-  pid_ = 0;
-  std::error_code ignored;  // it is gone already if Redis ended well
-  fs::remove(socket_path_, ignored);
-  if (died) log::warn("redis.died", {{"pid", pid}, {"status", status}});
 }
 
 }  // namespace convoy::actors

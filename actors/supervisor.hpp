@@ -1,13 +1,15 @@
 #pragma once
-// Supervisor: the stage processes of one node. Starts each, notices its end, starts it again. One thread owns
-// all children (the kernel ends them with that thread, so no stage outlives its node); any thread may call
-// the functions.
+// Supervisor: child processes of one kind, a node's stages or its Redis. Starts each, notices its end, starts
+// it again. One thread owns all children (the kernel can end them with that thread, so none outlives its
+// node); any thread may call the functions.
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "actors/child_process.hpp"
 
 namespace convoy::actors {
 
@@ -18,18 +20,24 @@ uint32_t restart_delay_ms(uint32_t failures);
 
 class Supervisor {
  public:
-  /// The command line of a child; called on the supervisor's thread.
-  using Command = std::function<std::vector<std::string>(uint32_t instance, uint64_t incarnation)>;
-
   struct Child {
     uint32_t instance = 0;
     uint64_t incarnation = 0;
     int32_t pid = 0;  // 0: not running, will be started again
     uint32_t restarts = 0;
+    uint32_t crashes = 0;  // ends that nobody asked for, neither replace() nor stop()
     std::string last_end;  // how the process before ended; empty if there was none
   };
 
-  explicit Supervisor(Command command);
+  struct Options {
+    std::string kind = "stage";  // for the log
+    /// What to start; called on the supervisor's thread.
+    std::function<Program(uint32_t instance, uint64_t incarnation)> program;
+    /// A child ended; called on the supervisor's thread. May be empty.
+    std::function<void(const Child&)> ended;
+  };
+
+  explicit Supervisor(Options options);
   ~Supervisor();  // stop()
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
@@ -48,16 +56,7 @@ class Supervisor {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Starts a program with posix_spawn (never fork: threads may run) and a fresh signal mask. Its standard
-/// input is /dev/null; output goes to log_file if one is given. Returns its pid. Throws InputError naming the
-/// program.
-int spawn_process(const std::vector<std::string>& command, const std::string& log_file, bool new_session);
-
 /// A number for a new process that no earlier one of this node had.
 uint64_t new_incarnation();
-
-/// For a child's main(): ask the kernel for SIGKILL when the supervisor's thread ends. Exits if that already
-/// happened.
-void die_with_parent(int32_t parent_pid);
 
 }  // namespace convoy::actors

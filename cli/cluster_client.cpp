@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -9,6 +10,7 @@
 #include "actors/node.hpp"
 #include "actors/plan_limits.hpp"
 #include "actors/supervisor.hpp"
+#include "cli/port_holder.hpp"
 #include "cli/runtime.hpp"
 
 namespace convoy::cli {
@@ -48,19 +50,22 @@ struct ClusterClient::Impl {
   std::condition_variable changed;
   bool settled = false;
   std::optional<actors::PeerIdentity> head;
+  bool stranger = false;  // of the constructor's thread
 };
 
-ClusterClient::ClusterClient(const actors::ClusterConfig& config, uint32_t timeout_ms)
+ClusterClient::ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms)
     : impl_(std::make_unique<Impl>(config)) {
-  const actors::NodeConfig& head = config.head();
-  uint16_t port = head.listen_port();
-  if (port == 0)
-    if (const auto file = read_node_file(config.cluster.run_dir, head.name)) port = file->link_port;
-  if (port == 0) return;  // it never ran
-  impl_->links->connect(head.listen_host(), port, timeout_ms);
+  const actors::NodeConfig& node = config.head();
+  const auto file = read_node_file(config.cluster.run_dir, node.name, head);
+  if (!file || file->link_port == 0) return;  // it does not listen yet
+  impl_->links->connect(node.listen_host(), file->link_port, timeout_ms);
   std::unique_lock lock(impl_->mutex);
   impl_->changed.wait_for(lock, milliseconds(timeout_ms), [&] { return impl_->settled; });
-  if (impl_->head) impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
+  if (!impl_->head) return;
+  impl_->stranger = impl_->head->role != schema::Role::NODE || impl_->head->node != node.name ||
+                    impl_->head->incarnation != head.incarnation;
+  if (!impl_->stranger)
+    impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
 }
 
 ClusterClient::~ClusterClient() {
@@ -69,6 +74,8 @@ ClusterClient::~ClusterClient() {
 }
 
 bool ClusterClient::connected() const { return static_cast<bool>(impl_->node); }
+
+bool ClusterClient::met_a_stranger() const { return impl_->stranger; }
 
 std::optional<json::object> ClusterClient::status(uint32_t timeout_ms) {
   if (!connected()) return std::nullopt;
@@ -88,25 +95,51 @@ void ClusterClient::shut_down() {
   if (connected()) actors::mail(impl_->node, schema::FrameBuilder<schema::Shutdown>().finish());
 }
 
+std::vector<std::optional<Holder>> node_holders(const actors::ClusterConfig& config) {
+  std::vector<std::optional<Holder>> holders;
+  for (const auto& n : config.cluster.nodes)
+    holders.push_back(ProcessLock::holder(node_lock_file(config.cluster.run_dir, n.name)));
+  return holders;
+}
+
+std::string listen_key(const actors::ClusterConfig& config, const std::string& node) {
+  const auto& nodes = config.cluster.nodes;
+  const auto found = std::find_if(nodes.begin(), nodes.end(), [&](const auto& n) { return n.name == node; });
+  return "cluster.nodes[" + std::to_string(found - nodes.begin()) + "].listen";
+}
+
 namespace {
+
+/// Why the head does not answer.
+std::string why_no_answer(const actors::ClusterConfig& config, const std::optional<Holder>& head,
+                          const std::optional<NodeFile>& file) {
+  const actors::NodeConfig& node = config.head();
+  if (head && file) return "the head node's process lives but does not answer";
+  if (head) return "the head node is starting";
+  const auto other = port_holder(node.listen_host(), node.listen_port());
+  if (!other) return "the cluster is not running";
+  return "the cluster is not running; " +
+         port_held_text(*other, node.listen_port(), listen_key(config, node.name));
+}
 
 /// What can be said without the head: which processes hold their locks, and that nothing is ready.
 json::object offline_status(const actors::ClusterConfig& config) {
   const std::filesystem::path run_dir = config.cluster.run_dir;
   json::array nodes;
-  std::string gateway_url, reason = "the cluster is not running";
-  for (const auto& n : config.cluster.nodes) {
-    const bool alive = NodeLock::held(run_dir, n.name);
-    const auto file = read_node_file(run_dir, n.name);
-    const bool head = n.name == config.head().name;
-    if (alive && head)
-      reason = file ? "the head node's process lives but does not answer" : "the head node is starting";
-    if (alive && head && file) gateway_url = file->gateway_url;
+  std::string gateway_url, reason;
+  const auto holders = node_holders(config);
+  for (size_t i = 0; i < holders.size(); ++i) {
+    const auto& n = config.cluster.nodes[i];
+    const auto file = holders[i] ? read_node_file(run_dir, n.name, *holders[i]) : std::nullopt;
+    if (n.name == config.head().name) {
+      reason = why_no_answer(config, holders[i], file);
+      if (file) gateway_url = file->gateway_url;
+    }
     nodes.push_back({{"name", n.name},
-                     {"pid", alive && file ? file->pid : 0},
-                     {"health", !alive ? "down"
-                                : file ? "hung"
-                                       : "loading"}});
+                     {"pid", holders[i] ? holders[i]->pid : 0},
+                     {"health", !holders[i] ? "down"
+                                : file      ? "hung"
+                                            : "loading"}});
   }
   return {{"ready", false},
           {"model", config.cluster.model_id},
@@ -120,8 +153,9 @@ json::object offline_status(const actors::ClusterConfig& config) {
 }  // namespace
 
 json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms) {
-  if (NodeLock::held(config.cluster.run_dir, config.head().name)) {
-    ClusterClient client(config, timeout_ms);
+  const auto head = ProcessLock::holder(node_lock_file(config.cluster.run_dir, config.head().name));
+  if (head) {
+    ClusterClient client(config, *head, timeout_ms);
     if (auto status = client.status(timeout_ms)) return *status;
   }
   return offline_status(config);

@@ -7,15 +7,19 @@
 #include <optional>
 
 #include "actors/cluster_config.hpp"
+#include "cli/run_dir.hpp"
 
 namespace convoy::cli {
 
 class ClusterClient {
  public:
-  /// Connects to the head node. connected() tells whether it answered within timeout_ms.
-  ClusterClient(const actors::ClusterConfig& config, uint32_t timeout_ms);
+  /// Connects to the head node. connected() tells whether it answered within timeout_ms. head: the process
+  /// that holds the head's lock; another one that listens in its place is told nothing.
+  ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms);
   ~ClusterClient();
   bool connected() const;
+  /// Whether another process than the cluster's head answered.
+  bool met_a_stranger() const;
 
   /// What the head says of the cluster; nothing if it does not answer within timeout_ms.
   std::optional<boost::json::object> status(uint32_t timeout_ms);
@@ -27,8 +31,13 @@ class ClusterClient {
   std::unique_ptr<Impl> impl_;
 };
 
+/// The processes that hold their node's lock now, by the index of the node.
+std::vector<std::optional<Holder>> node_holders(const actors::ClusterConfig& config);
+/// The key of a node's address: "cluster.nodes[0].listen".
+std::string listen_key(const actors::ClusterConfig& config, const std::string& node);
+
 /// The cluster's status from the head, or, if it does not answer, what the run directory shows: truthful
-/// either way.
+/// either way. Throws InputError if the run directory cannot be read.
 boost::json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms);
 
 }  // namespace convoy::cli

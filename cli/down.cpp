@@ -1,14 +1,18 @@
-// convoy down: ends the cluster that cluster.conf describes, and waits until nothing of it is left.
+// convoy down: ends the cluster that cluster.conf describes, and nothing else, and waits until nothing of it
+// is left.
 
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <thread>
 
+#include "actors/child_process.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
-#include "cli/runtime.hpp"
+#include "cli/port_holder.hpp"
 
 namespace convoy::cli {
 
@@ -18,49 +22,124 @@ using std::chrono::milliseconds;
 
 namespace {
 
-bool any_alive(const actors::ClusterConfig& config) {
-  for (const auto& n : config.cluster.nodes)
-    if (NodeLock::held(config.cluster.run_dir, n.name)) return true;
-  return false;
-}
+constexpr auto ask_again = milliseconds(20);
+constexpr auto killed_within = milliseconds(2000);
 
-bool wait_gone(const actors::ClusterConfig& config, milliseconds limit) {
+/// A process as it was when `down` began. Whoever takes its place meanwhile is left alone.
+struct Running {
+  fs::path lock;
+  Holder holder;
+
+  bool alive() const {
+    const auto now = ProcessLock::holder(lock);
+    return now && now->pid == holder.pid;
+  }
+  void signal(int number) const { ProcessLock::signal_holder(lock, holder, number); }
+};
+
+bool wait_gone(const std::vector<Running>& processes, milliseconds limit) {
   const auto end = Clock::now() + limit;
-  while (any_alive(config)) {
+  while (std::any_of(processes.begin(), processes.end(), [](const Running& r) { return r.alive(); })) {
     if (Clock::now() >= end) return false;
-    std::this_thread::sleep_for(milliseconds(20));
+    std::this_thread::sleep_for(ask_again);
   }
   return true;
 }
 
-/// Signals the processes that hold their node's lock: the pid in the file is theirs as long as they do.
-void signal_nodes(const actors::ClusterConfig& config, int signal) {
-  for (const auto& n : config.cluster.nodes) {
-    if (!NodeLock::held(config.cluster.run_dir, n.name)) continue;
-    if (const auto file = read_node_file(config.cluster.run_dir, n.name)) kill(file->pid, signal);
+/// SIGTERM, then SIGKILL: the kernel ends a node's stages and its Redis with it. Returns whether all are
+/// gone.
+bool end_processes(const std::vector<Running>& processes, milliseconds grace) {
+  for (const int number : {SIGTERM, SIGCONT})
+    for (const Running& r : processes) r.signal(number);
+  if (wait_gone(processes, grace)) return true;
+  for (const Running& r : processes) r.signal(SIGKILL);
+  return wait_gone(processes, killed_within);
+}
+
+std::vector<Running> running_nodes(const actors::ClusterConfig& config) {
+  std::vector<Running> nodes;
+  const auto holders = node_holders(config);
+  for (size_t i = 0; i < holders.size(); ++i)
+    if (holders[i])
+      nodes.push_back({node_lock_file(config.cluster.run_dir, config.cluster.nodes[i].name), *holders[i]});
+  return nodes;
+}
+
+/// A `convoy up` that still starts the cluster ends what it started.
+bool end_start(const actors::ClusterConfig& config, milliseconds grace) {
+  const fs::path lock = start_lock_file(config.cluster.run_dir);
+  const auto holder = ProcessLock::holder(lock);
+  if (holder) end_processes({{lock, *holder}}, grace);
+  return holder.has_value();
+}
+
+/// A node of this very configuration that nobody finds by its lock, because the run directory was deleted.
+bool is_orphan(const actors::ClusterConfig& config, const actors::NodeConfig& node,
+               const PortHolder& holder) {
+  return !holder.cluster.empty() && holder.config == config.file && holder.node == node.name;
+}
+
+bool end_orphans(const actors::ClusterConfig& config, milliseconds grace) {
+  bool any = false;
+  for (const auto& node : config.cluster.nodes) {
+    const auto ask = [&] { return port_holder(node.listen_host(), node.listen_port()); };
+    const auto holder = ask();
+    if (!holder || !is_orphan(config, node, *holder)) continue;
+    any = true;
+    // A pidfd stays with its process: if it still listens now, then it is the one that was found.
+    pollfd process{actors::open_pidfd(holder->pid), POLLIN, 0};
+    const auto now = ask();
+    if (now && now->pid == holder->pid) {
+      kill(holder->pid, SIGTERM);
+      if (poll(&process, 1, static_cast<int>(grace.count())) == 0) kill(holder->pid, SIGKILL);
+      poll(&process, 1, static_cast<int>(killed_within.count()));
+    }
+    if (process.fd >= 0) close(process.fd);
   }
+  return any;
+}
+
+/// Asks the head, which tells the others. Returns whether it heard.
+bool ask_head(const actors::ClusterConfig& config, uint32_t timeout_ms) {
+  const auto head = ProcessLock::holder(node_lock_file(config.cluster.run_dir, config.head().name));
+  if (!head) return false;
+  ClusterClient client(config, *head, timeout_ms);
+  client.shut_down();
+  return client.connected();
+}
+
+int end_cluster(const actors::ClusterConfig& config, milliseconds grace) {
+  bool ran = end_start(config, grace);
+  const auto nodes = running_nodes(config);
+  ran = ran || !nodes.empty();
+  bool gone = nodes.empty();
+  if (!gone && ask_head(config, static_cast<uint32_t>(std::min(grace, killed_within).count())))
+    gone = wait_gone(nodes, grace);
+  if (!gone) gone = end_processes(nodes, grace);
+  if (!gone) {
+    std::string pids;
+    for (const Running& r : nodes)
+      if (r.alive()) pids += (pids.empty() ? "" : ", ") + std::to_string(r.holder.pid);
+    std::fprintf(stderr, "convoy: nodes of %s still run (pid %s); see %s\n", config.file.c_str(),
+                 pids.c_str(), config.cluster.run_dir.c_str());
+    return failed;
+  }
+  for (const auto& n : config.cluster.nodes)
+    if (!ProcessLock::holder(node_lock_file(config.cluster.run_dir, n.name)))
+      remove_node_file(config.cluster.run_dir, n.name);
+  if (!ran) ran = end_orphans(config, grace);
+  if (ran) {
+    std::printf("the cluster is down\n");
+    return ok;
+  }
+  const auto& head = config.head();
+  const auto other = port_holder(head.listen_host(), head.listen_port());
+  std::printf("the cluster was not running%s%s\n", other ? "; " : "",
+              other ? port_held_text(*other, head.listen_port(), listen_key(config, head.name)).c_str() : "");
+  return ok;
 }
 
 }  // namespace
-
-/// True if a cluster ran.
-bool end_cluster(const actors::ClusterConfig& config, uint32_t grace_ms) {
-  if (!any_alive(config)) return false;
-  {
-    ClusterClient client(config, std::min<uint32_t>(grace_ms, 2000));
-    client.shut_down();
-    if (client.connected() && wait_gone(config, milliseconds(grace_ms))) return true;
-  }
-  signal_nodes(config, SIGTERM);
-  signal_nodes(config, SIGCONT);
-  if (!wait_gone(config, milliseconds(grace_ms))) {
-    signal_nodes(config, SIGKILL);  // its stages and its Redis are ended by the kernel with it
-    wait_gone(config, milliseconds(2000));
-  }
-  for (const auto& n : config.cluster.nodes)
-    fs::remove(fs::path(config.cluster.run_dir) / (n.name + ".json"));
-  return true;
-}
 
 void add_down(CLI::App& app, int& exit_code) {
   struct Arguments {
@@ -72,15 +151,7 @@ void add_down(CLI::App& app, int& exit_code) {
   command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
   command->add_option("--grace-ms", args->grace_ms, "before processes are killed")->capture_default_str();
   command->callback([args, &exit_code] {
-    const auto config = actors::load_cluster_config(args->config);
-    const bool ran = end_cluster(config, args->grace_ms);
-    if (any_alive(config)) {
-      std::fprintf(stderr, "convoy: some nodes of %s still run; see %s\n", config.file.c_str(),
-                   config.cluster.run_dir.c_str());
-      exit_code = failed;
-      return;
-    }
-    std::printf(ran ? "the cluster is down\n" : "the cluster was not running\n");
+    exit_code = end_cluster(actors::load_cluster_config(args->config), milliseconds(args->grace_ms));
   });
 }
 

@@ -13,6 +13,7 @@
 
 #include "actors/log.hpp"
 #include "cli/commands.hpp"
+#include "cli/unavailable.hpp"
 #include "model/error.hpp"
 #include "model/nearest.hpp"
 #include "model/out_of_memory.hpp"
@@ -86,6 +87,9 @@ int main(int argc, char** argv) {
     const std::string path = e.path2().empty() ? e.path1().string() : e.path2().string();
     std::fprintf(stderr, "convoy: %s: %s\n", path.c_str(), e.code().message().c_str());
     return cli::bad_input;
+  } catch (const cli::Unavailable& e) {
+    std::fprintf(stderr, "convoy: %s\n", e.what());
+    return cli::unavailable;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "convoy: internal fault: %s\n", e.what());
     return cli::internal;

@@ -8,6 +8,7 @@
 #include <boost/json.hpp>
 #include <csignal>
 #include <filesystem>
+#include <mutex>
 #include <thread>
 
 #include <prometheus/registry.h>
@@ -17,13 +18,17 @@
 #include "actors/node.hpp"
 #include "actors/pipeline.hpp"
 #include "actors/plan_limits.hpp"
-#include "actors/private_files.hpp"
 #include "actors/redis_server.hpp"
 #include "actors/router.hpp"
 #include "actors/secret.hpp"
+#include "actors/supervisor.hpp"
+#include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
 #include "cli/node_options.hpp"
+#include "cli/port_holder.hpp"
+#include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
+#include "cli/unavailable.hpp"
 #include "gateway/gateway.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
@@ -36,6 +41,10 @@ namespace fs = std::filesystem;
 using actors::ClusterConfig;
 
 namespace {
+
+constexpr uint32_t connect_give_up_ms = 60'000;
+constexpr log::LogRotation rotation{64 << 20, 4};
+constexpr uint64_t descriptors_besides = 128;  // the links, logs and model files beside the connections
 
 /// The cache of a cluster that has it switched off: passes everything on.
 actors::CacheActor::behavior_type no_cache(actors::CacheActor::pointer self, actors::RouterActor router) {
@@ -68,14 +77,17 @@ std::string redis_json(const Head& head) {
 
 class NodeProcess {
  public:
-  NodeProcess(ClusterConfig config, const std::string& name, std::string model_override)
+  NodeProcess(ClusterConfig config, const std::string& name, std::string model_override, std::string log)
       : config_(std::move(config)),
         name_(name),
         model_override_(std::move(model_override)),
+        log_path_(std::move(log)),
         here_(*config_.find_node(name)),
         head_(config_.head().name == name),
         run_dir_(config_.cluster.run_dir),
-        lock_(run_dir_, name),
+        incarnation_(actors::new_incarnation()),
+        lock_(node_lock_file(run_dir_, name), "node " + name, incarnation_),
+        log_(log_path_, rotation),
         system_(system_config_) {}
 
   int run() {
@@ -85,16 +97,16 @@ class NodeProcess {
       stop();  // whatever runs already must not keep the process alive
       throw;
     }
-    await_signal();
+    tend_until_told(log_, [this] { return tend(); });
     log::info("node.stopping", {{"node", name_}});
     stop();
-    return lost_actor_ ? internal : ok;
+    return exit_code_;
   }
 
  private:
-  static constexpr uint32_t connect_give_up_ms = 60'000;
-
   void start() {
+    check_descriptors();
+    remove_node_file(run_dir_, name_);  // of an earlier process, which was killed
     connect_links();
     if (head_) build_head();
     spawn_node_actor();
@@ -106,13 +118,70 @@ class NodeProcess {
       hold(parts_.gateway->actor(), "gateway");
     }
     hold(node_, "node");
-    const uint16_t port = links_->listen(here_.listen_host(), here_.listen_port());
+    const uint16_t port = listen();
     link_port_ = head_ ? port : config_.head().listen_port();
-    if (!head_) links_->connect(config_.head().listen_host(), link_port_, connect_give_up_ms);
+    if (!head_) connect_to_head();
     if (head_) parts_.gateway->serve(parts_.cache_actor, parts_.router, config_.cache.enabled ? secret_ : "");
+    const std::string& host = config_.gateway.host;
+    const bool is_v6 = host.find(':') != host.npos;
+    const std::string url =
+        head_ ? "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(parts_.gateway->port())
+              : "";
+    {
+      const std::lock_guard lock(file_mutex_);
+      file_ = {incarnation_, port, url, {}};
+      write_node_file(run_dir_, name_, file_);
+    }
     start_stages();
-    write_node_file(run_dir_, name_, {getpid(), port, gateway_url()});
-    log::info("node.started", {{"node", name_}, {"link_port", port}, {"gateway", gateway_url()}});
+    log::info("node.started", {{"node", name_}, {"link_port", port}, {"gateway", url}});
+  }
+
+  /// Every connection takes a descriptor, and so do links, logs and the model's files.
+  void check_descriptors() const {
+    const uint64_t limit = raise_descriptor_limit();
+    const uint64_t wanted = config_.gateway.connections_max + descriptors_besides;
+    if (head_ && limit < wanted)
+      log::warn("node.few_descriptors", {{"limit", limit},
+                                         {"gateway.connections_max", config_.gateway.connections_max},
+                                         {"wanted", wanted},
+                                         {"mend", "raise the limit (ulimit -Hn), or lower connections_max"}});
+  }
+
+  uint16_t listen() {
+    try {
+      return links_->listen(here_.listen_host(), here_.listen_port());
+    } catch (const InputError&) {
+      const auto holder = port_holder(here_.listen_host(), here_.listen_port());
+      if (!holder) throw;
+      throw Unavailable(port_held_text(*holder, here_.listen_port(), listen_key(config_, name_)));
+    }
+  }
+
+  void connect_to_head() {
+    links_->connect(config_.head().listen_host(), config_.head().listen_port(), connect_give_up_ms);
+  }
+
+  /// Every second, on the main thread. A cluster whose run directory was deleted cannot be found by any
+  /// command any more, so it ends.
+  bool tend() {
+    log::rotate(run_dir_ / "redis.log", rotation);
+    if (lock_.still_there()) return true;
+    log::error("node.run_dir_deleted", {{"run_dir", run_dir_.string()}});
+    exit_code_ = unavailable;
+    return false;
+  }
+
+  /// `convoy up` reads there that a stage cannot start. On the supervisor's thread.
+  void stage_ended(const actors::Supervisor::Child& child) {
+    if (child.crashes == 0) return;
+    const std::lock_guard lock(file_mutex_);
+    std::erase_if(file_.crashing, [&](const auto& c) { return c.instance == child.instance; });
+    file_.crashing.push_back({child.instance, child.crashes, child.last_end});
+    try {
+      write_node_file(run_dir_, name_, file_);
+    } catch (const InputError& e) {
+      log::warn_limited("node.file_not_written", {{"reason", e.what()}});
+    }
   }
 
   /// Every callback posts to an actor or ends the process; none blocks the links' thread.
@@ -120,7 +189,7 @@ class NodeProcess {
     actors::PeerIdentity self;
     self.node = name_;
     self.role = schema::Role::NODE;
-    self.incarnation = actors::new_incarnation();
+    self.incarnation = incarnation_;
     self.pid = getpid();
     self.settings = actors::settings_of(config_);
     actors::Links::Events events;
@@ -133,11 +202,11 @@ class NodeProcess {
     events.down = [this](const actors::PeerIdentity& peer, const std::string& reason) {
       if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
       caf::anon_send(node_, actors::PeerDown{peer, reason});
-      if (!head_ && peer.node == config_.head().name)
-        links_->connect(config_.head().listen_host(), config_.head().listen_port(), connect_give_up_ms);
+      if (!head_ && peer.node == config_.head().name) connect_to_head();
     };
-    events.refused = [](const std::string& address, const std::string& reason) {
+    events.refused = [this](const std::string& address, const std::string& reason) {
       log::error("node.head_unreachable", {{"address", address}, {"reason", reason}});
+      exit_code_ = unavailable;
       kill(getpid(), SIGTERM);
     };
     links_ = std::make_unique<actors::Links>(system_, link_options(config_), self, events);
@@ -189,10 +258,16 @@ class NodeProcess {
   }
 
   void spawn_node_actor() {
-    supervisor_ = std::make_unique<actors::Supervisor>(
-        [this](uint32_t instance, uint64_t incarnation) { return stage_command(instance, incarnation); });
+    actors::Supervisor::Options stages;
+    stages.program = [this](uint32_t instance, uint64_t incarnation) {
+      return stage_program(instance, incarnation);
+    };
+    stages.ended = [this](const actors::Supervisor::Child& child) { stage_ended(child); };
+    supervisor_ = std::make_unique<actors::Supervisor>(std::move(stages));
     actors::NodeEffects effects;
-    effects.supervisor = supervisor_.get();
+    effects.replace = [this](uint32_t instance, uint64_t incarnation) {
+      supervisor_->replace(instance, incarnation);
+    };
     effects.node_handle = [this](const actors::PeerIdentity& peer) {
       return links_->remote<actors::NodeActor>(peer, schema::Role::NODE, 0);
     };
@@ -202,7 +277,11 @@ class NodeProcess {
     effects.shut_down = [] { kill(getpid(), SIGTERM); };
     actors::NodeFacts facts;
     if (head_) {
-      facts.gateway_url = [this] { return gateway_url(); };
+      // Not asked of the gateway: while this process ends, that is gone before the node actor.
+      facts.gateway_url = [this] {
+        const std::lock_guard lock(file_mutex_);
+        return file_.gateway_url;
+      };
       facts.redis_json = [this] { return redis_json(parts_); };
     }
     node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, head_}, facts, effects);
@@ -231,7 +310,7 @@ class NodeProcess {
     caf::actor_cast<caf::abstract_actor*>(actor)->attach_functor([this, name](const caf::error& reason) {
       if (stopping_) return;
       log::error("node.actor_lost", {{"actor", name}, {"reason", caf::to_string(reason)}});
-      lost_actor_ = true;
+      exit_code_ = internal;
       kill(getpid(), SIGTERM);
     });
   }
@@ -242,25 +321,25 @@ class NodeProcess {
         for (uint32_t i = 0; i < placement.count; ++i) supervisor_->keep(placement.first + i);
   }
 
-  std::vector<std::string> stage_command(uint32_t instance, uint64_t incarnation) const {
-    std::vector<std::string> command{own_program(),   "stage",
-                                     "--config",      config_.file.string(),
-                                     "--node",        name_,
-                                     "--instance",    std::to_string(instance),
-                                     "--incarnation", std::to_string(incarnation),
-                                     "--head-host",   config_.head().listen_host(),
-                                     "--head-port",   std::to_string(link_port_),
-                                     "--parent",      std::to_string(getpid())};
-    if (!model_override_.empty()) command.insert(command.end(), {"--model", model_override_});
-    return command;
-  }
-
-  std::string gateway_url() const {
-    const std::string& host = config_.gateway.host;
-    const bool is_v6 = host.find(':') != host.npos;
-    return head_
-               ? "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(parts_.gateway->port())
-               : "";
+  actors::Program stage_program(uint32_t instance, uint64_t incarnation) const {
+    std::vector<std::string> arguments{"stage",
+                                       "--config",
+                                       config_.file.string(),
+                                       "--node",
+                                       name_,
+                                       "--instance",
+                                       std::to_string(instance),
+                                       "--incarnation",
+                                       std::to_string(incarnation),
+                                       "--head-host",
+                                       config_.head().listen_host(),
+                                       "--head-port",
+                                       std::to_string(link_port_),
+                                       "--parent",
+                                       std::to_string(getpid())};
+    if (!model_override_.empty()) arguments.insert(arguments.end(), {"--model", model_override_});
+    if (!log_path_.empty()) arguments.insert(arguments.end(), {"--log", log_path_});
+    return actors::own_program(arguments);
   }
 
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
@@ -275,15 +354,20 @@ class NodeProcess {
     if (links_) links_->close();  // their events use the pointer
     links_.reset();
     parts_.redis.reset();
-    fs::remove(run_dir_ / (name_ + ".json"));
+    remove_node_file(run_dir_, name_);
   }
 
   const ClusterConfig config_;
-  const std::string name_, model_override_;
+  const std::string name_, model_override_, log_path_;
   const actors::NodeConfig here_;
   const bool head_;
   const fs::path run_dir_;
-  NodeLock lock_;
+  const uint64_t incarnation_;
+  const ProcessLock lock_;
+  log::LogFile log_;
+  std::atomic<int> exit_code_ = ok;
+  std::mutex file_mutex_;
+  NodeFile file_;  // guarded by file_mutex_; what run_dir_ says of us
   ActorSystemConfig system_config_;
   caf::actor_system system_;
   std::unique_ptr<actors::Links> links_;
@@ -292,13 +376,14 @@ class NodeProcess {
   std::unique_ptr<actors::Supervisor> supervisor_;
   actors::NodeActor node_;
   std::string secret_;
-  gateway::Later digest_;                                    // of the model
-  std::jthread digest_finder_;                               // ended by stop()
-  uint16_t link_port_ = 0;                                   // the head's
-  std::atomic<bool> stopping_ = false, lost_actor_ = false;  // its actors' threads look and set
+  gateway::Later digest_;               // of the model
+  std::jthread digest_finder_;          // ended by stop()
+  uint16_t link_port_ = 0;              // the head's
+  std::atomic<bool> stopping_ = false;  // its actors' threads look
 };
 
-int run_node(const std::string& file, const std::string& name, const std::string& model) {
+int run_node(const std::string& file, const std::string& name, const std::string& model,
+             const std::string& log_path) {
   block_signals();
   auto config = actors::load_cluster_config(file);
   if (!model.empty()) {
@@ -310,22 +395,25 @@ int run_node(const std::string& file, const std::string& name, const std::string
                      "name one that is there");
   log::configure(config.log.level, config.log.json, name);
   umask(077);
-  actors::make_private_folder(config.cluster.run_dir);
-  return NodeProcess(config, name, model.empty() ? "" : config.cluster.model).run();
+  prepare_run_dir(config.cluster.run_dir);
+  return NodeProcess(config, name, model.empty() ? "" : config.cluster.model, log_path).run();
 }
 
 }  // namespace
 
 void add_node(CLI::App& app, int& exit_code) {
   struct Arguments {
-    std::string config = "cluster.conf", name, model;
+    std::string config = "cluster.conf", name, model, log;
   };
   auto args = std::make_shared<Arguments>();
   auto* command = app.add_subcommand("node", "Runs one node of the configuration in the foreground");
   command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
   command->add_option("--name", args->name, "which node")->required();
   command->add_option("--model", args->model, "a model in place of the configured one");
-  command->callback([args, &exit_code] { exit_code = run_node(args->config, args->name, args->model); });
+  command->add_option("--log", args->log, "the file that its output goes to, to be rotated and reopened")
+      ->group("");
+  command->callback(
+      [args, &exit_code] { exit_code = run_node(args->config, args->name, args->model, args->log); });
 }
 
 }  // namespace convoy::cli

@@ -1,13 +1,14 @@
 #pragma once
-// What every long-running command shares: CAF's settings, the run directory's files, waiting for a signal.
+// What every long-running command shares: CAF's settings, signals, limits of the process.
 
 #include <caf/all.hpp>
-#include <filesystem>
-#include <optional>
-#include <string>
+#include <chrono>
+#include <cstdint>
+#include <functional>
 
 #include "actors/cluster_config.hpp"
 #include "actors/link.hpp"
+#include "actors/log_file.hpp"
 
 namespace convoy::cli {
 
@@ -19,37 +20,17 @@ struct ActorSystemConfig : caf::actor_system_config {
 /// With the cluster's secret, which is made if the run directory has none. Throws InputError.
 actors::LinkOptions link_options(const actors::ClusterConfig& config);
 
-/// Blocks SIGTERM and SIGINT for this thread and all that it starts, ignores SIGPIPE; call first in main's
-/// thread.
+/// Blocks SIGTERM, SIGINT and SIGHUP for this thread and all that it starts, ignores SIGPIPE; call first in
+/// main's thread.
 void block_signals();
-/// Waits for one of them.
-int await_signal();
+/// Waits for one of them, so long at most: 0 if none came.
+int await_signal(std::chrono::milliseconds timeout);
 
-/// What a running node leaves in run_dir/NAME.json for the commands that come after it.
-struct NodeFile {
-  int32_t pid = 0;
-  uint16_t link_port = 0;
-  std::string gateway_url;
-};
-void write_node_file(const std::filesystem::path& run_dir, const std::string& node, const NodeFile& file);
-std::optional<NodeFile> read_node_file(const std::filesystem::path& run_dir, const std::string& node);
+/// What a node's or a stage's main thread does while others work: tends the log, which SIGHUP reopens, and
+/// does that every second, until it returns false or SIGTERM or SIGINT comes.
+void tend_until_told(log::LogFile& log, const std::function<bool()>& every_second);
 
-/// Held as long as the node lives: two of one name cannot run in one run directory.
-class NodeLock {
- public:
-  /// Throws InputError if another process holds it.
-  NodeLock(const std::filesystem::path& run_dir, const std::string& node);
-  ~NodeLock();
-  NodeLock(const NodeLock&) = delete;
-  NodeLock& operator=(const NodeLock&) = delete;
-  /// Whether some process holds it now.
-  static bool held(const std::filesystem::path& run_dir, const std::string& node);
-
- private:
-  int fd_;
-};
-
-/// Path of the running program, to start it again as a stage or a node.
-std::string own_program();
+/// Allows this process as many descriptors as it may have, and returns that number.
+uint64_t raise_descriptor_limit();
 
 }  // namespace convoy::cli

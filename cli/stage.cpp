@@ -4,10 +4,10 @@
 
 #include <csignal>
 
+#include "actors/child_process.hpp"
 #include "actors/log.hpp"
 #include "actors/plan_limits.hpp"
 #include "actors/stage.hpp"
-#include "actors/supervisor.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/error.hpp"
@@ -18,7 +18,7 @@ namespace convoy::cli {
 namespace {
 
 struct StageArguments {
-  std::string config, model, node, head_host;
+  std::string config, model, node, head_host, log;
   uint32_t instance = 0;
   uint64_t incarnation = 0;
   uint16_t head_port = 0;
@@ -28,6 +28,7 @@ struct StageArguments {
 int run_stage(const StageArguments& args) {
   actors::die_with_parent(args.parent);
   block_signals();
+  raise_descriptor_limit();
   auto config = actors::load_cluster_config(args.config);
   if (!args.model.empty()) config.cluster.model = args.model;
   log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
@@ -94,7 +95,8 @@ int run_stage(const StageArguments& args) {
   links->listen("127.0.0.1", 0);
   links->connect(args.head_host, args.head_port, 10'000);
 
-  await_signal();
+  log::LogFile log(args.log, {});  // its node rotates it
+  tend_until_told(log, [] { return true; });
   // Nothing here needs saving, and a step on the device may take long: leave at once.
   _exit(0);
 }
@@ -113,6 +115,7 @@ void add_stage(CLI::App& app, int& exit_code) {
   command->add_option("--head-host", args->head_host)->required();
   command->add_option("--head-port", args->head_port)->required();
   command->add_option("--parent", args->parent)->required();
+  command->add_option("--log", args->log);
   command->callback([args, &exit_code] { exit_code = run_stage(*args); });
 }
 

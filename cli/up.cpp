@@ -1,30 +1,31 @@
 // convoy up: starts the nodes of cluster.conf on this machine and returns when a token went through all
-// stages.
+// stages. If that does not come to pass, it ends what it started and says why.
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-#include <sys/wait.h>
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
 #include <thread>
 
+#include "actors/child_process.hpp"
 #include "actors/plan_limits.hpp"
-#include "actors/private_files.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
 #include "cli/model_option.hpp"
+#include "cli/port_holder.hpp"
 #include "cli/runtime.hpp"
+#include "cli/unavailable.hpp"
 #include "model/checkpoint.hpp"
 #include "model/error.hpp"
 #include "model/mapping.hpp"
 #include "model/random_model.hpp"
 
 namespace convoy::cli {
-
-bool end_cluster(const actors::ClusterConfig& config, uint32_t grace_ms);  // down.cpp
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
@@ -33,109 +34,233 @@ using std::chrono::milliseconds;
 
 namespace {
 
-/// The last lines of a node's log: where the reason of a failed start stands.
-std::string last_lines(const fs::path& log, size_t count) {
-  std::ifstream in(log);
+constexpr auto ask_again = milliseconds(50);
+constexpr uint32_t answer_ms = 1000;  // of the head
+constexpr auto grace = milliseconds(3000);
+constexpr uint32_t crashes_max = 3;  // of one stage, before it gave a token
+constexpr size_t lines_shown = 5;
+
+struct StartedNode {
+  std::string name;
+  fs::path log;
+  uintmax_t log_begins;  // what stands before it is of earlier starts
+  pid_t pid;             // a child of ours: nobody else's until we reap it
+  bool ended = false;
+};
+
+/// The last lines of this start in a node's log: where the reason of a failure stands.
+std::string last_lines(const StartedNode& node) {
+  std::ifstream in(node.log);
+  std::error_code unreadable;
+  if (fs::file_size(node.log, unreadable) >= node.log_begins)  // else it was rotated meanwhile
+    in.seekg(static_cast<std::streamoff>(node.log_begins));
   std::vector<std::string> lines;
   for (std::string line; std::getline(in, line);) {
     lines.push_back(line);
-    if (lines.size() > count) lines.erase(lines.begin());
+    if (lines.size() > lines_shown) lines.erase(lines.begin());
   }
   std::string text;
-  for (const auto& line : lines) text += "  " + line + "\n";
-  return text;
+  for (const auto& line : lines) text += "\n  " + line;
+  return text.empty() ? "\n  (its log " + node.log.string() + " says nothing)" : text;
 }
 
-struct Started {
-  std::string node;
-  pid_t pid;
-  fs::path log;
+/// Why a start failed, and the command's exit code.
+struct Failure {
+  std::string why;
+  int code = unavailable;
 };
 
-/// One line that changes: which stage is how far.
-void show_progress(const json::object& status, bool terminal, std::string& shown) {
-  std::string line;
-  for (const auto& s : status.at("stages").as_array()) {
-    line += (line.empty() ? "stages: " : ", ") + std::string(s.at("health").as_string());
-    if (s.at("health") == "loading" && !s.at("reason").as_string().empty())
-      line += " (" + std::string(s.at("reason").as_string()) + ")";
-  }
-  if (line.empty() || line == shown) return;
-  shown = line;
-  if (terminal)
-    std::fprintf(stderr, "\r\033[K%s", line.c_str());
-  else
-    std::fprintf(stderr, "%s\n", line.c_str());
-}
+/// One start: the nodes that it began, and nothing else, are ended if it fails.
+class Start {
+ public:
+  Start(actors::ClusterConfig config, std::string model_override)
+      : config_(std::move(config)),
+        model_override_(std::move(model_override)),
+        run_dir_(config_.cluster.run_dir),
+        terminal_(isatty(STDERR_FILENO) != 0) {}
 
-/// A node that ended, or a stage that keeps ending, will not get ready: says so instead of waiting.
-std::string hopeless(const std::vector<Started>& nodes) {
-  for (const Started& n : nodes) {
-    int status = 0;
-    if (waitpid(n.pid, &status, WNOHANG) != n.pid) continue;
-    return "node " + n.node + " ended:\n" + last_lines(n.log, 5);
+  int run() {
+    struct sigaction hangup {};
+    sigaction(SIGHUP, nullptr, &hangup);
+    immune_to_hangup_ = hangup.sa_handler == SIG_IGN;  // nohup
+    block_signals();
+    check_model();
+    umask(077);
+    prepare_run_dir(run_dir_);
+    const ProcessLock lock(start_lock_file(run_dir_), "another `convoy up` of this cluster",
+                           actors::new_incarnation());
+    require_not_running();
+    require_free_ports();
+    std::optional<Failure> failure;
+    try {
+      start_nodes();
+      failure = await_ready();
+    } catch (...) {
+      end_nodes();
+      throw;
+    }
+    if (!failure) return ok;
+    end_nodes();
+    std::fprintf(stderr, "%sconvoy: the cluster of %s did not get ready, and what was started is ended: %s\n",
+                 terminal_ && !shown_.empty() ? "\n" : "", config_.file.c_str(), failure->why.c_str());
+    return failure->code;
   }
-  return {};
-}
 
-int bring_up(actors::ClusterConfig config, const std::string& model_override) {
-  // What would make every process fail is found here, once, with a clear message.
-  {
-    auto checked = config;
-    if (!model_override.empty()) checked.cluster.model = model_override;
+ private:
+  /// What would make every process fail is found here, once, with a clear message.
+  void check_model() const {
+    auto checked = config_;
+    if (!model_override_.empty()) checked.cluster.model = model_override_;
     const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
     actors::check_stages(checked, checkpoint->config());
     if (const auto warning = actors::memory_warning(checked, *checkpoint, model::memory_available_bytes()))
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }
-  umask(077);
-  actors::make_private_folder(config.cluster.run_dir);
-  if (NodeLock::held(config.cluster.run_dir, config.head().name))
-    throw InputError("the cluster already runs", config.file.string(),
-                     "see `convoy status`, or end it with `convoy down`");
 
-  std::vector<Started> nodes;
-  for (const auto& n : config.cluster.nodes) {
-    const fs::path log = fs::path(config.cluster.run_dir) / (n.name + ".log");
-    fs::remove(log);
-    std::vector<std::string> command{own_program(),        "node",   "--config",
-                                     config.file.string(), "--name", n.name};
-    if (!model_override.empty()) command.insert(command.end(), {"--model", model_override});
-    nodes.push_back({n.name, actors::spawn_process(command, log.string(), true), log});
+  void require_not_running() const {
+    const auto holders = node_holders(config_);
+    for (size_t i = 0; i < holders.size(); ++i)
+      if (holders[i])
+        throw InputError("the cluster already runs (node " + config_.cluster.nodes[i].name + ", pid " +
+                             std::to_string(holders[i]->pid) + ")",
+                         config_.file.string(), "see `convoy status`, or end it with `convoy down`");
   }
 
-  const bool terminal = isatty(STDERR_FILENO) != 0;
-  std::string shown, why = "it did not get ready within pipeline.load_timeout_ms";
-  const auto end = Clock::now() + milliseconds(config.pipeline.load_timeout_ms);
-  std::optional<ClusterClient> client;
-  while (Clock::now() < end) {
-    if (const std::string problem = hopeless(nodes); !problem.empty()) {
-      why = problem;
-      break;
+  void require_free_ports() const {
+    const auto require = [](const std::string& host, uint16_t port, const std::string& key) {
+      if (const auto holder = port_holder(host, port)) throw Unavailable(port_held_text(*holder, port, key));
+    };
+    for (const auto& n : config_.cluster.nodes)
+      require(n.listen_host(), n.listen_port(), listen_key(config_, n.name));
+    require(config_.gateway.host, config_.gateway.port, "gateway.port");
+  }
+
+  void start_nodes() {
+    for (const auto& n : config_.cluster.nodes) {
+      const fs::path log = run_dir_ / (n.name + ".log");
+      std::vector<std::string> arguments{"node", "--config", config_.file.string(), "--name",
+                                         n.name, "--log",    log.string()};
+      if (!model_override_.empty()) arguments.insert(arguments.end(), {"--model", model_override_});
+      auto program = actors::own_program(arguments);
+      program.group = actors::Program::Group::own_session;
+      program.output = log::open_log_file(log);
+      StartedNode node{n.name, log, fs::file_size(log), 0};
+      node.pid = actors::spawn_process(program);
+      close(program.output);
+      nodes_.push_back(node);
     }
-    // The head writes its file when it listens.
-    if (!client && read_node_file(config.cluster.run_dir, config.head().name)) client.emplace(config, 1000);
-    if (client && !client->connected()) client.reset();
-    if (client) {
-      if (const auto status = client->status(1000)) {
-        show_progress(*status, terminal, shown);
+  }
+
+  /// Nothing once it is ready.
+  std::optional<Failure> await_ready() {
+    auto end = Clock::now() + milliseconds(config_.pipeline.load_timeout_ms);
+    std::string why = "the head node does not answer";
+    for (;;) {
+      if (auto failure = interrupted()) return failure;
+      if (auto failure = hopeless()) return failure;
+      if (const auto status = ask_head()) {
+        if (show_progress(*status)) end = Clock::now() + milliseconds(config_.pipeline.load_timeout_ms);
         if (status->at("ready").as_bool()) {
-          if (terminal) std::fprintf(stderr, "\r\033[K");
+          if (terminal_) std::fprintf(stderr, "\r\033[K");
           std::printf("ready: %s at %s\n", status->at("model").as_string().c_str(),
                       status->at("gateway").at("url").as_string().c_str());
-          return ok;
+          return std::nullopt;
         }
         why = std::string(status->at("reason").as_string());
       }
+      if (Clock::now() >= end)
+        return Failure{why + " (nothing changed within pipeline.load_timeout_ms = " +
+                       std::to_string(config_.pipeline.load_timeout_ms) + ")"};
     }
-    std::this_thread::sleep_for(milliseconds(50));
   }
-  std::fprintf(stderr, "%sconvoy: the cluster of %s did not get ready: %s\n", terminal ? "\n" : "",
-               config.file.c_str(), why.c_str());
-  client.reset();
-  end_cluster(config, 3000);
-  return unavailable;
-}
+
+  std::optional<Failure> interrupted() const {
+    const int signal = await_signal(ask_again);
+    if (signal == 0 || (signal == SIGHUP && immune_to_hangup_)) return std::nullopt;
+    return Failure{std::string("interrupted by SIG") + sigabbrev_np(signal), failed};
+  }
+
+  /// A node that ended, or a stage that keeps ending, will not get ready: says so instead of waiting.
+  std::optional<Failure> hopeless() {
+    for (StartedNode& n : nodes_) {
+      int status = 0;
+      if (!n.ended && waitpid(n.pid, &status, WNOHANG) == n.pid) {
+        n.ended = true;
+        const bool input = WIFEXITED(status) && WEXITSTATUS(status) == bad_input;
+        return Failure{"node " + n.name + " ended (" + actors::how_it_ended(status) + "):" + last_lines(n),
+                       input ? bad_input : unavailable};
+      }
+      const auto holder = ProcessLock::holder(node_lock_file(run_dir_, n.name));
+      const auto file = holder ? read_node_file(run_dir_, n.name, *holder) : std::nullopt;
+      if (!file) continue;
+      for (const auto& stage : file->crashing)
+        if (stage.crashes >= crashes_max)
+          return Failure{"stage " + std::to_string(stage.instance) + " of node " + n.name + " ended " +
+                         std::to_string(stage.crashes) + " times (" + stage.last_end + "):" + last_lines(n)};
+    }
+    return std::nullopt;
+  }
+
+  /// The link may be lost while weights load and the machine is busy: then it is made anew.
+  std::optional<json::object> ask_head() {
+    const auto head = ProcessLock::holder(node_lock_file(run_dir_, config_.head().name));
+    if (!head) return std::nullopt;
+    if (!client_) {
+      if (!read_node_file(run_dir_, config_.head().name, *head)) return std::nullopt;
+      client_.emplace(config_, *head, answer_ms);
+    }
+    auto status = client_->status(answer_ms);
+    if (!status) client_.reset();
+    return status;
+  }
+
+  /// One line that changes: which stage is how far. Returns whether it did.
+  bool show_progress(const json::object& status) {
+    std::string line;
+    for (const auto& s : status.at("stages").as_array()) {
+      line += (line.empty() ? "stages: " : ", ") + std::string(s.at("health").as_string());
+      if (s.at("health") == "loading" && !s.at("reason").as_string().empty())
+        line += " (" + std::string(s.at("reason").as_string()) + ")";
+    }
+    if (line.empty() || line == shown_) return false;
+    shown_ = line;
+    if (terminal_)
+      std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    else
+      std::fprintf(stderr, "%s\n", line.c_str());
+    return true;
+  }
+
+  /// SIGTERM, then SIGKILL: the kernel ends a node's stages and its Redis with it.
+  void end_nodes() {
+    client_.reset();
+    const auto signal_all = [this](int number) {
+      for (const StartedNode& n : nodes_)
+        if (!n.ended) kill(n.pid, number);
+    };
+    const auto all_ended = [this] {
+      for (StartedNode& n : nodes_)
+        if (!n.ended) n.ended = waitpid(n.pid, nullptr, WNOHANG) == n.pid;
+      return std::all_of(nodes_.begin(), nodes_.end(), [](const StartedNode& n) { return n.ended; });
+    };
+    signal_all(SIGTERM);
+    signal_all(SIGCONT);
+    for (const auto end = Clock::now() + grace; !all_ended() && Clock::now() < end;)
+      std::this_thread::sleep_for(milliseconds(10));
+    signal_all(SIGKILL);
+    while (!all_ended()) std::this_thread::sleep_for(milliseconds(10));
+    for (const StartedNode& n : nodes_) remove_node_file(run_dir_, n.name);
+  }
+
+  const actors::ClusterConfig config_;
+  const std::string model_override_;
+  const fs::path run_dir_;
+  const bool terminal_;
+  bool immune_to_hangup_ = false;
+  std::vector<StartedNode> nodes_;
+  std::optional<ClusterClient> client_;
+  std::string shown_;
+};
 
 }  // namespace
 
@@ -151,8 +276,9 @@ void add_up(CLI::App& app, int& exit_code) {
                      "a model in place of the configured one; random:NAME[:LAYERS] has random weights");
   command->callback([args, &exit_code] {
     const std::string& model = args->model.model;
-    exit_code = bring_up(actors::load_cluster_config(args->config),
-                         model.empty() ? "" : model::resolve_model(model, fs::current_path()));
+    exit_code = Start(actors::load_cluster_config(args->config),
+                      model.empty() ? "" : model::resolve_model(model, fs::current_path()))
+                    .run();
   });
 }
 

@@ -1,0 +1,28 @@
+#pragma once
+// Whose port is it: what /proc tells of the process that listens on a port. Called by commands that find one
+// taken, on their main thread.
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace convoy::cli {
+
+struct PortHolder {
+  pid_t pid = 0;        // 0: of a process that we may not look into
+  std::string program;  // its name
+  // If it is a node of Convoy:
+  std::string node, cluster;
+  std::filesystem::path config;
+};
+
+/// Nothing if nobody listens there.
+std::optional<PortHolder> port_holder(const std::string& host, uint16_t port);
+
+/// "port 7411 (cluster.nodes[0].listen) is held by cluster NAME in FOLDER, pid N; …" with how to mend it.
+std::string port_held_text(const PortHolder& holder, uint16_t port, const std::string& key);
+
+}  // namespace convoy::cli

@@ -1,0 +1,154 @@
+// The node actor, with what it tells and asks in the hands of the test.
+
+#include "actors/node.hpp"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <boost/test/unit_test.hpp>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace convoy;
+using namespace convoy::actors;
+
+/// What reached the outside, as words in order. Written by the actor, read after it took all its mail.
+struct World {
+  std::mutex mutex;
+  std::vector<std::string> words;
+  void say(std::string word) {
+    const std::lock_guard lock(mutex);
+    words.push_back(std::move(word));
+  }
+};
+
+ClientActor::behavior_type client(ClientActor::pointer, World* world) {
+  return {[world](const Frame<msg::Status>& status) { world->say(msg::Reading(status)->getJson().cStr()); }};
+}
+
+NodeActor::behavior_type other_node(NodeActor::pointer, World* world) {
+  return {[world](const Frame<msg::ReplaceStage>& f) {
+            world->say("other: replace " + std::to_string(msg::Reading(f)->getInstance()));
+          },
+          [](const Frame<msg::StatusQuery>&) {},
+          [world](const Frame<msg::Shutdown>&) { world->say("other: end"); },
+          [](const Frame<msg::PipelineState>&) {},
+          [](const PeerUp&) {},
+          [](const PeerDown&) {}};
+}
+
+struct Fixture {
+  Fixture() {
+    NodeOptions options;
+    options.config.cluster.nodes = {{.name = "head", .listen = "127.0.0.1:1", .roles = {}, .stages = 1},
+                                    {.name = "other", .listen = "127.0.0.1:2", .roles = {}, .stages = 2}};
+    options.name = "head";
+    options.head = true;
+    NodeEffects effects;
+    effects.replace = [this](uint32_t instance, uint64_t incarnation) {
+      world.say("replace " + std::to_string(instance) + " " + std::to_string(incarnation));
+    };
+    effects.node_handle = [this](const PeerIdentity&) { return other; };
+    effects.client_handle = [this](const PeerIdentity&) { return asker; };
+    effects.shut_down = [this] { world.say("end"); };
+    NodeFacts facts;
+    facts.gateway_url = [] { return "http://here"; };
+    facts.redis_json = [] { return R"({"state":"up"})"; };
+    actor = system.spawn(node, options, facts, effects);
+  }
+  ~Fixture() { end_and_wait(system, actor, asker, other); }
+
+  /// What was said once all mail until now was taken, by us and then by those whom we mailed.
+  std::vector<std::string> said() {
+    caf::scoped_actor self(system);
+    const auto pass = [&](const auto& to, const auto& mail) {
+      self->request(to, std::chrono::seconds(20), mail)
+          .receive([] {}, [](const caf::error&) { BOOST_FAIL("the actor ended"); });
+    };
+    pass(actor, PeerDown{identity(schema::Role::NODE, "nobody", 0), ""});
+    pass(other, PeerDown{});
+    pass(asker, msg::FrameBuilder<msg::Status>().finish());
+    std::erase(world.words, "");
+    return world.words;
+  }
+  void up(schema::Role role, const std::string& name, uint64_t incarnation) {
+    caf::anon_send(actor, PeerUp{identity(role, name, incarnation)});
+  }
+  static PeerIdentity identity(schema::Role role, const std::string& name, uint64_t incarnation) {
+    PeerIdentity peer;
+    peer.role = role;
+    peer.node = name;
+    peer.instance = 5;
+    peer.incarnation = incarnation;
+    peer.pid = 77;
+    return peer;
+  }
+  void replace(uint32_t instance, uint64_t incarnation) {
+    msg::FrameBuilder<msg::ReplaceStage> frame;
+    frame->setInstance(instance);
+    frame->setIncarnation(incarnation);
+    mail(actor, std::move(frame).finish());
+  }
+  void ask() {
+    msg::FrameBuilder<msg::StatusQuery> query;
+    query->setClient(5);
+    mail(actor, std::move(query).finish());
+  }
+
+  World world;
+  caf::actor_system_config config;
+  caf::actor_system system{config};
+  NodeActor other = system.spawn(other_node, &world);
+  ClientActor asker = system.spawn(client, &world);
+  NodeActor actor;
+};
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_CASE(a_stage_is_replaced_by_the_node_that_owns_it, Fixture) {
+  replace(1, 11);  // its node is not linked: nobody can be told
+  up(schema::Role::NODE, "other", 1);
+  replace(0, 10);
+  replace(2, 12);
+  replace(3, 13);  // of no node
+  const auto words = said();
+  BOOST_REQUIRE_EQUAL(words.size(), 2u);
+  BOOST_CHECK_EQUAL(words[0], "replace 0 10");
+  BOOST_CHECK_EQUAL(words[1], "other: replace 2");
+}
+
+BOOST_FIXTURE_TEST_CASE(the_head_passes_the_end_on_before_it_ends, Fixture) {
+  up(schema::Role::NODE, "other", 1);
+  mail(actor, msg::FrameBuilder<msg::Shutdown>().finish());
+  auto words = said();
+  std::sort(words.begin(), words.end());  // two actors
+  BOOST_CHECK_EQUAL(boost::json::serialize(boost::json::value_from(words)), R"(["end","other: end"])");
+}
+
+BOOST_FIXTURE_TEST_CASE(status_answers_the_client_that_asked_and_knows_who_is_linked, Fixture) {
+  ask();  // no client of that number is linked: no answer
+  up(schema::Role::CLIENT, "cli", 9);
+  up(schema::Role::NODE, "other", 1);
+  ask();
+  const auto words = said();
+  BOOST_REQUIRE_EQUAL(words.size(), 1u);
+  const auto status = boost::json::parse(words[0]);
+  BOOST_CHECK(!status.at("ready").as_bool());
+  BOOST_CHECK_EQUAL(status.at("gateway").at("url").as_string(), "http://here");
+  BOOST_CHECK_EQUAL(status.at("nodes").at(0).at("health").as_string(), "ready");
+  BOOST_CHECK_EQUAL(status.at("nodes").at(1).at("pid").as_int64(), 77);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_late_end_of_an_earlier_process_does_not_unlink_the_newer_one, Fixture) {
+  up(schema::Role::NODE, "other", 1);
+  up(schema::Role::NODE, "other", 2);
+  caf::anon_send(actor, PeerDown{identity(schema::Role::NODE, "other", 1), "late"});
+  replace(1, 11);
+  caf::anon_send(actor, PeerDown{identity(schema::Role::NODE, "other", 2), "now"});
+  replace(2, 12);
+  const auto words = said();
+  BOOST_REQUIRE_EQUAL(words.size(), 1u);
+  BOOST_CHECK_EQUAL(words[0], "other: replace 1");
+}

@@ -1,0 +1,199 @@
+// The supervisor of child processes, with small programs in place of stages.
+
+#include "actors/supervisor.hpp"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/test/unit_test.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "actors/log.hpp"
+#include "model/error.hpp"
+
+namespace {
+
+using namespace convoy;
+using actors::Program;
+using actors::Supervisor;
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+namespace fs = std::filesystem;
+
+Supervisor::Options running(std::vector<std::string> argv) {
+  log::configure("error", false, "");
+  Supervisor::Options options;
+  options.program = [argv](uint32_t, uint64_t) {
+    Program program;
+    program.argv = argv;
+    return program;
+  };
+  return options;
+}
+
+const std::vector<std::string> sleeper{"sleep", "1000"};
+
+template <class Condition>
+void await(Condition condition, const char* what) {
+  const auto give_up = Clock::now() + milliseconds(20'000);
+  while (!condition() && Clock::now() < give_up) std::this_thread::sleep_for(milliseconds(2));
+  BOOST_REQUIRE_MESSAGE(condition(), what);
+}
+
+Supervisor::Child child(const Supervisor& supervisor, uint32_t instance = 0) {
+  for (const auto& c : supervisor.children())
+    if (c.instance == instance) return c;
+  return {};
+}
+
+/// Waits for a process that runs and is not the one before.
+Supervisor::Child next_child(const Supervisor& supervisor, pid_t before = 0) {
+  await([&] { return child(supervisor).pid != 0 && child(supervisor).pid != before; }, "a child runs");
+  return child(supervisor);
+}
+
+bool gone(pid_t pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_child_that_is_killed_is_started_again_as_another_incarnation) {
+  Supervisor supervisor(running(sleeper));
+  supervisor.keep(0);
+  const auto first = next_child(supervisor);
+  kill(first.pid, SIGKILL);
+  const auto second = next_child(supervisor, first.pid);
+  BOOST_CHECK_NE(second.incarnation, first.incarnation);
+  BOOST_CHECK_EQUAL(second.restarts, 1u);
+  BOOST_CHECK_EQUAL(second.crashes, 1u);
+  BOOST_CHECK_EQUAL(second.last_end, "signal 9 (Killed)");
+}
+
+BOOST_AUTO_TEST_CASE(replace_kills_that_incarnation_alone_and_counts_no_crash) {
+  Supervisor supervisor(running(sleeper));
+  supervisor.keep(0);
+  const auto first = next_child(supervisor);
+  supervisor.replace(0, first.incarnation + 2);  // of a process that is not there
+  supervisor.replace(7, first.incarnation);      // of no child of ours
+  BOOST_CHECK(!gone(first.pid));
+  supervisor.replace(0, first.incarnation);
+  const auto second = next_child(supervisor, first.pid);
+  supervisor.replace(0, first.incarnation);  // late: the newer one is left alone
+  std::this_thread::sleep_for(milliseconds(20));
+  BOOST_CHECK_EQUAL(child(supervisor).pid, second.pid);
+  BOOST_CHECK_EQUAL(second.crashes, 0u);
+  BOOST_CHECK_EQUAL(second.restarts, 1u);
+  supervisor.replace(0, 0);  // whichever runs
+  BOOST_CHECK_EQUAL(next_child(supervisor, second.pid).restarts, 2u);
+}
+
+BOOST_AUTO_TEST_CASE(a_child_that_keeps_ending_is_told_of_and_started_ever_later) {
+  std::mutex mutex;
+  std::vector<Clock::time_point> ends;
+  auto options = running({"sh", "-c", "exit 3"});
+  options.ended = [&](const Supervisor::Child& c) {
+    const std::lock_guard lock(mutex);
+    ends.push_back(Clock::now());
+    BOOST_CHECK_EQUAL(c.last_end, "exit code 3");
+    BOOST_CHECK_EQUAL(c.crashes, ends.size());
+  };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  await([&] { return std::lock_guard(mutex), ends.size() >= 4; }, "four ends");
+  supervisor.stop();
+  BOOST_CHECK(ends[2] - ends[1] >= milliseconds(100));
+  BOOST_CHECK(ends[3] - ends[2] >= milliseconds(200));
+  BOOST_CHECK_EQUAL(actors::restart_delay_ms(1), 0u);
+  BOOST_CHECK_EQUAL(actors::restart_delay_ms(2), 100u);
+  BOOST_CHECK_EQUAL(actors::restart_delay_ms(100), 5000u);
+}
+
+BOOST_AUTO_TEST_CASE(a_program_that_is_not_there_is_said_and_tried_again) {
+  Supervisor supervisor(running({"/nowhere/program"}));
+  supervisor.keep(0);
+  await([&] { return child(supervisor).restarts >= 2; }, "two attempts");
+  BOOST_CHECK_EQUAL(child(supervisor).pid, 0);
+  BOOST_CHECK_NE(child(supervisor).last_end.find("/nowhere/program: cannot be started: No such file"),
+                 std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(stop_ends_stopped_and_stubborn_children_too) {
+  // It says that it ignores SIGTERM before that is tried.
+  std::string folder = fs::temp_directory_path() / "convoy-supervisor-XXXXXX";
+  BOOST_REQUIRE(mkdtemp(folder.data()));
+  auto options = running({});
+  options.program = [&](uint32_t instance, uint64_t) {
+    Program program;
+    program.argv = sleeper;
+    if (instance == 1) program.argv = {"sh", "-c", "trap '' TERM; : > deaf; while :; do sleep 0.05; done"};
+    program.folder = folder;
+    return program;
+  };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  supervisor.keep(1);
+  const auto stopped = next_child(supervisor);
+  await([&] { return fs::exists(folder + "/deaf"); }, "it is deaf");
+  const pid_t deaf = child(supervisor, 1).pid;
+  kill(stopped.pid, SIGSTOP);
+  supervisor.stop(100);
+  BOOST_CHECK(gone(stopped.pid));
+  BOOST_CHECK(gone(deaf));
+  fs::remove_all(folder);
+}
+
+BOOST_AUTO_TEST_CASE(without_pidfds_ends_are_noticed_and_stop_returns) {
+  // A sandbox that knows no pidfd_open, for this thread and those that it starts.
+  std::thread([] {
+    sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_open, 0, 1),
+                            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+                            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    sock_fprog program{4, filter};
+    BOOST_REQUIRE_EQUAL(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    BOOST_REQUIRE_EQUAL(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    BOOST_REQUIRE_EQUAL(actors::open_pidfd(getpid()), -1);
+    Supervisor supervisor(running(sleeper));
+    supervisor.keep(0);
+    const auto first = next_child(supervisor);
+    kill(first.pid, SIGKILL);
+    const auto second = next_child(supervisor, first.pid);
+    supervisor.stop();
+    BOOST_CHECK(gone(second.pid));
+  }).join();
+}
+
+BOOST_AUTO_TEST_CASE(a_child_inherits_no_descriptor_and_no_blocked_signal) {
+  std::string folder = fs::temp_directory_path() / "convoy-supervisor-XXXXXX";
+  BOOST_REQUIRE(mkdtemp(folder.data()));
+  const int output = open((folder + "/out").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  const int inherited = open("/dev/null", O_RDONLY);  // as Asio's sockets are: not close-on-exec
+  sigset_t term, before;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &term, &before);
+  Program program;
+  program.argv = {"sh", "-c", "ls /proc/$$/fd; grep SigBlk /proc/$$/status; pwd"};
+  program.output = output;
+  program.folder = folder;
+  const pid_t pid = actors::spawn_process(program);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  int status = 0;
+  BOOST_REQUIRE_EQUAL(waitpid(pid, &status, 0), pid);
+  std::stringstream text;
+  text << std::ifstream(folder + "/out").rdbuf();
+  BOOST_CHECK_EQUAL(text.str(), "0\n1\n2\nSigBlk:\t0000000000000000\n" + folder + "\n");
+  close(inherited);
+  close(output);
+  fs::remove_all(folder);
+}
