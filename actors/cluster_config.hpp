@@ -107,11 +107,14 @@ struct ClusterConfig {
     uint32_t retry_first_ms = 20;
     uint32_t retry_max_ms = 250;
     uint32_t farewell_ms = 1000;
+    uint32_t head_timeout_ms = 60'000;
   } link;
 
   struct Log {
     std::string level = "info";
     bool json = false;
+    uint64_t file_bytes_max = 64ull << 20;
+    uint32_t files_max = 4;
   } log;
 
   std::filesystem::path file;  // absolute; empty if it came from text

@@ -266,6 +266,9 @@ void add_link_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::inbox_bytes_max>(
       "link", "inbox_bytes_max", "bytes", 1 * MiB, 16 * GiB,
       "Control bytes received on one link that still wait in mailboxes; beyond them the link fails."));
+  t.push_back(number<s, &S::head_timeout_ms>("link", "head_timeout_ms", "ms", 100, 24 * hour_ms,
+                                             "How long a node or a stage tries to reach the head node, which "
+                                             "may start later; then it ends."));
   t.push_back(number<s, &S::links_max>("link", "links_max", "", 1, 65'536, "Links of one process."));
   t.push_back(number<s, &S::handshakes_max>(
       "link", "handshakes_max", "", 1, 65'536,
@@ -286,6 +289,10 @@ void add_log_keys(std::vector<Key>& t) {
   t.push_back(choice<s, &S::level>("log", "level", {"debug", "info", "warn", "error"},
                                    "Least severe event that is logged."));
   t.push_back(key<s, &S::json>("log", "json", "One JSON object an event instead of text."));
+  t.push_back(number<s, &S::file_bytes_max>("log", "file_bytes_max", "bytes", 64 * KiB, 64 * GiB,
+                                            "A node's log that is longer is put aside as NAME.log.1."));
+  t.push_back(number<s, &S::files_max>("log", "files_max", "", 0, 1000,
+                                       "How many of those are kept, the oldest goes first."));
 }
 
 }  // namespace

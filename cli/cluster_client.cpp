@@ -50,7 +50,6 @@ struct ClusterClient::Impl {
   std::condition_variable changed;
   bool settled = false;
   std::optional<actors::PeerIdentity> head;
-  bool stranger = false;  // of the constructor's thread
 };
 
 ClusterClient::ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms)
@@ -62,10 +61,9 @@ ClusterClient::ClusterClient(const actors::ClusterConfig& config, const Holder& 
   std::unique_lock lock(impl_->mutex);
   impl_->changed.wait_for(lock, milliseconds(timeout_ms), [&] { return impl_->settled; });
   if (!impl_->head) return;
-  impl_->stranger = impl_->head->role != schema::Role::NODE || impl_->head->node != node.name ||
-                    impl_->head->incarnation != head.incarnation;
-  if (!impl_->stranger)
-    impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
+  const bool stranger = impl_->head->role != schema::Role::NODE || impl_->head->node != node.name ||
+                        impl_->head->incarnation != head.incarnation;
+  if (!stranger) impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
 }
 
 ClusterClient::~ClusterClient() {
@@ -74,8 +72,6 @@ ClusterClient::~ClusterClient() {
 }
 
 bool ClusterClient::connected() const { return static_cast<bool>(impl_->node); }
-
-bool ClusterClient::met_a_stranger() const { return impl_->stranger; }
 
 std::optional<json::object> ClusterClient::status(uint32_t timeout_ms) {
   if (!connected()) return std::nullopt;

@@ -18,8 +18,6 @@ class ClusterClient {
   ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms);
   ~ClusterClient();
   bool connected() const;
-  /// Whether another process than the cluster's head answered.
-  bool met_a_stranger() const;
 
   /// What the head says of the cluster; nothing if it does not answer within timeout_ms.
   std::optional<boost::json::object> status(uint32_t timeout_ms);

@@ -42,10 +42,6 @@ using actors::ClusterConfig;
 
 namespace {
 
-constexpr uint32_t connect_give_up_ms = 60'000;
-constexpr log::LogRotation rotation{64 << 20, 4};
-constexpr uint64_t descriptors_besides = 128;  // the links, logs and model files beside the connections
-
 /// The cache of a cluster that has it switched off: passes everything on.
 actors::CacheActor::behavior_type no_cache(actors::CacheActor::pointer self, actors::RouterActor router) {
   return {[=](const actors::Frame<schema::Generate>& frame) { self->send(router, frame); },
@@ -87,7 +83,7 @@ class NodeProcess {
         run_dir_(config_.cluster.run_dir),
         incarnation_(actors::new_incarnation()),
         lock_(node_lock_file(run_dir_, name), "node " + name, incarnation_),
-        log_(log_path_, rotation),
+        log_(log_path_, rotation()),
         system_(system_config_) {}
 
   int run() {
@@ -136,10 +132,12 @@ class NodeProcess {
     log::info("node.started", {{"node", name_}, {"link_port", port}, {"gateway", url}});
   }
 
+  log::LogRotation rotation() const { return {config_.log.file_bytes_max, config_.log.files_max}; }
+
   /// Every connection takes a descriptor, and so do links, logs and the model's files.
   void check_descriptors() const {
     const uint64_t limit = raise_descriptor_limit();
-    const uint64_t wanted = config_.gateway.connections_max + descriptors_besides;
+    const uint64_t wanted = config_.gateway.connections_max + config_.gateway.descriptors_reserved;
     if (head_ && limit < wanted)
       log::warn("node.few_descriptors", {{"limit", limit},
                                          {"gateway.connections_max", config_.gateway.connections_max},
@@ -158,13 +156,13 @@ class NodeProcess {
   }
 
   void connect_to_head() {
-    links_->connect(config_.head().listen_host(), config_.head().listen_port(), connect_give_up_ms);
+    links_->connect(config_.head().listen_host(), config_.head().listen_port(), config_.link.head_timeout_ms);
   }
 
   /// Every second, on the main thread. A cluster whose run directory was deleted cannot be found by any
   /// command any more, so it ends.
   bool tend() {
-    log::rotate(run_dir_ / "redis.log", rotation);
+    log::rotate(run_dir_ / "redis.log", rotation());
     if (lock_.still_there()) return true;
     log::error("node.run_dir_deleted", {{"run_dir", run_dir_.string()}});
     exit_code_ = unavailable;

@@ -93,7 +93,7 @@ int run_stage(const StageArguments& args) {
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen("127.0.0.1", 0);
-  links->connect(args.head_host, args.head_port, 10'000);
+  links->connect(args.head_host, args.head_port, config.link.head_timeout_ms);
 
   log::LogFile log(args.log, {});  // its node rotates it
   tend_until_told(log, [] { return true; });
