@@ -74,7 +74,7 @@ class Foreign(unittest.TestCase):
         run = self.ours.dir / "run"
         run.mkdir(mode=0o700)
         # A node that is loading holds its lock, and beside it lies the file of an earlier process.
-        holder = subprocess.Popen([sys.executable, "-c", "import fcntl, sys, time\n"
+        holder = subprocess.Popen([sys.executable, "-c", "import fcntl, os, sys, time\nos.umask(0o077)\n"
                                    "f = open(sys.argv[1], 'w')\nfcntl.lockf(f, fcntl.LOCK_EX)\nfcntl.flock(f, fcntl.LOCK_EX)\n"
                                    "print('held', flush=True)\ntime.sleep(1000)", run / "node1.lock"], stdout=subprocess.PIPE)
         try:
