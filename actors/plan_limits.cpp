@@ -68,6 +68,8 @@ void check_stages(const ClusterConfig& config, const model::Config& model) {
     throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
                          config.cluster.model + " has " + std::to_string(model.layers) + " layers",
                      file + ": cluster.nodes", "give each stage at least one layer");
+  if (!model.latent)
+    gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->check_heads(model.head_dim);
   // A stage passes on a row's hidden state and, with it, what the plan says of the row.
   const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
   const auto rows = static_cast<uint64_t>(scheduler_limits(config, model).rows());

@@ -111,6 +111,8 @@ class Backend {
   /// The calling thread will make all other calls: it may be bound to what the backend computes on.
   virtual void bind_thread() {}
 
+  /// Throws InputError if it cannot attend over heads of that many values. Asked before a weight is read.
+  virtual void check_heads(int64_t) const {}
   virtual Buffer allocate(size_t bytes) = 0;
   virtual Weight adopt(const model::Tensor& tensor) = 0;
   /// Rotations for all positions below `positions`: kept by the backend for rope_write.

@@ -42,7 +42,9 @@ void check_limits(const EngineLimits& l, const model::Config& config) {
                      "use f32, bf16 or f16");
 }
 
-model::LayerRange checked(model::LayerRange range, const model::Config& config) {
+/// What can never work is refused before a weight is read.
+model::LayerRange checked(model::LayerRange range, const model::Config& config, const Backend& backend) {
+  if (!config.latent) backend.check_heads(config.head_dim);
   if (range.first < 0 || range.first > range.last || range.last >= config.layers)
     throw InputError("layers " + to_string(range.first) + " to " + to_string(range.last), "layer range",
                      "the model has layers 0 to " + to_string(config.layers - 1));
@@ -58,7 +60,8 @@ struct Engine::State {
         backend(std::move(b)),
         checkpoint(std::move(c)),
         config(checkpoint->config()),
-        forward(*backend, *checkpoint, checked(range, config), {l.rows_per_step, l.deterministic}, progress),
+        forward(*backend, *checkpoint, checked(range, config, *backend), {l.rows_per_step, l.deterministic},
+                progress),
         kv(*backend, range.count(), model::cache_streams(config), l.kv_type, l.kv_blocks, l.slots,
            l.context_tokens),
         sequences(l.slots),

@@ -8,17 +8,12 @@
 #include "gpu/cpu/latent.hpp"
 #include "gpu/cpu/reference.hpp"
 #include "gpu/sampler.hpp"
-#include "model/error.hpp"
 
 namespace convoy::gpu {
 
 Buffer CpuBackend::allocate(size_t bytes) { return allocate_aligned(bytes); }
 
 void CpuBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) {
-  if (head_dim % head_values_step() != 0)
-    throw InputError("heads of " + std::to_string(head_dim) +
-                         " values, and these kernels take multiples of " + std::to_string(head_values_step()),
-                     "head_dim of the model", "set stage.kernels = \"reference\"");
   rope_.set(rope, head_dim, positions);
 }
 

@@ -28,9 +28,6 @@ class CpuBackend : public Backend {
   void wait() final {}
 
  protected:
-  /// Of what the values of a head must be a multiple.
-  virtual int64_t head_values_step() const { return 1; }
-
   ThreadPool pool_;
   RopeTable rope_;
 

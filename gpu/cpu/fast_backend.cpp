@@ -64,8 +64,9 @@ class FastBackend final : public CpuBackend {
   void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
             std::span<const int32_t> rows, Rows logits) override;
 
+  void check_heads(int64_t head_dim) const override;
+
  private:
-  int64_t head_values_step() const override { return attention_values_step; }
   /// body(first, last) over ranges of rows, on several threads if there are many.
   template <class Body>
   void for_rows(int64_t rows, const Body& body);
@@ -112,6 +113,14 @@ Weight FastBackend::adopt(const model::Tensor& tensor) {
     return w;
   }
   return mapped_weight(tensor);
+}
+
+void FastBackend::check_heads(int64_t head_dim) const {
+  if (head_dim % attention_values_step != 0)
+    throw InputError("heads of " + std::to_string(head_dim) +
+                         " values, and the fast kernels take multiples of " +
+                         std::to_string(attention_values_step),
+                     "head_dim of the model", "set stage.kernels = \"reference\"");
 }
 
 void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows x) {

@@ -88,7 +88,7 @@ BOOST_AUTO_TEST_CASE(a_redis_that_wants_a_password_is_degraded_in_its_own_words)
   tell(f, {"CONFIG SET requirepass secret", "CLIENT KILL TYPE normal SKIPME yes"});
   BOOST_CHECK(await_state(f, "degraded").starts_with("NOAUTH"));
   f.miss_ms(1, key_of('a'));  // requests go on
-  tell(f, {"AUTH secret", "CONFIG SET requirepass \"\"", "CLIENT KILL TYPE normal SKIPME yes"});
+  tell(f, {"AUTH secret", "ACL SETUSER default nopass", "CLIENT KILL TYPE normal SKIPME yes"});
   BOOST_CHECK_EQUAL(await_state(f, "up"), "");
 }
 

@@ -117,16 +117,15 @@ BOOST_AUTO_TEST_CASE(a_weight_of_integers_and_odd_head_sizes_are_refused) {
 }
 
 BOOST_AUTO_TEST_CASE(heads_that_the_fast_kernels_do_not_take_are_refused_before_a_step) {
-  convoy::model::Rope rope;
-  BOOST_CHECK_NO_THROW(make_cpu_backend(Kernels::reference, 1)->set_rope(rope, 40, 16));
+  BOOST_CHECK_NO_THROW(make_cpu_backend(Kernels::reference, 1)->check_heads(40));
   std::unique_ptr<Backend> fast;
   try {
     fast = make_cpu_backend(Kernels::fast, 1);
   } catch (const convoy::InputError&) {
     return;  // this processor has none
   }
-  BOOST_CHECK_NO_THROW(fast->set_rope(rope, 48, 16));
-  BOOST_CHECK_EXCEPTION(fast->set_rope(rope, 40, 16), convoy::InputError, [](const convoy::InputError& e) {
+  BOOST_CHECK_NO_THROW(fast->check_heads(48));
+  BOOST_CHECK_EXCEPTION(fast->check_heads(40), convoy::InputError, [](const convoy::InputError& e) {
     return std::string(e.what()).find("stage.kernels") != std::string::npos;
   });
 }

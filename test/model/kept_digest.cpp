@@ -18,7 +18,8 @@ namespace {
 
 struct Fixture {
   Fixture() {
-    fs::copy(test::golden("qwen2-bias"), model.path(), fs::copy_options::overwrite_existing);
+    fs::copy(test::golden("qwen2-bias"), model.path(),
+             fs::copy_options::overwrite_existing | fs::copy_options::recursive);
     fs::remove(kept());
   }
 
