@@ -52,7 +52,7 @@ BOOST_AUTO_TEST_CASE(the_weights_are_read_once) {
 
 BOOST_AUTO_TEST_CASE(a_file_that_was_changed_or_put_in_place_is_read_again) {
   find();
-  const auto weights = model.path() / "model.safetensors";
+  const auto weights = model.path() / "model-00001-of-00002.safetensors";
   const auto time = fs::last_write_time(weights);
   mark();
   fs::last_write_time(weights, time + std::chrono::nanoseconds(1000));
