@@ -94,8 +94,7 @@ std::optional<std::string> memory_warning(const ClusterConfig& config, const mod
   return config.cluster.model + " needs " + mib(weights) + " for weights and " + mib(cache) +
          " for keys and values, and " + mib(available_bytes) +
          " are available: it will be slow, or be ended by the system; lower pipeline.kv_tokens, or serve a "
-         "smaller "
-         "model or one with smaller weights";
+         "smaller model or one with smaller weights";
 }
 
 }  // namespace convoy::actors

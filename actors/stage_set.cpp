@@ -14,7 +14,7 @@ StageSet::StageSet(const StageSetOptions& options, Time now) : options_(options)
   for (Stage& stage : stages_) stage.missing_since = stage.asked = now;
 }
 
-bool StageSet::join(const PeerIdentity& peer, Time) {
+bool StageSet::join(const PeerIdentity& peer) {
   Stage& stage = stages_.at(peer.instance);
   const uint32_t restarts = stage.peer.incarnation != 0 ? stage.restarts + 1 : 0;
   stage = {.peer = peer, .linked = true, .health = Health::LOADING, .reason = "", .restarts = restarts};

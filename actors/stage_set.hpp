@@ -83,7 +83,7 @@ class StageSet {
   StageSet(const StageSetOptions& options, Time now);
 
   /// A process linked itself as a stage below stages(). True if all are there now: raise the epoch.
-  bool join(const PeerIdentity& peer, Time now);
+  bool join(const PeerIdentity& peer);
   /// The next epoch: every stage is assigned its layers anew. Returns its number.
   uint64_t raise(Time now);
   Consequence report(uint32_t index, const Report& report, Time now);

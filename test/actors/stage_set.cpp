@@ -31,7 +31,7 @@ struct Fixture {
     actors::PeerIdentity peer;
     peer.instance = index;
     peer.incarnation = incarnation;
-    return set->join(peer, now);
+    return set->join(peer);
   }
   StageSet::Consequence say(uint32_t index, Health health, uint32_t age_ms = 0, actors::StepCost cost = {}) {
     return set->report(index,
