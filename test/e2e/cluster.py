@@ -169,7 +169,8 @@ class Stream:
         self.done = False
 
     def events(self):
-        """Yields each data object; sets done at [DONE]. A connection that breaks off raises."""
+        """Yields each data object; sets done at [DONE]. A connection that breaks off raises. Dropping the generator
+        leaves the stream open: only its end, an error or close() ends it."""
         try:
             for line in self.response:
                 line = line.decode().rstrip("\r\n")
@@ -179,8 +180,10 @@ class Stream:
                     self.done = True
                     continue
                 yield json.loads(line[6:])
-        finally:
+        except Exception:
             self.close()
+            raise
+        self.close()
 
     def close(self):
         self.response.close()
