@@ -42,6 +42,9 @@ bool has_tokenizer_gguf(const GgufMetadata& metadata);
 /// From a GGUF's metadata.
 TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where);
 
+/// The name that GGUF has for the rules by which a tokenizer cuts words.
+std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts);
+
 /// Ids lie below this: a hostile file must not make us allocate.
 constexpr int64_t token_ids_max = int64_t{1} << 22;
 

@@ -9,10 +9,10 @@
 #include <optional>
 #include <stop_token>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "model/config.hpp"
+#include "model/gguf_value.hpp"
 #include "model/mapping.hpp"
 #include "model/tensor.hpp"
 
@@ -59,13 +59,6 @@ struct StageWeights {
   std::optional<Tensor> head;        // [vocab, hidden], on the last stage; the embedding's bytes when tied
 };
 
-/// One value of a GGUF's metadata.
-struct GgufValue;
-using GgufArray = std::vector<GgufValue>;
-struct GgufValue {
-  std::variant<uint64_t, int64_t, double, bool, std::string, GgufArray> value;
-};
-
 using NamedFiles = std::vector<std::pair<std::string, std::shared_ptr<const Mapping>>>;
 
 class Checkpoint {
@@ -95,7 +88,7 @@ class Checkpoint {
   /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.
   bool has_tokenizer() const;
   /// A GGUF's metadata; empty for a directory.
-  virtual const std::map<std::string, GgufValue, std::less<>>& metadata() const = 0;
+  virtual const GgufMetadata& metadata() const = 0;
 };
 
 }  // namespace convoy::model

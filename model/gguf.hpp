@@ -10,13 +10,11 @@
 #include <string>
 #include <string_view>
 
-#include "model/checkpoint.hpp"
+#include "model/gguf_value.hpp"
 #include "model/mapping.hpp"
 #include "model/safetensors.hpp"
 
 namespace convoy::model {
-
-using GgufMetadata = std::map<std::string, GgufValue, std::less<>>;
 
 /// Limits on what a header may make us allocate. Large real files have 50 keys, 1,200 tensors and a million
 /// values.

@@ -29,7 +29,4 @@ std::optional<bool> begins_with_bos(const CheckpointParts& source);
 std::string tokenizer_json(const TokenizerParts& parts);
 std::string tokenizer_config_json(const TokenizerParts& parts, std::optional<bool> with_bos);
 
-/// The name that GGUF has for the rules by which a tokenizer cuts words.
-std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts);
-
 }  // namespace convoy::model

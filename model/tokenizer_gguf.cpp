@@ -8,7 +8,6 @@
 #include "model/error.hpp"
 #include "model/gguf.hpp"
 #include "model/json.hpp"
-#include "model/rewrite_config.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model {
