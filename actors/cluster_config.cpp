@@ -7,9 +7,9 @@
 
 #include "actors/config_check.hpp"
 #include "actors/config_table.hpp"
+#include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
 #include "model/nearest.hpp"
-#include "model/random_model.hpp"
 #include "model/text_file.hpp"
 
 namespace convoy::actors {

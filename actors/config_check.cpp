@@ -10,11 +10,11 @@
 
 #include "actors/link_address.hpp"
 #include "actors/redis_client.hpp"
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
+#include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/nearest.hpp"
-#include "model/random_model.hpp"
 
 namespace convoy::actors {
 

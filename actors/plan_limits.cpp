@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cassert>
 
+#include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
-#include "model/inspect.hpp"
 #include "model/parallel.hpp"
 
 namespace convoy::actors {

@@ -7,7 +7,7 @@
 #include "actors/cluster_config.hpp"
 #include "actors/scheduler.hpp"
 #include "gpu/backend.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 #include "model/config.hpp"
 
 namespace convoy::actors {

@@ -21,9 +21,9 @@
 #include "gpu/backend.hpp"
 #include "gpu/cpu/cores.hpp"
 #include "gpu/engine.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
-#include "model/inspect.hpp"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cli/local_pipeline.hpp"
-#include "model/tokenizer.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::cli {
 

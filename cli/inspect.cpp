@@ -1,6 +1,6 @@
 // convoy inspect: what a model is and what a stage of it needs, from its headers: no weight is read.
 
-#include "model/inspect.hpp"
+#include "model/checkpoint/inspect.hpp"
 
 #include <boost/json.hpp>
 #include <charconv>

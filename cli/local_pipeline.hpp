@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gpu/engine.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::cli {
 

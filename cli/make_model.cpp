@@ -7,7 +7,7 @@
 #include <map>
 
 #include "cli/commands.hpp"
-#include "model/checkpoint_writer.hpp"
+#include "model/rewrite/checkpoint_writer.hpp"
 
 namespace convoy::cli {
 

@@ -30,10 +30,10 @@
 #include "cli/runtime.hpp"
 #include "cli/unavailable.hpp"
 #include "gateway/gateway.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/kept_digest.hpp"
+#include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
-#include "model/kept_digest.hpp"
-#include "model/random_model.hpp"
 
 namespace convoy::cli {
 

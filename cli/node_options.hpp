@@ -7,7 +7,7 @@
 #include "actors/cluster_config.hpp"
 #include "actors/pipeline.hpp"
 #include "gateway/gateway.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::cli {
 

@@ -13,8 +13,8 @@
 #include "cli/verify.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
-#include "model/rewrite.hpp"
-#include "model/tokenizer.hpp"
+#include "model/rewrite/rewrite.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::cli {
 namespace {

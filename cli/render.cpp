@@ -6,7 +6,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/json_lines.hpp"
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {

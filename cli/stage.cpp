@@ -10,8 +10,8 @@
 #include "actors/stage.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
+#include "model/checkpoint/kept_digest.hpp"
 #include "model/error.hpp"
-#include "model/kept_digest.hpp"
 
 namespace convoy::cli {
 

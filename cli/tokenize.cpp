@@ -5,7 +5,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/json_lines.hpp"
-#include "model/tokenizer.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::cli {
 

@@ -20,10 +20,10 @@
 #include "cli/port_holder.hpp"
 #include "cli/runtime.hpp"
 #include "cli/unavailable.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
 #include "model/mapping.hpp"
-#include "model/random_model.hpp"
 
 namespace convoy::cli {
 

@@ -11,7 +11,7 @@
 #include "cli/commands.hpp"
 #include "cli/local_pipeline.hpp"
 #include "model/error.hpp"
-#include "model/safetensors.hpp"
+#include "model/format/safetensors.hpp"
 
 namespace convoy::cli {
 namespace {

@@ -8,7 +8,7 @@
 #include "cli/local_pipeline.hpp"
 #include "cli/verify.hpp"
 #include "model/error.hpp"
-#include "model/tokenizer.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::cli {
 namespace {

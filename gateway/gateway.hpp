@@ -11,8 +11,8 @@
 
 #include "actors/cluster_config.hpp"
 #include "actors/messages.hpp"
-#include "model/chat_template.hpp"
-#include "model/tokenizer.hpp"
+#include "model/chat/chat_template.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace prometheus {
 class Registry;

@@ -13,7 +13,7 @@
 
 #include "actors/cluster_config.hpp"
 #include "gateway/api_error.hpp"
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
 #include "model/sampling.hpp"
 
 namespace convoy::gateway {

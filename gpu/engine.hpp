@@ -10,7 +10,7 @@
 
 #include "gpu/backend.hpp"
 #include "gpu/step.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::gpu {
 

@@ -10,7 +10,7 @@
 
 #include "gpu/backend.hpp"
 #include "gpu/kv_pool.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::gpu {
 

@@ -1,8 +1,8 @@
 // A GGUF file as a checkpoint: its metadata, its tensors, and the weights of every layer.
 
-#include "model/gguf.hpp"
+#include "model/format/gguf.hpp"
 
-#include "model/checkpoint_parts.hpp"
+#include "model/checkpoint/checkpoint_parts.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

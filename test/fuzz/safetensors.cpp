@@ -1,6 +1,6 @@
 // A .safetensors file: its header, and views into its data.
 
-#include "model/safetensors.hpp"
+#include "model/format/safetensors.hpp"
 
 #include "test/fuzz/target.hpp"
 

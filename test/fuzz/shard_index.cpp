@@ -1,6 +1,6 @@
 // model.safetensors.index.json: which file holds which tensor.
 
-#include "model/checkpoint_parts.hpp"
+#include "model/checkpoint/checkpoint_parts.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

@@ -18,7 +18,7 @@
 #include "model/error.hpp"
 #include "model/mapping.hpp"
 #include "model/tensor.hpp"
-#include "model/tokenizer.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 

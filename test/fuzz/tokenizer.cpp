@@ -1,6 +1,6 @@
 // tokenizer.json, and a text through the tokenizer that it describes.
 
-#include "model/byte_level_tokenizer.hpp"
+#include "model/tokenizer/byte_level_tokenizer.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "model/checkpoint.hpp"
-#include "model/safetensors.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/format/safetensors.hpp"
 #include "test/gpu/verify_runner.hpp"
 #include "test/model/builders.hpp"
 

@@ -12,9 +12,9 @@
 
 #include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 #include "model/error.hpp"
-#include "model/quantize.hpp"
+#include "model/format/quantize.hpp"
 
 namespace convoy::gpu::test {
 

@@ -5,10 +5,10 @@
 #include <map>
 #include <set>
 
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
+#include "model/chat/python_json.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
-#include "model/python_json.hpp"
 #include "test/model/golden_tokenizer.hpp"
 
 using namespace convoy;

@@ -1,4 +1,4 @@
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 #include <sys/resource.h>
 
@@ -7,7 +7,7 @@
 
 #include "files.hpp"
 #include "model/digest.hpp"
-#include "model/safetensors.hpp"
+#include "model/format/safetensors.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "files.hpp"
-#include "model/checkpoint.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

@@ -1,4 +1,4 @@
-#include "model/gguf.hpp"
+#include "model/format/gguf.hpp"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "builders.hpp"
-#include "model/checkpoint_parts.hpp"
+#include "model/checkpoint/checkpoint_parts.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

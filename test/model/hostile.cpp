@@ -4,9 +4,9 @@
 #include <random>
 
 #include "builders.hpp"
-#include "model/checkpoint_parts.hpp"
+#include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/config.hpp"
-#include "model/safetensors.hpp"
+#include "model/format/safetensors.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

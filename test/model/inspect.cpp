@@ -1,11 +1,11 @@
-#include "model/inspect.hpp"
+#include "model/checkpoint/inspect.hpp"
 
 #include <boost/json.hpp>
 #include <ctime>
 #include <numeric>
 
 #include "builders.hpp"
-#include "model/checkpoint_writer.hpp"
+#include "model/rewrite/checkpoint_writer.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

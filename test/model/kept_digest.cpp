@@ -1,6 +1,6 @@
 // The kept digest: the weights are read once, as long as they are the same files.
 
-#include "model/kept_digest.hpp"
+#include "model/checkpoint/kept_digest.hpp"
 
 #include <sys/stat.h>
 #include <unistd.h>

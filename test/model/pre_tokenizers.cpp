@@ -5,9 +5,9 @@
 #include <boost/test/unit_test.hpp>
 #include <ctime>
 
-#include "model/gguf_writer.hpp"
-#include "model/rewrite.hpp"
-#include "model/rewrite_config.hpp"
+#include "model/format/gguf_writer.hpp"
+#include "model/rewrite/rewrite.hpp"
+#include "model/rewrite/rewrite_config.hpp"
 #include "test/model/files.hpp"
 #include "test/model/small_tokenizer.hpp"
 

@@ -1,4 +1,4 @@
-#include "model/quantize.hpp"
+#include "model/format/quantize.hpp"
 
 #include <algorithm>
 #include <bit>

@@ -1,11 +1,11 @@
-#include "model/random_model.hpp"
+#include "model/checkpoint/random_model.hpp"
 
 #include <cmath>
 
 #include "files.hpp"
-#include "model/checkpoint.hpp"
-#include "model/checkpoint_writer.hpp"
-#include "model/safetensors.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/format/safetensors.hpp"
+#include "model/rewrite/checkpoint_writer.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

@@ -1,4 +1,4 @@
-#include "model/rewrite.hpp"
+#include "model/rewrite/rewrite.hpp"
 
 #include <boost/json.hpp>
 #include <cmath>
@@ -6,12 +6,12 @@
 #include <set>
 
 #include "files.hpp"
-#include "model/checkpoint.hpp"
-#include "model/gguf_writer.hpp"
-#include "model/inspect.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/inspect.hpp"
+#include "model/format/gguf_writer.hpp"
+#include "model/format/safetensors.hpp"
 #include "model/mapping.hpp"
-#include "model/rewrite_config.hpp"
-#include "model/safetensors.hpp"
+#include "model/rewrite/rewrite_config.hpp"
 #include "small_tokenizer.hpp"
 
 using namespace convoy;

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "model/byte_level_tokenizer.hpp"
+#include "model/tokenizer/byte_level_tokenizer.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::test {

@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "files.hpp"
-#include "model/gguf.hpp"
-#include "model/safetensors.hpp"
+#include "model/format/gguf.hpp"
+#include "model/format/safetensors.hpp"
 
 using namespace convoy;
 using namespace convoy::model;

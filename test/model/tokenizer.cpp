@@ -8,7 +8,7 @@
 #include <random>
 #include <set>
 
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
 #include "model/error.hpp"
 #include "test/model/golden_tokenizer.hpp"
 #include "test/model/small_tokenizer.hpp"

@@ -4,8 +4,8 @@
 #include <chrono>
 #include <iostream>
 
-#include "model/byte_level_tokenizer.hpp"
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
+#include "model/tokenizer/byte_level_tokenizer.hpp"
 #include "test/model/golden_tokenizer.hpp"
 
 using namespace convoy;

@@ -9,7 +9,7 @@
 #include <random>
 #include <stop_token>
 
-#include "model/chat_template.hpp"
+#include "model/chat/chat_template.hpp"
 #include "test/model/golden_tokenizer.hpp"
 #include "test/model/small_tokenizer.hpp"
 

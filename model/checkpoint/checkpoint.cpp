@@ -1,0 +1,142 @@
+#include "model/checkpoint/checkpoint.hpp"
+
+#include <algorithm>
+#include <system_error>
+
+#include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/checkpoint/checkpoint_weights.hpp"
+#include "model/checkpoint/random_model.hpp"
+#include "model/digest.hpp"
+#include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/tokenizer/byte_level_tokenizer.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+/// What weights_digest() asks the kernel to read at once.
+constexpr size_t digest_chunk_bytes = 8 << 20;
+
+class FileCheckpoint final : public Checkpoint {
+ public:
+  explicit FileCheckpoint(CheckpointParts parts) : parts_(std::move(parts)) {}
+
+  const Config& config() const override { return parts_.config; }
+  const std::filesystem::path& path() const override { return parts_.path; }
+  bool is_gguf() const override { return parts_.naming == Naming::gguf; }
+  const GgufMetadata& metadata() const override { return parts_.metadata; }
+
+  StageWeights stage(LayerRange range) const override {
+    UsedTensors used;
+    StageWeights weights = collect_weights(parts_, range, used);
+    // All are announced before the first is waited for, so that the disk is never idle.
+    const bool experts = fits_in_memory(used);  // else an expert's pages are read when a token goes there
+    for (const auto how : {&Mapping::will_need, &Mapping::fetch})
+      for (const auto& [name, always] : used) {
+        if (!always && !experts) continue;
+        const Tensor& tensor = parts_.tensors.find(name)->second;
+        ((*tensor.owner).*how)(tensor.bytes);
+      }
+    return weights;
+  }
+
+  StageWeights layout(LayerRange range) const override {
+    UsedTensors used;
+    return collect_weights(parts_, range, used);
+  }
+
+  uint64_t prediction_parameters() const override {
+    uint64_t count = 0;
+    for (const auto& [name, tensor] : parts_.tensors)
+      if (is_prediction(name)) count += value_count(tensor);
+    return count;
+  }
+
+  const NamedFiles& files() const override { return parts_.files; }
+
+  std::string weights_digest(std::stop_token stop) const override {
+    Sha256 digest;
+    for (const auto& [name, file] : parts_.files) {
+      // A GGUF's digest is that of its one file, as sha256sum gives it. Several files are framed by name and
+      // size, so that no other division of the same bytes has the same digest.
+      if (parts_.files.size() > 1) digest.update(name + '\0' + std::to_string(file->bytes().size()) + '\0');
+      const auto bytes = file->bytes();
+      for (size_t at = 0; at < bytes.size(); at += digest_chunk_bytes) {
+        if (stop.stop_requested()) return {};
+        const auto chunk = bytes.subspan(at, std::min(digest_chunk_bytes, bytes.size() - at));
+        file->will_need(chunk);
+        digest.update(chunk);
+      }
+    }
+    return digest.hex();
+  }
+
+  /// Collects every weight once, so that a bad one is found when the checkpoint is opened, and refuses
+  /// tensors that nothing uses: they would change the result if we knew what they are. Touches no page of a
+  /// weight.
+  void check() const {
+    UsedTensors used;
+    collect_weights(parts_, {0, parts_.config.layers - 1}, used);
+    for (const auto& [name, tensor] : parts_.tensors)
+      if (!used.contains(name) && !is_harmless(name))
+        throw InputError("is not a weight of " + parts_.config.architecture, tensor_place(parts_, name),
+                         "Convoy would ignore it, and may not: use a plain checkpoint of this architecture");
+  }
+
+ private:
+  /// Tensors that checkpoints carry beside the weights: tables derived from the configuration, the frequency
+  /// divisors (already in the configuration), the copy of a tied head, and layers that predict further
+  /// tokens.
+  bool is_harmless(std::string_view name) const {
+    if (parts_.naming == Naming::gguf) return name == "rope_freqs.weight";
+    if (name.ends_with(".rotary_emb.inv_freq")) return true;
+    if (parts_.config.tied_head && name == "lm_head.weight") return true;
+    return is_prediction(name);
+  }
+
+  bool fits_in_memory(const UsedTensors& used) const {
+    uint64_t bytes = 0;
+    for (const auto& [name, always] : used) bytes += parts_.tensors.find(name)->second.bytes.size();
+    return bytes <= memory_available_bytes();
+  }
+
+  bool is_prediction(std::string_view name) const {
+    for (int64_t n = 0; n < parts_.config.prediction_layers; ++n)
+      if (name.starts_with("model.layers." + std::to_string(parts_.config.layers + n) + ".")) return true;
+    return false;
+  }
+
+  CheckpointParts parts_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts) {
+  auto checkpoint = std::make_shared<FileCheckpoint>(std::move(parts));
+  checkpoint->check();
+  return checkpoint;
+}
+
+CheckpointParts read_parts(const std::filesystem::path& path) {
+  std::error_code ignored;  // a path that can't be looked at is reported by Mapping::open
+  if (std::filesystem::is_directory(path, ignored)) return read_directory(path);
+  auto file = Mapping::open(path);
+  if (!looks_like_gguf(file->bytes()))
+    throw InputError("is not a GGUF file", path.string(),
+                     "give a GGUF file, or the directory that holds config.json and the safetensors");
+  return read_gguf(std::move(file));
+}
+
+bool Checkpoint::has_tokenizer() const {
+  std::error_code ignored;  // a directory that cannot be looked at has none
+  return is_gguf() ? has_tokenizer_gguf(metadata())
+                   : std::filesystem::exists(path() / "tokenizer.json", ignored);
+}
+
+std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
+  if (names_random_model(path.native())) return open_random(path.native());
+  return make_checkpoint(read_parts(path));
+}
+
+}  // namespace convoy::model

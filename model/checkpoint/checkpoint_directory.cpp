@@ -1,0 +1,135 @@
+#include <algorithm>
+#include <boost/json.hpp>
+#include <set>
+#include <string_view>
+
+#include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/error.hpp"
+#include "model/json.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t shards_max = 4096;
+
+/// A shard is a file of the directory itself: a name that leads anywhere else is refused before it is opened.
+void check_shard_name(std::string_view name, const std::string& where) {
+  const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == name.npos &&
+                     name.find('\0') == name.npos && name.ends_with(".safetensors");
+  if (!plain)
+    throw InputError("names the file " + in_quotes(name), where,
+                     "a shard is a .safetensors file in the index's own directory");
+}
+
+void add_shards(const std::filesystem::path& directory, const Mapping& index_file, CheckpointParts& parts) {
+  const ShardIndex index = parse_shard_index(index_file.text(), index_file.path().string());
+  std::set<std::string> shards;
+  for (const auto& [tensor, shard] : index) shards.insert(shard);
+  if (shards.size() > shards_max)
+    throw InputError(
+        "names " + std::to_string(shards.size()) + " files; the limit is " + std::to_string(shards_max),
+        index_file.path().string(), "save the checkpoint in fewer shards");
+  const std::string mend = "index and shards belong to different checkpoints; fetch them again";
+  for (const std::string& shard : shards) {
+    const auto file = SafetensorsFile::open(directory / shard);
+    for (const auto& [name, tensor] : file.tensors()) {
+      const auto indexed = index.find(name);
+      if (indexed == index.end() || indexed->second != shard)
+        throw InputError("is in this file, but not in the index under it",
+                         (directory / shard).string() + ": tensor " + in_quotes(name), mend);
+      parts.tensors.emplace(name, tensor);
+    }
+    parts.files.emplace_back(shard, file.file());
+  }
+  for (const auto& [name, shard] : index)
+    if (!parts.tensors.contains(name))
+      throw InputError("is not in " + in_quotes(shard),
+                       index_file.path().string() + ": tensor " + in_quotes(name), mend);
+}
+
+/// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
+/// or "_scale". (The former name says inverse; what stands there is multiplied.)
+void attach_scales(TensorMap& tensors, const std::string& directory) {
+  for (auto& [name, tensor] : tensors) {
+    const std::string_view suffix = scales_suffix(tensor.type);
+    if (suffix.empty()) continue;
+    const bool fp8 = tensor.type == DType::f8_e4m3;
+    const std::string place = directory + ": tensor " + in_quotes(name);
+    const auto scales = tensors.find(name + std::string(suffix));
+    if (tensor.shape.size() != 2 || scales == tensors.end())
+      throw InputError(tensor.shape.size() != 2 ? "has bytes for values, but is no matrix"
+                       : fp8                    ? "is FP8 without its weight_scale_inv"
+                                                : "is I8 without its weight_scale",
+                       place, "use a checkpoint in DeepSeek's FP8, one of `convoy quantize`, or in bf16");
+    const Tensor& found = scales->second;
+    if (found.type != DType::f32 ||
+        found.shape != scales_shape(tensor.type, tensor.shape[0], tensor.shape[1]))
+      throw InputError(fp8 ? "has scales that are not F32, one for each block of 128 by 128"
+                           : "has scales that are not F32, one for each row",
+                       place, "the checkpoint is damaged, or of a kind that Convoy doesn't read");
+    tensor.scales = found.bytes;
+    tensor.scales_owner = found.owner;
+  }
+  std::erase_if(tensors, [&](const auto& entry) {
+    const std::string_view name = entry.first;
+    const auto belongs_to = [&](DType type) {
+      const std::string_view suffix = scales_suffix(type);
+      if (!name.ends_with(suffix)) return false;
+      const auto weight = tensors.find(name.substr(0, name.size() - suffix.size()));
+      return weight != tensors.end() && weight->second.type == type;
+    };
+    return belongs_to(DType::f8_e4m3) || belongs_to(DType::i8);
+  });
+}
+
+}  // namespace
+
+ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
+  const json::value root = parse_json(text, where);
+  const json::value* map = root.is_object() ? root.get_object().if_contains("weight_map") : nullptr;
+  if (!map || !map->is_object()) throw InputError("has no weight_map", where, "fetch the index again");
+  ShardIndex result;
+  for (const auto& [tensor, shard] : map->get_object()) {
+    const std::string name(tensor.data(), tensor.size());
+    const std::string entry = where + ": tensor " + in_quotes(name);
+    if (!shard.is_string()) throw InputError("has no file name", entry, "fetch the index again");
+    const std::string_view value(shard.get_string().data(), shard.get_string().size());
+    check_shard_name(value, entry);
+    result.emplace(name, value);
+  }
+  return result;
+}
+
+CheckpointParts read_directory(const std::filesystem::path& directory) {
+  CheckpointParts parts;
+  parts.path = directory;
+  const auto exists = [&](const char* name) { return std::filesystem::exists(directory / name); };
+  if (!exists("config.json"))
+    throw InputError("has no config.json", directory.string(),
+                     "give a checkpoint's directory or a GGUF file");
+  parts.config = read_config_json(directory / "config.json");
+  for (const char* name : {"config.json", "generation_config.json"})
+    if (exists(name)) parts.files.emplace_back(name, Mapping::open(directory / name));
+
+  const char* const single = "model.safetensors";
+  const char* const index = "model.safetensors.index.json";
+  if (exists(single)) {
+    const auto file = SafetensorsFile::open(directory / single);
+    parts.tensors = file.tensors();
+    parts.files.emplace_back(single, file.file());
+  } else if (exists(index)) {
+    const auto file = Mapping::open(directory / index);
+    parts.files.emplace_back(index, file);
+    add_shards(directory, *file, parts);
+  } else {
+    throw InputError("has neither model.safetensors nor model.safetensors.index.json", directory.string(),
+                     "fetch the weights as safetensors");
+  }
+  attach_scales(parts.tensors, directory.string());
+  return parts;
+}
+
+}  // namespace convoy::model

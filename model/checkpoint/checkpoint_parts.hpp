@@ -1,0 +1,48 @@
+#pragma once
+// What the two kinds of checkpoint read from their files, before the common checks of checkpoint.cpp.
+// Internal to model/, and to tests and fuzz targets that bring bytes instead of files.
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/format/gguf.hpp"
+#include "model/format/safetensors.hpp"
+#include "model/mapping.hpp"
+
+namespace convoy::model {
+
+/// How a kind of checkpoint calls its tensors.
+enum class Naming : uint8_t { hugging_face, gguf };
+
+struct CheckpointParts {
+  std::filesystem::path path;
+  Naming naming = Naming::hugging_face;
+  Config config;
+  TensorMap tensors;
+  GgufMetadata metadata;
+  /// Every file that shapes the result, under the name that goes into the digest, in order.
+  NamedFiles files;
+};
+
+/// Tensor → file of the same directory.
+using ShardIndex = std::map<std::string, std::string, std::less<>>;
+/// A model.safetensors.index.json; `where` names it in messages. Throws InputError.
+ShardIndex parse_shard_index(std::string_view text, const std::string& where);
+
+/// A directory or a GGUF file, whichever it is.
+CheckpointParts read_parts(const std::filesystem::path& path);
+CheckpointParts read_directory(const std::filesystem::path& directory);
+CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
+
+/// Random weights in memory, made when a stage asks for them. Throws InputError.
+std::shared_ptr<const Checkpoint> open_random(std::string_view name);
+
+/// Checks that the tensors are those that the configuration asks for, each of its shape, and no others.
+std::shared_ptr<const Checkpoint> make_checkpoint(CheckpointParts parts);
+
+}  // namespace convoy::model

@@ -1,0 +1,37 @@
+#pragma once
+// Which tensors a stage's layers are made of, under either naming, each held against the shape that the
+// configuration gives. Internal to model/.
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint/checkpoint_parts.hpp"
+
+namespace convoy::model {
+
+/// The names that were used, each with whether every step reads it: the experts of a layer are not among
+/// those.
+using UsedTensors = std::map<std::string, bool, std::less<>>;
+
+/// Throws InputError that names the tensor which is missing, or has another shape or an impossible type.
+/// Touches no page of a weight.
+StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used);
+
+/// A tensor that a configuration asks for, under the name that Hugging Face's layout gives it.
+struct WantedTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  bool plain = false;  // norms, biases and routers are never quantised
+};
+
+/// Everything that a checkpoint of this configuration consists of, layer by layer, each tensor once.
+std::vector<WantedTensor> list_weights(const Config& config);
+
+/// Numbers in it, whatever their type.
+uint64_t value_count(const Tensor& tensor);
+
+/// "FILE: tensor "NAME"", for messages.
+std::string tensor_place(const CheckpointParts& parts, std::string_view name);
+
+}  // namespace convoy::model

@@ -1,0 +1,148 @@
+#include "model/checkpoint/inspect.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "model/chat/chat_template.hpp"
+#include "model/checkpoint/checkpoint_weights.hpp"
+#include "model/error.hpp"
+#include "model/tokenizer/tokenizer.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+uint64_t all_bytes(const Tensor& tensor) { return tensor.bytes.size() + tensor.scales.size(); }
+
+/// Calls use(tensor) for each weight of a layer but those of its experts.
+void for_each_common(const LayerWeights& w, const auto& use) {
+  const auto maybe = [&](const std::optional<Tensor>& tensor) {
+    if (tensor) use(*tensor);
+  };
+  for (const Tensor* tensor : {&w.attention_norm, &w.o, &w.mlp_norm, &w.q, &w.gate, &w.up, &w.down})
+    use(*tensor);
+  for (const auto* bias : {&w.q_bias, &w.k_bias, &w.v_bias}) maybe(*bias);
+  if (const auto& l = w.latent) {
+    for (const auto* part : {&l->q_a, &l->q_a_norm, &l->kv_b, &l->k_b, &l->v_b}) maybe(*part);
+    use(l->kv_a), use(l->kv_a_norm);
+  } else {
+    use(w.k), use(w.v);
+  }
+  if (w.experts) use(w.experts->router), maybe(w.experts->router_bias);
+}
+
+/// Calls use(gate, up, down) for each expert.
+void for_each_expert(const LayerWeights& w, const auto& use) {
+  if (!w.experts) return;
+  const ExpertWeights& e = *w.experts;
+  for (size_t i = 0; i < e.gate.size(); ++i) use(e.gate[i], e.up[i], e.down[i]);
+}
+
+bool same_bytes(const std::optional<Tensor>& a, const std::optional<Tensor>& b) {
+  return a && b && a->bytes.data() == b->bytes.data();
+}
+
+/// Sums up weights as they come.
+class Count {
+ public:
+  explicit Count(const Config& config) : config_(config) {}
+
+  void layer(const LayerWeights& w) {
+    const uint64_t before = result.bytes;
+    for_each_common(w, [&](const Tensor& tensor) { add(tensor, value_count(tensor)); });
+    const uint64_t before_experts = result.bytes;
+    uint64_t experts = 0, values = 0;
+    for_each_expert(w, [&](const Tensor& gate, const Tensor& up, const Tensor& down) {
+      const uint64_t bytes = result.bytes;
+      for (const Tensor* part : {&gate, &up, &down}) add(*part, 0), values += value_count(*part);
+      result.expert_bytes = std::max(result.expert_bytes, result.bytes - bytes);
+      experts++;
+    });
+    // All experts of a layer have one shape, and hardly differ in type.
+    if (experts > 0) {
+      const auto chosen = static_cast<uint64_t>(config_.moe->routing.chosen);
+      result.parameters_active += values / experts * chosen;
+      result.bytes_active += (result.bytes - before_experts) / experts * chosen;
+    }
+    result.layer_bytes.push_back(result.bytes - before);
+  }
+
+  void add(const Tensor& tensor, uint64_t active) {
+    result.parameters += value_count(tensor);
+    result.parameters_active += active;
+    result.bytes += all_bytes(tensor);
+    result.bytes_active += all_bytes(tensor) * active / value_count(tensor);
+    types_[tensor.type] += all_bytes(tensor);
+  }
+
+  Inspection finish() {
+    result.types.assign(types_.begin(), types_.end());
+    std::ranges::stable_sort(result.types, std::greater<>(), &std::pair<DType, uint64_t>::second);
+    return std::move(result);
+  }
+
+  Inspection result;
+
+ private:
+  const Config& config_;
+  std::map<DType, uint64_t> types_;
+};
+
+}  // namespace
+
+Inspection inspect(const Checkpoint& checkpoint) {
+  const Config& config = checkpoint.config();
+  const StageWeights all = checkpoint.layout({0, config.layers - 1});
+  Count count(config);
+  for (const LayerWeights& w : all.layers) count.layer(w);
+  const bool tied = same_bytes(all.embedding, all.head);
+  count.add(*all.embedding, tied ? value_count(*all.head) : static_cast<uint64_t>(config.hidden));
+  count.add(*all.final_norm, value_count(*all.final_norm));
+  if (!tied) count.add(*all.head, value_count(*all.head));
+  Inspection result = count.finish();
+  result.prediction_parameters = checkpoint.prediction_parameters();
+  return result;
+}
+
+uint64_t stage_bytes(const Checkpoint& checkpoint, LayerRange range) {
+  const StageWeights weights = checkpoint.layout(range);
+  uint64_t bytes = 0;
+  const auto add = [&](const Tensor& tensor) { bytes += all_bytes(tensor); };
+  for (const LayerWeights& w : weights.layers) {
+    for_each_common(w, add);
+    for_each_expert(w, [&](const auto&... parts) { (add(parts), ...); });
+  }
+  if (weights.embedding) add(*weights.embedding);
+  if (weights.final_norm) add(*weights.final_norm);
+  if (weights.head && !same_bytes(weights.embedding, weights.head)) add(*weights.head);
+  return bytes;
+}
+
+uint64_t kv_bytes_per_token(const Config& config, int64_t layers, DType type) {
+  uint64_t bytes = 0;  // of as many tokens as share an entry of the widest stream
+  for (const CacheStream& stream : cache_streams(config))
+    bytes += static_cast<uint64_t>(stream.width / stream.tokens_per_entry) * info(type).block_bytes;
+  return bytes * static_cast<uint64_t>(layers);
+}
+
+TextParts inspect_text(const Checkpoint& checkpoint) {
+  TextParts parts{"none", "none"};
+  if (!checkpoint.has_tokenizer()) return parts;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  try {
+    tokenizer = Tokenizer::load(checkpoint.path());
+    parts.tokenizer = "byte-level BPE";
+  } catch (const InputError&) {  // which one it is says `convoy tokenize`
+    parts = {"unknown", "unknown"};
+    return parts;
+  }
+  try {
+    if (const auto& jinja = tokenizer->chat_template())
+      parts.chat_template = ChatTemplate::recognise(*jinja).name();
+  } catch (const InputError&) {
+    parts.chat_template = "unknown";
+  }
+  return parts;
+}
+
+}  // namespace convoy::model

@@ -1,0 +1,165 @@
+// A tokenizer in the other layout than the one it came in.
+
+#include <boost/json.hpp>
+
+#include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/rewrite/rewrite_config.hpp"
+
+namespace convoy::model {
+
+namespace {
+
+namespace json = boost::json;
+
+// GGUF's kinds of token.
+constexpr int32_t normal = 1, control = 3, user_defined = 4, unused = 5;
+
+std::optional<int32_t> id_of(const TokenizerParts& parts, const std::optional<std::string>& token) {
+  if (!token) return std::nullopt;
+  for (const AddedToken& added : parts.added)
+    if (added.content == *token) return added.id;
+  for (const auto& [text, id] : parts.vocabulary)
+    if (text == *token) return id;
+  return std::nullopt;
+}
+
+json::array added_tokens(const TokenizerParts& parts) {
+  json::array tokens;
+  for (const AddedToken& added : parts.added)
+    tokens.push_back({{"id", added.id},
+                      {"content", added.content},
+                      {"single_word", added.single_word},
+                      {"lstrip", added.lstrip},
+                      {"rstrip", added.rstrip},
+                      {"normalized", added.normalized},
+                      {"special", added.special}});
+  return tokens;
+}
+
+/// A GGUF's rules all split off what matches, and none adds a blank.
+json::value pre_tokenizer(const TokenizerParts& parts) {
+  json::array steps;
+  for (const SplitRule& rule : parts.rules)
+    steps.push_back({{"type", "Split"},
+                     {"pattern", json::object{{"Regex", rule.expression}}},
+                     {"behavior", "Isolated"},
+                     {"invert", false}});
+  steps.push_back(
+      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}});
+  return json::object{{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
+}
+
+void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
+  const auto pre = pre_tokenizer_name(parts);
+  if (!pre)
+    throw InputError("cuts words by rules that GGUF has no name for", parts.where,
+                     "write safetensors instead");
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types(static_cast<size_t>(config.vocab), unused);
+  for (int64_t id = 0; id < config.vocab; ++id) tokens.push_back("[PAD" + std::to_string(id) + "]");
+  const auto put = [&](const std::string& text, int32_t id, int32_t type) {
+    if (id >= config.vocab)
+      throw InputError("has the token " + in_quotes(text) + " with the id " + std::to_string(id) +
+                           "; the model has " + std::to_string(config.vocab) + " rows",
+                       parts.where, "the tokenizer belongs to another model");
+    tokens[static_cast<size_t>(id)] = text;
+    types[static_cast<size_t>(id)] = type;
+  };
+  for (const auto& [text, id] : parts.vocabulary) put(text, id, normal);
+  for (const AddedToken& added : parts.added)
+    put(added.content, added.id, added.special ? control : user_defined);
+  std::vector<std::string> merges;
+  for (const auto& [left, right] : parts.merges) merges.push_back(left + ' ' + right);
+  gguf.key("tokenizer.ggml.model", "gpt2")
+      .key("tokenizer.ggml.pre", *pre)
+      .key("tokenizer.ggml.tokens", std::span<const std::string>(tokens))
+      .key("tokenizer.ggml.token_type", std::span<const int32_t>(types))
+      .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
+  if (parts.chat_template) gguf.key("tokenizer.chat_template", *parts.chat_template);
+}
+
+}  // namespace
+
+void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config,
+                          GgufWriter& gguf) {
+  std::optional<int32_t> bos, eos;
+  if (parts) {
+    write_gguf_vocabulary(*parts, config, gguf);
+    bos = id_of(*parts, parts->bos);
+    eos = id_of(*parts, parts->eos);
+  } else {
+    gguf.key("tokenizer.ggml.model", "none");
+  }
+  // The configuration's, as the end of generation goes by them; else the tokenizer's own.
+  if (config.bos_token >= 0) bos = config.bos_token;
+  if (bos) gguf.key("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(*bos));
+  std::vector<int32_t> ends = config.end_tokens;
+  if (eos) {
+    std::erase(ends, *eos);
+    ends.insert(ends.begin(), *eos);
+  }
+  constexpr const char* end_keys[] = {"eos", "eot", "eom"};
+  if (ends.size() > std::size(end_keys))
+    throw InputError("names " + std::to_string(ends.size()) + " tokens that end an answer",
+                     "the model's configuration",
+                     "GGUF has room for " + std::to_string(std::size(end_keys)) + "; name fewer");
+  for (size_t i = 0; i < ends.size(); ++i)
+    gguf.key("tokenizer.ggml." + std::string(end_keys[i]) + "_token_id", static_cast<uint32_t>(ends[i]));
+}
+
+std::optional<bool> begins_with_bos(const CheckpointParts& source) {
+  if (source.naming == Naming::gguf) {
+    const auto found = source.metadata.find("tokenizer.ggml.add_bos_token");
+    const bool* truth = found == source.metadata.end() ? nullptr : std::get_if<bool>(&found->second.value);
+    return truth ? std::optional(*truth) : std::nullopt;
+  }
+  const std::filesystem::path path = source.path / "tokenizer_config.json";
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  const auto file = Mapping::open(path);
+  const json::value root = parse_json(file->text(), path.string());
+  const json::value* value = root.is_object() ? root.get_object().if_contains("add_bos_token") : nullptr;
+  return value && value->is_bool() ? std::optional(value->get_bool()) : std::nullopt;
+}
+
+std::string tokenizer_json(const TokenizerParts& parts) {
+  json::object vocabulary;
+  vocabulary.reserve(parts.vocabulary.size());
+  for (const auto& [text, id] : parts.vocabulary) vocabulary[text] = id;
+  json::array merges;
+  for (const auto& [left, right] : parts.merges) merges.push_back(json::string(left + ' ' + right));
+  const json::object byte_level{
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const json::object root{
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", added_tokens(parts)},
+      {"normalizer", parts.nfc ? json::value(json::object{{"type", "NFC"}}) : json::value()},
+      {"pre_tokenizer", pre_tokenizer(parts)},
+      {"post_processor", byte_level},
+      {"decoder", byte_level},
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", nullptr},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", false},
+        {"byte_fallback", false},
+        {"ignore_merges", parts.ignore_merges},
+        {"vocab", std::move(vocabulary)},
+        {"merges", std::move(merges)}}}};
+  return json::serialize(root);
+}
+
+std::string tokenizer_config_json(const TokenizerParts& parts, std::optional<bool> with_bos) {
+  json::object root{{"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (with_bos) root["add_bos_token"] = *with_bos;
+  if (parts.bos) root["bos_token"] = *parts.bos;
+  if (parts.eos) root["eos_token"] = *parts.eos;
+  if (parts.chat_template) root["chat_template"] = *parts.chat_template;
+  return json::serialize(root);
+}
+
+}  // namespace convoy::model

@@ -1,0 +1,104 @@
+#include "model/tokenizer/bpe.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <queue>
+#include <tuple>
+
+namespace convoy::model {
+namespace {
+
+// Up to here looking at every pair for each merge is faster than a heap.
+constexpr size_t short_word_bytes = 48;
+
+}  // namespace
+
+Bpe::Bpe(const std::array<int32_t, 256>& byte_ids, std::span<const Merge> merges) : byte_ids_(byte_ids) {
+  assert(merges.size() < static_cast<size_t>(no_rank));
+  ranks_.reserve(merges.size());
+  int32_t rank = 0;
+  for (const Merge& merge : merges) {
+    const bool fresh = ranks_.emplace(pair(merge.left, merge.right), Ranked{rank++, merge.result}).second;
+    assert(fresh && "the reader refuses duplicate merges");
+    (void)fresh;
+  }
+}
+
+void Bpe::encode(std::string_view word, std::vector<int32_t>& ids) const {
+  if (word.size() <= short_word_bytes) {
+    encode_short(word, ids);
+  } else {
+    encode_long(word, ids);
+  }
+}
+
+void Bpe::encode_short(std::string_view word, std::vector<int32_t>& ids) const {
+  std::array<int32_t, short_word_bytes> symbols;
+  std::array<Ranked, short_word_bytes> merges;  // merges[i]: of symbols i and i + 1
+  size_t count = 0;
+  for (const char c : word) {
+    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
+    if (id >= 0) symbols[count++] = id;
+  }
+  for (size_t i = 0; i + 1 < count; ++i) merges[i] = rank(symbols[i], symbols[i + 1]);
+  while (count > 1) {
+    size_t best = 0;
+    for (size_t i = 1; i + 1 < count; ++i) {
+      if (merges[i].rank < merges[best].rank) best = i;
+    }
+    if (merges[best].rank == no_rank) break;
+    symbols[best] = merges[best].result;
+    --count;
+    for (size_t i = best + 1; i < count; ++i) {
+      symbols[i] = symbols[i + 1];
+      merges[i - 1] = merges[i];
+    }
+    if (best > 0) merges[best - 1] = rank(symbols[best - 1], symbols[best]);
+    if (best + 1 < count) merges[best] = rank(symbols[best], symbols[best + 1]);
+  }
+  ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<ptrdiff_t>(count));
+}
+
+void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids) const {
+  struct Symbol {
+    int32_t id;
+    Ranked merge;  // with the next symbol
+    size_t previous, next;
+  };
+  constexpr size_t none = SIZE_MAX;
+  std::vector<Symbol> symbols;
+  symbols.reserve(word.size());
+  for (const char c : word) {
+    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
+    if (id >= 0) symbols.push_back({id, {no_rank, -1}, symbols.size() - 1, symbols.size() + 1});
+  }
+  if (symbols.empty()) return;
+  symbols.front().previous = none;
+  symbols.back().next = none;
+
+  // Best rank first, and among equals the leftmost. Entries whose pair has changed since are skipped.
+  using Candidate = std::tuple<int32_t, size_t>;
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> candidates;
+  auto consider = [&](size_t at) {
+    Symbol& s = symbols[at];
+    s.merge = s.next == none ? Ranked{no_rank, -1} : rank(s.id, symbols[s.next].id);
+    if (s.merge.rank != no_rank) candidates.emplace(s.merge.rank, at);
+  };
+  for (size_t i = 0; i < symbols.size(); ++i) consider(i);
+  while (!candidates.empty()) {
+    const auto [rank, at] = candidates.top();
+    candidates.pop();
+    Symbol& s = symbols[at];
+    if (s.id < 0 || s.merge.rank != rank) continue;
+    Symbol& absorbed = symbols[s.next];
+    s.id = s.merge.result;
+    s.next = absorbed.next;
+    absorbed.id = -1;
+    if (s.next != none) symbols[s.next].previous = at;
+    consider(at);
+    if (s.previous != none) consider(s.previous);
+  }
+  for (size_t at = 0; at != none; at = symbols[at].next) ids.push_back(symbols[at].id);
+}
+
+}  // namespace convoy::model
