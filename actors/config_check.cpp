@@ -8,8 +8,8 @@
 #include <set>
 #include <system_error>
 
-#include "actors/link_address.hpp"
-#include "actors/redis_client.hpp"
+#include "actors/cache/redis_client.hpp"
+#include "actors/link/link_address.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"

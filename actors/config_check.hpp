@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 
 namespace convoy::actors {
 

@@ -1,12 +1,12 @@
 #pragma once
 // Every actor's typed interface, on one page. All messages are frames (schema/convoy.capnp), near and far: a
-// handle may be a local actor or a remote handle of a link (actors/link.hpp), and behaves the same. Mail is
-// one-way; answers carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in this
-// file.
+// handle may be a local actor or a remote handle of a link (actors/link/link.hpp), and behaves the same. Mail
+// is one-way; answers carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in
+// this file.
 
 #include <caf/all.hpp>
 
-#include "actors/peer_identity.hpp"
+#include "actors/link/peer_identity.hpp"
 #include "schema/frame.hpp"
 
 namespace convoy::actors {

@@ -4,7 +4,7 @@
 
 #include <boost/json.hpp>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 
 namespace convoy::actors {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "actors/messages.hpp"
 
 namespace convoy::actors {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "actors/log.hpp"
 #include "actors/pipeline_impl.hpp"
-#include "actors/step_codec.hpp"
+#include "actors/process/log.hpp"
+#include "actors/stage/step_codec.hpp"
 
 namespace convoy::actors {
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cassert>
 
-#include "actors/log.hpp"
 #include "actors/pipeline_impl.hpp"
+#include "actors/process/log.hpp"
 
 namespace convoy::actors {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/peer_identity.hpp"
+#include "actors/link/peer_identity.hpp"
 #include "actors/step_cost.hpp"
 #include "schema/convoy.capnp.h"
 

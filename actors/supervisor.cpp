@@ -14,7 +14,7 @@
 #include <random>
 #include <thread>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 
 namespace convoy::actors {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/child_process.hpp"
+#include "actors/process/child_process.hpp"
 
 namespace convoy::actors {
 

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "cli/commands.hpp"
 
 namespace convoy::cli {

@@ -6,9 +6,9 @@
 #include <condition_variable>
 #include <mutex>
 
-#include "actors/link.hpp"
+#include "actors/config/plan_limits.hpp"
+#include "actors/link/link.hpp"
 #include "actors/node.hpp"
-#include "actors/plan_limits.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/port_holder.hpp"
 #include "cli/runtime.hpp"

@@ -6,7 +6,7 @@
 #include <memory>
 #include <optional>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "cli/run_dir.hpp"
 
 namespace convoy::cli {

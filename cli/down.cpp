@@ -9,7 +9,7 @@
 #include <csignal>
 #include <thread>
 
-#include "actors/child_process.hpp"
+#include "actors/process/child_process.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
 #include "cli/port_holder.hpp"

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <map>
 
-#include "actors/plan_limits.hpp"
+#include "actors/config/plan_limits.hpp"
 #include "cli/commands.hpp"
 #include "cli/model_option.hpp"
 #include "gpu/forward.hpp"

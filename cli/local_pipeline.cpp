@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "actors/step_codec.hpp"
+#include "actors/stage/step_codec.hpp"
 #include "cli/commands.hpp"
 #include "gpu/sampler.hpp"
 #include "model/error.hpp"

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 #include "cli/commands.hpp"
 #include "cli/unavailable.hpp"
 #include "model/error.hpp"

@@ -13,14 +13,14 @@
 
 #include <prometheus/registry.h>
 
-#include "actors/answer_cache.hpp"
-#include "actors/log.hpp"
+#include "actors/cache/answer_cache.hpp"
+#include "actors/cache/redis_server.hpp"
+#include "actors/config/plan_limits.hpp"
 #include "actors/node.hpp"
 #include "actors/pipeline.hpp"
-#include "actors/plan_limits.hpp"
-#include "actors/redis_server.hpp"
+#include "actors/process/log.hpp"
+#include "actors/process/secret.hpp"
 #include "actors/router.hpp"
-#include "actors/secret.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"

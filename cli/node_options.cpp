@@ -2,8 +2,8 @@
 
 #include <chrono>
 
-#include "actors/log.hpp"
-#include "actors/plan_limits.hpp"
+#include "actors/config/plan_limits.hpp"
+#include "actors/process/log.hpp"
 
 namespace convoy::cli {
 

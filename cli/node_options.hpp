@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "actors/answer_cache.hpp"
-#include "actors/cluster_config.hpp"
+#include "actors/cache/answer_cache.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "actors/pipeline.hpp"
 #include "gateway/gateway.hpp"
 #include "model/checkpoint/checkpoint.hpp"

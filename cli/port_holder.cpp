@@ -8,7 +8,7 @@
 #include <sstream>
 #include <vector>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {

@@ -13,8 +13,8 @@
 #include <fstream>
 #include <sstream>
 
-#include "actors/child_process.hpp"
-#include "actors/private_files.hpp"
+#include "actors/process/child_process.hpp"
+#include "actors/process/private_files.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {

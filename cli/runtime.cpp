@@ -6,8 +6,8 @@
 #include <cerrno>
 #include <csignal>
 
-#include "actors/log.hpp"
-#include "actors/secret.hpp"
+#include "actors/process/log.hpp"
+#include "actors/process/secret.hpp"
 #include "model/parallel.hpp"
 
 namespace convoy::cli {

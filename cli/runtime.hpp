@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <functional>
 
-#include "actors/cluster_config.hpp"
-#include "actors/link.hpp"
-#include "actors/log_file.hpp"
+#include "actors/config/cluster_config.hpp"
+#include "actors/link/link.hpp"
+#include "actors/process/log_file.hpp"
 
 namespace convoy::cli {
 

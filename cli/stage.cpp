@@ -4,10 +4,10 @@
 
 #include <csignal>
 
-#include "actors/child_process.hpp"
-#include "actors/log.hpp"
-#include "actors/plan_limits.hpp"
-#include "actors/stage.hpp"
+#include "actors/config/plan_limits.hpp"
+#include "actors/process/child_process.hpp"
+#include "actors/process/log.hpp"
+#include "actors/stage/stage.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/checkpoint/kept_digest.hpp"

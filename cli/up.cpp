@@ -11,8 +11,8 @@
 #include <fstream>
 #include <thread>
 
-#include "actors/child_process.hpp"
-#include "actors/plan_limits.hpp"
+#include "actors/config/plan_limits.hpp"
+#include "actors/process/child_process.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"

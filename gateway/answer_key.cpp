@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "actors/secret.hpp"
+#include "actors/process/secret.hpp"
 
 namespace convoy::gateway {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "actors/step_codec.hpp"
+#include "actors/stage/step_codec.hpp"
 #include "gateway/random_id.hpp"
 
 namespace convoy::gateway {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 #include "gateway/answer_key.hpp"
 #include "gateway/random_id.hpp"
 

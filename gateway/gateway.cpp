@@ -7,8 +7,8 @@
 #include <thread>
 #include <unordered_set>
 
-#include "actors/link_address.hpp"
-#include "actors/log.hpp"
+#include "actors/link/link_address.hpp"
+#include "actors/process/log.hpp"
 #include "gateway/edge.hpp"
 #include "gateway/session.hpp"
 #include "gateway/spare_descriptor.hpp"

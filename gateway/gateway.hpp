@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "actors/messages.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/tokenizer/tokenizer.hpp"

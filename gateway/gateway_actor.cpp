@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <unordered_map>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 
 namespace convoy::gateway {
 

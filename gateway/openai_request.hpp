@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "actors/cluster_config.hpp"
+#include "actors/config/cluster_config.hpp"
 #include "gateway/api_error.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/sampling.hpp"

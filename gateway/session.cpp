@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 #include "gateway/openai_response.hpp"
 
 namespace convoy::gateway {

@@ -1,5 +1,5 @@
 # Everything that Convoy's processes say to each other. Each top-level message travels as one frame: a
-# single-segment Cap'n Proto message behind the link's fixed header (actors/link_wire.hpp), which names its type.
+# single-segment Cap'n Proto message behind the link's fixed header (actors/link/link_wire.hpp), which names its type.
 # Fields are only added, never renumbered: two versions of Convoy work in one cluster.
 # Each field says its unit and, where it is not plain, who sets it.
 
@@ -22,7 +22,7 @@ enum Role {
 # ---- links ----------------------------------------------------------------------------------------------------
 
 struct Challenge {
-  # First frame in both directions of both connections of a link, the connecting side's first (actors/link_proof.hpp).
+  # First frame in both directions of both connections of a link, the connecting side's first (actors/link/link_proof.hpp).
   # Who cannot answer it is told nothing.
   nonce @0 :Data;            # 32 bytes, drawn for this connection
   mac @1 :Data;              # empty on the connecting side, which shows what it knows with its Hello

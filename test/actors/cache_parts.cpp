@@ -10,12 +10,12 @@
 #include <thread>
 #include <vector>
 
-#include "actors/answer_seal.hpp"
-#include "actors/circuit.hpp"
-#include "actors/private_files.hpp"
-#include "actors/redis_client.hpp"
-#include "actors/redis_server.hpp"
-#include "actors/secret.hpp"
+#include "actors/cache/answer_seal.hpp"
+#include "actors/cache/circuit.hpp"
+#include "actors/cache/redis_client.hpp"
+#include "actors/cache/redis_server.hpp"
+#include "actors/process/private_files.hpp"
+#include "actors/process/secret.hpp"
 #include "model/error.hpp"
 
 using namespace convoy;

@@ -14,8 +14,8 @@
 #include <thread>
 #include <variant>
 
-#include "actors/answer_cache.hpp"
-#include "actors/redis_server.hpp"
+#include "actors/cache/answer_cache.hpp"
+#include "actors/cache/redis_server.hpp"
 
 namespace rig {
 

@@ -6,9 +6,9 @@
 #include <random>
 #include <set>
 
-#include "actors/cluster_config.hpp"
-#include "actors/config_table.hpp"
-#include "actors/plan_limits.hpp"
+#include "actors/config/cluster_config.hpp"
+#include "actors/config/config_table.hpp"
+#include "actors/config/plan_limits.hpp"
 #include "model/error.hpp"
 
 using namespace convoy;

@@ -1,6 +1,6 @@
 // Delivery: an actor that mail wakes runs on the thread that received it, and not for long.
 
-#include "actors/delivery.hpp"
+#include "actors/link/delivery.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <thread>

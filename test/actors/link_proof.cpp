@@ -1,11 +1,11 @@
 // Whether the other end knows the secret: what passes, and that nothing heard before or elsewhere does.
 
-#include "actors/link_proof.hpp"
+#include "actors/link/link_proof.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <cstring>
 
-#include "actors/secret.hpp"
+#include "actors/process/secret.hpp"
 
 using namespace convoy::actors;
 namespace schema = convoy::schema;

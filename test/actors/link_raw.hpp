@@ -4,8 +4,8 @@
 #include <poll.h>
 #include <boost/test/unit_test.hpp>
 
-#include "actors/link_address.hpp"
-#include "actors/link_proof.hpp"
+#include "actors/link/link_address.hpp"
+#include "actors/link/link_proof.hpp"
 #include "link_rig.hpp"
 
 namespace rig {

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "actors/link.hpp"
+#include "actors/link/link.hpp"
 
 namespace rig {
 

@@ -1,6 +1,6 @@
 // The fixed header and the Hello: what is refused before memory is taken or a peer is believed.
 
-#include "actors/link_wire.hpp"
+#include "actors/link/link_wire.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <cstring>

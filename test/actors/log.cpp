@@ -1,6 +1,6 @@
 // The log's two shapes, as they reach stderr.
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>

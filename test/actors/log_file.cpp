@@ -1,6 +1,6 @@
 // A log that is rotated and reopened while it is written.
 
-#include "actors/log_file.hpp"
+#include "actors/process/log_file.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>

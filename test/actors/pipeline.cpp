@@ -8,7 +8,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "actors/router.hpp"
-#include "actors/step_codec.hpp"
+#include "actors/stage/step_codec.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;

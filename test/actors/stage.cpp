@@ -1,12 +1,12 @@
 // Stage: what its actor says to its neighbours, with mailboxes in the test in place of all of them.
 
-#include "actors/stage.hpp"
+#include "actors/stage/stage.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <mutex>
 #include <thread>
 
-#include "actors/step_codec.hpp"
+#include "actors/stage/step_codec.hpp"
 #include "test/cores.hpp"
 #include "test/gpu/tiny_model.hpp"
 

@@ -1,6 +1,6 @@
 // Where a stage computes: the threads that move, and what keeps them from it.
 
-#include "actors/stage_place.hpp"
+#include "actors/stage/stage_place.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <functional>

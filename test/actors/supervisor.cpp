@@ -19,7 +19,7 @@
 #include <sstream>
 #include <thread>
 
-#include "actors/log.hpp"
+#include "actors/process/log.hpp"
 #include "model/error.hpp"
 
 namespace {

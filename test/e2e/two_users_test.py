@@ -46,7 +46,7 @@ def as_a_stranger(action):
 
 
 def frame(name, text, role="none", instance=0):
-    """A frame as it stands on a link: the fixed header (actors/link_wire.hpp) and the message."""
+    """A frame as it stands on a link: the fixed header (actors/link/link_wire.hpp) and the message."""
     message = subprocess.run(["capnp", "encode", "--import-path=/usr/include", SOURCE / "schema/convoy.capnp", name],
                              input=text.encode(), capture_output=True, check=True).stdout
     return struct.pack("<IHHHHIQQ", 0x59564E43, 1, LINK_TYPES[name], ROLES[role], 0, instance, len(message), 0) + message

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <optional>
 
-#include "actors/link_proof.hpp"
-#include "actors/link_wire.hpp"
+#include "actors/link/link_proof.hpp"
+#include "actors/link/link_wire.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

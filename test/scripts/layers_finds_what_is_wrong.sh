@@ -5,7 +5,7 @@ set -euo pipefail
 layers=$1/scripts/layers
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-mkdir "$scratch"/{model,gpu,actors,gateway,cli,schema}
+mkdir -p "$scratch"/{model/{format,tokenizer,chat,checkpoint},gpu/cpu,actors/{config,link,stage},gateway,cli,schema}
 
 expect() { # WANTED_EXIT FILE INCLUDE
   echo "#include $3" >"$scratch/$2"
@@ -26,7 +26,7 @@ expect() { # WANTED_EXIT FILE INCLUDE
 expect 0 cli/a.cpp '"gateway/gateway.hpp"'
 expect 0 gpu/a.cpp '"model/tensor.hpp"'
 expect 0 actors/a.hpp '<caf/all.hpp>'
-expect 0 actors/config_parser.cpp '<caf/detail/parser/read_ini.hpp>'
+expect 0 actors/config/config_parser.cpp '<caf/detail/parser/read_ini.hpp>'
 expect 1 model/a.cpp '"gpu/backend.hpp"'
 expect 1 gpu/a.cpp '"actors/messages.hpp"'
 expect 1 gpu/a.hpp '"schema/frame.hpp"'
@@ -39,5 +39,17 @@ expect 1 gpu/a.cpp '<boost/asio.hpp>'
 expect 1 model/a.hpp '<hiredis/hiredis.h>'
 expect 1 gateway/a.cpp '<caf/detail/parser/read_ini.hpp>'
 expect 1 actors/a.cpp '"../gateway/session.hpp"'
+# The rooms of model/ and actors/.
+expect 0 model/format/a.cpp '"model/tensor.hpp"'
+expect 0 model/checkpoint/a.cpp '"model/chat/chat_template.hpp"'
+expect 0 gpu/cpu/a.cpp '"model/checkpoint/checkpoint.hpp"'
+expect 0 actors/a.cpp '"actors/stage/step_codec.hpp"'
+expect 0 actors/stage/a.hpp '"actors/messages.hpp"'
+expect 1 model/a.hpp '"model/format/gguf.hpp"'
+expect 1 model/format/a.cpp '"model/checkpoint/checkpoint.hpp"'
+expect 1 model/tokenizer/a.cpp '"model/chat/chat_template.hpp"'
+expect 1 model/chat/a.cpp '"gpu/backend.hpp"'
+expect 1 actors/stage/a.cpp '"actors/link/link.hpp"'
+expect 1 actors/link/a.cpp '"actors/stage/stage.hpp"'
 # An empty folder is not a repository whose includes are fine.
 ! "$layers" "$scratch" >/dev/null 2>&1 || { echo "no includes at all passed"; exit 1; }

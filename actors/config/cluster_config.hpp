@@ -1,0 +1,157 @@
+#pragma once
+// ClusterConfig: cluster.conf as values. Read once by each command before it starts anything, on its main
+// thread; immutable afterwards. Defaults stand here and nowhere else; types, ranges and help stand in
+// config_table.cpp.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "actors/config/config_parser.hpp"
+
+namespace convoy::actors {
+
+/// One machine's supervisor: where it listens and what runs under it.
+struct NodeConfig {
+  std::string name;
+  std::string listen;              // host:port; port 0 takes a free one (a cluster of one node only)
+  std::vector<std::string> roles;  // of gateway, router, cache, pipeline
+  uint32_t stages = 0;             // stage processes under this node
+
+  std::string listen_host() const;
+  uint16_t listen_port() const;
+  bool has_role(std::string_view role) const;
+};
+
+struct ClusterConfig {
+  struct Cluster {
+    std::string name;
+    bool dev = true;
+    std::string model;  // a GGUF file or a checkpoint's directory; absolute after load_cluster_config()
+    std::string model_id;
+    std::string chat_template;
+    std::string run_dir = "run";  // absolute after load_cluster_config()
+    std::vector<NodeConfig> nodes;
+  } cluster;
+
+  struct Gateway {
+    std::string host = "127.0.0.1";
+    uint16_t port = 8080;
+    uint32_t threads = 1;
+    uint32_t encoder_threads = 4;
+    uint64_t header_bytes_max = 16 << 10;
+    uint64_t body_bytes_max = 4 << 20;
+    uint32_t header_timeout_ms = 10'000;
+    uint32_t keepalive_timeout_ms = 75'000;
+    uint32_t body_timeout_ms = 30'000;
+    uint32_t request_timeout_ms = 600'000;
+    uint32_t write_timeout_ms = 30'000;
+    uint32_t connections_max = 1024;
+    uint32_t descriptors_reserved = 128;
+    uint32_t max_tokens_default = 512;
+    uint32_t stop_strings_max = 16;
+    uint32_t prompts_max = 32;
+    bool control_tokens_in_prompts = false;
+    std::vector<std::string> allowed_hosts;
+  } gateway;
+
+  struct Pipeline {
+    uint32_t context_tokens_max = 0;  // 0: the model's
+    uint32_t sequences_max = 16;
+    uint32_t queue_max = 64;
+    uint32_t prefill_tokens_per_step = 512;
+    uint32_t pipeline_slack = 1;
+    uint32_t step_timeout_ms = 30'000;
+    uint32_t readiness_period_ms = 1000;
+    uint32_t failure_detection_ms = 800;
+    uint32_t load_timeout_ms = 600'000;
+    uint32_t kv_tokens = 65'536;
+  } pipeline;
+
+  struct Stage {
+    std::string backend = "cpu";
+    std::string kernels = "fast";
+    uint32_t threads = 0;  // 0: all cores of the machine
+    std::string kv_type = "f32";
+    bool deterministic = false;
+  } stage;
+
+  struct Cache {
+    bool enabled = true;
+    uint32_t ttl_s = 86'400;
+    uint64_t entry_bytes_max = 1 << 20;
+    uint32_t in_flight_max = 1024;
+    uint32_t redis_timeout_ms = 10;
+    uint32_t circuit_failures = 3;
+    uint32_t circuit_retry_ms = 500;
+    uint64_t epoch = 0;
+  } cache;
+
+  struct Redis {
+    std::string url;  // empty: Convoy starts its own
+    uint64_t memory_bytes_max = 256ull << 20;
+  } redis;
+
+  struct Link {
+    uint32_t handshake_timeout_ms = 2000;
+    uint64_t control_frame_bytes_max = 1ull << 20;
+    uint64_t bulk_frame_bytes_max = 64ull << 20;
+    uint64_t bulk_window_bytes = 128ull << 20;
+    uint64_t queue_bytes_max = 256ull << 20;
+    uint64_t inbox_bytes_max = 64ull << 20;
+    uint32_t links_max = 256;
+    uint32_t handshakes_max = 64;
+    uint32_t retry_first_ms = 20;
+    uint32_t retry_max_ms = 250;
+    uint32_t farewell_ms = 1000;
+    uint32_t head_timeout_ms = 60'000;
+  } link;
+
+  struct Log {
+    std::string level = "info";
+    bool json = false;
+    uint64_t file_bytes_max = 64ull << 20;
+    uint32_t files_max = 4;
+  } log;
+
+  std::filesystem::path file;  // absolute; empty if it came from text
+
+  /// The node that runs gateway, router, cache and pipeline.
+  const NodeConfig& head() const;
+  /// Null if there is no such node.
+  const NodeConfig* find_node(std::string_view name) const;
+  /// Stage processes over all nodes.
+  uint32_t stage_count() const;
+};
+
+struct ConfigResult {
+  ClusterConfig config;
+  std::vector<ConfigProblem> problems;  // in the file's order; config is usable only if empty
+};
+
+/// Values that contradict each other, or the world.
+struct ConfigConflict {
+  std::string key;  // where to show it: "gateway.port", "cluster.nodes[0].listen"
+  std::string text;
+  std::vector<std::string> others = {};  // the further keys that it is about
+};
+using MoreChecks = std::function<std::vector<ConfigConflict>(const ClusterConfig&)>;
+
+/// Reads and checks everything at once. Pure but for `more`: touches no file.
+ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more = nullptr);
+
+/// Reads the file; resolves `model` and `run_dir` relative to its folder; sets model_id. with_model: a model
+/// that is not there is a problem too (to end a cluster, nobody needs it). Throws InputError whose text has a
+/// line `FILE:LINE:COLUMN: …` for every problem.
+ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model = false);
+
+/// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf.
+std::string default_model_id(const std::filesystem::path& model);
+
+/// docs/configuration.md, printed from the table of keys.
+std::string configuration_page();
+
+}  // namespace convoy::actors

@@ -1,0 +1,371 @@
+#include "actors/config/config_table.hpp"
+
+#include <cassert>
+#include <limits>
+#include <utility>
+
+namespace convoy::actors {
+
+namespace {
+
+// From a key of the table to a field of a struct, without writing each getter and setter by hand.
+template <class T>
+Setting to_setting(const T& value) {
+  if constexpr (std::is_same_v<T, bool>)
+    return value;
+  else if constexpr (std::is_integral_v<T>)
+    return static_cast<int64_t>(value);
+  else
+    return value;
+}
+
+template <class T>
+void from_setting(T& field, const Setting& setting) {
+  if constexpr (std::is_same_v<T, bool> || !std::is_integral_v<T>) {
+    field = std::get<T>(setting);
+  } else {
+    const int64_t value = std::get<int64_t>(setting);
+    assert(std::in_range<T>(value));  // the table's range is wider than the field
+    field = static_cast<T>(value);
+  }
+}
+
+using Key = ConfigKey<ClusterConfig>;
+
+template <auto Section, auto Field>
+Key key(std::string_view section, std::string_view name, std::string_view help) {
+  return {.section = section,
+          .name = name,
+          .get = [](const ClusterConfig& c) { return to_setting((c.*Section).*Field); },
+          .set = [](ClusterConfig& c, const Setting& s) { from_setting((c.*Section).*Field, s); },
+          .help = help};
+}
+
+template <auto Section, auto Field>
+Key number(std::string_view section, std::string_view name, std::string_view unit, int64_t least,
+           int64_t most, std::string_view help) {
+  Key k = key<Section, Field>(section, name, help);
+  k.unit = unit;
+  k.least = least;
+  k.most = most;
+  return k;
+}
+
+template <auto Section, auto Field>
+Key choice(std::string_view section, std::string_view name, std::vector<std::string_view> choices,
+           std::string_view help) {
+  Key k = key<Section, Field>(section, name, help);
+  k.choices = std::move(choices);
+  return k;
+}
+
+template <auto Field>
+ConfigKey<NodeConfig> node_key(std::string_view name, std::string_view help) {
+  return {.name = name,
+          .get = [](const NodeConfig& n) { return to_setting(n.*Field); },
+          .set = [](NodeConfig& n, const Setting& s) { from_setting(n.*Field, s); },
+          .help = help,
+          .required = true};
+}
+
+using C = ClusterConfig;
+constexpr int64_t hour_ms = 3'600'000;
+constexpr int64_t KiB = 1 << 10, MiB = 1 << 20, GiB = 1 << 30;
+
+void add_cluster_keys(std::vector<Key>& t) {
+  using S = C::Cluster;
+  constexpr auto s = &C::cluster;
+  t.push_back(
+      key<s, &S::name>("cluster", "name", "Name of the cluster. Processes of another name are refused."));
+  t.back().required = true;
+  t.push_back(key<s, &S::dev>(
+      "cluster", "dev",
+      "Links and HTTP are plaintext and refuse every address but loopback. Must be true in this version."));
+  t.push_back(key<s, &S::model>(
+      "cluster", "model",
+      "Model to serve: a GGUF file, or a folder with config.json and safetensors, relative to this file; or "
+      "random:NAME[:LAYERS], a model of random weights with the dimensions of a published one."));
+  t.back().required = true;
+  t.push_back(key<s, &S::model_id>(
+      "cluster", "model_id",
+      "What clients name the model. Empty: the name of its file (without .gguf) or folder."));
+  t.push_back(key<s, &S::chat_template>(
+      "cluster", "chat_template",
+      "Name of a built-in chat template. Empty: recognised from the checkpoint's own."));
+  t.push_back(key<s, &S::run_dir>(
+      "cluster", "run_dir", "Folder for sockets, logs, process ids and secrets. Relative to this file."));
+  t.push_back({.section = "cluster",
+               .name = "nodes",
+               .help = "The machines, one map each (below). Layers are divided evenly over all stages, in "
+                       "the order of the nodes.",
+               .required = true});
+}
+
+void add_gateway_keys(std::vector<Key>& t) {
+  using S = C::Gateway;
+  constexpr auto s = &C::gateway;
+  t.push_back(key<s, &S::host>("gateway", "host", "Address to serve HTTP on. Loopback in this version."));
+  t.push_back(number<s, &S::port>("gateway", "port", "", 0, 65'535,
+                                  "Port to serve HTTP on. 0 takes a free one, which `convoy status` tells."));
+  t.push_back(number<s, &S::threads>("gateway", "threads", "", 1, 256, "Threads that serve HTTP."));
+  t.push_back(number<s, &S::encoder_threads>(
+      "gateway", "encoder_threads", "", 1, 256,
+      "Threads that read and tokenise long requests, which would hold up the others."));
+  t.push_back(number<s, &S::header_bytes_max>("gateway", "header_bytes_max", "bytes", 1 * KiB, 1 * MiB,
+                                              "Longest header of a request; beyond it 431."));
+  t.push_back(number<s, &S::body_bytes_max>("gateway", "body_bytes_max", "bytes", 1 * KiB, 1 * GiB,
+                                            "Longest body of a request; beyond it 413."));
+  t.push_back(number<s, &S::header_timeout_ms>(
+      "gateway", "header_timeout_ms", "ms", 10, hour_ms,
+      "From the connection, or a request's first byte, to its whole header."));
+  t.push_back(number<s, &S::keepalive_timeout_ms>("gateway", "keepalive_timeout_ms", "ms", 10, 24 * hour_ms,
+                                                  "From an answer to the next request's first byte."));
+  t.push_back(number<s, &S::body_timeout_ms>("gateway", "body_timeout_ms", "ms", 10, hour_ms,
+                                             "From the header to the whole body; beyond it 408."));
+  t.push_back(number<s, &S::request_timeout_ms>("gateway", "request_timeout_ms", "ms", 100, 24 * hour_ms,
+                                                "A whole answer: the request's deadline."));
+  t.push_back(
+      number<s, &S::write_timeout_ms>("gateway", "write_timeout_ms", "ms", 10, hour_ms,
+                                      "How long a client may read nothing before its request is cancelled."));
+  t.push_back(number<s, &S::connections_max>("gateway", "connections_max", "", 1, 65'536,
+                                             "Open connections; one more gets 503."));
+  t.push_back(number<s, &S::descriptors_reserved>("gateway", "descriptors_reserved", "", 16, 65'536,
+                                                  "File descriptors of the process that connections leave to "
+                                                  "links, Redis and files: no more connections are open "
+                                                  "than the system's limit less these."));
+  t.push_back(number<s, &S::max_tokens_default>(
+      "gateway", "max_tokens_default", "tokens", 1, 1 << 20,
+      "Length of an answer whose request names none; never beyond the context."));
+  t.push_back(number<s, &S::stop_strings_max>("gateway", "stop_strings_max", "", 1, 1024,
+                                              "Stop strings of a request."));
+  t.push_back(number<s, &S::prompts_max>("gateway", "prompts_max", "", 1, 65'536,
+                                         "Prompts of a request to /v1/completions: each runs for itself."));
+  t.push_back(
+      key<s, &S::control_tokens_in_prompts>("gateway", "control_tokens_in_prompts",
+                                            "Whether control tokens in the text prompt of /v1/completions "
+                                            "are control tokens. Chat messages are always plain text."));
+  t.push_back(key<s, &S::allowed_hosts>(
+      "gateway", "allowed_hosts",
+      "Host names, beside localhost and loopback addresses, that requests may name in Host, and pages in "
+      "their "
+      "Origin. Others get 403, so that no web page can use the gateway through its reader's browser."));
+}
+
+void add_pipeline_keys(std::vector<Key>& t) {
+  using S = C::Pipeline;
+  constexpr auto s = &C::pipeline;
+  t.push_back(number<s, &S::context_tokens_max>("pipeline", "context_tokens_max", "tokens", 0, 1 << 20,
+                                                "Prompt and answer of one request. At most the model's "
+                                                "context and kv_tokens; 0: as much as these allow."));
+  t.push_back(number<s, &S::sequences_max>("pipeline", "sequences_max", "", 1, 1024,
+                                           "Requests that generate at once."));
+  t.push_back(number<s, &S::queue_max>("pipeline", "queue_max", "", 0, 65'536,
+                                       "Requests that wait while sequences_max run or no key and value block "
+                                       "is left; one more is rejected with "
+                                       "a Retry-After. 0: nobody waits."));
+  t.push_back(number<s, &S::prefill_tokens_per_step>("pipeline", "prefill_tokens_per_step", "tokens", 1,
+                                                     16'384,
+                                                     "Most prompt tokens in one step: longer chunks read "
+                                                     "prompts faster and make running answers wait longer."));
+  t.push_back(number<s, &S::pipeline_slack>(
+      "pipeline", "pipeline_slack", "", 0, 16,
+      "Steps in flight beyond one per stage: those that are planned ahead of their tokens."));
+  t.push_back(number<s, &S::step_timeout_ms>(
+      "pipeline", "step_timeout_ms", "ms", 100, hour_ms,
+      "A stage that computes one step longer counts as hung and is replaced. Waiting "
+      "behind other steps does not count."));
+  t.push_back(number<s, &S::readiness_period_ms>(
+      "pipeline", "readiness_period_ms", "ms", 100, 60'000,
+      "Ready means: a token went through all stages within this time, or a step is under way. At rest a "
+      "canary token is sent twice in this time, or as seldom as keeps canaries below 0.2 % of a core."));
+  t.push_back(number<s, &S::failure_detection_ms>(
+      "pipeline", "failure_detection_ms", "ms", 100, 60'000,
+      "Silence of a link that ends its lease: the process behind it counts as dead."));
+  t.push_back(number<s, &S::load_timeout_ms>(
+      "pipeline", "load_timeout_ms", "ms", 1000, 24 * hour_ms,
+      "A stage that does not link itself for longer, or loads its weights longer, is replaced."));
+  t.push_back(
+      number<s, &S::kv_tokens>("pipeline", "kv_tokens", "tokens", 64, 1 << 26,
+                               "Keys and values held at once, over all requests, in blocks of 64 tokens."));
+}
+
+void add_stage_keys(std::vector<Key>& t) {
+  using S = C::Stage;
+  constexpr auto s = &C::stage;
+  t.push_back(choice<s, &S::backend>("stage", "backend", {"cpu"}, "Device that computes."));
+  t.push_back(choice<s, &S::kernels>(
+      "stage", "kernels", {"fast", "reference"},
+      "`fast` computes on quantised weights as stored; `reference` is float32 and slow."));
+  t.push_back(number<s, &S::threads>(
+      "stage", "threads", "", 0, 1024,
+      "Threads of each stage process. 0: as many as the machine has cores, each bound to one, since with one "
+      "request at a time only one stage computes; with many requests at once, cores divided by stages is "
+      "better."));
+  t.push_back(choice<s, &S::kv_type>(
+      "stage", "kv_type", {"f32", "bf16", "f16"},
+      "How cached keys and values are stored. The narrow ones take half of the memory and round."));
+  t.push_back(key<s, &S::deterministic>(
+      "stage", "deterministic",
+      "Whether an answer may not depend on the chunks that its prompt was computed in. DeepSeek's prompts "
+      "are then "
+      "computed as its decodes are, which is slower for long ones; other models are always so."));
+}
+
+void add_cache_keys(std::vector<Key>& t) {
+  using S = C::Cache;
+  constexpr auto s = &C::cache;
+  t.push_back(key<s, &S::enabled>("cache", "enabled",
+                                  "Whether answers of deterministic requests are kept in Redis."));
+  t.push_back(number<s, &S::ttl_s>("cache", "ttl_s", "s", 1, 31'536'000, "How long an answer is kept."));
+  t.push_back(number<s, &S::entry_bytes_max>("cache", "entry_bytes_max", "bytes", 1 * KiB, 64 * MiB,
+                                             "Longer answers are not kept."));
+  t.push_back(number<s, &S::in_flight_max>(
+      "cache", "in_flight_max", "", 1, 65'536,
+      "Commands sent to Redis and not answered; beyond them requests go on as misses."));
+  t.push_back(
+      number<s, &S::redis_timeout_ms>("cache", "redis_timeout_ms", "ms", 1, 10'000,
+                                      "How long a request waits for Redis before it goes on as a miss."));
+  t.push_back(number<s, &S::circuit_failures>("cache", "circuit_failures", "", 1, 1000,
+                                              "Failures in a row after which Redis is no longer asked."));
+  t.push_back(number<s, &S::circuit_retry_ms>(
+      "cache", "circuit_retry_ms", "ms", 10, hour_ms,
+      "How often Redis is probed, in the background, while it is not asked."));
+  t.push_back(number<s, &S::epoch>("cache", "epoch", "", 0, std::numeric_limits<int64_t>::max(),
+                                   "Part of every key: raise it to forget all answers."));
+}
+
+void add_redis_keys(std::vector<Key>& t) {
+  using S = C::Redis;
+  constexpr auto s = &C::redis;
+  t.push_back(
+      key<s, &S::url>("redis", "url",
+                      "Redis to use: \"redis://HOST[:PORT]\" or \"unix:///PATH\". Empty: Convoy starts "
+                      "one of its own in run_dir, without persistence."));
+  t.push_back(number<s, &S::memory_bytes_max>(
+      "redis", "memory_bytes_max", "bytes", 1 * MiB, 1024 * GiB,
+      "Memory of Convoy's own Redis; the least recently used answers go first."));
+}
+
+void add_link_keys(std::vector<Key>& t) {
+  using S = C::Link;
+  constexpr auto s = &C::link;
+  t.push_back(number<s, &S::handshake_timeout_ms>("link", "handshake_timeout_ms", "ms", 10, 60'000,
+                                                  "Connecting, and both sides' hello."));
+  t.push_back(number<s, &S::control_frame_bytes_max>("link", "control_frame_bytes_max", "bytes", 4 * KiB,
+                                                     16 * MiB, "Longest frame on the control connection."));
+  t.push_back(number<s, &S::bulk_frame_bytes_max>(
+      "link", "bulk_frame_bytes_max", "bytes", 64 * KiB, 1 * GiB,
+      "Longest frame on the bulk connection: the hidden states of a step."));
+  t.push_back(number<s, &S::bulk_window_bytes>(
+      "link", "bulk_window_bytes", "bytes", 64 * KiB, 4 * GiB,
+      "Bulk bytes sent and not yet taken by the receiver. If two processes have "
+      "different limits, the smaller one counts."));
+  t.push_back(number<s, &S::queue_bytes_max>(
+      "link", "queue_bytes_max", "bytes", 64 * KiB, 16 * GiB,
+      "Bytes that wait to be written on one link; beyond them the link fails."));
+  t.push_back(number<s, &S::inbox_bytes_max>(
+      "link", "inbox_bytes_max", "bytes", 1 * MiB, 16 * GiB,
+      "Control bytes received on one link that still wait in mailboxes; beyond them the link fails."));
+  t.push_back(number<s, &S::head_timeout_ms>("link", "head_timeout_ms", "ms", 100, 24 * hour_ms,
+                                             "How long a node or a stage tries to reach the head node, which "
+                                             "may start later; then it ends."));
+  t.push_back(number<s, &S::links_max>("link", "links_max", "", 1, 65'536, "Links of one process."));
+  t.push_back(number<s, &S::handshakes_max>(
+      "link", "handshakes_max", "", 1, 65'536,
+      "Connections that have not said yet who they are, over TCP and over Unix-domain sockets each; one "
+      "more is closed."));
+  t.push_back(number<s, &S::retry_first_ms>("link", "retry_first_ms", "ms", 1, 60'000,
+                                            "Pause before a failed connection is tried again; each one "
+                                            "after it is twice as long."));
+  t.push_back(number<s, &S::retry_max_ms>("link", "retry_max_ms", "ms", 1, 60'000,
+                                          "Longest pause between two such tries."));
+  t.push_back(number<s, &S::farewell_ms>("link", "farewell_ms", "ms", 0, 60'000,
+                                         "How long a process that ends lets its last frames leave."));
+}
+
+void add_log_keys(std::vector<Key>& t) {
+  using S = C::Log;
+  constexpr auto s = &C::log;
+  t.push_back(choice<s, &S::level>("log", "level", {"debug", "info", "warn", "error"},
+                                   "Least severe event that is logged."));
+  t.push_back(key<s, &S::json>("log", "json", "One JSON object an event instead of text."));
+  t.push_back(number<s, &S::file_bytes_max>("log", "file_bytes_max", "bytes", 64 * KiB, 64 * GiB,
+                                            "A node's log that is longer is put aside as NAME.log.1."));
+  t.push_back(number<s, &S::files_max>("log", "files_max", "", 0, 1000,
+                                       "How many of those are kept, the oldest goes first."));
+}
+
+}  // namespace
+
+std::span<const ConfigSection> config_sections() {
+  static constexpr ConfigSection sections[] = {
+      {"cluster", "What the cluster is: its name, its model, its machines."},
+      {"gateway", "The HTTP server that applications talk to."},
+      {"pipeline", "Requests, steps and the memory for keys and values; health of the stages."},
+      {"stage", "How each stage process computes."},
+      {"cache", "The answer cache."},
+      {"redis", "Where cached answers live."},
+      {"link", "Connections between Convoy's own processes."},
+      {"log", "What is written to the logs. Never prompts, never keys."},
+  };
+  return sections;
+}
+
+std::span<const ConfigKey<ClusterConfig>> cluster_keys() {
+  static const std::vector<Key> table = [] {
+    std::vector<Key> t;
+    add_cluster_keys(t);
+    add_gateway_keys(t);
+    add_pipeline_keys(t);
+    add_stage_keys(t);
+    add_cache_keys(t);
+    add_redis_keys(t);
+    add_link_keys(t);
+    add_log_keys(t);
+    return t;
+  }();
+  return table;
+}
+
+std::span<const ConfigKey<NodeConfig>> node_keys() {
+  static const std::vector<ConfigKey<NodeConfig>> table = [] {
+    std::vector<ConfigKey<NodeConfig>> t;
+    t.push_back(node_key<&NodeConfig::name>("name", "Name of the machine, unlike all others."));
+    t.push_back(
+        node_key<&NodeConfig::listen>("listen",
+                                      "HOST:PORT where other processes of the cluster reach it. Loopback in "
+                                      "this version; port 0 takes a free one in a cluster of one node."));
+    t.push_back(node_key<&NodeConfig::roles>("roles",
+                                             "What runs in the node's own process. In this version exactly "
+                                             "one node has all four roles and the others have none."));
+    t.back().choices = {"gateway", "router", "cache", "pipeline"};
+    t.back().required = false;
+    t.push_back(
+        node_key<&NodeConfig::stages>("stages", "Stage processes that the node starts and supervises."));
+    t.back().least = 0;
+    t.back().most = 64;
+    t.back().required = false;
+    return t;
+  }();
+  return table;
+}
+
+template <class Owner>
+std::string allowed_values(const ConfigKey<Owner>& key) {
+  if (!key.get) return "a list of maps";
+  const Setting type = key.get(Owner{});
+  if (std::holds_alternative<bool>(type)) return "true or false";
+  if (std::holds_alternative<int64_t>(type))
+    return std::to_string(key.least) + " to " + std::to_string(key.most);
+  std::string choices;
+  for (size_t i = 0; i < key.choices.size(); ++i) {
+    choices += i == 0 ? "" : i + 1 == key.choices.size() ? " or " : ", ";
+    choices += '"' + std::string(key.choices[i]) + '"';
+  }
+  if (std::holds_alternative<std::string>(type)) return choices.empty() ? "a text in double quotes" : choices;
+  return choices.empty() ? "a list of texts" : "a list of " + choices;
+}
+template std::string allowed_values(const ConfigKey<ClusterConfig>&);
+template std::string allowed_values(const ConfigKey<NodeConfig>&);
+
+}  // namespace convoy::actors

@@ -1,0 +1,100 @@
+#include "actors/config/plan_limits.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "model/checkpoint/inspect.hpp"
+#include "model/error.hpp"
+#include "model/parallel.hpp"
+
+namespace convoy::actors {
+
+namespace {
+
+// What a step's plan takes in a frame beside its rows' hidden states, at most.
+constexpr uint64_t plan_row_bytes = 256, plan_bytes = 64 << 10;
+
+}  // namespace
+
+int64_t served_context(const ClusterConfig& config, const model::Config& model) {
+  const int64_t asked = config.pipeline.context_tokens_max;
+  const int64_t kept = std::min<int64_t>(model.context, config.pipeline.kv_tokens);
+  return asked == 0 ? kept : std::min(asked, kept);
+}
+
+SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model) {
+  SchedulerLimits limits;
+  limits.stages = config.stage_count();
+  limits.slack = config.pipeline.pipeline_slack;
+  limits.sequences = config.pipeline.sequences_max;
+  limits.queue = config.pipeline.queue_max;
+  limits.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(int64_t{config.pipeline.kv_tokens})) + 1;
+  limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
+  limits.context_tokens = served_context(config, model);
+  limits.vocab = model.vocab;
+  return limits;
+}
+
+uint32_t stage_threads(const ClusterConfig& config) {
+  return config.stage.threads ? config.stage.threads : static_cast<uint32_t>(model::all_cores());
+}
+
+model::DType kv_type_named(std::string_view name) {
+  assert(name == "f32" || name == "bf16" || name == "f16");
+  if (name == "bf16") return model::DType::bf16;
+  return name == "f16" ? model::DType::f16 : model::DType::f32;
+}
+
+std::string arithmetic_of(const ClusterConfig& config) {
+  return std::string(gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->variant()) + " kv " +
+         config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
+}
+
+std::string settings_of(const ClusterConfig& config) {
+  const auto number = [](const char* name, uint32_t value) {
+    return ", " + std::string(name) + " " + std::to_string(value);
+  };
+  return "kernels " + config.stage.kernels + ", kv_type " + config.stage.kv_type +
+         (config.stage.deterministic ? ", deterministic" : "") +
+         number("context_tokens_max", config.pipeline.context_tokens_max) +
+         number("kv_tokens", config.pipeline.kv_tokens) +
+         number("sequences_max", config.pipeline.sequences_max) +
+         number("prefill_tokens_per_step", config.pipeline.prefill_tokens_per_step);
+}
+
+void check_stages(const ClusterConfig& config, const model::Config& model) {
+  const std::string file = config.file.string();
+  if (config.stage_count() > model.layers)
+    throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
+                         config.cluster.model + " has " + std::to_string(model.layers) + " layers",
+                     file + ": cluster.nodes", "give each stage at least one layer");
+  if (!model.latent)
+    gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->check_heads(model.head_dim);
+  // A stage passes on a row's hidden state and, with it, what the plan says of the row.
+  const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
+  const auto rows = static_cast<uint64_t>(scheduler_limits(config, model).rows());
+  const uint64_t frame_bytes = rows * row_bytes + plan_bytes, most = config.link.bulk_frame_bytes_max;
+  if (config.stage_count() > 1 && frame_bytes > most)
+    throw InputError("a step of " + std::to_string(rows) + " rows is a frame of up to " +
+                         std::to_string(frame_bytes) +
+                         " bytes between stages, and link.bulk_frame_bytes_max is " + std::to_string(most),
+                     file + ": pipeline.prefill_tokens_per_step",
+                     "lower it, or raise link.bulk_frame_bytes_max (and bulk_window_bytes, queue_bytes_max)");
+}
+
+std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                          uint64_t available_bytes) {
+  const model::Config& model = checkpoint.config();
+  const uint64_t weights = model::stage_bytes(checkpoint, {0, model.layers - 1});
+  const uint64_t cache = model::kv_bytes_per_token(model, model.layers, kv_type_named(config.stage.kv_type)) *
+                         scheduler_limits(config, model).kv_blocks *
+                         static_cast<uint64_t>(gpu::kv_block_tokens);
+  if (available_bytes == 0 || weights + cache <= available_bytes) return std::nullopt;
+  const auto mib = [](uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; };
+  return config.cluster.model + " needs " + mib(weights) + " for weights and " + mib(cache) +
+         " for keys and values, and " + mib(available_bytes) +
+         " are available: it will be slow, or be ended by the system; lower pipeline.kv_tokens, or serve a "
+         "smaller model or one with smaller weights";
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,41 @@
+#pragma once
+// What configuration and model together allow: what gateway, pipeline and stages must agree on. Pure.
+
+#include <optional>
+#include <string>
+
+#include "actors/config/cluster_config.hpp"
+#include "actors/scheduler.hpp"
+#include "gpu/backend.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+#include "model/config.hpp"
+
+namespace convoy::actors {
+
+/// Positions per sequence: the model's context, or less if pipeline.context_tokens_max or kv_tokens say so.
+int64_t served_context(const ClusterConfig& config, const model::Config& model);
+
+SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Config& model);
+
+/// Threads that compute in each stage: stage.threads, or as many as this machine has cores, since with one
+/// request at a time only one stage computes.
+uint32_t stage_threads(const ClusterConfig& config);
+
+/// What stage.kv_type says: "f32", "bf16" or "f16".
+model::DType kv_type_named(std::string_view name);
+/// Names everything in the configuration that shapes the bits of an answer, for the cache's key.
+std::string arithmetic_of(const ClusterConfig& config);
+
+/// What all processes of a cluster must have read alike in cluster.conf, in words, for their Hellos.
+std::string settings_of(const ClusterConfig& config);
+
+/// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
+/// steps whose hidden states fit no frame.
+void check_stages(const ClusterConfig& config, const model::Config& model);
+
+/// That the stages of the nodes on this machine need more memory than there is, with both numbers; or
+/// nothing. They start all the same: weights are mapped, and fetched from the disk again and again.
+std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                          uint64_t available_bytes);
+
+}  // namespace convoy::actors

@@ -1,0 +1,89 @@
+#pragma once
+// Links: how this process talks to others. Each link is two connections to one peer process: control (small
+// frames, leases, tokens, plans) and bulk (hidden states); Unix-domain ones if the peer is on this machine,
+// else TCP. One I/O thread owns all sockets; any thread may call the functions here. A remote handle is an
+// ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and down mean the same near and
+// far. When a link's lease ends its handles go down and are silent from then on.
+
+#include <pthread.h>
+
+#include <caf/all.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "actors/config/cluster_config.hpp"
+#include "actors/messages.hpp"
+
+namespace convoy::actors {
+
+/// [link] of cluster.conf, and what else limits a link.
+struct LinkLimits : ClusterConfig::Link {
+  // Silence of that length ends the link.
+  uint32_t lease_ms = ClusterConfig::Pipeline().failure_detection_ms;
+};
+
+struct LinkOptions {
+  std::string cluster;
+  std::string secret;  // load_or_create_secret's: who does not know it is told nothing, and gets no link
+  bool dev = true;  // plaintext; only loopback addresses are then accepted, for listening and for connecting
+  bool unix_sockets = true;  // beside TCP; without, or to a peer without, TCP is all there is
+  LinkLimits limits;
+};
+
+class Links {
+ public:
+  /// What happens to links. Called on the I/O thread, in order: up once, down once. Must not block.
+  struct Events {
+    std::function<void(const PeerIdentity&)> up;
+    std::function<void(const PeerIdentity&, const std::string& reason)> down;
+    std::function<void(const std::string& address, const std::string& reason)>
+        refused;  // a connect() gave up
+  };
+
+  Links(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
+  ~Links();  // close()
+  Links(const Links&) = delete;
+  Links& operator=(const Links&) = delete;
+
+  /// Ends all links, whose handles go down, and the I/O thread: nothing is an event any more afterwards, and
+  /// no connection is made. Events that use this object through an owner's pointer need it to be called
+  /// before that pointer is reset. Not from an event.
+  void close();
+
+  /// Accepts links, over a Unix-domain socket named after the address too; port 0 takes a free one. Returns
+  /// the port, which later Hellos carry.
+  /// Throws InputError if the address is not loopback under dev, or is taken.
+  uint16_t listen(const std::string& host, uint16_t port);
+
+  /// Connects in the background, over the Unix-domain socket if one is there, and keeps trying for give_up_ms
+  /// (then Events::refused). Whether they connect to us meanwhile or we to them: one link comes of it.
+  void connect(const std::string& host, uint16_t port, uint32_t give_up_ms);
+
+  /// Frames addressed to (role, instance) of this process go to that actor. Mail before publish() is dropped
+  /// and logged.
+  void publish(schema::Role role, uint32_t instance, caf::actor actor);
+
+  /// A handle on the actor (role, instance) of a linked peer. Down at once if no such link is up.
+  template <class Handle>
+  Handle remote(const PeerIdentity& peer, schema::Role role, uint32_t instance) {
+    return caf::actor_cast<Handle>(remote_handle(peer, role, instance));
+  }
+
+  /// What a head's stages must compute with, once that is known: stages are told to try again until then.
+  void set_model(const std::string& digest);
+
+  /// Ends the link to that peer (same incarnation only), as if its lease had ended.
+  void drop(const PeerIdentity& peer, const std::string& reason);
+
+  const PeerIdentity& self() const;
+  pthread_t io_thread() const;  // runs as long as the links are not closed
+
+ private:
+  caf::actor remote_handle(const PeerIdentity& peer, schema::Role role, uint32_t instance);
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace convoy::actors

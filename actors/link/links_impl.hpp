@@ -1,0 +1,155 @@
+#pragma once
+// What Links is made of: the I/O thread, listening, connecting and the handshake. Fields under `mutex` may be
+// touched by any thread, the others by the I/O thread alone.
+
+#include <chrono>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "actors/link/delivery.hpp"
+#include "actors/link/link.hpp"
+#include "actors/link/link_address.hpp"
+#include "actors/link/link_port.hpp"
+#include "actors/link/link_proof.hpp"
+#include "actors/link/link_stream.hpp"
+#include "actors/link/link_wire.hpp"
+#include "actors/link/peer_link.hpp"
+#include "actors/link/published_actor.hpp"
+
+namespace convoy::actors {
+
+/// Which process: two identities are the same peer exactly if these are equal.
+using PeerKey = std::tuple<std::string, schema::Role, uint32_t, uint64_t>;
+inline PeerKey key_of(const PeerIdentity& peer) {
+  return {peer.node, peer.role, peer.instance, peer.incarnation};
+}
+
+/// Our terms, and what becomes of our limits with a peer that has those.
+wire::Terms terms_of(const LinkLimits& limits);
+LinkLimits agreed(const LinkLimits& ours, const wire::Terms& theirs);
+
+/// Where links are accepted.
+struct Listener {
+  LinkAcceptor acceptor;
+  bool over_unix = false;
+  std::string address;  // of the TCP one, on the Unix-domain one too: what peers connect to
+};
+
+/// A connection whose peer is not accepted yet. Its deadline closes it.
+struct Handshake {
+  /// Who connected, and how: what TCP lets in may not take the room of Unix-domain peers, whose user is
+  /// known.
+  enum class From : uint8_t { us, tcp, unix_socket };
+  LinkSocket socket;
+  asio::steady_timer deadline;
+  From from;
+  LinkProof proof;
+  bool late = false;
+  std::optional<PeerKey> chosen_for;  // the peer, once we mean this connection to become our link to it
+};
+
+struct Links::Impl final : PeerLink::Owner {
+  Impl(caf::actor_system& system, LinkOptions options, PeerIdentity self, Events events);
+  ~Impl() override;
+
+  // PeerLink::Owner
+  std::shared_ptr<PublishedActor> published(schema::Role role, uint32_t instance) override;
+  void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
+               schema::FrameBytes bytes) override {
+    delivery.deliver(type, to, sender, std::move(bytes));
+  }
+  void ended(PeerLink& link, const std::string& reason) override;
+
+  std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
+  void close();
+  asio::awaitable<void> stop();
+
+  // links_handshake.cpp, on the I/O thread
+  struct Refusal {
+    std::string reason;  // empty: not refused
+    bool retry = true;
+    bool linked = false;  // because there is a link to that peer
+    bool silent = false;  // by what is not known to be of our cluster: it is told nothing
+  };
+  struct Answer {
+    wire::Greeting greeting;
+    Refusal refusal;
+  };
+  struct Heard {
+    uint16_t type = 0;
+    schema::FrameBytes bytes;
+    std::string refused;    // empty: good
+    bool stranger = false;  // refused, and will be
+  };
+  using Connection = std::shared_ptr<Handshake>;
+  asio::awaitable<Heard> hear_frame(Handshake& connection);
+  asio::awaitable<Heard> hear_challenge(Handshake& connection);
+  /// A frame of one that knows the secret; nothing of another one is read.
+  asio::awaitable<Heard> hear(Handshake& connection);
+  // These return why it could not be written, or nothing.
+  asio::awaitable<std::string> say_challenge(Handshake& connection);
+  asio::awaitable<std::string> say(Handshake& connection, Outgoing what);
+  asio::awaitable<std::string> say_hello(Handshake& connection, bool bulk, uint64_t link_id);
+  std::string refuse_connection(LinkSocket& socket, Handshake::From from) const;
+  asio::awaitable<void> accept(std::shared_ptr<Listener> listener);
+  asio::awaitable<void> greet(Connection connection);
+  asio::awaitable<Refusal> greet_control(Connection connection, wire::Greeting theirs);
+  asio::awaitable<Refusal> greet_bulk(Connection connection, wire::Greeting theirs);
+  Connection handshake(LinkSocket socket, Handshake::From from, LinkProof::End us, const std::string& address,
+                       std::chrono::milliseconds timeout);
+
+  // links_connect.cpp, on the I/O thread
+  asio::awaitable<void> connect(std::string host, uint16_t port, uint32_t give_up_ms);
+  asio::awaitable<Refusal> reach(Handshake& connection, asio::ip::tcp::endpoint to);
+  asio::awaitable<Refusal> attempt(asio::ip::tcp::endpoint to, std::chrono::milliseconds timeout);
+  asio::awaitable<Refusal> open(Connection connection, asio::ip::tcp::endpoint to, bool bulk,
+                                uint64_t link_id, wire::Greeting& theirs);
+  asio::awaitable<Answer> read_answer(Handshake& connection);
+  Refusal go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk);
+  Refusal no_room_for(const PeerIdentity& peer);
+  // Two processes may connect to each other at the same moment. The one with the smaller key then chooses
+  // which of the two connections becomes their link; the other takes what it gets.
+  bool we_choose(const PeerIdentity& peer);
+  bool chosen(const PeerIdentity& peer) const;  // a connection under way is meant to become our link
+  bool linked_to(const asio::ip::tcp::endpoint& address) const;  // to whoever listens there
+  bool is_forming(
+      const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
+  wire::Greeting greeting(bool bulk, uint64_t link_id);
+  void give_up(Handshake& connection);
+  asio::awaitable<void> nap(std::chrono::milliseconds time);
+  void spawn(asio::awaitable<void> coroutine);
+
+  caf::actor_system& system;
+  const LinkOptions options;
+  const std::string key;  // of the proofs
+
+  std::mutex mutex;
+  PeerIdentity self;
+  std::map<std::pair<schema::Role, uint32_t>, std::shared_ptr<PublishedActor>> actors;
+  std::map<PeerKey, std::shared_ptr<LinkPort>> ports;
+
+  asio::io_context io{1};
+  asio::executor_work_guard<asio::io_context::executor_type> keep_running = asio::make_work_guard(io);
+  const Events events;
+  Delivery delivery;
+  bool stopping = false;
+  std::vector<std::shared_ptr<Listener>> listeners;
+  std::set<Connection> live;  // all handshakes
+  struct Forming {
+    wire::Greeting greeting;
+    Connection control;
+  };
+  std::map<uint64_t, Forming>
+      forming;  // by link id: accepted control connections that wait for their bulk one
+  std::set<asio::steady_timer*> naps;
+  std::set<std::shared_ptr<PeerLink>> links;  // up
+  std::thread thread;                         // the I/O thread
+};
+
+}  // namespace convoy::actors

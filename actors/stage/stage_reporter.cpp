@@ -1,0 +1,48 @@
+#include "actors/stage/stage_reporter.hpp"
+
+namespace convoy::actors {
+
+namespace {
+
+void report(StageReporter::stateful_pointer<StageReporterState> self, uint32_t instance,
+            const StepClock& clock) {
+  const StageReporterState& state = self->state;
+  if (!state.pipeline) return;
+  msg::FrameBuilder<msg::StageReport> frame;
+  frame->setEpoch(state.status.epoch);
+  frame->setInstance(instance);
+  frame->setHealth(state.status.health);
+  frame->setLoadedPermille(state.status.loaded_permille);
+  frame->setOldestStepAgeMs(clock.age_ms());
+  frame->setReason(state.status.reason);
+  const StepCost cost = clock.cost();
+  frame->setStepFixedUs(cost.fixed_us);
+  frame->setStepPerRowUs(cost.per_row_us);
+  self->send(state.pipeline, std::move(frame).finish());
+}
+
+}  // namespace
+
+StageReporter::behavior_type stage_reporter(StageReporter::stateful_pointer<StageReporterState> self,
+                                            uint32_t instance, uint32_t report_ms,
+                                            std::shared_ptr<const StepClock> clock,
+                                            std::function<PipelineActor(const PeerIdentity&)> find_pipeline) {
+  const auto interval = std::chrono::milliseconds(report_ms);
+  self->delayed_send(self, interval, caf::tick_atom_v);
+  return {
+      [=](const StageStatus& status) {
+        self->state.status = status;
+        report(self, instance, *clock);
+      },
+      [=](const PeerUp& up) {
+        self->state.pipeline = find_pipeline(up.peer);
+        report(self, instance, *clock);
+      },
+      [=](caf::tick_atom) {
+        report(self, instance, *clock);
+        self->delayed_send(self, interval, caf::tick_atom_v);
+      },
+  };
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,207 @@
+#include "actors/stage/step_codec.hpp"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace convoy::actors {
+
+namespace {
+
+template <class List, class Values>
+void fill(List list, const Values& values) {
+  for (unsigned i = 0; i < values.size(); ++i) list.set(i, values[i]);
+}
+
+template <class T, class List>
+std::vector<T> collect(List list) {
+  std::vector<T> values;
+  values.reserve(list.size());
+  for (const auto value : list) values.push_back(value);
+  return values;
+}
+
+size_t words_of(const gpu::StepPlan& plan) {
+  return 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
+         2 * plan.block_changes.size() + plan.ends.size();
+}
+
+}  // namespace
+
+void encode(const model::Sampling& from, msg::Sampling::Builder to) {
+  to.setTemperature(from.temperature);
+  to.setTopK(from.top_k);
+  to.setTopP(from.top_p);
+  to.setMinP(from.min_p);
+  to.setPresencePenalty(from.presence_penalty);
+  to.setFrequencyPenalty(from.frequency_penalty);
+  to.setRepetitionPenalty(from.repetition_penalty);
+  to.setSeed(from.seed);
+  to.setLogprobs(from.logprobs);
+  to.setTopLogprobs(from.top_logprobs);
+  to.setMinTokens(from.min_tokens);
+  fill(to.initEndTokens(static_cast<unsigned>(from.end_tokens.size())), from.end_tokens);
+}
+
+model::Sampling decode(msg::Sampling::Reader from) {
+  model::Sampling to;
+  to.temperature = from.getTemperature();
+  to.top_k = from.getTopK();
+  to.top_p = from.getTopP();
+  to.min_p = from.getMinP();
+  to.presence_penalty = from.getPresencePenalty();
+  to.frequency_penalty = from.getFrequencyPenalty();
+  to.repetition_penalty = from.getRepetitionPenalty();
+  to.seed = from.getSeed();
+  to.logprobs = from.getLogprobs();
+  to.top_logprobs = from.getTopLogprobs();
+  to.min_tokens = from.getMinTokens();
+  to.end_tokens = collect<int32_t>(from.getEndTokens());
+  return to;
+}
+
+void encode(const gpu::SampledToken& from, msg::Token::Builder to) {
+  to.setId(from.id);
+  to.setLogprob(from.logprob);
+  if (from.top.empty()) return;
+  auto top = to.initTop(static_cast<unsigned>(from.top.size()));
+  for (unsigned i = 0; i < from.top.size(); ++i) {
+    top[i].setId(from.top[i].id);
+    top[i].setLogprob(from.top[i].logprob);
+  }
+}
+
+gpu::SampledToken decode(msg::Token::Reader from) {
+  gpu::SampledToken to{from.getId(), from.getLogprob(), {}};
+  for (const auto entry : from.getTop()) to.top.push_back({entry.getId(), entry.getLogprob()});
+  return to;
+}
+
+void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
+  to.setEpoch(from.epoch);
+  to.setStep(from.step);
+  auto starts = to.initStarts(static_cast<unsigned>(from.starts.size()));
+  for (unsigned i = 0; i < from.starts.size(); ++i) {
+    starts[i].setSlot(from.starts[i].slot);
+    starts[i].setPromptTokens(from.starts[i].prompt_tokens);
+    encode(from.starts[i].sampling, starts[i].initSampling());
+  }
+  auto sequences = to.initSequences(static_cast<unsigned>(from.sequences.size()));
+  for (unsigned i = 0; i < from.sequences.size(); ++i) {
+    const gpu::SeqStep& s = from.sequences[i];
+    sequences[i].setSlot(s.slot);
+    sequences[i].setFirstPosition(s.first_position);
+    fill(sequences[i].initTokens(static_cast<unsigned>(s.tokens.size())), s.tokens);
+    sequences[i].setSampledRows(s.sampled_rows);
+  }
+  auto changes = to.initBlockChanges(static_cast<unsigned>(from.block_changes.size()));
+  for (unsigned i = 0; i < from.block_changes.size(); ++i) {
+    changes[i].setSlot(from.block_changes[i].slot);
+    changes[i].setIndex(from.block_changes[i].index);
+    changes[i].setBlock(from.block_changes[i].block);
+  }
+  fill(to.initEnds(static_cast<unsigned>(from.ends.size())), from.ends);
+  to.setAlone(from.alone);
+}
+
+Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
+  msg::FrameBuilder<msg::StepPlan> frame(words_of(plan));
+  encode(plan, *frame);
+  return std::move(frame).finish();
+}
+
+gpu::StepPlan decode(msg::StepPlan::Reader from) {
+  gpu::StepPlan plan;
+  plan.epoch = from.getEpoch();
+  plan.step = from.getStep();
+  for (const auto s : from.getStarts())
+    plan.starts.push_back({s.getSlot(), s.getPromptTokens(), decode(s.getSampling())});
+  for (const auto s : from.getSequences())
+    plan.sequences.push_back(
+        {s.getSlot(), s.getFirstPosition(), collect<int32_t>(s.getTokens()), s.getSampledRows()});
+  for (const auto c : from.getBlockChanges())
+    plan.block_changes.push_back({c.getSlot(), c.getIndex(), c.getBlock()});
+  plan.ends = collect<uint32_t>(from.getEnds());
+  plan.alone = from.getAlone();
+  return plan;
+}
+
+msg::RowFault encode(gpu::RowFault fault) {
+  switch (fault) {
+    case gpu::RowFault::none:
+      return msg::RowFault::NONE;
+    case gpu::RowFault::all_masked:
+      return msg::RowFault::ALL_MASKED;
+    case gpu::RowFault::not_finite:
+      break;
+  }
+  return msg::RowFault::NOT_FINITE;
+}
+
+gpu::RowFault decode(msg::RowFault fault) {
+  switch (fault) {
+    case msg::RowFault::NONE:
+      return gpu::RowFault::none;
+    case msg::RowFault::ALL_MASKED:
+      return gpu::RowFault::all_masked;
+    case msg::RowFault::NOT_FINITE:
+      break;
+  }
+  return gpu::RowFault::not_finite;  // a newer version's, too: whatever it is, there is no token
+}
+
+Frame<msg::StepResult> encode(const gpu::StepResult& result) {
+  size_t words = 32;
+  for (const auto& s : result.sequences)
+    for (const auto& t : s.tokens) words += 8 + t.top.size();
+  msg::FrameBuilder<msg::StepResult> frame(words + 8 * result.sequences.size());
+  frame->setEpoch(result.epoch);
+  frame->setStep(result.step);
+  auto sequences = frame->initSequences(static_cast<unsigned>(result.sequences.size()));
+  for (unsigned i = 0; i < result.sequences.size(); ++i) {
+    const gpu::SampledTokens& s = result.sequences[i];
+    sequences[i].setSlot(s.slot);
+    sequences[i].setFault(encode(s.fault()));
+    auto tokens = sequences[i].initTokens(static_cast<unsigned>(s.tokens.size()));
+    for (unsigned t = 0; t < s.tokens.size(); ++t) encode(s.tokens[t], tokens[t]);
+  }
+  return std::move(frame).finish();
+}
+
+gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
+  const msg::Reading message(frame);
+  gpu::StepResult result{message->getEpoch(), message->getStep(), {}};
+  for (const auto s : message->getSequences()) {
+    gpu::SampledTokens sampled{s.getSlot(), {}};
+    for (const auto t : s.getTokens()) {
+      sampled.tokens.push_back(decode(t));
+      sampled.tokens.back().fault = decode(s.getFault());
+    }
+    result.sequences.push_back(std::move(sampled));
+  }
+  return result;
+}
+
+Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
+                                           std::optional<int> core) {
+  const int64_t rows = plan.rows();
+  msg::FrameBuilder<msg::Activations> frame(16 + words_of(plan) + hidden.size_bytes() / sizeof(capnp::word));
+  encode(plan, frame->initPlan());
+  frame->setHidden(rows > 0 ? static_cast<uint32_t>(hidden.size() / static_cast<size_t>(rows)) : 0);
+  std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
+              hidden.size_bytes());
+  frame->setCore(core.value_or(-1));
+  return std::move(frame).finish();
+}
+
+std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan) {
+  const auto data = from.getData();
+  const uint64_t values = static_cast<uint64_t>(plan.rows()) * from.getHidden();
+  if (data.size() != values * sizeof(float))
+    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " are " +
+                             std::to_string(data.size()) + " bytes; the plan has " +
+                             std::to_string(plan.rows()) + " rows of " + std::to_string(from.getHidden()));
+  return {reinterpret_cast<const float*>(data.begin()), values};
+}
+
+}  // namespace convoy::actors
