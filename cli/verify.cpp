@@ -16,7 +16,7 @@
 namespace convoy::cli {
 namespace {
 
-constexpr double default_tolerance = 1e-3;  // of ‖out − ref‖/‖ref‖ at a position
+constexpr double logits_tolerance = 1e-3;  // of ‖out − ref‖/‖ref‖ at a position
 
 struct GoldenPrompt {
   std::vector<int32_t> prompt, greedy;
@@ -161,7 +161,7 @@ int verify_golden(const VerifyOptions& options) {
 
   const gpu::Kernels kernels = gpu::kernels_named(options.kernels);
   LocalPipeline pipeline(checkpoint, kernels, options.threads, options.split, static_cast<int64_t>(longest));
-  const double tolerance = options.tolerance.value_or(default_tolerance);
+  const double tolerance = options.tolerance.value_or(logits_tolerance);
   size_t held = 0;
   for (size_t i = 0; i < prompts.size(); i++) {
     const Verdict verdict = judge(prompts[i], i, pipeline, static_cast<size_t>(config.vocab));

@@ -13,7 +13,7 @@
 namespace convoy::cli {
 namespace {
 
-constexpr double default_tolerance = 0.01;  // of the mean KL divergence
+constexpr double kl_tolerance = 0.01;  // of the mean KL divergence
 
 }  // namespace
 
@@ -39,7 +39,7 @@ int verify_text(const VerifyOptions& options) {
                 c.positions(), c.mean_kl(), 100 * c.top1_agreement(), c.reference_perplexity(),
                 c.other_perplexity());
   }
-  const double tolerance = options.tolerance.value_or(default_tolerance);
+  const double tolerance = options.tolerance.value_or(kl_tolerance);
   if (c.mean_kl() <= tolerance) return ok;
   std::fprintf(stderr, "convoy: the mean KL divergence is above the tolerance %g\n", tolerance);
   return failed;

@@ -6,12 +6,6 @@
 
 namespace convoy::gateway::test {
 
-namespace {
-
-const std::string chat_path = "/v1/chat/completions", completions_path = "/v1/completions";
-
-}  // namespace
-
 BOOST_AUTO_TEST_CASE(a_chat_is_answered_in_one_body_as_openai_does) {
   Cluster cluster;
   Client client(cluster.gateway->port());

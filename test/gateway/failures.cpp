@@ -8,7 +8,6 @@ namespace convoy::gateway::test {
 
 namespace {
 
-const std::string chat_path = "/v1/chat/completions";
 const std::string streamed = chat_body(R"("stream":true)");
 
 /// The stream's last part: an error event, then a reset, and nothing that looks like an end.

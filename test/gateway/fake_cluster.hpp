@@ -246,6 +246,8 @@ class Client {
   boost::beast::flat_buffer buffer_;
 };
 
+inline const std::string chat_path = "/v1/chat/completions", completions_path = "/v1/completions";
+
 inline json::value parsed(const Client::Response& response) { return json::parse(response.body()); }
 
 /// The data of the server-sent events in a body; [DONE] as it is.

@@ -12,8 +12,6 @@ namespace convoy::gateway::test {
 
 namespace {
 
-const std::string chat_path = "/v1/chat/completions";
-
 /// Encodes a prompt of more than 64 segments or 16 KB only once the test lets it.
 class GatedTokenizer final : public ByteTokenizer {
  public:

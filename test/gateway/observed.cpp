@@ -14,8 +14,6 @@ namespace convoy::gateway::test {
 
 namespace {
 
-const std::string chat_path = "/v1/chat/completions", completions_path = "/v1/completions";
-
 /// The value of a sample; -1 if there is none: the label values of requests come into being with the first
 /// one.
 double sample(Cluster& cluster, const std::string& name_and_labels) {

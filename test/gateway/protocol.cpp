@@ -11,8 +11,6 @@ namespace convoy::gateway::test {
 
 namespace {
 
-const std::string chat_path = "/v1/chat/completions";
-
 std::string ask(const std::string& first_line, const std::string& lines = "Host: localhost\r\n") {
   return first_line + "\r\n" + lines + "\r\n";
 }

@@ -10,8 +10,6 @@ namespace convoy::gateway::test {
 
 namespace {
 
-const std::string completions_path = "/v1/completions";
-
 std::string several(const std::string& prompts, const std::string& more = {}) {
   return R"({"model":"fake-model","prompt":)" + prompts + (more.empty() ? "" : "," + more) + "}";
 }
