@@ -44,8 +44,14 @@ def wait_for(what, seconds, message):
     raise AssertionError(f"not within {seconds} s: {message}")
 
 
+# Waits until the test's end of the pipe is closed, by whatever ended the test, and ends the cluster if that still has
+# its folder. Nobody's child and in a session of its own, so that what kills the test's processes does not reach it.
+GUARD = """exec 3<&0
+(cat <&3 >/dev/null; if [ -e "$1" ]; then "$0" down --grace-ms 1000 --config "$1"; rm -rf "$2"; fi) >/dev/null 2>&1 &"""
+
+
 class Cluster:
-    """One running cluster; a context manager that leaves nothing behind."""
+    """One running cluster; a context manager that leaves nothing behind, even if its process is killed."""
 
     def __init__(self, stages=2, model=MODEL, nodes=None, **sections):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="convoy-"))
@@ -68,6 +74,10 @@ class Cluster:
             if values:
                 text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
         self.config.write_text(text)
+        guard = subprocess.Popen(["sh", "-c", GUARD, BINARY, self.config, self.dir], stdin=subprocess.PIPE,
+                                 start_new_session=True)
+        guard.wait()
+        self.guarded = guard.stdin
 
     def __enter__(self):
         self.up()
@@ -79,6 +89,7 @@ class Cluster:
                 print(f"---- {log.name}\n{log.read_text()[-4000:]}", flush=True)
         self.convoy("down", check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
+        self.guarded.close()
 
     def convoy(self, command, *args, check=True, timeout=120):
         done = subprocess.run([BINARY, command, "--config", self.config, *args], capture_output=True, text=True, timeout=timeout)

@@ -134,6 +134,11 @@ class Answers(unittest.TestCase):
                       for name in re.findall(r"`(\w+)`", line.split("|")[1])}
         self.assertEqual(documented, self.cluster.metric_names())
 
+    def test_a_metric_that_is_not_there_is_an_error(self):
+        for name in ("convoy_no_such_metric_total", 'convoy_cache_lookups_total{result="no such"}'):
+            with self.assertRaises(KeyError):
+                self.cluster.metric(name)
+
     def test_the_metrics_say_what_the_cluster_does(self):
         self.assertEqual(self.cluster.metric("convoy_ready"), 1)
         self.assertEqual(self.cluster.metric("convoy_stage_up"), 2)
@@ -151,6 +156,18 @@ class Answers(unittest.TestCase):
         again = self.cluster.convoy("up", check=False)
         self.assertEqual(again.returncode, 3)
         self.assertIn("already runs", again.stderr)
+
+
+class Fixture(unittest.TestCase):
+    def test_a_test_that_is_killed_leaves_no_cluster_behind(self):
+        script = ("import sys, time; from cluster import Cluster; c = Cluster(stages=1).__enter__()\n"
+                  "print(c.dir, c.status()['nodes'][0]['pid'], flush=True); time.sleep(1000)")
+        killed = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=SOURCE / "test/e2e")
+        folder, pid = killed.stdout.readline().split()
+        self.assertTrue(alive(pid))
+        killed.kill()
+        killed.communicate()
+        wait_for(lambda: not alive(pid) and not pathlib.Path(folder).exists(), 10, "its cluster ends and its folder goes")
 
 
 class Shapes(unittest.TestCase):
