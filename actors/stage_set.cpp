@@ -66,6 +66,7 @@ void StageSet::lose(uint32_t index, Health health, const std::string& reason, Ti
 }
 
 bool StageSet::committed(Time now) {
+  canary_fault_.clear();  // a canary that failed in this step says so anew
   last_pass_ = quiet_since_ = now;
   return !std::exchange(passed_, true);
 }

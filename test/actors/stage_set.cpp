@@ -198,6 +198,9 @@ BOOST_FIXTURE_TEST_CASE(a_canary_without_a_token_is_not_ready, Fixture) {
   BOOST_CHECK(set->due(now + 600ms, false).canary);  // it is tried again
   BOOST_CHECK(set->committed(now + 700ms));
   BOOST_CHECK(set->ready(now + 700ms, false));
+  now += 10s;  // the next token is late, which is no fault of that canary
+  BOOST_CHECK(!set->ready(now, false));
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "no token went through all stages lately");
 }
 
 BOOST_FIXTURE_TEST_CASE(a_stage_that_lost_its_neighbour_raises_the_epoch_only_while_serving, Fixture) {
