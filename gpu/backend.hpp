@@ -69,6 +69,13 @@ struct AttentionShape {
   float scale = 0;  // of q·k before the softmax
 };
 
+/// Weights that a head's query and key are normalised by before they turn, [head_dim], the same for all
+/// heads. Both or none.
+struct HeadNorms {
+  const Weight *q = nullptr, *k = nullptr;
+  float eps = 0;
+};
+
 /// Multi-head latent attention's shape (arXiv 2405.04434). A row of q is heads · (nope + rope), of kv_a and
 /// of the cache latent + rope, of the output heads · value.
 struct LatentShape {
@@ -127,8 +134,9 @@ class Backend {
   virtual void linear(Rows h, std::span<const Projection> projections) = 0;
   /// out = silu(h · gateᵀ) ⊙ (h · upᵀ)   (SwiGLU, arXiv 2002.05202)
   virtual void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) = 0;
-  /// Rotates q and k in place at each row's position and writes k and v into the cache.
-  virtual void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+  /// Normalises each head of q and k (if there are norms) and rotates it at its row's position, in place, and
+  /// writes k and v into the cache.
+  virtual void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                           std::span<const SequenceRows> sequences, const KvLayer& kv) = 0;
   /// Causal grouped-query attention over the paged cache; the step's own rows are already in it.
   virtual void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,

@@ -41,9 +41,22 @@ Forward::Layer Forward::adopt(const model::LayerWeights& w) {
     for (const model::Tensor& t : tensors) weights.push_back(backend_.adopt(t));
     return weights;
   };
-  Layer layer{one(w.attention_norm), one(w.q),        one(w.k),  one(w.v),    one(w.o),
-              one(w.mlp_norm),       one(w.gate),     one(w.up), one(w.down), maybe(w.q_bias),
-              maybe(w.k_bias),       maybe(w.v_bias), {},        {}};
+  Layer layer{.attention_norm = one(w.attention_norm),
+              .q = one(w.q),
+              .k = one(w.k),
+              .v = one(w.v),
+              .o = one(w.o),
+              .mlp_norm = one(w.mlp_norm),
+              .gate = one(w.gate),
+              .up = one(w.up),
+              .down = one(w.down),
+              .q_bias = maybe(w.q_bias),
+              .k_bias = maybe(w.k_bias),
+              .v_bias = maybe(w.v_bias),
+              .q_norm = maybe(w.q_norm),
+              .k_norm = maybe(w.k_norm),
+              .latent = {},
+              .experts = {}};
   if (const auto& l = w.latent)
     layer.latent = Latent{maybe(l->q_a),  maybe(l->q_a_norm), one(l->kv_a), one(l->kv_a_norm),
                           maybe(l->kv_b), maybe(l->k_b),      maybe(l->v_b)};
@@ -128,7 +141,8 @@ void Forward::grouped_attention(const Layer& layer, std::span<const SequenceRows
                             {&layer.k, pointer(layer.k_bias), k},
                             {&layer.v, pointer(layer.v_bias), v}};
   backend_.linear(h_.first(rows_), qkv);
-  backend_.rope_write(q, k, v, attention_, sequences, cache);
+  const HeadNorms norms{pointer(layer.q_norm), pointer(layer.k_norm), eps_};
+  backend_.rope_write(q, k, v, norms, attention_, sequences, cache);
   backend_.attention(q, attention_, sequences, cache, attended_.first(rows_));
 }
 

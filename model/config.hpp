@@ -81,7 +81,7 @@ struct CacheStream {
 };
 
 struct Config {
-  std::string architecture;  // "llama", "qwen2", "deepseek_v2" or "deepseek_v3"
+  std::string architecture;  // the family's name (model/families.hpp)
   int64_t layers = 0, hidden = 0, vocab = 0;
   int64_t intermediate = 0;                       // of a dense MLP
   int64_t heads = 0, kv_heads = 0, head_dim = 0;  // head_dim: of the rotated part with latent attention
@@ -91,6 +91,7 @@ struct Config {
   int64_t context = 0;            // positions
   double rms_eps = 0;
   bool qkv_bias = false;
+  bool qk_norm = false;  // each head's query and key is normalised before it is rotated
   bool tied_head = false;
   Rope rope;
   std::vector<int32_t> end_tokens;  // generation ends at any of these; may be empty

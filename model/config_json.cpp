@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
-#include <map>
 
 #include "model/config.hpp"
 #include "model/config_fields.hpp"
 #include "model/error.hpp"
+#include "model/families.hpp"
 #include "model/json.hpp"
 #include "model/mapping.hpp"
 #include "model/tensor.hpp"
@@ -16,20 +16,15 @@ namespace json = boost::json;
 
 namespace {
 
-void read_architecture(const Fields& fields, Config& config) {
-  static const std::map<std::string, const char*, std::less<>> classes{
-      {"llama", "LlamaForCausalLM"},
-      {"qwen2", "Qwen2ForCausalLM"},
-      {"deepseek_v2", "DeepseekV2ForCausalLM"},
-      {"deepseek_v3", "DeepseekV3ForCausalLM"}};
-  const auto family = fields.text("model_type");
-  const auto known = family ? classes.find(*family) : classes.end();
-  if (known == classes.end())
-    fields.fail("model_type",
-                family ? "the architecture " + in_quotes(*family) + " is not known" : "is missing",
-                "Convoy runs llama, qwen2, deepseek_v2 and deepseek_v3");
-  config.architecture = *family;
-  if (fields.find("architectures")) fields.only("architectures", json::array{known->second});
+const Family& read_family(const Fields& fields) {
+  const auto name = fields.text("model_type");
+  const Family* const family = name ? find_family(*name) : nullptr;
+  if (!family)
+    fields.fail("model_type", name ? "the architecture " + in_quotes(*name) + " is not known" : "is missing",
+                "Convoy runs " + family_names());
+  if (fields.find("architectures"))
+    fields.only("architectures", json::array{json::string_view(family->model_class)});
+  return *family;
 }
 
 bool is_deepseek(const Config& config) { return config.architecture.starts_with("deepseek"); }
@@ -74,7 +69,7 @@ void check_quantisation(const Fields& fields) {
 }
 
 /// Fields that change the result and that we compute in one way only.
-void refuse_unsupported(const Fields& fields, const Config& config) {
+void refuse_unsupported(const Fields& fields, const Family& family) {
   fields.only("hidden_act", "silu");
   fields.only("partial_rotary_factor", 1);
   fields.only("rope_interleaved", false);
@@ -86,7 +81,7 @@ void refuse_unsupported(const Fields& fields, const Config& config) {
   for (const char* name :
        {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
     fields.only(name, 1);
-  if (config.architecture != "qwen2") {  // which has its biases, and never reads these
+  if (family.attention_bias == AttentionBias::refused) {
     fields.only("attention_bias", false);
     fields.only("mlp_bias", false);
   }
@@ -231,9 +226,10 @@ json::object parse_object(std::string_view text, const std::string& where) {
 Config parse_config_json(std::string_view text, std::string_view generation, const std::string& where) {
   const json::object object = parse_object(text, where);
   const Fields fields(object, where);
+  const Family& family = read_family(fields);
+  refuse_unsupported(fields, family);
   Config config;
-  read_architecture(fields, config);
-  refuse_unsupported(fields, config);
+  config.architecture = family.name;
   config.layers = fields.need_integer("num_hidden_layers");
   config.hidden = fields.need_integer("hidden_size");
   config.intermediate = fields.need_integer("intermediate_size");
@@ -243,7 +239,8 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   config.context = fields.need_integer("max_position_embeddings");
   config.rms_eps = fields.need_number("rms_norm_eps");
   config.tied_head = fields.truth("tie_word_embeddings");
-  config.qkv_bias = config.architecture == "qwen2";
+  config.qkv_bias = family.attention_bias == AttentionBias::qkv;
+  config.qk_norm = family.qk_norm;
   if (is_deepseek(config)) {
     read_deepseek(fields, config);
   } else if (const auto head_dim = fields.integer("head_dim")) {

@@ -57,7 +57,7 @@ class FastBackend final : public CpuBackend {
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
   void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) override;
-  void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+  void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
@@ -72,6 +72,7 @@ class FastBackend final : public CpuBackend {
   void for_rows(int64_t rows, const Body& body);
   Activations activations(Rows h, bool quantize);
   void multiply(const Activations& x, std::span<const Part> parts);
+  void norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const;
   void widen(AttentionTask& task, const KvLayer& kv, float* to);
   std::byte* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
   void reserve_scratch(size_t bytes);
@@ -228,7 +229,16 @@ void FastBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Row
   multiply(activations(h, quantized(gate.type) || quantized(up.type)), parts_);
 }
 
-void FastBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+void FastBackend::norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const {
+  if (!norm) return;
+  assert(norm->type == model::DType::f32);
+  const int64_t width = norm->columns;
+  const float* weight = static_cast<const float*>(norm->data());
+  for (float* head = heads; head < heads + count * width; head += width)
+    kernels_.add_norm(head, nullptr, weight, eps, head, width);
+}
+
+void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                              std::span<const SequenceRows> sequences, const KvLayer& kv) {
   assert(shape.head_dim == rope_.width());
   const int64_t d = shape.head_dim, width = k.width;
@@ -244,6 +254,8 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape
         };
         // A key's values lie a line each apart: they are fetched while its query is rotated.
         for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
+        norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
+        norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
         rope_.rotate(row_of(q, row), shape.heads, d, position);
         rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
         for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));

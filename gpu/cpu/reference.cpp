@@ -21,6 +21,21 @@ std::byte* entry_of(const KvLayer& kv, size_t stream, const SequenceRows& s, int
   return kv_at(of.memory.get(), kv.type, entry * of.width);
 }
 
+/// Without a norm no values.
+std::vector<float> widened(const Weight* norm) {
+  if (!norm) return {};
+  std::vector<float> values(static_cast<size_t>(norm->columns));
+  WeightRows(*norm).read(0, values.data());
+  return values;
+}
+
+void norm_heads(float* heads, int64_t count, const std::vector<float>& norm, float eps) {
+  const auto width = static_cast<int64_t>(norm.size());
+  if (width == 0) return;
+  for (float* head = heads; head < heads + count * width; head += width)
+    rms_norm(head, norm.data(), width, eps, head);
+}
+
 class ReferenceBackend final : public CpuBackend {
  public:
   using CpuBackend::CpuBackend;
@@ -32,7 +47,7 @@ class ReferenceBackend final : public CpuBackend {
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
   void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) override;
-  void rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+  void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
@@ -66,12 +81,15 @@ void ReferenceBackend::gated_linear(Rows h, const Weight& gate, const Weight& up
   gpu::gated_linear(pool_, h, gate, up, out);
 }
 
-void ReferenceBackend::rope_write(Rows q, Rows k, Rows v, const AttentionShape& shape,
+void ReferenceBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                                   std::span<const SequenceRows> sequences, const KvLayer& kv) {
   const int64_t d = shape.head_dim;
+  const std::vector<float> q_norm = widened(norms.q), k_norm = widened(norms.k);
   for (const SequenceRows& s : sequences)
     for (int64_t i = 0; i < s.rows; i++) {
       const int64_t row = s.first_row + i, position = s.first_position + i;
+      norm_heads(row_of(q, row), shape.heads, q_norm, norms.eps);
+      norm_heads(row_of(k, row), shape.kv_heads, k_norm, norms.eps);
       rope_.rotate(row_of(q, row), shape.heads, d, position);
       rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
       store_kv(row_of(k, row), k.width, kv.type, entry_of(kv, 0, s, position));

@@ -3,6 +3,7 @@
 
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/error.hpp"
+#include "model/families.hpp"
 #include "model/json.hpp"
 
 namespace convoy::model {
@@ -282,16 +283,17 @@ void read_deepseek(const Metadata& metadata, const std::string& prefix, const Te
 Config read_config(const GgufFile& gguf) {
   const std::string file = gguf.file->path().string();
   const Metadata metadata(gguf.metadata, file);
-  Config config;
-  config.architecture = metadata.text("general.architecture").value_or("");
-  const bool is_deepseek = config.architecture == deepseek;
-  if (config.architecture != "llama" && config.architecture != "qwen2" && !is_deepseek)
-    metadata.fail("general.architecture",
-                  "the architecture " + in_quotes(config.architecture) + " is not known",
-                  "Convoy runs llama, qwen2 and deepseek2");
-  const std::string prefix = config.architecture + ".";
+  const std::string architecture = metadata.text("general.architecture").value_or("");
+  const Family* const family = find_gguf_family(architecture);
+  if (!family)
+    metadata.fail("general.architecture", "the architecture " + in_quotes(architecture) + " is not known",
+                  "Convoy runs " + gguf_family_names());
+  const bool is_deepseek = architecture == deepseek;
+  const std::string prefix = architecture + ".";
   refuse_unknown(metadata, gguf.metadata, prefix, is_deepseek);
   refuse_unsupported(metadata, prefix, is_deepseek);
+  Config config;
+  config.architecture = family->name;
   config.layers = metadata.need_integer(prefix + "block_count");
   config.hidden = metadata.need_integer(prefix + "embedding_length");
   config.intermediate = metadata.need_integer(prefix + "feed_forward_length");
@@ -300,8 +302,9 @@ Config read_config(const GgufFile& gguf) {
   config.kv_heads = metadata.integer(prefix + "attention.head_count_kv").value_or(config.heads);
   config.rms_eps = metadata.need_number(prefix + "attention.layer_norm_rms_epsilon");
   config.rope.theta = metadata.number(prefix + "rope.freq_base").value_or(config.rope.theta);
-  config.qkv_bias = config.architecture == "qwen2";
-  config.rope.pairs = config.architecture == "qwen2" ? RopePairs::half_split : RopePairs::interleaved;
+  config.qkv_bias = family->attention_bias == AttentionBias::qkv;
+  config.qk_norm = family->qk_norm;
+  config.rope.pairs = family->gguf_pairs;
   config.tied_head = !gguf.tensors.contains("output.weight");
 
   const auto embedding = gguf.tensors.find("token_embd.weight");
@@ -319,8 +322,7 @@ Config read_config(const GgufFile& gguf) {
       config.end_tokens.push_back(id);
   }
   config.bos_token = token(metadata, "tokenizer.ggml.bos_token_id", -1);
-  // As its safetensors are called.
-  if (is_deepseek)
+  if (is_deepseek)  // one architecture for two families
     config.architecture = config.moe->routing.scoring == Scoring::sigmoid ? "deepseek_v3" : "deepseek_v2";
   check_config(config, file);
   config.rope.frequency_divisors = read_divisors(gguf.tensors, config.head_dim, file);

@@ -72,10 +72,15 @@ class Collector {
     w.k = matrix(names::k, kv_width, c_.hidden);
     w.v = matrix(names::v, kv_width, c_.hidden);
     w.o = matrix(names::o, c_.hidden, q_width);
-    if (!c_.qkv_bias) return;
-    w.q_bias = vector(names::q_bias, q_width);
-    w.k_bias = vector(names::k_bias, kv_width);
-    w.v_bias = vector(names::v_bias, kv_width);
+    if (c_.qkv_bias) {
+      w.q_bias = vector(names::q_bias, q_width);
+      w.k_bias = vector(names::k_bias, kv_width);
+      w.v_bias = vector(names::v_bias, kv_width);
+    }
+    if (c_.qk_norm) {
+      w.q_norm = vector(names::q_norm, c_.head_dim);
+      w.k_norm = vector(names::k_norm, c_.head_dim);
+    }
   }
 
   void latent_attention(const LatentAttention& l, LayerWeights& w) {

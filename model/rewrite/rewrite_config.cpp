@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "model/error.hpp"
+#include "model/families.hpp"
 #include "model/json.hpp"
 
 namespace convoy::model {
@@ -92,11 +93,7 @@ void put_deepseek(const Config& c, json::object& root) {
 
 /// Out of what a GGUF says.
 json::object config_object(const Config& c) {
-  const char* const name = c.architecture == "llama"         ? "LlamaForCausalLM"
-                           : c.architecture == "qwen2"       ? "Qwen2ForCausalLM"
-                           : c.architecture == "deepseek_v2" ? "DeepseekV2ForCausalLM"
-                                                             : "DeepseekV3ForCausalLM";
-  json::object root{{"architectures", json::array{name}},
+  json::object root{{"architectures", json::array{json::string_view(family_of(c).model_class)}},
                     {"model_type", c.architecture},
                     {"hidden_act", "silu"},
                     {"hidden_size", c.hidden},
@@ -139,7 +136,7 @@ std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget t
 
 void write_gguf_config(const CheckpointParts& source, RewriteTarget target, GgufWriter& gguf) {
   const Config& c = source.config;
-  const std::string architecture = c.latent ? "deepseek2" : c.architecture, p = architecture + ".";
+  const std::string architecture(family_of(c).gguf), p = architecture + ".";
   gguf.key("general.architecture", architecture)
       .key("general.type", "model")
       .key("general.name", source.path.stem().string())

@@ -6,6 +6,7 @@
 #include "model/checkpoint/checkpoint_weights.hpp"
 #include "model/checkpoint/weight_names.hpp"
 #include "model/error.hpp"
+#include "model/families.hpp"
 
 namespace convoy::model {
 
@@ -176,11 +177,13 @@ class Planner {
     if (w.q_bias) vector(names::q_bias, *w.q_bias);
     if (w.k_bias) vector(names::k_bias, *w.k_bias);
     if (w.v_bias) vector(names::v_bias, *w.v_bias);
+    if (w.q_norm) vector(names::q_norm, *w.q_norm);
+    if (w.k_norm) vector(names::k_norm, *w.k_norm);
   }
 
   /// GGUF has the rows of llama's heads in such an order that pairs that rotate together are neighbours.
   void rotated(const WeightName& name, const Tensor& tensor) {
-    const bool interleaved = gguf() && c_.architecture == "llama";
+    const bool interleaved = gguf() && family_of(c_).gguf_pairs == RopePairs::interleaved;
     if ((c_.rope.pairs == RopePairs::interleaved) == interleaved)
       return matrix(name, WeightKind::attention, tensor);
     const int64_t d = c_.head_dim, half = d / 2;

@@ -27,7 +27,7 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
     bytes = random.weights(type, rows, columns);
     return borrow(bytes, type, rows, columns);
   };
-  std::vector<std::byte> bytes[8];
+  std::vector<std::byte> bytes[10];
   const Weight q = weight(DType::q4_1, heads * head_dim, hidden, bytes[0]);
   const Weight k = weight(DType::bf16, kv_heads * head_dim, hidden, bytes[1]);
   const Weight v = weight(DType::q8_0, kv_heads * head_dim, hidden, bytes[2]);
@@ -36,6 +36,8 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
                up = weight(DType::q4_1, inner, hidden, bytes[5]);
   const Weight head = weight(DType::q8_0, vocab, hidden, bytes[6]);
   const Weight norm = weight(DType::f32, 1, hidden, bytes[7]);
+  const Weight q_norm = weight(DType::f32, 1, head_dim, bytes[8]),
+               k_norm = weight(DType::f32, 1, head_dim, bytes[9]);
   const auto x_all = random.values(rows_total * hidden);
 
   backend.set_rope({}, head_dim, rows_total);
@@ -55,7 +57,8 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
     const Projection qkv[] = {
         {&q, nullptr, rows_of(qs, n)}, {&k, nullptr, rows_of(ks, n)}, {&v, nullptr, rows_of(vs, n)}};
     backend.linear(rows_of(h, n), qkv);
-    backend.rope_write(rows_of(qs, n), rows_of(ks, n), rows_of(vs, n), shape, sequence, kv);
+    backend.rope_write(rows_of(qs, n), rows_of(ks, n), rows_of(vs, n), {&q_norm, &k_norm, 1e-5f}, shape,
+                       sequence, kv);
     backend.attention(rows_of(qs, n), shape, sequence, kv, rows_of(attended, n));
     const Projection out[] = {{&o, nullptr, rows_of(delta, n)}};
     backend.linear(rows_of(attended, n), out);

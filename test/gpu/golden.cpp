@@ -61,6 +61,10 @@ BOOST_AUTO_TEST_CASE(qkv_bias_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("qwen2-bias", 3);
 }
 
+BOOST_AUTO_TEST_CASE(norms_of_each_head_agree_with_the_golden_logits_in_every_split) {
+  require_every_split("qwen3", 2);
+}
+
 BOOST_AUTO_TEST_CASE(deepseek_v2_lite_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("deepseek-v2-lite", 3);
 }
@@ -83,6 +87,7 @@ BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are
     require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
     require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
+  require_golden(verify("qwen3") + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
   require_golden(verify("deepseek-v3-fp8") + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
 }
 

@@ -1,12 +1,7 @@
 // `convoy verify` over GGUF files of the golden DeepSeek checkpoints, written here tensor by tensor as
 // converters of three generations write them: the logits have to stay those of the safetensors.
 
-#include <algorithm>
-
-#include "model/checkpoint/checkpoint.hpp"
-#include "model/format/safetensors.hpp"
-#include "test/gpu/verify_runner.hpp"
-#include "test/model/builders.hpp"
+#include "test/gpu/golden_gguf.hpp"
 
 using namespace convoy;
 using namespace convoy::test;
@@ -16,85 +11,27 @@ namespace {
 /// How attention's second matrix of keys and values stands in the file.
 enum class Latent { joint, split };
 
-struct Matrix {
-  std::vector<uint64_t> dims;  // innermost first
-  std::vector<float> values;
-};
-
-/// The checkpoint's tensors, whichever shard holds them.
-class Source {
+class DeepseekGguf final : public GoldenGguf {
  public:
-  explicit Source(const std::filesystem::path& directory) {
-    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
-      if (entry.path().extension() != ".safetensors" || entry.path().filename() == "golden.safetensors")
-        continue;
-      const auto file = model::SafetensorsFile::open(entry.path());
-      for (const auto& [name, tensor] : file.tensors()) tensors_.emplace(name, tensor);
-    }
-    BOOST_REQUIRE(!tensors_.empty());
-  }
-
-  bool has(const std::string& name) const { return tensors_.contains(name); }
-  Matrix get(const std::string& name) const {
-    BOOST_REQUIRE_MESSAGE(has(name), name);
-    const model::Tensor& tensor = tensors_.find(name)->second;
-    Matrix m{{tensor.shape.rbegin(), tensor.shape.rend()}, {}};
-    const auto columns = static_cast<size_t>(tensor.columns());
-    m.values.resize(columns * static_cast<size_t>(tensor.rows()));
-    for (int64_t r = 0; r < tensor.rows(); ++r)
-      dequantize_row(tensor, r, std::span(m.values).subspan(static_cast<size_t>(r) * columns, columns));
-    return m;
-  }
-
- private:
-  model::TensorMap tensors_;
-};
-
-class DeepseekGguf {
- public:
-  DeepseekGguf(const std::string& name, Latent latent)
-      : source_(golden(name)), config_(model::Checkpoint::open(golden(name))->config()), latent_(latent) {
-    write_keys();
-    add("token_embd.weight", "model.embed_tokens.weight");
-    add("output_norm.weight", "model.norm.weight");
-    add("output.weight", "lm_head.weight");
+  DeepseekGguf(const std::string& name, Latent latent) : GoldenGguf(name), latent_(latent) {
+    write_keys("deepseek2");
+    write_own_keys();
+    write_ends();
     for (int64_t n = 0; n < config_.layers; ++n) write_layer(n);
   }
 
-  GgufBuilder file;
-
-  std::string bytes() const {
-    std::string all = file.bytes();
-    const size_t begin = file.header().size();
-    for (const GgufTensor& tensor : file.tensors) {
-      const std::vector<float>& values = data_.find(tensor.name)->second;
-      std::memcpy(all.data() + begin + tensor.offset, values.data(), values.size() * sizeof(float));
-    }
-    return all;
-  }
-
  private:
-  void write_keys() {
-    const auto number = [](int64_t value) { return static_cast<uint32_t>(value); };
+  void write_own_keys() {
     const auto& l = *config_.latent;
     const auto& yarn = *config_.rope.yarn;
     const auto& moe = *config_.moe;
     const std::string p = "deepseek2.";
-    file.key("general.architecture", std::string("deepseek2"))
-        .key(p + "block_count", number(config_.layers))
-        .key(p + "context_length", number(config_.context))
-        .key(p + "embedding_length", number(config_.hidden))
-        .key(p + "feed_forward_length", number(config_.intermediate))
-        .key(p + "vocab_size", number(config_.vocab))
-        .key(p + "attention.head_count", number(config_.heads))
-        .key(p + "attention.head_count_kv", number(latent_ == Latent::split ? 1 : config_.heads))
-        .key(p + "attention.layer_norm_rms_epsilon", static_cast<float>(config_.rms_eps))
+    file.key(p + "attention.head_count_kv", number(latent_ == Latent::split ? 1 : config_.heads))
         .key(p + "attention.kv_lora_rank", number(l.latent))
         .key(p + "attention.key_length",
              number(latent_ == Latent::split ? l.latent + l.rope : l.nope + l.rope))
         .key(p + "attention.value_length", number(latent_ == Latent::split ? l.latent : l.value))
         .key(p + "rope.dimension_count", number(l.rope))
-        .key(p + "rope.freq_base", static_cast<float>(config_.rope.theta))
         .key(p + "rope.scaling.type", std::string("yarn"))
         .key(p + "rope.scaling.factor", static_cast<float>(yarn.factor))
         .key(p + "rope.scaling.original_context_length", number(yarn.original_context))
@@ -117,15 +54,6 @@ class DeepseekGguf {
           .key(p + "expert_group_used_count", number(moe.routing.groups_chosen));
   }
 
-  void add(const std::string& name, Matrix matrix) {
-    file.tensor_f32(name, std::move(matrix.dims));
-    data_.emplace(name, std::move(matrix.values));
-  }
-  void add(const std::string& name, const std::string& hugging_face) { add(name, source_.get(hugging_face)); }
-  void add_if_there(const std::string& name, const std::string& hugging_face) {
-    if (source_.has(hugging_face)) add(name, hugging_face);
-  }
-
   void write_layer(int64_t n) {
     const std::string to = "blk." + std::to_string(n) + ".", from = "model.layers." + std::to_string(n) + ".";
     add(to + "attn_norm.weight", from + "input_layernorm.weight");
@@ -141,22 +69,10 @@ class DeepseekGguf {
       add(to + "attn_kv_b.weight", from + "self_attn.kv_b_proj.weight");
     else
       write_split(to, from);
-    for (const char* part : {"gate", "up", "down"}) {
-      const std::string name = part;
-      add_if_there(to + "ffn_" + name + ".weight", from + "mlp." + name + "_proj.weight");
-      add_if_there(to + "ffn_" + name + "_shexp.weight",
-                   from + "mlp.shared_experts." + name + "_proj.weight");
-      if (!has_experts(config_, n)) continue;
-      Matrix all;
-      for (int64_t e = 0; e < config_.moe->routing.experts; ++e) {
-        const Matrix one =
-            source_.get(from + "mlp.experts." + std::to_string(e) + "." + name + "_proj.weight");
-        all.dims = {one.dims[0], one.dims[1], static_cast<uint64_t>(config_.moe->routing.experts)};
-        all.values.insert(all.values.end(), one.values.begin(), one.values.end());
-      }
-      add(to + "ffn_" + name + "_exps.weight", std::move(all));
-    }
-    add_if_there(to + "ffn_gate_inp.weight", from + "mlp.gate.weight");
+    write_mlp(to, from, n);
+    for (const std::string part : {"gate", "up", "down"})
+      add_if_there(to + "ffn_" + part + "_shexp.weight",
+                   from + "mlp.shared_experts." + part + "_proj.weight");
     add_if_there(to + "exp_probs_b.bias", from + "mlp.gate.e_score_correction_bias");
   }
 
@@ -179,21 +95,11 @@ class DeepseekGguf {
     add(to + "attn_v_b.weight", std::move(v));
   }
 
-  Source source_;
-  model::Config config_;
   Latent latent_;
-  std::map<std::string, std::vector<float>> data_;
 };
 
-constexpr double tolerance = 1e-4;
-const std::vector<int64_t> positions = {1, 19, 200, 1}, greedy = {24, 24, 24, 8};
-
 void require_same_logits(const std::string& model, Latent latent) {
-  const TemporaryFolder folder;
-  const auto path = folder.write("model.gguf", DeepseekGguf(model, latent).bytes());
-  require_golden("verify --model '" + path.string() + "' --golden '" +
-                     (golden(model) / "golden.safetensors").string() + "'",
-                 tolerance, positions, greedy);
+  require_golden_logits(model, DeepseekGguf(model, latent).bytes());
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ std::vector<std::vector<float>> run(Backend& backend, const std::vector<Sequence
     const int64_t rows = static_cast<int64_t>(k.size()) / width;
     DeviceRows dq(backend, rows, q_width, q), dk(backend, rows, width, k), dv(backend, rows, width, v),
         out(backend, rows, q_width);
-    backend.rope_write(dq.view, dk.view, dv.view, shape, step, kv);
+    backend.rope_write(dq.view, dk.view, dv.view, {}, shape, step, kv);
     backend.attention(dq.view, shape, step, kv, out.view);
     const std::vector<float> own = out.read();
     for (size_t i = 0; i < step.size(); i++) {

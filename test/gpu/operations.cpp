@@ -170,7 +170,7 @@ BOOST_AUTO_TEST_CASE(rope_write_rotates_pairs_by_their_position) {
       backend.set_rope(rope, d, 128);
       const std::vector<uint32_t> table = {3, 1};
       const SequenceRows sequence{0, rows, first_position, table};
-      backend.rope_write(dq.view, dk.view, dv.view, {heads, kv_heads, d, 1}, {&sequence, 1}, kv);
+      backend.rope_write(dq.view, dk.view, dv.view, {}, {heads, kv_heads, d, 1}, {&sequence, 1}, kv);
 
       const auto rotated = [&](const std::vector<float>& x, int64_t row, int64_t head, int64_t count,
                                int64_t i) {
@@ -194,6 +194,36 @@ BOOST_AUTO_TEST_CASE(rope_write_rotates_pairs_by_their_position) {
   });
 }
 
+BOOST_AUTO_TEST_CASE(rope_write_normalises_each_head_by_its_own_size_before_it_turns) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    const int64_t d = 48, heads = 3, kv_heads = 2, rows = 40, first_position = 60;
+    const AttentionShape shape{heads, kv_heads, d, 1};
+    TensorMaker maker(13);
+    std::vector<float> q = maker.values(rows * heads * d), k = maker.values(rows * kv_heads * d);
+    for (int64_t i = 0; i < d; i++) q[i] *= 100;  // no head is measured by another's size
+    const model::Tensor q_norm = maker.make({d}, DType::f32, 1), k_norm = maker.make({d}, DType::bf16, 1);
+    const Weight wq = backend.adopt(q_norm), wk = backend.adopt(k_norm);
+    backend.set_rope({}, d, 128);
+    const std::vector<uint32_t> table = {3, 1};
+    const SequenceRows sequence[] = {{0, rows, first_position, table}};
+    const auto write = [&](const std::vector<float>& qs, const std::vector<float>& ks,
+                           const HeadNorms& norms) {
+      DeviceRows dq(backend, rows, heads * d, qs), dk(backend, rows, kv_heads * d, ks),
+          dv(backend, rows, kv_heads * d, k);
+      const KvLayer kv = poisoned_kv(backend, 4, kv_heads * d);
+      backend.rope_write(dq.view, dk.view, dv.view, norms, shape, sequence, kv);
+      return std::pair(dq.read(), dk.read());
+    };
+    const auto narrow = [](const std::vector<double>& x) { return std::vector<float>(x.begin(), x.end()); };
+    const auto [own_q, own_k] = write(q, k, {&wq, &wk, 1e-5f});
+    const auto [expected_q, expected_k] =
+        write(narrow(rms_norm({q.begin(), q.end()}, widened(q_norm), 1e-5)),
+              narrow(rms_norm({k.begin(), k.end()}, widened(k_norm), 1e-5)), {});
+    BOOST_TEST(error_of(own_q, {expected_q.begin(), expected_q.end()}) < float_tolerance);
+    BOOST_TEST(error_of(own_k, {expected_k.begin(), expected_k.end()}) < float_tolerance);
+  });
+}
+
 BOOST_AUTO_TEST_CASE(attention_is_causal_and_grouped_over_what_rope_write_put_into_the_cache) {
   for_each_backend([](const BackendChoice&, Backend& backend) {
     const int64_t d = 32, heads = 4, kv_heads = 2, width = kv_heads * d, total = 130, rows = 70;
@@ -209,7 +239,7 @@ BOOST_AUTO_TEST_CASE(attention_is_causal_and_grouped_over_what_rope_write_put_in
     DeviceRows other_q(backend, total, heads * d, maker.values(total * heads * d)),
         dk(backend, total, width, k), dv(backend, total, width, v);
     const SequenceRows written{0, total, 0, table};
-    backend.rope_write(other_q.view, dk.view, dv.view, shape, {&written, 1}, kv);
+    backend.rope_write(other_q.view, dk.view, dv.view, {}, shape, {&written, 1}, kv);
 
     DeviceRows dq(backend, rows, heads * d, q), out(backend, rows, heads * d);
     const SequenceRows sequence{0, rows, total - rows, table};

@@ -108,8 +108,9 @@ class TensorMaker {
   std::uniform_real_distribution<float> uniform_{-1, 1};
 };
 
-/// Llama's parts; with biases for queries, keys and values; or latent attention with experts.
-enum class Tiny : uint8_t { llama, qwen2, deepseek };
+/// Llama's parts; with biases for queries, keys and values; with norms of each head; or latent attention with
+/// experts.
+enum class Tiny : uint8_t { llama, qwen2, qwen3, deepseek };
 
 class TinyCheckpoint final : public model::Checkpoint {
  public:
@@ -118,7 +119,7 @@ class TinyCheckpoint final : public model::Checkpoint {
     config_.layers = 3, config_.hidden = wide ? 256 : 128, config_.intermediate = wide ? 256 : 192;
     config_.vocab = 160;
     config_.heads = 4, config_.context = 512, config_.rms_eps = 1e-5;
-    kind == Tiny::deepseek ? describe_deepseek() : describe_llama(kind == Tiny::qwen2);
+    kind == Tiny::deepseek ? describe_deepseek() : describe_llama(kind);
     for (int64_t l = 0; l < config_.layers; l++) {
       model::LayerWeights w;
       w.attention_norm = vector(config_.hidden), w.mlp_norm = vector(config_.hidden);
@@ -148,9 +149,10 @@ class TinyCheckpoint final : public model::Checkpoint {
   const std::map<std::string, model::GgufValue, std::less<>>& metadata() const override { return metadata_; }
 
  private:
-  void describe_llama(bool bias) {
-    config_.architecture = bias ? "qwen2" : "llama";
-    config_.kv_heads = 2, config_.head_dim = config_.hidden / 4, config_.qkv_bias = bias;
+  void describe_llama(Tiny kind) {
+    config_.architecture = kind == Tiny::qwen2 ? "qwen2" : kind == Tiny::qwen3 ? "qwen3" : "llama";
+    config_.kv_heads = 2, config_.head_dim = config_.hidden / 4;
+    config_.qkv_bias = kind == Tiny::qwen2, config_.qk_norm = kind == Tiny::qwen3;
   }
   void describe_deepseek() {
     config_.architecture = "deepseek_v3";
@@ -180,6 +182,7 @@ class TinyCheckpoint final : public model::Checkpoint {
     w.q = matrix(hidden, hidden), w.k = matrix(kv, hidden), w.v = matrix(kv, hidden),
     w.o = matrix(hidden, hidden);
     if (config_.qkv_bias) w.q_bias = vector(hidden), w.k_bias = vector(kv), w.v_bias = vector(kv);
+    if (config_.qk_norm) w.q_norm = vector(config_.head_dim), w.k_norm = vector(config_.head_dim);
   }
   /// Even layers have their projections joint, odd ones split.
   void add_latent_attention(model::LayerWeights& w, int64_t layer) {

@@ -131,6 +131,9 @@ inline GgufBuilder tiny_gguf(const std::string& architecture, const TinyShape& s
       file.tensor_f32(block + "attn_q.bias", {shape.q_width()})
           .tensor_f32(block + "attn_k.bias", {shape.kv_width()})
           .tensor_f32(block + "attn_v.bias", {shape.kv_width()});
+    if (architecture == "qwen3")
+      file.tensor_f32(block + "attn_q_norm.weight", {shape.head_dim})
+          .tensor_f32(block + "attn_k_norm.weight", {shape.head_dim});
   }
   return file.tensor_f32("output_norm.weight", {shape.hidden});
 }

@@ -32,6 +32,13 @@ Fields qwen2() {
   return fields;
 }
 
+Fields qwen3() {
+  Fields fields = llama();
+  fields["model_type"] = R"("qwen3")";
+  fields["architectures"] = R"(["Qwen3ForCausalLM"])";
+  return fields;
+}
+
 Fields deepseek_v3() {
   Fields fields = llama();
   fields.erase("num_key_value_heads");
@@ -84,6 +91,18 @@ BOOST_AUTO_TEST_CASE(the_head_dimension_is_derived_unless_it_is_given) {
 BOOST_AUTO_TEST_CASE(only_qwen2_has_a_bias_on_q_k_and_v) {
   BOOST_TEST(!parse(llama()).qkv_bias);
   BOOST_TEST(parse(qwen2()).qkv_bias);
+}
+
+BOOST_AUTO_TEST_CASE(only_qwen3_normalises_the_queries_and_keys_of_each_head) {
+  BOOST_TEST(parse(qwen3()).qk_norm);
+  BOOST_TEST(!parse(qwen3()).qkv_bias);
+  BOOST_TEST(!parse(qwen2()).qk_norm);
+  CHECK_INPUT_ERROR(with(qwen3(), "attention_bias", "true"), "attention_bias");
+  CHECK_INPUT_ERROR(with(qwen3(), "use_sliding_window", "true"), "use_sliding_window");
+}
+
+BOOST_AUTO_TEST_CASE(a_family_that_is_not_known_is_told_those_that_are) {
+  CHECK_INPUT_ERROR(with(llama(), "model_type", R"("gemma3")"), "llama, qwen2, qwen3");
 }
 
 BOOST_AUTO_TEST_CASE(absent_fields_have_the_defaults_of_the_reference) {

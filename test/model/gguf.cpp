@@ -43,6 +43,16 @@ BOOST_AUTO_TEST_CASE(a_llama_file_has_interleaved_pairs_and_a_qwen2_file_half_sp
   BOOST_TEST((qwen2->stage({0, 1}).layers[1].v_bias->shape == std::vector<int64_t>{32}));
 }
 
+BOOST_AUTO_TEST_CASE(a_qwen3_file_has_half_split_pairs_and_a_norm_for_the_heads_of_q_and_of_k) {
+  const auto qwen3 = open(tiny_gguf("qwen3"));
+  BOOST_TEST((qwen3->config().rope.pairs == RopePairs::half_split));
+  const LayerWeights layer = qwen3->stage({0, 1}).layers[1];
+  BOOST_TEST((layer.q_norm->shape == std::vector<int64_t>{16}));
+  BOOST_TEST((layer.k_norm->shape == std::vector<int64_t>{16}));
+  BOOST_TEST(!layer.q_bias.has_value());
+  CHECK_INPUT_ERROR(open(tiny_gguf("qwen3").remove("blk.1.attn_k_norm.weight")), "blk.1.attn_k_norm.weight");
+}
+
 BOOST_AUTO_TEST_CASE(shapes_are_turned_to_out_in) {
   const StageWeights weights = open(tiny_gguf("llama"))->stage({0, 1});
   BOOST_TEST((weights.layers[0].q.shape == std::vector<int64_t>{64, 32}));
