@@ -53,6 +53,7 @@ Forward::Layer Forward::adopt(const model::LayerWeights& w) {
               .q_bias = maybe(w.q_bias),
               .k_bias = maybe(w.k_bias),
               .v_bias = maybe(w.v_bias),
+              .o_bias = maybe(w.o_bias),
               .q_norm = maybe(w.q_norm),
               .k_norm = maybe(w.k_norm),
               .latent = {},
@@ -127,7 +128,7 @@ void Forward::layers(std::span<const SequenceRows> sequences, const KvPool& kv) 
       latent_attention(layer, sequences, cache);
     else
       grouped_attention(layer, sequences, cache);
-    const Projection out[] = {{&layer.o, nullptr, delta}};
+    const Projection out[] = {{&layer.o, pointer(layer.o_bias), delta}};
     backend_.linear(attended_.first(rows_), out);
     backend_.add_norm(x, delta, layer.mlp_norm, eps_, h);
     mlp(layer);

@@ -90,7 +90,7 @@ struct Config {
   int64_t prediction_layers = 0;  // multi-token prediction, after the model's own; never run
   int64_t context = 0;            // positions
   double rms_eps = 0;
-  bool qkv_bias = false;
+  bool qkv_bias = false, o_bias = false;
   bool qk_norm = false;  // each head's query and key is normalised before it is rotated
   bool tied_head = false;
   Rope rope;

@@ -19,6 +19,11 @@ class Fields {
     const boost::json::value* value = object_.if_contains({name.data(), name.size()});
     return value && !value->is_null() ? value : nullptr;
   }
+  /// Where null and absent differ.
+  bool says_null(std::string_view name) const {
+    const boost::json::value* value = object_.if_contains({name.data(), name.size()});
+    return value && value->is_null();
+  }
   [[noreturn]] void fail(std::string_view name, const std::string& problem, std::string mend) const {
     throw InputError(problem, where_ + ": " + std::string(name), std::move(mend));
   }

@@ -81,16 +81,29 @@ void refuse_unsupported(const Fields& fields, const Family& family) {
   for (const char* name :
        {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
     fields.only(name, 1);
-  if (family.attention_bias == AttentionBias::refused) {
-    fields.only("attention_bias", false);
-    fields.only("mlp_bias", false);
-  }
+  const AttentionBias bias = family.attention_bias;
+  if (bias == AttentionBias::refused) fields.only("attention_bias", false);
+  // A reference that never reads the one never reads the other.
+  if (bias == AttentionBias::refused || bias == AttentionBias::optional) fields.only("mlp_bias", false);
   if (const json::value* kinds = fields.find("layer_types")) {
     const json::array* list = kinds->if_array();
     if (!list ||
         !std::ranges::all_of(*list, [](const json::value& kind) { return kind == "full_attention"; }))
       fields.fail("layer_types", "names other layers than full_attention", "use a checkpoint without them");
   }
+}
+
+/// Mistral's attention reaches back over a window, which changes nothing where the context fits it. The
+/// reference takes a window that is absent for one of 4096 tokens.
+void check_window(const Fields& fields, const Config& config) {
+  constexpr int64_t absent = 4096;
+  if (fields.says_null("sliding_window")) return;
+  const int64_t window = fields.integer("sliding_window").value_or(absent);
+  if (window < config.context)
+    fields.fail("sliding_window",
+                "is " + std::to_string(window) + ", less than the " + std::to_string(config.context) +
+                    " positions of max_position_embeddings: attention over a window is not supported",
+                "use a checkpoint where it is null, such as Mistral's from version 0.2 on");
 }
 
 /// The scaling under either of its names, and the base that may stand in it or beside it.
@@ -237,9 +250,11 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   config.heads = fields.need_integer("num_attention_heads");
   config.kv_heads = fields.integer("num_key_value_heads").value_or(config.heads);
   config.context = fields.need_integer("max_position_embeddings");
+  if (family.window) check_window(fields, config);
   config.rms_eps = fields.need_number("rms_norm_eps");
   config.tied_head = fields.truth("tie_word_embeddings");
-  config.qkv_bias = family.attention_bias == AttentionBias::qkv;
+  config.o_bias = family.attention_bias == AttentionBias::optional && fields.truth("attention_bias");
+  config.qkv_bias = config.o_bias || family.attention_bias == AttentionBias::qkv;
   config.qk_norm = family.qk_norm;
   if (is_deepseek(config)) {
     read_deepseek(fields, config);

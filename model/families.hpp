@@ -12,8 +12,10 @@ namespace convoy::model {
 
 /// On which of attention's projections there are biases.
 enum class AttentionBias : uint8_t {
-  qkv,      // always on queries, keys and values, never on the output; attention_bias is not read
-  refused,  // on none; where attention_bias asks for some the checkpoint is refused
+  never,     // the reference does not read attention_bias
+  qkv,       // always on queries, keys and values, never on the output: it does not read it either
+  optional,  // on those and the output if attention_bias says so; a GGUF says it by having them
+  refused,   // where attention_bias asks for some the checkpoint is refused
 };
 
 struct Family {
@@ -23,10 +25,12 @@ struct Family {
   RopePairs gguf_pairs;          // which values of a head a GGUF has rotate together
   AttentionBias attention_bias = AttentionBias::refused;
   bool qk_norm = false;
+  bool window = false;  // sliding_window says over how many tokens attention reaches back
 };
 
 inline constexpr Family families[] = {
-    {"llama", "LlamaForCausalLM", "llama", RopePairs::interleaved},
+    {"llama", "LlamaForCausalLM", "llama", RopePairs::interleaved, AttentionBias::optional},
+    {"mistral", "MistralForCausalLM", "llama", RopePairs::interleaved, AttentionBias::never, false, true},
     {"qwen2", "Qwen2ForCausalLM", "qwen2", RopePairs::half_split, AttentionBias::qkv},
     {"qwen3", "Qwen3ForCausalLM", "qwen3", RopePairs::half_split, AttentionBias::refused, true},
     {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek2", RopePairs::interleaved},

@@ -45,7 +45,7 @@ struct LayerWeights {
   Tensor attention_norm, o, mlp_norm;
   Tensor q;     // [q_width, hidden], or [q_width, q_rank] behind low-rank queries
   Tensor k, v;  // grouped-query attention only
-  std::optional<Tensor> q_bias, k_bias, v_bias;
+  std::optional<Tensor> q_bias, k_bias, v_bias, o_bias;
   std::optional<Tensor> q_norm, k_norm;  // [head_dim], the same for all heads
   std::optional<LatentWeights> latent;
   Tensor gate, up, down;  // the dense MLP, or the shared experts as one

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/checkpoint/weight_names.hpp"
 #include "model/error.hpp"
 #include "model/families.hpp"
 #include "model/json.hpp"
@@ -76,6 +77,7 @@ constexpr std::string_view known_keys[] = {"block_count",
                                            "attention.key_length",
                                            "attention.value_length",
                                            "attention.layer_norm_rms_epsilon",
+                                           "attention.sliding_window",
                                            "vocab_size",
                                            "rope.freq_base",
                                            "rope.dimension_count",
@@ -298,11 +300,20 @@ Config read_config(const GgufFile& gguf) {
   config.hidden = metadata.need_integer(prefix + "embedding_length");
   config.intermediate = metadata.need_integer(prefix + "feed_forward_length");
   config.context = metadata.need_integer(prefix + "context_length");
+  if (const std::string key = prefix + "attention.sliding_window";
+      metadata.integer(key).value_or(config.context) < config.context)
+    metadata.fail(key, "is less than context_length: attention over a window is not supported",
+                  "use a checkpoint without a window");
   config.heads = metadata.need_integer(prefix + "attention.head_count");
   config.kv_heads = metadata.integer(prefix + "attention.head_count_kv").value_or(config.heads);
   config.rms_eps = metadata.need_number(prefix + "attention.layer_norm_rms_epsilon");
   config.rope.theta = metadata.number(prefix + "rope.freq_base").value_or(config.rope.theta);
-  config.qkv_bias = family->attention_bias == AttentionBias::qkv;
+  const bool optional_bias = family->attention_bias == AttentionBias::optional;
+  const auto has = [&](const WeightName& name) {
+    return gguf.tensors.contains("blk.0." + name.in(Naming::gguf));
+  };
+  config.qkv_bias = family->attention_bias == AttentionBias::qkv || (optional_bias && has(names::q_bias));
+  config.o_bias = optional_bias && has(names::o_bias);
   config.qk_norm = family->qk_norm;
   config.rope.pairs = family->gguf_pairs;
   config.tied_head = !gguf.tensors.contains("output.weight");

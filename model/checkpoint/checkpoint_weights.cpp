@@ -77,6 +77,7 @@ class Collector {
       w.k_bias = vector(names::k_bias, kv_width);
       w.v_bias = vector(names::v_bias, kv_width);
     }
+    if (c_.o_bias) w.o_bias = vector(names::o_bias, c_.hidden);
     if (c_.qk_norm) {
       w.q_norm = vector(names::q_norm, c_.head_dim);
       w.k_norm = vector(names::k_norm, c_.head_dim);

@@ -21,7 +21,7 @@ void for_each_common(const LayerWeights& w, const auto& use) {
   };
   for (const Tensor* tensor : {&w.attention_norm, &w.o, &w.mlp_norm, &w.q, &w.gate, &w.up, &w.down})
     use(*tensor);
-  for (const auto* part : {&w.q_bias, &w.k_bias, &w.v_bias, &w.q_norm, &w.k_norm}) maybe(*part);
+  for (const auto* part : {&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias, &w.q_norm, &w.k_norm}) maybe(*part);
   if (const auto& l = w.latent) {
     for (const auto* part : {&l->q_a, &l->q_a_norm, &l->kv_b, &l->k_b, &l->v_b}) maybe(*part);
     use(l->kv_a), use(l->kv_a_norm);

@@ -35,6 +35,7 @@ inline constexpr WeightName o{"self_attn.o_proj.weight", "attn_output.weight"};
 inline constexpr WeightName q_bias{"self_attn.q_proj.bias", "attn_q.bias"};
 inline constexpr WeightName k_bias{"self_attn.k_proj.bias", "attn_k.bias"};
 inline constexpr WeightName v_bias{"self_attn.v_proj.bias", "attn_v.bias"};
+inline constexpr WeightName o_bias{"self_attn.o_proj.bias", "attn_output.bias"};
 inline constexpr WeightName q_norm{"self_attn.q_norm.weight", "attn_q_norm.weight"};
 inline constexpr WeightName k_norm{"self_attn.k_norm.weight", "attn_k_norm.weight"};
 inline constexpr WeightName q_a{"self_attn.q_a_proj.weight", "attn_q_a.weight"};

@@ -109,6 +109,7 @@ json::object config_object(const Config& c) {
     put_deepseek(c, root);
   else
     root["head_dim"] = c.head_dim;
+  if (c.o_bias) root["attention_bias"] = true;
   put_rope(c, root);
   if (c.bos_token >= 0) root["bos_token_id"] = c.bos_token;
   if (c.end_tokens.size() == 1) root["eos_token_id"] = c.end_tokens.front();
@@ -121,6 +122,10 @@ json::object config_object(const Config& c) {
 std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget target) {
   json::object root;
   if (source.naming == Naming::gguf) {
+    if (family_of(source.config).attention_bias == AttentionBias::optional &&
+        source.config.qkv_bias != source.config.o_bias)
+      throw InputError("has biases on some of attention's projections, and config.json says all or none",
+                       source.path.string(), "write a GGUF");
     root = config_object(source.config);
   } else {
     const auto file = Mapping::open(source.path / "config.json");

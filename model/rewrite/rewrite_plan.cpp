@@ -29,6 +29,16 @@ ReadRows moved(const Tensor& tensor, const std::function<int64_t(int64_t)>& plac
   };
 }
 
+/// Value i of a vector is its value place(i).
+ReadRows moved_values(const Tensor& tensor, const std::function<int64_t(int64_t)>& place) {
+  return [tensor, place](int64_t, std::span<float> out) {
+    std::vector<float> values(out.size());
+    dequantize_row(tensor, 0, values);
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = values[static_cast<size_t>(place(static_cast<int64_t>(i)))];
+  };
+}
+
 /// One tensor after the other; they have one shape.
 ReadRows stacked(const std::vector<Tensor>& tensors) {
   return [tensors](int64_t first, std::span<float> out) {
@@ -174,25 +184,36 @@ class Planner {
     rotated(names::q, w.q);
     rotated(names::k, w.k);
     matrix(names::v, WeightKind::attention, w.v);
-    if (w.q_bias) vector(names::q_bias, *w.q_bias);
-    if (w.k_bias) vector(names::k_bias, *w.k_bias);
+    if (w.q_bias) rotated_bias(names::q_bias, *w.q_bias);
+    if (w.k_bias) rotated_bias(names::k_bias, *w.k_bias);
     if (w.v_bias) vector(names::v_bias, *w.v_bias);
+    if (w.o_bias) vector(names::o_bias, *w.o_bias);
     if (w.q_norm) vector(names::q_norm, *w.q_norm);
     if (w.k_norm) vector(names::k_norm, *w.k_norm);
   }
 
   /// GGUF has the rows of llama's heads in such an order that pairs that rotate together are neighbours.
-  void rotated(const WeightName& name, const Tensor& tensor) {
+  /// Where a row of the output stands in the source; empty: where it stood.
+  std::function<int64_t(int64_t)> rotated_rows() const {
     const bool interleaved = gguf() && family_of(c_).gguf_pairs == RopePairs::interleaved;
-    if ((c_.rope.pairs == RopePairs::interleaved) == interleaved)
-      return matrix(name, WeightKind::attention, tensor);
+    if ((c_.rope.pairs == RopePairs::interleaved) == interleaved) return {};
     const int64_t d = c_.head_dim, half = d / 2;
-    const auto place = [=](int64_t row) {
+    return [=](int64_t row) {
       const int64_t head = row / d * d, i = row % d;
       return head + (interleaved ? i / 2 + i % 2 * half : i % half * 2 + i / half);
     };
+  }
+  void rotated(const WeightName& name, const Tensor& tensor) {
+    const auto place = rotated_rows();
+    if (!place) return matrix(name, WeightKind::attention, tensor);
     add(name.in(naming_), tensor.shape, matrix_type(WeightKind::attention, tensor.columns()),
         WeightKind::attention, {tensor}, moved(tensor, place));
+  }
+  void rotated_bias(const WeightName& name, const Tensor& tensor) {
+    const auto place = rotated_rows();
+    if (!place) return vector(name, tensor);
+    add(name.in(naming_), tensor.shape, vector_type(), WeightKind::rest, {tensor},
+        moved_values(tensor, place));
   }
 
   void latent_attention(const LatentWeights& own, const LayerWeights& w) {

@@ -26,7 +26,19 @@ common = {
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 2048, "rope_theta": 10000.0,
     "tie_word_embeddings": False,
 }
+smaller = common | {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1,
+}
 checkpoints = {
+    # Biases on all four projections of attention, as models converted to llama have them.
+    "llama-bias": smaller | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True, "mlp_bias": False,
+        "rms_norm_eps": 1e-05,
+    },
+    "mistral": smaller | {
+        "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None, "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+    },
     # Heads that are normalised, and together wider than the hidden size.
     "qwen3": common | {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,

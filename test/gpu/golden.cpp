@@ -61,6 +61,14 @@ BOOST_AUTO_TEST_CASE(qkv_bias_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("qwen2-bias", 3);
 }
 
+BOOST_AUTO_TEST_CASE(biases_on_all_of_attention_agree_with_the_golden_logits_in_every_split) {
+  require_every_split("llama-bias", 2);
+}
+
+BOOST_AUTO_TEST_CASE(mistral_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("mistral", 2);
+}
+
 BOOST_AUTO_TEST_CASE(norms_of_each_head_agree_with_the_golden_logits_in_every_split) {
   require_every_split("qwen3", 2);
 }
@@ -87,7 +95,8 @@ BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are
     require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
     require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
-  require_golden(verify("qwen3") + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
+  for (const char* model : {"llama-bias", "mistral", "qwen3"})
+    require_golden(verify(model) + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
   require_golden(verify("deepseek-v3-fp8") + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
 }
 

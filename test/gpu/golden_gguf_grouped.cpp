@@ -10,7 +10,8 @@ namespace {
 
 class GroupedGguf final : public GoldenGguf {
  public:
-  GroupedGguf(const std::string& name, const std::string& architecture) : GoldenGguf(name) {
+  GroupedGguf(const std::string& name, const std::string& architecture)
+      : GoldenGguf(name), pairs_are_neighbours_(architecture == "llama") {
     const std::string p = architecture + ".";
     write_keys(architecture);
     file.key(p + "attention.head_count_kv", number(config_.kv_heads))
@@ -25,19 +26,51 @@ class GroupedGguf final : public GoldenGguf {
     const std::string to = "blk." + std::to_string(n) + ".", from = "model.layers." + std::to_string(n) + ".";
     add(to + "attn_norm.weight", from + "input_layernorm.weight");
     add(to + "ffn_norm.weight", from + "post_attention_layernorm.weight");
-    for (const auto& [gguf, hugging_face] :
-         {std::pair{"q", "q"}, std::pair{"k", "k"}, std::pair{"v", "v"}, std::pair{"output", "o"}})
-      add(to + "attn_" + gguf + ".weight", from + "self_attn." + hugging_face + "_proj.weight");
+    for (const std::string kind : {".weight", ".bias"})
+      for (const auto& [gguf, hugging_face] :
+           {std::pair{"q", "q"}, std::pair{"k", "k"}, std::pair{"v", "v"}, std::pair{"output", "o"}}) {
+        const std::string name = from + "self_attn." + hugging_face + "_proj" + kind;
+        if (!source_.has(name)) continue;
+        const bool turned = pairs_are_neighbours_ && (hugging_face[0] == 'q' || hugging_face[0] == 'k');
+        add(to + "attn_" + gguf + kind,
+            turned ? with_pairs_as_neighbours(source_.get(name)) : source_.get(name));
+      }
     for (const std::string part : {"q", "k"})
       add_if_there(to + "attn_" + part + "_norm.weight", from + "self_attn." + part + "_norm.weight");
     write_mlp(to, from, n);
   }
+
+  /// What rotates together is half a head apart in safetensors; in a GGUF of llama it comes one after the
+  /// other.
+  Matrix with_pairs_as_neighbours(const Matrix& from) const {
+    const bool bias = from.dims.size() == 1;
+    const size_t width = bias ? 1 : from.dims[0], d = static_cast<size_t>(config_.head_dim);
+    Matrix to = from;
+    for (size_t row = 0; row < from.values.size() / width; ++row) {
+      const size_t i = row % d, place = row / d * d + i % (d / 2) * 2 + i / (d / 2);
+      std::copy_n(from.values.begin() + static_cast<std::ptrdiff_t>(row * width), width,
+                  to.values.begin() + static_cast<std::ptrdiff_t>(place * width));
+    }
+    return to;
+  }
+
+  bool pairs_are_neighbours_;
 };
+
+void require_same_logits(const std::string& model, const std::string& architecture) {
+  const std::string gguf = GroupedGguf(model, architecture).bytes();
+  require_golden_logits(model, gguf);
+  require_golden_logits(model, gguf, "--split 1");
+}
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_has_the_golden_logits) {
-  const std::string gguf = GroupedGguf("qwen3", "qwen3").bytes();
-  require_golden_logits("qwen3", gguf);
-  require_golden_logits("qwen3", gguf, "--split 1");
+BOOST_AUTO_TEST_CASE(a_gguf_of_llama_with_biases_has_the_golden_logits) {
+  require_same_logits("llama-bias", "llama");
 }
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_mistral_is_one_of_llama_and_has_the_golden_logits) {
+  require_same_logits("mistral", "llama");
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_has_the_golden_logits) { require_same_logits("qwen3", "qwen3"); }

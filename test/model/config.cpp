@@ -39,6 +39,14 @@ Fields qwen3() {
   return fields;
 }
 
+Fields mistral() {
+  Fields fields = llama();
+  fields["model_type"] = R"("mistral")";
+  fields["architectures"] = R"(["MistralForCausalLM"])";
+  fields["sliding_window"] = "null";
+  return fields;
+}
+
 Fields deepseek_v3() {
   Fields fields = llama();
   fields.erase("num_key_value_heads");
@@ -88,9 +96,25 @@ BOOST_AUTO_TEST_CASE(the_head_dimension_is_derived_unless_it_is_given) {
   CHECK_INPUT_ERROR(with(llama(), "head_dim", "17"), "odd");
 }
 
-BOOST_AUTO_TEST_CASE(only_qwen2_has_a_bias_on_q_k_and_v) {
+BOOST_AUTO_TEST_CASE(qwen2_has_biases_on_q_k_and_v_and_llama_on_the_output_too_if_it_says_so) {
   BOOST_TEST(!parse(llama()).qkv_bias);
   BOOST_TEST(parse(qwen2()).qkv_bias);
+  BOOST_TEST(!with(qwen2(), "attention_bias", "true").o_bias);  // the reference doesn't read it
+  const Config biased = with(llama(), "attention_bias", "true");
+  BOOST_TEST(biased.qkv_bias);
+  BOOST_TEST(biased.o_bias);
+  BOOST_TEST(!with(mistral(), "attention_bias", "true").qkv_bias);
+}
+
+BOOST_AUTO_TEST_CASE(a_window_that_is_smaller_than_the_context_is_refused_and_a_wider_one_changes_nothing) {
+  BOOST_TEST(parse(mistral()).architecture == "mistral");
+  BOOST_CHECK_NO_THROW(with(mistral(), "sliding_window", "2048"));  // the context
+  CHECK_INPUT_ERROR(with(mistral(), "sliding_window", "2047"), "sliding_window");
+  Fields absent = mistral();
+  absent.erase("sliding_window");
+  BOOST_CHECK_NO_THROW(parse(absent));  // the reference has 4096 then
+  absent["max_position_embeddings"] = "4097";
+  CHECK_INPUT_ERROR(parse(absent), "sliding_window");
 }
 
 BOOST_AUTO_TEST_CASE(only_qwen3_normalises_the_queries_and_keys_of_each_head) {
@@ -102,7 +126,7 @@ BOOST_AUTO_TEST_CASE(only_qwen3_normalises_the_queries_and_keys_of_each_head) {
 }
 
 BOOST_AUTO_TEST_CASE(a_family_that_is_not_known_is_told_those_that_are) {
-  CHECK_INPUT_ERROR(with(llama(), "model_type", R"("gemma3")"), "llama, qwen2, qwen3");
+  CHECK_INPUT_ERROR(with(llama(), "model_type", R"("gemma3")"), "llama, mistral, qwen2, qwen3");
 }
 
 BOOST_AUTO_TEST_CASE(absent_fields_have_the_defaults_of_the_reference) {
@@ -183,10 +207,9 @@ BOOST_AUTO_TEST_CASE(rotary_factors_that_give_no_numbers_are_refused) {
 
 BOOST_AUTO_TEST_CASE(a_field_that_would_change_the_result_is_refused_by_name) {
   const std::vector<std::pair<std::string, std::string>> unsupported = {
-      {"model_type", R"("mistral")"},
+      {"model_type", R"("gemma3")"},
       {"architectures", R"(["LlamaForSequenceClassification"])"},
       {"hidden_act", R"("gelu")"},
-      {"attention_bias", "true"},
       {"mlp_bias", "true"},
       {"partial_rotary_factor", "0.5"},
       {"rope_interleaved", "true"},

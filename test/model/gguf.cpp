@@ -149,7 +149,7 @@ BOOST_AUTO_TEST_CASE(metadata_that_would_change_the_result_is_refused_by_name) {
     CHECK_INPUT_ERROR(open(tiny_gguf("llama").key(key, value)), key);
   };
   refused("general.architecture", std::string("mamba"));
-  refused("llama.attention.sliding_window", uint32_t{4096});
+  refused("llama.attention.sliding_window", uint32_t{127});
   refused("llama.attention.scale", 0.5f);
   refused("llama.expert_count", uint32_t{8});
   refused("llama.rope.scaling.type", std::string("yarn"));
@@ -157,6 +157,7 @@ BOOST_AUTO_TEST_CASE(metadata_that_would_change_the_result_is_refused_by_name) {
   refused("llama.rope.dimension_count", uint32_t{8});
   refused("llama.attention.value_length", uint32_t{32});
   refused("llama.block_count", std::string("2"));
+  BOOST_CHECK_NO_THROW(open(tiny_gguf("llama").key("llama.attention.sliding_window", uint32_t{128})));
   BOOST_CHECK_NO_THROW(open(tiny_gguf("llama").key("llama.rope.scaling.type", std::string("none"))));
   BOOST_CHECK_NO_THROW(open(tiny_gguf("llama").key("llama.expert_count", uint32_t{0})));
   refused("llama.expert_gating_func", uint32_t{1});  // known of deepseek2 only
@@ -168,7 +169,10 @@ BOOST_AUTO_TEST_CASE(a_tensor_that_is_missing_misshapen_or_unknown_is_named) {
   GgufBuilder swapped = tiny_gguf("llama");
   std::swap(swapped.find("blk.0.ffn_up.weight").dims[0], swapped.find("blk.0.ffn_up.weight").dims[1]);
   CHECK_INPUT_ERROR(open(swapped), "blk.0.ffn_up.weight");
-  CHECK_INPUT_ERROR(open(tiny_gguf("llama").tensor_f32("blk.0.attn_q.bias", {64})), "blk.0.attn_q.bias");
+  CHECK_INPUT_ERROR(open(tiny_gguf("llama").tensor_f32("blk.0.attn_q.bias", {64})), "blk.0.attn_k.bias");
+  CHECK_INPUT_ERROR(open(tiny_gguf("llama").tensor_f32("blk.0.attn_output.bias", {32})),
+                    "blk.1.attn_output.bias");
+  CHECK_INPUT_ERROR(open(tiny_gguf("llama").tensor_f32("blk.0.ffn_up.bias", {96})), "blk.0.ffn_up.bias");
   CHECK_INPUT_ERROR(open(tiny_gguf("qwen2").remove("blk.0.attn_k.bias")), "blk.0.attn_k.bias");
   CHECK_INPUT_ERROR(open(tiny_gguf("llama").key("llama.block_count", uint32_t{3})), "blk.2.attn_norm.weight");
 }

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <set>
 
+#include "builders.hpp"
 #include "files.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/inspect.hpp"
@@ -71,6 +72,7 @@ void for_each_weight(const Checkpoint& a, const Checkpoint& b, const auto& use) 
         use(layer + "k bias", *x.k_bias, *y.k_bias);
         use(layer + "v bias", *x.v_bias, *y.v_bias);
       }
+      if (x.o_bias) use(layer + "o bias", *x.o_bias, *y.o_bias);
       if (x.q_norm) {
         use(layer + "q norm", *x.q_norm, *y.q_norm);
         use(layer + "k norm", *x.k_norm, *y.k_norm);
@@ -134,7 +136,8 @@ Counts run_to_the_end(const RewriteOptions& options) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(bf16_weights_written_as_bf16_are_the_same_to_the_bit) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "qwen3", "deepseek-v2-lite", "deepseek-v3"}) {
+  for (const char* name :
+       {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "deepseek-v2-lite", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                result = rewrite(golden(name), RewriteTarget::bf16, folder.path() / "out");
@@ -195,14 +198,15 @@ BOOST_AUTO_TEST_CASE(int8_rows_are_read_back_within_half_a_step_of_a_scale_that_
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_their_places) {
-  for (const char* name :
-       {"llama-gqa", "qwen2-bias", "qwen3", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "deepseek-v2-lite",
+                           "deepseek-v2", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                gguf = rewrite(golden(name), RewriteTarget::q8_0, folder.path() / "a.gguf"),
                back = rewrite(folder.path() / "a.gguf", RewriteTarget::bf16, folder.path() / "back");
     BOOST_TEST(gguf->is_gguf());
-    BOOST_TEST(back->config().architecture == source->config().architecture);
+    const std::string family = source->config().architecture;
+    BOOST_TEST(back->config().architecture == (family == "mistral" ? "llama" : family));  // one to a GGUF
     BOOST_TEST(attention_scale(back->config()) == attention_scale(source->config()));
     BOOST_TEST(rope_frequencies(back->config().rope, source->config().head_dim) ==
                    rope_frequencies(source->config().rope, source->config().head_dim),
@@ -214,6 +218,15 @@ BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_t
     });
     BOOST_TEST(compared >= 3u + 9 * static_cast<size_t>(source->config().layers));
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_llama_with_biases_on_some_projections_cannot_go_back) {
+  const TemporaryFolder folder;
+  auto file = test::tiny_gguf("llama", {.layers = 1});
+  file.tensor_f32("blk.0.attn_q.bias", {64}).tensor_f32("blk.0.attn_k.bias", {32});
+  const auto source = folder.write("a.gguf", file.tensor_f32("blk.0.attn_v.bias", {32}).bytes());
+  BOOST_TEST(Checkpoint::open(source)->stage({0, 0}).layers[0].q_bias.has_value());
+  CHECK_INPUT_ERROR(rewrite(source, RewriteTarget::bf16, folder.path() / "out"), "all or none");
 }
 
 BOOST_AUTO_TEST_CASE(q4_k_falls_back_to_q8_0_where_rows_are_no_whole_blocks) {
