@@ -148,8 +148,8 @@ class Backend {
   /// Causal attention over the cached latents; the step's own rows are already in it.
   virtual void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
                                 std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) = 0;
-  /// out = shared + Σ over the row's chosen experts of weight · down(silu(gate·h) ⊙ up·h), added in the order
-  /// of the experts' numbers. Chosen by route() over float32 scores.
+  /// out = shared (if shared.data) + Σ over the row's chosen experts of weight · down(silu(gate·h) ⊙ up·h),
+  /// added in the order of the experts' numbers. Chosen by route() over float32 scores.
   virtual void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
                        Rows out) = 0;
   /// logits = norm(x[row] (+ delta[row])) · headᵀ for the listed rows only. logits: [rows.size(), vocab]

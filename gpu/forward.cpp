@@ -169,14 +169,18 @@ void Forward::latent_attention(const Layer& layer, std::span<const SequenceRows>
 }
 
 void Forward::mlp(const Layer& layer) {
-  const Rows h = h_.first(rows_), delta = delta_.first(rows_), gated = gated_.first(rows_, layer.gate.rows);
-  backend_.gated_linear(h, layer.gate, layer.up, gated);
-  const Projection down[] = {{&layer.down, nullptr, delta}};
-  backend_.linear(gated, down);
+  const Rows h = h_.first(rows_), delta = delta_.first(rows_);
+  const bool every_token = layer.gate.rows > 0;  // a dense MLP, or shared experts
+  if (every_token) {
+    const Rows gated = gated_.first(rows_, layer.gate.rows);
+    backend_.gated_linear(h, layer.gate, layer.up, gated);
+    const Projection down[] = {{&layer.down, nullptr, delta}};
+    backend_.linear(gated, down);
+  }
   if (!layer.experts) return;
   const Experts& e = *layer.experts;
-  backend_.experts(h, {&e.router, pointer(e.router_bias), e.gate, e.up, e.down}, config_.moe->routing, delta,
-                   delta);
+  backend_.experts(h, {&e.router, pointer(e.router_bias), e.gate, e.up, e.down}, config_.moe->routing,
+                   every_token ? delta : Rows{}, delta);
 }
 
 Rows Forward::logits(std::span<const int32_t> rows) {

@@ -68,7 +68,10 @@ double rope_magnitude(const Rope& rope) {
 }
 
 bool has_experts(const Config& config, int64_t layer) {
-  return config.moe && layer >= config.moe->dense_layers;
+  if (!config.moe) return false;
+  const Experts& moe = *config.moe;
+  return layer >= moe.dense_layers && (layer + 1) % moe.step == 0 &&
+         std::ranges::find(moe.dense, layer) == moe.dense.end();
 }
 
 std::vector<CacheStream> cache_streams(const Config& config) {
@@ -108,7 +111,10 @@ void check_experts(const Experts& experts, const Config& config, const auto& wit
   within(r.groups, r.experts, "the number of expert groups");
   within(r.groups_chosen, r.groups, "the number of expert groups per token");
   within(experts.width, width_max, "an expert's intermediate size");
-  within(experts.shared, experts_max, "the number of shared experts");
+  if (experts.shared != 0) within(experts.shared, experts_max, "the number of shared experts");
+  within(experts.step, layers_max, "the distance of layers with experts");
+  demand(experts.dense.size() <= static_cast<size_t>(layers_max),
+         "the list of layers without experts is longer than a model");
   demand(experts.dense_layers >= 0 && experts.dense_layers <= config.layers, "more dense layers than layers");
   demand(r.experts % r.groups == 0, "the experts don't divide into groups");
   const int64_t group = r.experts / r.groups;

@@ -67,12 +67,14 @@ struct Routing {
   double scale = 1;         // then multiplied by this
 };
 
-/// Mixture of experts (arXiv 2401.06066) in the layers from `dense_layers` on.
+/// Mixture of experts (arXiv 2401.06066). Which layers have them says has_experts().
 struct Experts {
   Routing routing;
-  int64_t width = 0;   // intermediate size of one expert
-  int64_t shared = 0;  // experts that every token goes to: one MLP of shared · width
-  int64_t dense_layers = 0;
+  int64_t width = 0;           // intermediate size of one expert
+  int64_t shared = 0;          // experts that every token goes to: one MLP of shared · width; 0: none
+  int64_t dense_layers = 0;    // the first ones, which have none
+  int64_t step = 1;            // of the others each step-th has them: n if step divides n + 1
+  std::vector<int64_t> dense;  // and of those not these
 };
 
 /// What a layer keeps of each token: one array of `width` values for every `tokens_per_entry` tokens.

@@ -209,6 +209,24 @@ void read_deepseek(const Fields& fields, Config& config) {
       !interleaved || fields.truth("rope_interleave") ? RopePairs::interleaved : RopePairs::half_split;
 }
 
+/// The best experts of all by softmax, none that every token goes to.
+void read_qwen3_moe(const Fields& fields, Config& config) {
+  Experts& moe = config.moe.emplace();
+  // The newer releases of the reference write the other name.
+  const auto experts = fields.integer("num_experts");
+  moe.routing.experts = experts ? *experts : fields.need_integer("num_local_experts");
+  moe.routing.chosen = fields.need_integer("num_experts_per_tok");
+  moe.routing.normalised = fields.truth("norm_topk_prob");
+  moe.width = fields.need_integer("moe_intermediate_size");
+  moe.step = fields.integer("decoder_sparse_step").value_or(1);
+  const json::value* dense = fields.find("mlp_only_layers");
+  if (!dense) return;
+  const json::array* list = dense->if_array();
+  if (!list || !std::ranges::all_of(*list, [](const json::value& layer) { return layer.is_int64(); }))
+    fields.wrong_type("mlp_only_layers", "a list of layers' numbers");
+  for (const json::value& layer : *list) moe.dense.push_back(layer.get_int64());
+}
+
 int32_t read_token(const json::value& value, const Fields& fields, std::string_view name) {
   if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > INT32_MAX)
     fields.wrong_type(name, "a token's id or a list of them");
@@ -256,6 +274,7 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   config.o_bias = family.attention_bias == AttentionBias::optional && fields.truth("attention_bias");
   config.qkv_bias = config.o_bias || family.attention_bias == AttentionBias::qkv;
   config.qk_norm = family.qk_norm;
+  if (config.architecture == "qwen3_moe") read_qwen3_moe(fields, config);
   if (is_deepseek(config)) {
     read_deepseek(fields, config);
   } else if (const auto head_dim = fields.integer("head_dim")) {

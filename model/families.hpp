@@ -33,6 +33,7 @@ inline constexpr Family families[] = {
     {"mistral", "MistralForCausalLM", "llama", RopePairs::interleaved, AttentionBias::never, false, true},
     {"qwen2", "Qwen2ForCausalLM", "qwen2", RopePairs::half_split, AttentionBias::qkv},
     {"qwen3", "Qwen3ForCausalLM", "qwen3", RopePairs::half_split, AttentionBias::refused, true},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", "qwen3moe", RopePairs::half_split, AttentionBias::refused, true},
     {"deepseek_v2", "DeepseekV2ForCausalLM", "deepseek2", RopePairs::interleaved},
     {"deepseek_v3", "DeepseekV3ForCausalLM", "deepseek2", RopePairs::interleaved},
 };

@@ -34,9 +34,12 @@ void ExpertRunner::choose(Backend& backend, Rows h, const ExpertSet& experts, co
 
 void ExpertRunner::run(Backend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing,
                        Rows shared, Rows out) {
-  assert(shared.rows == h.rows && out.rows == h.rows && out.width == h.width);
+  assert((!shared.data || shared.rows == h.rows) && out.rows == h.rows && out.width == h.width);
   choose(backend, h, experts, routing);
-  if (out.data != shared.data) std::copy_n(row_of(shared, 0), out.rows * out.width, row_of(out, 0));
+  if (!shared.data)
+    std::fill_n(row_of(out, 0), out.rows * out.width, 0.0f);
+  else if (out.data != shared.data)
+    std::copy_n(row_of(shared, 0), out.rows * out.width, row_of(out, 0));
   for (size_t first = 0; first < visits_.size();) {
     const auto expert = static_cast<size_t>(visits_[first].expert);
     size_t last = first;

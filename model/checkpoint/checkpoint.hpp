@@ -48,7 +48,7 @@ struct LayerWeights {
   std::optional<Tensor> q_bias, k_bias, v_bias, o_bias;
   std::optional<Tensor> q_norm, k_norm;  // [head_dim], the same for all heads
   std::optional<LatentWeights> latent;
-  Tensor gate, up, down;  // the dense MLP, or the shared experts as one
+  Tensor gate, up, down;  // the dense MLP, or the shared experts as one; without those no tensors
   std::optional<ExpertWeights> experts;
 };
 

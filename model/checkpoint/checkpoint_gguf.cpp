@@ -92,7 +92,7 @@ constexpr std::string_view known_keys[] = {"block_count",
                                            "use_parallel_residual",
                                            "tensor_data_layout"};
 
-/// What deepseek2 has beside those.
+/// What architectures with experts have beside those.
 constexpr std::string_view known_deepseek_keys[] = {
     "attention.q_lora_rank",        "attention.kv_lora_rank",
     "attention.key_length_mla",     "attention.value_length_mla",
@@ -104,24 +104,34 @@ constexpr std::string_view known_deepseek_keys[] = {
     "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_beta_fast",  "rope.scaling.yarn_beta_slow"};
 
+constexpr std::string_view known_qwen3_moe_keys[] = {"expert_feed_forward_length", "expert_weights_norm",
+                                                     "expert_gating_func"};
+
+constexpr std::string_view qwen3_moe = "qwen3moe";
 constexpr std::string_view deepseek = "deepseek2";  // DeepSeek V2 and V3, in their format's numbering
 const char* const plain = "use a file without it";
 
+std::span<const std::string_view> own_keys(std::string_view architecture) {
+  if (architecture == deepseek) return known_deepseek_keys;
+  if (architecture == qwen3_moe) return known_qwen3_moe_keys;
+  return {};
+}
+
 void refuse_unknown(const Metadata& metadata, const GgufMetadata& values, const std::string& prefix,
-                    bool is_deepseek) {
+                    std::span<const std::string_view> own) {
   for (const auto& [key, value] : values) {
     if (!key.starts_with(prefix)) continue;
     const auto name = std::string_view(key).substr(prefix.size());
     if (std::ranges::find(known_keys, name) != std::end(known_keys)) continue;
-    if (is_deepseek && std::ranges::find(known_deepseek_keys, name) != std::end(known_deepseek_keys))
-      continue;
+    if (std::ranges::find(own, name) != own.end()) continue;
     metadata.fail(in_quotes(key), "is not understood, and may change the result", plain);
   }
 }
 
 /// Keys that have to have the value with which they change nothing.
-void refuse_unsupported(const Metadata& metadata, const std::string& prefix, bool is_deepseek) {
-  if (!is_deepseek)
+void refuse_unsupported(const Metadata& metadata, const std::string& prefix, std::string_view architecture) {
+  const bool is_deepseek = architecture == deepseek;
+  if (!is_deepseek && architecture != qwen3_moe)
     for (const char* name : {"expert_count", "expert_used_count"})
       if (metadata.integer(prefix + name).value_or(0) != 0)
         metadata.fail(prefix + name, "is set: mixtures of experts are not supported", plain);
@@ -245,6 +255,22 @@ Routing read_routing(const Metadata& metadata, const std::string& prefix, bool b
   return routing;
 }
 
+/// The format says of the weights of chosen experts only that they are there: its readers divide them by
+/// their sum.
+void read_qwen3_moe(const Metadata& metadata, const std::string& prefix, Config& config) {
+  constexpr int64_t softmax = 1;
+  const std::string norm = prefix + "expert_weights_norm", gating = prefix + "expert_gating_func";
+  if (metadata.find(norm) && !metadata.truth(norm))
+    metadata.fail(norm, "is false, which readers of the format don't heed", plain);
+  if (metadata.integer(gating).value_or(softmax) != softmax)
+    metadata.fail(gating, "is not softmax (1), which is not supported", plain);
+  Experts& moe = config.moe.emplace();
+  moe.routing.experts = metadata.need_integer(prefix + "expert_count");
+  moe.routing.chosen = metadata.need_integer(prefix + "expert_used_count");
+  moe.routing.normalised = true;
+  moe.width = metadata.need_integer(prefix + "expert_feed_forward_length");
+}
+
 /// The multiplier is 0.1·mscale_all_dim. The format has no place for mscale: it is the same in all published
 /// checkpoints, so that cos and sin keep their magnitude.
 void read_yarn(const Metadata& metadata, const std::string& prefix, Rope& rope) {
@@ -292,8 +318,8 @@ Config read_config(const GgufFile& gguf) {
                   "Convoy runs " + gguf_family_names());
   const bool is_deepseek = architecture == deepseek;
   const std::string prefix = architecture + ".";
-  refuse_unknown(metadata, gguf.metadata, prefix, is_deepseek);
-  refuse_unsupported(metadata, prefix, is_deepseek);
+  refuse_unknown(metadata, gguf.metadata, prefix, own_keys(architecture));
+  refuse_unsupported(metadata, prefix, architecture);
   Config config;
   config.architecture = family->name;
   config.layers = metadata.need_integer(prefix + "block_count");
@@ -322,6 +348,7 @@ Config read_config(const GgufFile& gguf) {
   const int64_t rows = embedding == gguf.tensors.end() ? 0 : embedding->second.rows();
   config.vocab = metadata.integer(prefix + "vocab_size").value_or(rows);
 
+  if (architecture == qwen3_moe) read_qwen3_moe(metadata, prefix, config);
   if (is_deepseek)
     read_deepseek(metadata, prefix, gguf.tensors, config);
   else

@@ -113,7 +113,7 @@ class Collector {
 
   void experts(const Experts& moe, LayerWeights& w) {
     const int64_t count = moe.routing.experts;
-    mlp(shared_experts(), moe.shared * moe.width, w);
+    if (moe.shared > 0) mlp(shared_experts(), moe.shared * moe.width, w);
     ExpertWeights& own = w.experts.emplace();
     own.router = matrix(names::router, count, c_.hidden, plain_only);
     if (moe.routing.biased) own.router_bias = vector(names::router_bias, count);

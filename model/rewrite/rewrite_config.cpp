@@ -91,6 +91,15 @@ void put_deepseek(const Config& c, json::object& root) {
   root["moe_layer_freq"] = 1;
 }
 
+void put_qwen3_moe(const Config& c, json::object& root) {
+  root["num_experts"] = c.moe->routing.experts;
+  root["num_experts_per_tok"] = c.moe->routing.chosen;
+  root["norm_topk_prob"] = c.moe->routing.normalised;
+  root["moe_intermediate_size"] = c.moe->width;
+  root["decoder_sparse_step"] = c.moe->step;
+  root["mlp_only_layers"] = json::array{};
+}
+
 /// Out of what a GGUF says.
 json::object config_object(const Config& c) {
   json::object root{{"architectures", json::array{json::string_view(family_of(c).model_class)}},
@@ -109,6 +118,7 @@ json::object config_object(const Config& c) {
     put_deepseek(c, root);
   else
     root["head_dim"] = c.head_dim;
+  if (c.moe && !c.latent) put_qwen3_moe(c, root);
   if (c.o_bias) root["attention_bias"] = true;
   put_rope(c, root);
   if (c.bos_token >= 0) root["bos_token_id"] = c.bos_token;
@@ -157,6 +167,11 @@ void write_gguf_config(const CheckpointParts& source, RewriteTarget target, Gguf
       .key(p + "attention.layer_norm_rms_epsilon", static_cast<float>(c.rms_eps))
       .key(p + "rope.freq_base", static_cast<float>(c.rope.theta))
       .key(p + "rope.dimension_count", u32(c.head_dim));
+  if (c.moe)
+    gguf.key(p + "expert_count", u32(c.moe->routing.experts))
+        .key(p + "expert_used_count", u32(c.moe->routing.chosen))
+        .key(p + "expert_feed_forward_length", u32(c.moe->width))
+        .key(p + "expert_weights_norm", c.moe->routing.normalised);
   if (!c.latent) {
     gguf.key(p + "attention.key_length", u32(c.head_dim)).key(p + "attention.value_length", u32(c.head_dim));
     return;
@@ -170,16 +185,12 @@ void write_gguf_config(const CheckpointParts& source, RewriteTarget target, Gguf
   if (l.q_rank > 0) gguf.key(p + "attention.q_lora_rank", u32(l.q_rank));
   const Experts& moe = *c.moe;
   gguf.key(p + "leading_dense_block_count", u32(moe.dense_layers))
-      .key(p + "expert_count", u32(moe.routing.experts))
-      .key(p + "expert_used_count", u32(moe.routing.chosen))
       .key(p + "expert_shared_count", u32(moe.shared))
-      .key(p + "expert_feed_forward_length", u32(moe.width))
       .key(p + "expert_group_count", u32(moe.routing.groups))
       .key(p + "expert_group_used_count", u32(moe.routing.groups_chosen))
       .key(p + "expert_gating_func",
            moe.routing.scoring == Scoring::sigmoid ? gating_sigmoid : gating_softmax)
-      .key(p + "expert_weights_scale", static_cast<float>(moe.routing.scale))
-      .key(p + "expert_weights_norm", moe.routing.normalised);
+      .key(p + "expert_weights_scale", static_cast<float>(moe.routing.scale));
   const auto& yarn = c.rope.yarn;
   if (!yarn) return;
   if (yarn->mscale != yarn->mscale_all_dim)

@@ -106,6 +106,7 @@ class Planner {
     if (gguf() && c_.latent && c_.rope.pairs != RopePairs::interleaved)
       throw InputError("rotates halves of a head, which a GGUF of DeepSeek cannot say", source_.path.string(),
                        "write safetensors instead");
+    if (gguf() && c_.architecture == "qwen3_moe") check_gguf_of_qwen3_moe();
     UsedTensors unused;
     for (int64_t n = 0; n < c_.layers; ++n) {
       const StageWeights weights = collect_weights(source_, {n, n}, unused);
@@ -129,6 +130,18 @@ class Planner {
 
  private:
   bool gguf() const { return naming_ == Naming::gguf; }
+
+  /// Readers of the format take every layer for one with experts, and divide the weights of the chosen by
+  /// their sum.
+  void check_gguf_of_qwen3_moe() const {
+    const auto refuse = [&](const char* problem) {
+      throw InputError(std::string(problem) + ", which a GGUF of qwen3moe cannot say", source_.path.string(),
+                       "write safetensors instead");
+    };
+    if (!c_.moe->routing.normalised) refuse("does not normalise the weights of experts");
+    for (int64_t n = 0; n < c_.layers; ++n)
+      if (!has_experts(c_, n)) refuse("has layers without experts");
+  }
 
   void next_group() {
     groups_.push_back(std::move(group_));
@@ -249,6 +262,7 @@ class Planner {
   }
 
   void mlp(const MlpName& name, WeightKind kind, const LayerWeights& w) {
+    if (w.gate.shape.empty()) return;  // experts, and none that every token goes to
     matrix(name.in(naming_, "gate"), kind, w.gate);
     matrix(name.in(naming_, "up"), kind, w.up);
     matrix(name.in(naming_, "down"), kind, w.down);

@@ -45,6 +45,17 @@ checkpoints = {
         "rope_theta": 1000000, "rope_scaling": None, "sliding_window": None, "use_sliding_window": False,
         "max_window_layers": 2,
     },
+    # Experts in every layer, none for all tokens.
+    "qwen3-moe": smaller | {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False,
+        "rope_theta": 1000000.0, "rope_scaling": None, "sliding_window": None, "use_sliding_window": False,
+        "max_window_layers": 2, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+    },
+}
+# Experts in the second of four layers alone, their weights as they come.
+checkpoints["qwen3-moe-mixed"] = checkpoints["qwen3-moe"] | {
+    "num_hidden_layers": 4, "norm_topk_prob": False, "decoder_sparse_step": 2, "mlp_only_layers": [3],
 }
 
 

@@ -73,6 +73,14 @@ BOOST_AUTO_TEST_CASE(norms_of_each_head_agree_with_the_golden_logits_in_every_sp
   require_every_split("qwen3", 2);
 }
 
+BOOST_AUTO_TEST_CASE(experts_without_shared_ones_agree_with_the_golden_logits_in_every_split) {
+  require_every_split("qwen3-moe", 2);
+}
+
+BOOST_AUTO_TEST_CASE(layers_with_experts_among_dense_ones_agree_with_the_golden_logits_in_every_split) {
+  require_every_split("qwen3-moe-mixed", 4);
+}
+
 BOOST_AUTO_TEST_CASE(deepseek_v2_lite_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("deepseek-v2-lite", 3);
 }
@@ -95,7 +103,7 @@ BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are
     require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
     require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
-  for (const char* model : {"llama-bias", "mistral", "qwen3"})
+  for (const char* model : {"llama-bias", "mistral", "qwen3", "qwen3-moe", "qwen3-moe-mixed"})
     require_golden(verify(model) + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
   require_golden(verify("deepseek-v3-fp8") + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
 }

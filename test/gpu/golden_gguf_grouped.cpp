@@ -17,6 +17,10 @@ class GroupedGguf final : public GoldenGguf {
     file.key(p + "attention.head_count_kv", number(config_.kv_heads))
         .key(p + "attention.key_length", number(config_.head_dim))
         .key(p + "attention.value_length", number(config_.head_dim));
+    if (config_.moe)
+      file.key(p + "expert_count", number(config_.moe->routing.experts))
+          .key(p + "expert_used_count", number(config_.moe->routing.chosen))
+          .key(p + "expert_feed_forward_length", number(config_.moe->width));
     write_ends();
     for (int64_t n = 0; n < config_.layers; ++n) write_layer(n);
   }
@@ -74,3 +78,20 @@ BOOST_AUTO_TEST_CASE(a_gguf_of_mistral_is_one_of_llama_and_has_the_golden_logits
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_has_the_golden_logits) { require_same_logits("qwen3", "qwen3"); }
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_with_experts_has_the_golden_logits) {
+  require_same_logits("qwen3-moe", "qwen3moe");
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_with_experts_that_would_be_weighed_otherwise_is_refused_by_name) {
+  const TemporaryFolder folder;
+  const auto refused = [&](const char* key, auto... value) {
+    GroupedGguf gguf("qwen3-moe", "qwen3moe");
+    gguf.file.key(key, value...);
+    CHECK_INPUT_ERROR(model::Checkpoint::open(folder.write("model.gguf", gguf.bytes())), key);
+  };
+  refused("qwen3moe.expert_weights_norm", gguf_bool, std::string(1, '\0'));
+  refused("qwen3moe.expert_gating_func", uint32_t{2});
+  refused("qwen3moe.expert_weights_scale", 2.0f);
+  refused("qwen3moe.expert_group_count", uint32_t{2});
+}

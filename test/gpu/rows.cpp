@@ -80,7 +80,7 @@ void for_each_model(F body) {
         std::pair{DType::f8_e4m3, Tiny::llama}, std::pair{DType::q8_0, Tiny::llama},
         std::pair{DType::q4_0, Tiny::llama}, std::pair{DType::q4_1, Tiny::llama},
         std::pair{DType::q4_k, Tiny::llama}, std::pair{DType::q6_k, Tiny::llama},
-        std::pair{DType::f32, Tiny::qwen3}, std::pair{DType::q8_0, Tiny::qwen3},
+        std::pair{DType::q8_0, Tiny::qwen3}, std::pair{DType::f32, Tiny::qwen3_moe},
         std::pair{DType::f32, Tiny::deepseek}, std::pair{DType::q8_0, Tiny::deepseek}})
     for (Kernels kernels : {Kernels::reference, Kernels::fast}) {
       const auto checkpoint = std::make_shared<TinyCheckpoint>(type, kind);

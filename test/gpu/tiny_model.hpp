@@ -108,9 +108,9 @@ class TensorMaker {
   std::uniform_real_distribution<float> uniform_{-1, 1};
 };
 
-/// Llama's parts; with biases for queries, keys and values; with norms of each head; or latent attention with
-/// experts.
-enum class Tiny : uint8_t { llama, qwen2, qwen3, deepseek };
+/// Llama's parts; with biases for queries, keys and values; with norms of each head; with experts and none
+/// shared; or latent attention with experts, one shared.
+enum class Tiny : uint8_t { llama, qwen2, qwen3, qwen3_moe, deepseek };
 
 class TinyCheckpoint final : public model::Checkpoint {
  public:
@@ -150,9 +150,12 @@ class TinyCheckpoint final : public model::Checkpoint {
 
  private:
   void describe_llama(Tiny kind) {
-    config_.architecture = kind == Tiny::qwen2 ? "qwen2" : kind == Tiny::qwen3 ? "qwen3" : "llama";
+    const bool qwen3 = kind == Tiny::qwen3 || kind == Tiny::qwen3_moe;
+    config_.architecture = kind == Tiny::qwen2 ? "qwen2" : qwen3 ? "qwen3" : "llama";
+    if (kind == Tiny::qwen3_moe)
+      config_.moe = model::Experts{.routing = {.experts = 6, .chosen = 2, .normalised = true}, .width = 64};
     config_.kv_heads = 2, config_.head_dim = config_.hidden / 4;
-    config_.qkv_bias = kind == Tiny::qwen2, config_.qk_norm = kind == Tiny::qwen3;
+    config_.qkv_bias = kind == Tiny::qwen2, config_.qk_norm = qwen3;
   }
   void describe_deepseek() {
     config_.architecture = "deepseek_v3";
@@ -202,11 +205,13 @@ class TinyCheckpoint final : public model::Checkpoint {
     const int64_t hidden = config_.hidden;
     const bool experts = model::has_experts(config_, layer);
     const int64_t width = experts ? config_.moe->shared * config_.moe->width : config_.intermediate;
-    w.gate = matrix(width, hidden), w.up = matrix(width, hidden), w.down = matrix(hidden, width);
+    if (width > 0)
+      w.gate = matrix(width, hidden), w.up = matrix(width, hidden), w.down = matrix(hidden, width);
     if (!experts) return;
     const int64_t count = config_.moe->routing.experts;
     model::ExpertWeights& e = w.experts.emplace();
-    e.router = maker_.make({count, hidden}, model::DType::f32, 0.25f), e.router_bias = vector(count);
+    e.router = maker_.make({count, hidden}, model::DType::f32, 0.25f);
+    if (config_.moe->routing.biased) e.router_bias = vector(count);
     for (int64_t i = 0; i < count; i++) {
       e.gate.push_back(matrix(config_.moe->width, hidden)),
           e.up.push_back(matrix(config_.moe->width, hidden));

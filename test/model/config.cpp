@@ -47,6 +47,18 @@ Fields mistral() {
   return fields;
 }
 
+Fields qwen3_moe() {
+  Fields fields = qwen3();
+  for (const auto& [name, value] : Fields{{"model_type", R"("qwen3_moe")"},
+                                          {"architectures", R"(["Qwen3MoeForCausalLM"])"},
+                                          {"num_hidden_layers", "6"},
+                                          {"num_experts", "8"},
+                                          {"num_experts_per_tok", "2"},
+                                          {"moe_intermediate_size", "32"}})
+    fields[name] = value;
+  return fields;
+}
+
 Fields deepseek_v3() {
   Fields fields = llama();
   fields.erase("num_key_value_heads");
@@ -125,8 +137,38 @@ BOOST_AUTO_TEST_CASE(only_qwen3_normalises_the_queries_and_keys_of_each_head) {
   CHECK_INPUT_ERROR(with(qwen3(), "use_sliding_window", "true"), "use_sliding_window");
 }
 
+BOOST_AUTO_TEST_CASE(layers_with_experts_stand_a_step_apart_and_some_are_dense_all_the_same) {
+  const auto layers = [](const Config& config) {
+    std::string kinds;
+    for (int64_t n = 0; n < config.layers; ++n) kinds += has_experts(config, n) ? 'e' : 'd';
+    return kinds;
+  };
+  BOOST_TEST(layers(parse(qwen3_moe())) == "eeeeee");
+  BOOST_TEST(layers(with(qwen3_moe(), "decoder_sparse_step", "2")) == "dedede");
+  BOOST_TEST(layers(with(qwen3_moe(), "mlp_only_layers", "[0, 5]")) == "deeeed");
+  BOOST_TEST(layers(with(qwen3_moe(), "mlp_only_layers", "null")) == "eeeeee");
+  CHECK_INPUT_ERROR(with(qwen3_moe(), "decoder_sparse_step", "0"), "distance");
+  CHECK_INPUT_ERROR(with(qwen3_moe(), "mlp_only_layers", "3"), "mlp_only_layers");
+  CHECK_INPUT_ERROR(with(qwen3_moe(), "mlp_only_layers", R"(["0"])"), "mlp_only_layers");
+}
+
+BOOST_AUTO_TEST_CASE(qwen3_takes_the_best_experts_of_all_and_shares_none) {
+  const Experts moe = *parse(qwen3_moe()).moe;
+  BOOST_TEST(moe.routing.experts == 8);
+  BOOST_TEST(moe.routing.chosen == 2);
+  BOOST_TEST((moe.routing.scoring == Scoring::softmax));
+  BOOST_TEST(!moe.routing.normalised);  // the reference's default
+  BOOST_TEST(with(qwen3_moe(), "norm_topk_prob", "true").moe->routing.normalised);
+  BOOST_TEST(moe.shared == 0);
+  Fields renamed = qwen3_moe();
+  renamed.erase("num_experts");
+  CHECK_INPUT_ERROR(parse(renamed), "num_local_experts");
+  BOOST_TEST(with(renamed, "num_local_experts", "8").moe->routing.experts == 8);
+  CHECK_INPUT_ERROR(with(qwen3_moe(), "num_experts_per_tok", "9"), "experts per token");
+}
+
 BOOST_AUTO_TEST_CASE(a_family_that_is_not_known_is_told_those_that_are) {
-  CHECK_INPUT_ERROR(with(llama(), "model_type", R"("gemma3")"), "llama, mistral, qwen2, qwen3");
+  CHECK_INPUT_ERROR(with(llama(), "model_type", R"("gemma3")"), "llama, mistral, qwen2, qwen3, qwen3_moe");
 }
 
 BOOST_AUTO_TEST_CASE(absent_fields_have_the_defaults_of_the_reference) {

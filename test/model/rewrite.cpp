@@ -57,9 +57,11 @@ void for_each_weight(const Checkpoint& a, const Checkpoint& b, const auto& use) 
     use(layer + "mlp norm", x.mlp_norm, y.mlp_norm);
     use(layer + "q", x.q, y.q);
     use(layer + "o", x.o, y.o);
-    use(layer + "gate", x.gate, y.gate);
-    use(layer + "up", x.up, y.up);
-    use(layer + "down", x.down, y.down);
+    if (!x.gate.shape.empty()) {
+      use(layer + "gate", x.gate, y.gate);
+      use(layer + "up", x.up, y.up);
+      use(layer + "down", x.down, y.down);
+    }
     if (x.latent) {
       if (x.latent->q_a) use(layer + "q_a", *x.latent->q_a, *y.latent->q_a);
       use(layer + "kv_a", x.latent->kv_a, y.latent->kv_a);
@@ -136,8 +138,8 @@ Counts run_to_the_end(const RewriteOptions& options) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(bf16_weights_written_as_bf16_are_the_same_to_the_bit) {
-  for (const char* name :
-       {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "deepseek-v2-lite", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-moe-mixed",
+                           "deepseek-v2-lite", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                result = rewrite(golden(name), RewriteTarget::bf16, folder.path() / "out");
@@ -198,8 +200,8 @@ BOOST_AUTO_TEST_CASE(int8_rows_are_read_back_within_half_a_step_of_a_scale_that_
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_their_places) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "deepseek-v2-lite",
-                           "deepseek-v2", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-moe",
+                           "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                gguf = rewrite(golden(name), RewriteTarget::q8_0, folder.path() / "a.gguf"),
@@ -218,6 +220,18 @@ BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_t
     });
     BOOST_TEST(compared >= 3u + 9 * static_cast<size_t>(source->config().layers));
   }
+}
+
+BOOST_AUTO_TEST_CASE(what_a_gguf_of_qwen3_with_experts_cannot_say_is_refused) {
+  const TemporaryFolder folder;
+  CHECK_INPUT_ERROR(rewrite(golden("qwen3-moe-mixed"), RewriteTarget::q8_0, folder.path() / "a.gguf"),
+                    "does not normalise");
+  const fs::path source = folder.path() / "source";
+  fs::copy(golden("qwen3-moe-mixed"), source);
+  auto config = boost::json::parse(Mapping::open(source / "config.json")->text()).as_object();
+  config["norm_topk_prob"] = true;
+  std::ofstream(source / "config.json") << config;
+  CHECK_INPUT_ERROR(rewrite(source, RewriteTarget::q8_0, folder.path() / "a.gguf"), "layers without experts");
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_llama_with_biases_on_some_projections_cannot_go_back) {
