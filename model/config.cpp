@@ -64,7 +64,8 @@ std::vector<double> rope_frequencies(const Rope& rope, int64_t head_dim) {
 double rope_magnitude(const Rope& rope) {
   if (!rope.yarn) return 1;
   const YarnRope& yarn = *rope.yarn;
-  return yarn_magnitude(yarn.factor, yarn.mscale) / yarn_magnitude(yarn.factor, yarn.mscale_all_dim);
+  return yarn.attn_factor * yarn_magnitude(yarn.factor, yarn.mscale) /
+         yarn_magnitude(yarn.factor, yarn.mscale_all_dim);
 }
 
 bool has_experts(const Config& config, int64_t layer) {

@@ -22,12 +22,14 @@ struct Llama3Rope {
   int64_t original_context;
 };
 
-/// YaRN (arXiv 2309.00071) as DeepSeek applies it: the ramp between interpolated and kept frequencies is laid
-/// over the original context, cos and sin are multiplied by m(mscale) / m(mscale_all_dim), and attention's
-/// scale by m(mscale_all_dim)², with m(s) = 0.1·s·ln(factor) + 1.
+/// YaRN (arXiv 2309.00071): the ramp between interpolated and kept frequencies is laid over the original
+/// context, cos and sin are multiplied by attn_factor · m(mscale) / m(mscale_all_dim), and attention's scale
+/// by m(mscale_all_dim)², with m(s) = 0.1·s·ln(factor) + 1. DeepSeek's V2 and V3 give both s; elsewhere they
+/// are 1 and 0, as in the paper.
 struct YarnRope {
   double factor, beta_fast, beta_slow, mscale, mscale_all_dim;
   int64_t original_context;
+  double attn_factor = 1;
 };
 
 struct Rope {

@@ -106,6 +106,29 @@ void check_window(const Fields& fields, const Config& config) {
                 "use a checkpoint where it is null, such as Mistral's from version 0.2 on");
 }
 
+/// `attn_factor` is what DeepSeek's R1-0528-Qwen3-8B gives, so that cos and sin keep their size. vLLM and
+/// llama.cpp multiply by it, as is meant; transformers (5.24) does not know it.
+YarnRope read_yarn(const Fields& scaling, const Config& config) {
+  scaling.only("truncate", true);
+  scaling.only("attention_factor", nullptr);
+  YarnRope yarn{.factor = scaling.need_number("factor"),
+                .beta_fast = scaling.number("beta_fast").value_or(32),
+                .beta_slow = scaling.number("beta_slow").value_or(1),
+                .mscale = 1,
+                .mscale_all_dim = 0,
+                .original_context = scaling.need_integer("original_max_position_embeddings")};
+  if (is_deepseek(config)) {
+    scaling.only("attn_factor", 1);
+    yarn.mscale = scaling.need_number("mscale");
+    yarn.mscale_all_dim = scaling.need_number("mscale_all_dim");
+  } else {
+    scaling.only("mscale", nullptr);
+    scaling.only("mscale_all_dim", nullptr);
+    yarn.attn_factor = scaling.number("attn_factor").value_or(1);
+  }
+  return yarn;
+}
+
 /// The scaling under either of its names, and the base that may stand in it or beside it.
 void read_rope(const Fields& fields, const Config& config, Rope& rope) {
   const auto old_spelling = fields.object("rope_scaling");
@@ -130,20 +153,12 @@ void read_rope(const Fields& fields, const Config& config, Rope& rope) {
       rope.llama3 = {scaling->need_number("factor"), scaling->need_number("low_freq_factor"),
                      scaling->need_number("high_freq_factor"),
                      scaling->need_integer("original_max_position_embeddings")};
-    } else if (kind == "yarn" && is_deepseek(config)) {
-      rope.yarn = {scaling->need_number("factor"),
-                   scaling->number("beta_fast").value_or(32),
-                   scaling->number("beta_slow").value_or(1),
-                   scaling->need_number("mscale"),
-                   scaling->need_number("mscale_all_dim"),
-                   scaling->need_integer("original_max_position_embeddings")};
-      scaling->only("truncate", true);
-      scaling->only("attention_factor", nullptr);
+    } else if (kind == "yarn") {
+      rope.yarn = read_yarn(*scaling, config);
     } else if (kind != "default") {
-      scaling->fail(
-          "rope_type",
-          kind.empty() ? "is missing" : "the rotary scaling " + in_quotes(kind) + " is not known",
-          is_deepseek(config) ? "Convoy knows default, llama3 and yarn" : "Convoy knows default and llama3");
+      scaling->fail("rope_type",
+                    kind.empty() ? "is missing" : "the rotary scaling " + in_quotes(kind) + " is not known",
+                    "Convoy knows default, llama3 and yarn");
     }
   }
   if (theta) rope.theta = *theta;

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/checkpoint/gguf_fields.hpp"
 #include "model/checkpoint/weight_names.hpp"
 #include "model/error.hpp"
 #include "model/families.hpp"
@@ -10,62 +11,6 @@
 namespace convoy::model {
 
 namespace {
-
-/// Typed metadata. Writers differ in the width and sign of integers, so any integer type is one here.
-class Metadata {
- public:
-  Metadata(const GgufMetadata& values, std::string file) : values_(values), file_(std::move(file)) {}
-
-  const GgufValue* find(std::string_view key) const {
-    const auto found = values_.find(key);
-    return found == values_.end() ? nullptr : &found->second;
-  }
-  [[noreturn]] void fail(std::string_view key, const std::string& problem, std::string mend) const {
-    throw InputError(problem, file_ + ": metadata " + std::string(key), std::move(mend));
-  }
-
-  std::optional<int64_t> integer(std::string_view key) const {
-    const GgufValue* value = find(key);
-    if (!value) return std::nullopt;
-    if (const auto* number = std::get_if<int64_t>(&value->value)) return *number;
-    const auto* number = std::get_if<uint64_t>(&value->value);
-    if (!number || *number > static_cast<uint64_t>(INT64_MAX))
-      fail(key, "is not a whole number", "convert the file anew");
-    return static_cast<int64_t>(*number);
-  }
-  std::optional<double> number(std::string_view key) const {
-    const GgufValue* value = find(key);
-    if (!value) return std::nullopt;
-    if (const auto* number = std::get_if<double>(&value->value)) return *number;
-    return static_cast<double>(*integer(key));
-  }
-  std::optional<std::string> text(std::string_view key) const {
-    const GgufValue* value = find(key);
-    if (!value) return std::nullopt;
-    const auto* text = std::get_if<std::string>(&value->value);
-    if (!text) fail(key, "is not a string", "convert the file anew");
-    return *text;
-  }
-  /// False when absent.
-  bool truth(std::string_view key) const {
-    const GgufValue* value = find(key);
-    const bool* truth = value ? std::get_if<bool>(&value->value) : nullptr;
-    if (value && !truth) fail(key, "is neither true nor false", "convert the file anew");
-    return truth && *truth;
-  }
-  int64_t need_integer(std::string_view key) const { return need(integer(key), key); }
-  double need_number(std::string_view key) const { return need(number(key), key); }
-
- private:
-  template <class T>
-  T need(std::optional<T> value, std::string_view key) const {
-    if (!value) fail(key, "is missing", "convert the file anew");
-    return *value;
-  }
-
-  const GgufMetadata& values_;
-  std::string file_;
-};
 
 /// Every key of the architecture's own that we understand, or that changes nothing. Any other is refused.
 constexpr std::string_view known_keys[] = {"block_count",
@@ -86,6 +31,11 @@ constexpr std::string_view known_keys[] = {"block_count",
                                            "rope.scale_linear",
                                            "rope.scaling.original_context_length",
                                            "rope.scaling.finetuned",
+                                           "rope.scaling.attn_factor",
+                                           "rope.scaling.yarn_ext_factor",
+                                           "rope.scaling.yarn_attn_factor",
+                                           "rope.scaling.yarn_beta_fast",
+                                           "rope.scaling.yarn_beta_slow",
                                            "expert_count",
                                            "expert_used_count",
                                            "attention.causal",
@@ -94,15 +44,13 @@ constexpr std::string_view known_keys[] = {"block_count",
 
 /// What architectures with experts have beside those.
 constexpr std::string_view known_deepseek_keys[] = {
-    "attention.q_lora_rank",        "attention.kv_lora_rank",
-    "attention.key_length_mla",     "attention.value_length_mla",
-    "leading_dense_block_count",    "expert_feed_forward_length",
-    "expert_shared_count",          "expert_weights_scale",
-    "expert_weights_norm",          "expert_gating_func",
-    "expert_group_count",           "expert_group_used_count",
-    "nextn_predict_layers",         "rope.scaling.yarn_log_multiplier",
-    "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
-    "rope.scaling.yarn_beta_fast",  "rope.scaling.yarn_beta_slow"};
+    "attention.q_lora_rank",     "attention.kv_lora_rank",
+    "attention.key_length_mla",  "attention.value_length_mla",
+    "leading_dense_block_count", "expert_feed_forward_length",
+    "expert_shared_count",       "expert_weights_scale",
+    "expert_weights_norm",       "expert_gating_func",
+    "expert_group_count",        "expert_group_used_count",
+    "nextn_predict_layers",      "rope.scaling.yarn_log_multiplier"};
 
 constexpr std::string_view known_qwen3_moe_keys[] = {"expert_feed_forward_length", "expert_weights_norm",
                                                      "expert_gating_func"};
@@ -130,14 +78,13 @@ void refuse_unknown(const Metadata& metadata, const GgufMetadata& values, const 
 
 /// Keys that have to have the value with which they change nothing.
 void refuse_unsupported(const Metadata& metadata, const std::string& prefix, std::string_view architecture) {
-  const bool is_deepseek = architecture == deepseek;
-  if (!is_deepseek && architecture != qwen3_moe)
+  if (architecture != deepseek && architecture != qwen3_moe)
     for (const char* name : {"expert_count", "expert_used_count"})
       if (metadata.integer(prefix + name).value_or(0) != 0)
         metadata.fail(prefix + name, "is set: mixtures of experts are not supported", plain);
   const auto scaling = metadata.text(prefix + "rope.scaling.type");
-  if (!is_deepseek || scaling != "yarn") {
-    for (const char* name : {"rope.scaling.factor", "rope.scale_linear"})
+  if (scaling != "yarn") {
+    for (const char* name : {"rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"})
       if (metadata.number(prefix + name).value_or(1) != 1)
         metadata.fail(prefix + name, "scales the rotary positions, which is not supported", plain);
     if (scaling && scaling != "none" && scaling != "linear")  // linear by 1, as just checked, is none
@@ -271,21 +218,31 @@ void read_qwen3_moe(const Metadata& metadata, const std::string& prefix, Config&
   moe.width = metadata.need_integer(prefix + "expert_feed_forward_length");
 }
 
-/// The multiplier is 0.1·mscale_all_dim. The format has no place for mscale: it is the same in all published
-/// checkpoints, so that cos and sin keep their magnitude.
-void read_yarn(const Metadata& metadata, const std::string& prefix, Rope& rope) {
+/// Other than the paper has it DeepSeek's V2 and V3 have a multiplier, which is 0.1·mscale_all_dim. The
+/// format has no place for mscale: it is the same in all published checkpoints, so that cos and sin keep
+/// their magnitude.
+void read_yarn(const Metadata& metadata, const std::string& prefix, bool is_deepseek, Rope& rope) {
   const std::string scaling = prefix + "rope.scaling.";
   if (metadata.text(scaling + "type") != "yarn") return;
-  for (const char* name : {"yarn_ext_factor", "yarn_attn_factor"})
+  const auto only_1 = [&](const char* name) {
     if (metadata.number(scaling + name).value_or(1) != 1)
       metadata.fail(scaling + name, "is not 1, which is not supported", plain);
-  const double mscale = metadata.need_number(scaling + "yarn_log_multiplier") / 0.1;
-  rope.yarn = {metadata.need_number(scaling + "factor"),
-               metadata.number(scaling + "yarn_beta_fast").value_or(32),
-               metadata.number(scaling + "yarn_beta_slow").value_or(1),
-               mscale,
-               mscale,
-               metadata.need_integer(scaling + "original_context_length")};
+  };
+  only_1("yarn_ext_factor");
+  YarnRope yarn{.factor = metadata.need_number(scaling + "factor"),
+                .beta_fast = metadata.number(scaling + "yarn_beta_fast").value_or(32),
+                .beta_slow = metadata.number(scaling + "yarn_beta_slow").value_or(1),
+                .mscale = 1,
+                .mscale_all_dim = 0,
+                .original_context = metadata.need_integer(scaling + "original_context_length")};
+  if (is_deepseek) {
+    only_1("yarn_attn_factor"), only_1("attn_factor");
+    yarn.mscale = yarn.mscale_all_dim = metadata.need_number(scaling + "yarn_log_multiplier") / 0.1;
+  } else {  // one factor under an older and a newer name
+    yarn.attn_factor = metadata.number(scaling + "attn_factor").value_or(1) *
+                       metadata.number(scaling + "yarn_attn_factor").value_or(1);
+  }
+  rope.yarn = yarn;
 }
 
 void read_deepseek(const Metadata& metadata, const std::string& prefix, const TensorMap& tensors,
@@ -305,7 +262,6 @@ void read_deepseek(const Metadata& metadata, const std::string& prefix, const Te
   moe.width = metadata.need_integer(prefix + "expert_feed_forward_length");
   moe.shared = metadata.need_integer(prefix + "expert_shared_count");
   moe.dense_layers = metadata.integer(prefix + "leading_dense_block_count").value_or(0);
-  read_yarn(metadata, prefix, config.rope);
 }
 
 Config read_config(const GgufFile& gguf) {
@@ -348,6 +304,7 @@ Config read_config(const GgufFile& gguf) {
   const int64_t rows = embedding == gguf.tensors.end() ? 0 : embedding->second.rows();
   config.vocab = metadata.integer(prefix + "vocab_size").value_or(rows);
 
+  read_yarn(metadata, prefix, is_deepseek, config.rope);
   if (architecture == qwen3_moe) read_qwen3_moe(metadata, prefix, config);
   if (is_deepseek)
     read_deepseek(metadata, prefix, gguf.tensors, config);

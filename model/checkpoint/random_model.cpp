@@ -31,6 +31,12 @@ constexpr std::string_view qwen2_config = R"({
   "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643, "initializer_range": 0.02,
   "max_position_embeddings": 131072, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
   "use_cache": true, "use_mrope": false, "use_sliding_window": false, "vocab_size": 152064})";
+constexpr std::string_view qwen3_config = R"({
+  "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "attention_bias": false,
+  "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128,
+  "initializer_range": 0.02, "rms_norm_eps": 1e-06, "rope_theta": 1000000, "sliding_window": null,
+  "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_cache": true, "use_sliding_window": false,
+  "vocab_size": 151936})";
 constexpr std::string_view deepseek_config = R"({
   "hidden_act": "silu", "attention_bias": false, "attention_dropout": 0.0, "aux_loss_alpha": 0.001,
   "bos_token_id": 100000, "eos_token_id": 100001, "initializer_range": 0.02, "kv_lora_rank": 512,
@@ -67,6 +73,17 @@ constexpr Family families[] = {
       "hidden_size": 5120, "intermediate_size": 27648, "max_window_layers": 64, "num_attention_heads": 40,
       "num_hidden_layers": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
       "sliding_window": 131072})"},
+    {"r1-0528-qwen3-8b", qwen3_config, R"({
+      "hidden_size": 4096, "intermediate_size": 12288, "max_position_embeddings": 131072,
+      "max_window_layers": 36, "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8,
+      "rope_scaling": {"attn_factor": 0.8782488562869419, "factor": 4.0,
+                       "original_max_position_embeddings": 32768, "rope_type": "yarn"}})"},
+    {"qwen3-30b-a3b", qwen3_config, R"({
+      "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "decoder_sparse_step": 1,
+      "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960,
+      "max_window_layers": 48, "mlp_only_layers": [], "moe_intermediate_size": 768, "norm_topk_prob": true,
+      "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
+      "num_key_value_heads": 4, "rope_scaling": null})"},
     {"r1-distill-llama-8b", llama_config, R"({
       "bos_token_id": 128000, "eos_token_id": 128001, "hidden_size": 4096, "intermediate_size": 14336,
       "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 32,

@@ -57,13 +57,19 @@ void put_rope(const Config& c, json::object& root) {
   root["rope_theta"] = shortest(c.rope.theta);
   if (!c.rope.yarn) return;
   const YarnRope& yarn = *c.rope.yarn;
-  root["rope_scaling"] = {{"type", "yarn"},
-                          {"factor", shortest(yarn.factor)},
-                          {"beta_fast", shortest(yarn.beta_fast)},
-                          {"beta_slow", shortest(yarn.beta_slow)},
-                          {"mscale", shortest(yarn.mscale)},
-                          {"mscale_all_dim", shortest(yarn.mscale_all_dim)},
-                          {"original_max_position_embeddings", yarn.original_context}};
+  json::object scaling{{"type", "yarn"},
+                       {"rope_type", "yarn"},
+                       {"factor", shortest(yarn.factor)},
+                       {"beta_fast", shortest(yarn.beta_fast)},
+                       {"beta_slow", shortest(yarn.beta_slow)},
+                       {"original_max_position_embeddings", yarn.original_context}};
+  if (c.latent) {
+    scaling["mscale"] = shortest(yarn.mscale);
+    scaling["mscale_all_dim"] = shortest(yarn.mscale_all_dim);
+  } else if (yarn.attn_factor != 1) {
+    scaling["attn_factor"] = shortest(yarn.attn_factor);
+  }
+  root["rope_scaling"] = std::move(scaling);
 }
 
 void put_deepseek(const Config& c, json::object& root) {
@@ -127,6 +133,24 @@ json::object config_object(const Config& c) {
   return root;
 }
 
+void write_gguf_yarn(const CheckpointParts& source, const std::string& prefix, GgufWriter& gguf) {
+  const Config& c = source.config;
+  if (!c.rope.yarn) return;
+  const YarnRope& yarn = *c.rope.yarn;
+  const std::string scaling = prefix + "rope.scaling.";
+  gguf.key(scaling + "type", "yarn")
+      .key(scaling + "factor", static_cast<float>(yarn.factor))
+      .key(scaling + "original_context_length", u32(yarn.original_context))
+      .key(scaling + "yarn_beta_fast", static_cast<float>(yarn.beta_fast))
+      .key(scaling + "yarn_beta_slow", static_cast<float>(yarn.beta_slow));
+  if (yarn.attn_factor != 1) gguf.key(scaling + "attn_factor", static_cast<float>(yarn.attn_factor));
+  if (!c.latent) return;
+  if (yarn.mscale != yarn.mscale_all_dim)
+    throw InputError("has an mscale other than mscale_all_dim, which a GGUF cannot say", source.path.string(),
+                     "write safetensors instead");
+  gguf.key(scaling + "yarn_log_multiplier", static_cast<float>(0.1 * yarn.mscale_all_dim));
+}
+
 }  // namespace
 
 std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget target) {
@@ -167,6 +191,7 @@ void write_gguf_config(const CheckpointParts& source, RewriteTarget target, Gguf
       .key(p + "attention.layer_norm_rms_epsilon", static_cast<float>(c.rms_eps))
       .key(p + "rope.freq_base", static_cast<float>(c.rope.theta))
       .key(p + "rope.dimension_count", u32(c.head_dim));
+  write_gguf_yarn(source, p, gguf);
   if (c.moe)
     gguf.key(p + "expert_count", u32(c.moe->routing.experts))
         .key(p + "expert_used_count", u32(c.moe->routing.chosen))
@@ -191,17 +216,6 @@ void write_gguf_config(const CheckpointParts& source, RewriteTarget target, Gguf
       .key(p + "expert_gating_func",
            moe.routing.scoring == Scoring::sigmoid ? gating_sigmoid : gating_softmax)
       .key(p + "expert_weights_scale", static_cast<float>(moe.routing.scale));
-  const auto& yarn = c.rope.yarn;
-  if (!yarn) return;
-  if (yarn->mscale != yarn->mscale_all_dim)
-    throw InputError("has an mscale other than mscale_all_dim, which a GGUF cannot say", source.path.string(),
-                     "write safetensors instead");
-  gguf.key(p + "rope.scaling.type", "yarn")
-      .key(p + "rope.scaling.factor", static_cast<float>(yarn->factor))
-      .key(p + "rope.scaling.original_context_length", u32(yarn->original_context))
-      .key(p + "rope.scaling.yarn_log_multiplier", static_cast<float>(0.1 * yarn->mscale_all_dim))
-      .key(p + "rope.scaling.yarn_beta_fast", static_cast<float>(yarn->beta_fast))
-      .key(p + "rope.scaling.yarn_beta_slow", static_cast<float>(yarn->beta_slow));
 }
 
 }  // namespace convoy::model

@@ -11,6 +11,7 @@ The reference computes in float32 with eager attention and rounds nothing in bet
 usage: make.py [NAME…]      needs: pip install torch==2.6.0 transformers==5.24.0
 """
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -45,6 +46,13 @@ checkpoints = {
         "rope_theta": 1000000, "rope_scaling": None, "sliding_window": None, "use_sliding_window": False,
         "max_window_layers": 2,
     },
+    # The context stretched, and cos and sin scaled on their own, as in DeepSeek-R1-0528-Qwen3-8B.
+    "qwen3-yarn": smaller | {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False,
+        "rope_theta": 1000000.0, "sliding_window": None, "use_sliding_window": False, "max_window_layers": 2,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512,
+                         "attn_factor": 0.9},
+    },
     # Experts in every layer, none for all tokens.
     "qwen3-moe": smaller | {
         "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False,
@@ -73,6 +81,16 @@ def fill(model, random):
             weight.copy_(values)
 
 
+def reference(directory, description):
+    """transformers doesn't know attn_factor, but takes the whole that cos and sin are multiplied by."""
+    config = AutoConfig.from_pretrained(directory)
+    scaling = description.get("rope_scaling")
+    if scaling and "attn_factor" in scaling:
+        config.rope_parameters["attention_factor"] = scaling["attn_factor"] * (0.1 * math.log(scaling["factor"]) + 1)
+    return AutoModelForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32,
+                                                attn_implementation="eager").eval()
+
+
 def greedy(model, prompt, count):
     ids = prompt
     for _ in range(count):
@@ -93,7 +111,7 @@ def make(name, description):
     (directory / "config.json").write_text(config)  # the publisher's fields, not those of one release
     (directory / "generation_config.json").unlink(missing_ok=True)
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model = reference(directory, description)
     golden = {}
     with torch.no_grad():
         for i, (tokens, rows) in enumerate(prompts.items()):

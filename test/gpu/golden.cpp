@@ -73,6 +73,10 @@ BOOST_AUTO_TEST_CASE(norms_of_each_head_agree_with_the_golden_logits_in_every_sp
   require_every_split("qwen3", 2);
 }
 
+BOOST_AUTO_TEST_CASE(yarn_with_a_factor_for_cos_and_sin_agrees_with_the_golden_logits_in_every_split) {
+  require_every_split("qwen3-yarn", 2);
+}
+
 BOOST_AUTO_TEST_CASE(experts_without_shared_ones_agree_with_the_golden_logits_in_every_split) {
   require_every_split("qwen3-moe", 2);
 }

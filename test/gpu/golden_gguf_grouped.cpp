@@ -21,6 +21,11 @@ class GroupedGguf final : public GoldenGguf {
       file.key(p + "expert_count", number(config_.moe->routing.experts))
           .key(p + "expert_used_count", number(config_.moe->routing.chosen))
           .key(p + "expert_feed_forward_length", number(config_.moe->width));
+    if (const auto& yarn = config_.rope.yarn)
+      file.key(p + "rope.scaling.type", std::string("yarn"))
+          .key(p + "rope.scaling.factor", static_cast<float>(yarn->factor))
+          .key(p + "rope.scaling.original_context_length", number(yarn->original_context))
+          .key(p + "rope.scaling.attn_factor", static_cast<float>(yarn->attn_factor));
     write_ends();
     for (int64_t n = 0; n < config_.layers; ++n) write_layer(n);
   }
@@ -78,6 +83,10 @@ BOOST_AUTO_TEST_CASE(a_gguf_of_mistral_is_one_of_llama_and_has_the_golden_logits
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_has_the_golden_logits) { require_same_logits("qwen3", "qwen3"); }
+
+BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_with_a_stretched_context_has_the_golden_logits) {
+  require_same_logits("qwen3-yarn", "qwen3");
+}
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_qwen3_with_experts_has_the_golden_logits) {
   require_same_logits("qwen3-moe", "qwen3moe");

@@ -222,7 +222,7 @@ BOOST_AUTO_TEST_CASE(llama3_scaling_is_read_in_every_spelling) {
 }
 
 BOOST_AUTO_TEST_CASE(a_rotary_scaling_that_is_not_known_is_refused_by_name) {
-  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"rope_type":"yarn","factor":4.0})"), "yarn");
+  CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"rope_type":"longrope","factor":4.0})"), "longrope");
   CHECK_INPUT_ERROR(with(llama(), "rope_scaling", R"({"type":"linear","factor":4.0})"), "linear");
   CHECK_INPUT_ERROR(with(llama(), "rope_parameters", R"({"full_attention":{"rope_type":"default"}})"),
                     "rope_type");
@@ -231,6 +231,22 @@ BOOST_AUTO_TEST_CASE(a_rotary_scaling_that_is_not_known_is_refused_by_name) {
   both["rope_scaling"] = "{\"rope_type\":\"llama3\"," + llama3_scaling;
   both["rope_parameters"] = R"({"rope_type":"default"})";
   CHECK_INPUT_ERROR(parse(both), "rope_parameters");
+}
+
+BOOST_AUTO_TEST_CASE(yarn_scales_cos_and_sin_as_the_paper_has_it_unless_the_model_says_otherwise) {
+  const auto yarn = [](const std::string& more) {
+    return with(qwen3(), "rope_scaling",
+                R"({"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":512)" + more + "}");
+  };
+  const double paper = 0.1 * std::log(4.0) + 1;
+  BOOST_TEST(rope_magnitude(yarn("").rope) == paper, nearly);
+  BOOST_TEST(attention_scale(yarn("")) == attention_scale(parse(qwen3())));
+  BOOST_TEST(rope_magnitude(yarn(R"(,"attn_factor":0.8782488562869419)").rope) == 1, nearly);
+  CHECK_INPUT_ERROR(yarn(R"(,"attention_factor":1.0)"), "attention_factor");
+  CHECK_INPUT_ERROR(yarn(R"(,"mscale":1.0)"), "mscale");
+  CHECK_INPUT_ERROR(yarn(R"(,"attn_factor":0.0)"), "magnitude");
+  CHECK_INPUT_ERROR(with(qwen3(), "rope_scaling", R"({"rope_type":"yarn","factor":4.0})"),
+                    "original_max_position_embeddings");
 }
 
 BOOST_AUTO_TEST_CASE(rotary_factors_that_give_no_numbers_are_refused) {

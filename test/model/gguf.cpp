@@ -152,7 +152,8 @@ BOOST_AUTO_TEST_CASE(metadata_that_would_change_the_result_is_refused_by_name) {
   refused("llama.attention.sliding_window", uint32_t{127});
   refused("llama.attention.scale", 0.5f);
   refused("llama.expert_count", uint32_t{8});
-  refused("llama.rope.scaling.type", std::string("yarn"));
+  refused("llama.rope.scaling.type", std::string("longrope"));
+  refused("llama.rope.scaling.attn_factor", 0.9f);  // without a scaling that it belongs to
   refused("llama.rope.scaling.factor", 4.0f);
   refused("llama.rope.dimension_count", uint32_t{8});
   refused("llama.attention.value_length", uint32_t{32});

@@ -71,6 +71,8 @@ BOOST_AUTO_TEST_CASE(models_have_as_many_parameters_as_was_published) {
   } published[] = {{"random:deepseek-v3", 671.0, 37, 0.05, 0.5},
                    {"random:deepseek-v2", 236, 21, 0.5, 0.5},
                    {"random:deepseek-v2-lite", 15.7, 2.4, 0.05, 0.06},
+                   {"random:r1-0528-qwen3-8b", 8.2, 8.2 - 0.62, 0.05, 0.05},
+                   {"random:qwen3-30b-a3b", 30.5, 3.3 - 0.31, 0.05, 0.1},
                    {"random:r1-distill-llama-70b", 70.6, 70.6 - 1.05, 0.05, 0.05},
                    {"random:r1-distill-qwen-32b", 32.8, 32.8 - 0.78, 0.05, 0.05}};
   for (const auto& p : published) {

@@ -200,8 +200,8 @@ BOOST_AUTO_TEST_CASE(int8_rows_are_read_back_within_half_a_step_of_a_scale_that_
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_their_places) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-moe",
-                           "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-yarn",
+                           "qwen3-moe", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                gguf = rewrite(golden(name), RewriteTarget::q8_0, folder.path() / "a.gguf"),
@@ -210,6 +210,8 @@ BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_t
     const std::string family = source->config().architecture;
     BOOST_TEST(back->config().architecture == (family == "mistral" ? "llama" : family));  // one to a GGUF
     BOOST_TEST(attention_scale(back->config()) == attention_scale(source->config()));
+    BOOST_TEST(rope_magnitude(back->config().rope) == rope_magnitude(source->config().rope),
+               boost::test_tools::tolerance(1e-7));
     BOOST_TEST(rope_frequencies(back->config().rope, source->config().head_dim) ==
                    rope_frequencies(source->config().rope, source->config().head_dim),
                boost::test_tools::per_element());
