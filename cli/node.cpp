@@ -5,33 +5,23 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <boost/json.hpp>
 #include <csignal>
 #include <filesystem>
 #include <mutex>
-#include <thread>
+#include <optional>
 
-#include <prometheus/registry.h>
-
-#include "actors/cache/answer_cache.hpp"
-#include "actors/cache/redis_server.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/node.hpp"
-#include "actors/pipeline.hpp"
 #include "actors/process/log.hpp"
-#include "actors/process/secret.hpp"
-#include "actors/router.hpp"
 #include "actors/supervisor.hpp"
+#include "cli/actor_watch.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
-#include "cli/node_options.hpp"
+#include "cli/head.hpp"
 #include "cli/port_holder.hpp"
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
 #include "cli/unavailable.hpp"
-#include "gateway/gateway.hpp"
-#include "model/checkpoint/checkpoint.hpp"
-#include "model/checkpoint/kept_digest.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
 
@@ -42,35 +32,6 @@ using actors::ClusterConfig;
 
 namespace {
 
-/// The cache of a cluster that has it switched off: passes everything on.
-actors::CacheActor::behavior_type no_cache(actors::CacheActor::pointer self, actors::RouterActor router) {
-  return {[=](const actors::Frame<schema::Generate>& frame) { self->send(router, frame); },
-          [](const actors::Frame<schema::Store>&) {}};
-}
-
-/// What only the head node runs, in the order in which it is built; destroyed in reverse.
-struct Head {
-  std::shared_ptr<prometheus::Registry> metrics = std::make_shared<prometheus::Registry>();
-  std::unique_ptr<actors::RedisServer> redis;
-  std::unique_ptr<gateway::Gateway> gateway;
-  actors::RouterActor router;
-  std::unique_ptr<actors::AnswerCache> cache;
-  actors::CacheActor cache_actor;
-  actors::PipelineActor pipeline;
-};
-
-std::string redis_json(const Head& head) {
-  boost::json::object redis{{"address", ""}, {"pid", 0}, {"state", "off"}};
-  if (head.cache) {
-    const auto health = head.cache->health();
-    redis = {{"address", health.address},
-             {"pid", head.redis ? head.redis->pid() : 0},
-             {"state", health.state},
-             {"reason", health.reason}};
-  }
-  return boost::json::serialize(redis);
-}
-
 class NodeProcess {
  public:
   NodeProcess(ClusterConfig config, const std::string& name, std::string model_override, std::string log)
@@ -79,7 +40,7 @@ class NodeProcess {
         model_override_(std::move(model_override)),
         log_path_(std::move(log)),
         here_(*config_.find_node(name)),
-        head_(config_.head().name == name),
+        is_head_(config_.head().name == name),
         run_dir_(config_.cluster.run_dir),
         incarnation_(actors::new_incarnation()),
         lock_(node_lock_file(run_dir_, name), "node " + name, incarnation_),
@@ -96,7 +57,7 @@ class NodeProcess {
     tend_until_told(log_, [this] { return tend(); });
     log::info("node.stopping", {{"node", name_}});
     stop();
-    return exit_code_;
+    return watch_.exit_code(exit_code_);
   }
 
  private:
@@ -104,25 +65,17 @@ class NodeProcess {
     check_descriptors();
     remove_node_file(run_dir_, name_);  // of an earlier process, which was killed
     connect_links();
-    if (head_) build_head();
+    if (is_head_) head_.emplace(system_, config_, name_, *links_).start();
     spawn_node_actor();
+    watch_.hold(node_, "node");
     if (head_) {
-      spawn_pipeline();
-      hold(parts_.pipeline, "pipeline");
-      hold(parts_.router, "router");
-      hold(parts_.cache_actor, "cache");
-      hold(parts_.gateway->actor(), "gateway");
+      head_->start_pipeline(node_);
+      head_->hold_actors(watch_);
     }
-    hold(node_, "node");
     const uint16_t port = listen();
     link_port_ = head_ ? port : config_.head().listen_port();
-    if (!head_) connect_to_head();
-    if (head_) parts_.gateway->serve(parts_.cache_actor, parts_.router, config_.cache.enabled ? secret_ : "");
-    const std::string& host = config_.gateway.host;
-    const bool is_v6 = host.find(':') != host.npos;
-    const std::string url =
-        head_ ? "http://" + (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(parts_.gateway->port())
-              : "";
+    head_ ? head_->serve() : connect_to_head();
+    const std::string url = head_ ? head_->url() : "";
     {
       const std::lock_guard lock(file_mutex_);
       file_ = {incarnation_, port, url, {}};
@@ -138,7 +91,7 @@ class NodeProcess {
   void check_descriptors() const {
     const uint64_t limit = raise_descriptor_limit();
     const uint64_t wanted = config_.gateway.connections_max + config_.gateway.descriptors_reserved;
-    if (head_ && limit < wanted)
+    if (is_head_ && limit < wanted)
       log::warn("node.few_descriptors", {{"limit", limit},
                                          {"gateway.connections_max", config_.gateway.connections_max},
                                          {"wanted", wanted},
@@ -194,13 +147,14 @@ class NodeProcess {
     events.up = [this](const actors::PeerIdentity& peer) {
       if (peer.role != schema::Role::STAGE) return caf::anon_send(node_, actors::PeerUp{peer});
       if (head_)
-        caf::anon_send(parts_.pipeline, actors::StageUp{peer, links_->remote<actors::StageActor>(
-                                                                  peer, schema::Role::STAGE, peer.instance)});
+        caf::anon_send(head_->pipeline(),
+                       actors::StageUp{peer, links_->remote<actors::StageActor>(peer, schema::Role::STAGE,
+                                                                                peer.instance)});
     };
     events.down = [this](const actors::PeerIdentity& peer, const std::string& reason) {
       if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
       caf::anon_send(node_, actors::PeerDown{peer, reason});
-      if (!head_ && peer.node == config_.head().name) connect_to_head();
+      if (!is_head_ && peer.node == config_.head().name) connect_to_head();
     };
     events.refused = [this](const std::string& address, const std::string& reason) {
       log::error("node.head_unreachable", {{"address", address}, {"reason", reason}});
@@ -208,51 +162,6 @@ class NodeProcess {
       kill(getpid(), SIGTERM);
     };
     links_ = std::make_unique<actors::Links>(system_, link_options(config_), self, events);
-  }
-
-  void build_head() {
-    const auto checkpoint = model::Checkpoint::open(config_.cluster.model);
-    model_config_ = checkpoint->config();
-    actors::check_stages(config_, model_config_);
-    parts_.gateway =
-        std::make_unique<gateway::Gateway>(system_, gateway_options(config_, name_),
-                                           served_model(config_, *checkpoint, digest_), parts_.metrics);
-    find_digest(checkpoint);
-    parts_.router = system_.spawn(actors::router, actors::RouterOptions{config_.pipeline.readiness_period_ms},
-                                  parts_.gateway->actor());
-    if (!config_.cache.enabled) {
-      parts_.cache_actor = system_.spawn(no_cache, parts_.router);
-      return;
-    }
-    secret_ = actors::load_or_create_secret(run_dir_ / actors::secret_file);
-    std::string url = config_.redis.url;
-    if (url.empty()) {
-      actors::RedisServerOptions options;
-      options.run_dir = run_dir_;
-      options.memory_bytes_max = config_.redis.memory_bytes_max;
-      parts_.redis = std::make_unique<actors::RedisServer>(options);
-      parts_.redis->start();
-      url = parts_.redis->url();
-    }
-    parts_.cache =
-        std::make_unique<actors::AnswerCache>(system_, cache_options(config_, url, secret_), parts_.router,
-                                              parts_.gateway->actor(), parts_.metrics);
-    parts_.cache_actor = parts_.cache->actor();
-  }
-
-  /// Stages are linked, and answers kept, once it is known. A model that nobody has read yet may take
-  /// minutes, and this process has others to answer meanwhile.
-  void find_digest(const std::shared_ptr<const model::Checkpoint>& checkpoint) {
-    const auto found = [this](const std::string& digest) {
-      digest_.set(digest);
-      links_->set_model(digest);
-    };
-    if (const auto kept = model::kept_digest(*checkpoint, run_dir_)) return found(*kept);
-    log::info("node.reads_model", {{"model", config_.cluster.model}, {"why", "its digest is not kept yet"}});
-    digest_finder_ = std::jthread([=, this](std::stop_token stop) {
-      const std::string digest = model::find_digest(*checkpoint, run_dir_, stop);
-      if (!digest.empty()) found(digest);
-    });
   }
 
   void spawn_node_actor() {
@@ -280,37 +189,10 @@ class NodeProcess {
         const std::lock_guard lock(file_mutex_);
         return file_.gateway_url;
       };
-      facts.redis_json = [this] { return redis_json(parts_); };
+      facts.redis_json = [this] { return head_->redis_json(); };
     }
-    node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, head_}, facts, effects);
+    node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, is_head_}, facts, effects);
     links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
-  }
-
-  void spawn_pipeline() {
-    actors::PipelinePeers peers;
-    peers.gateway_node = name_;
-    peers.gateway = parts_.gateway->actor();
-    peers.router = parts_.router;
-    peers.node = node_;
-    peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
-      links_->drop(peer, reason);
-    };
-    peers.metrics = parts_.metrics;
-    parts_.pipeline = system_.spawn(actors::pipeline, pipeline_options(config_, model_config_), peers);
-    caf::anon_send(parts_.router, actors::AddPipeline{parts_.pipeline});
-    links_->publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(parts_.pipeline));
-  }
-
-  /// The head is nothing without its actors: when one ends before its time, so does the process, and its exit
-  /// code says so to whoever supervises it.
-  template <class Handle>
-  void hold(const Handle& actor, const char* name) {
-    caf::actor_cast<caf::abstract_actor*>(actor)->attach_functor([this, name](const caf::error& reason) {
-      if (stopping_) return;
-      log::error("node.actor_lost", {{"actor", name}, {"reason", caf::to_string(reason)}});
-      exit_code_ = internal;
-      kill(getpid(), SIGTERM);
-    });
   }
 
   void start_stages() {
@@ -342,42 +224,36 @@ class NodeProcess {
 
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
   void stop() {
-    stopping_ = true;
-    digest_finder_ = {};
-    parts_.gateway.reset();
+    watch_.let_go();
+    if (head_) head_->close();
     if (supervisor_) supervisor_->stop();
-    actors::end_and_wait(system_, parts_.pipeline, node_, parts_.router);
-    if (!parts_.cache) actors::end_and_wait(system_, parts_.cache_actor);
-    parts_.cache.reset();
+    actors::end_and_wait(system_, node_);
+    if (head_) head_->end_actors();
     if (links_) links_->close();  // their events use the pointer
     links_.reset();
-    parts_.redis.reset();
+    head_.reset();
     remove_node_file(run_dir_, name_);
   }
 
   const ClusterConfig config_;
   const std::string name_, model_override_, log_path_;
   const actors::NodeConfig here_;
-  const bool head_;
+  const bool is_head_;
   const fs::path run_dir_;
   const uint64_t incarnation_;
   const ProcessLock lock_;
   log::LogFile log_;
+  ActorWatch watch_;
   std::atomic<int> exit_code_ = ok;
   std::mutex file_mutex_;
   NodeFile file_;  // guarded by file_mutex_; what run_dir_ says of us
   ActorSystemConfig system_config_;
   caf::actor_system system_;
   std::unique_ptr<actors::Links> links_;
-  Head parts_;
-  model::Config model_config_;
+  std::optional<Head> head_;
   std::unique_ptr<actors::Supervisor> supervisor_;
   actors::NodeActor node_;
-  std::string secret_;
-  gateway::Later digest_;               // of the model
-  std::jthread digest_finder_;          // ended by stop()
-  uint16_t link_port_ = 0;              // the head's
-  std::atomic<bool> stopping_ = false;  // its actors' threads look
+  uint16_t link_port_ = 0;  // the head's
 };
 
 int run_node(const std::string& file, const std::string& name, const std::string& model,

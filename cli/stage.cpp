@@ -8,6 +8,7 @@
 #include "actors/process/child_process.hpp"
 #include "actors/process/log.hpp"
 #include "actors/stage/stage.hpp"
+#include "cli/actor_watch.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
 #include "model/checkpoint/kept_digest.hpp"
@@ -60,6 +61,7 @@ int run_stage(const StageArguments& args) {
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";
 
+  ActorWatch watch;
   actors::StageActor actor;
   std::unique_ptr<actors::Links> links;
   // Without its head a stage is nothing: it ends, and its node starts it again.
@@ -91,6 +93,7 @@ int run_stage(const StageArguments& args) {
   };
   reach.io_thread = links->io_thread();
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
+  watch.hold(actor, "stage");
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen("127.0.0.1", 0);
   links->connect(args.head_host, args.head_port, config.link.head_timeout_ms);
@@ -98,7 +101,7 @@ int run_stage(const StageArguments& args) {
   log::LogFile log(args.log, {});  // its node rotates it
   tend_until_told(log, [] { return true; });
   // Nothing here needs saving, and a step on the device may take long: leave at once.
-  _exit(0);
+  _exit(watch.exit_code(ok));
 }
 
 }  // namespace
