@@ -1,11 +1,14 @@
 #include "actors/process/log.hpp"
 
 #include <spdlog/fmt/chrono.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <boost/json.hpp>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <mutex>
 #include <utility>
 
@@ -15,7 +18,51 @@ namespace convoy::log {
 
 namespace {
 
+/// Lines that standard error did not take, and its latest reason.
+struct Lost {
+  uint64_t lines = 0;
+  std::string reason;
+};
+
+/// Writes to standard error. A full disk or a closed pipe costs lines and nothing else; how many, the log
+/// says once it takes lines again.
+class StandardError final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  /// What was lost until the latest line, if that was written; it is told once.
+  std::optional<Lost> take_lost() {
+    const std::lock_guard lock(mutex_);
+    if (failing_ || lost_.lines == 0) return std::nullopt;
+    return std::exchange(lost_, {});
+  }
+
+ private:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    if (torn_) line.push_back('\n');
+    formatter_->format(message, line);
+    const char* rest = line.data();
+    const char* const end = rest + line.size();
+    while (rest < end) {
+      const ssize_t written = ::write(STDERR_FILENO, rest, static_cast<size_t>(end - rest));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) break;
+      rest += written;
+    }
+    failing_ = rest < end;
+    if (!failing_) return void(torn_ = false);
+    torn_ = torn_ || rest != line.data();
+    ++lost_.lines;
+    lost_.reason = std::strerror(errno);
+  }
+  void flush_() override {}
+
+  Lost lost_;
+  bool failing_ = false;
+  bool torn_ = false;  // the last thing written is no whole line
+};
+
 struct Output {
+  std::shared_ptr<StandardError> sink;
   std::shared_ptr<spdlog::logger> logger;
   bool json = false;
   std::string process;
@@ -24,10 +71,10 @@ struct Output {
 // The one log of the process. configure() changes it before other threads start.
 Output& output() {
   static Output the_output = [] {
-    auto logger =
-        std::make_shared<spdlog::logger>("convoy", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto sink = std::make_shared<StandardError>();
+    auto logger = std::make_shared<spdlog::logger>("convoy", sink);
     logger->set_pattern("%v");
-    return Output{std::move(logger)};
+    return Output{std::move(sink), std::move(logger)};
   }();
   return the_output;
 }
@@ -68,22 +115,30 @@ std::string to_text(const Field& field) {
   return plain ? *text : boost::json::serialize(boost::json::value(*text));
 }
 
-void write(spdlog::level::level_enum level, std::string_view event, Fields fields, uint64_t left_out = 0) {
+std::string line_of(spdlog::level::level_enum level, std::string_view event, Fields fields,
+                    uint64_t left_out) {
   const Output& out = output();
-  if (!out.logger->should_log(level)) return;
   if (out.json) {
     boost::json::object line{{"time", utc_now()}, {"level", name_of(level)}, {"event", event}};
     if (!out.process.empty()) line["process"] = out.process;
     for (const auto& field : fields) line[field.name] = to_json(field);
     if (left_out) line["left_out"] = left_out;
-    out.logger->log(level, boost::json::serialize(line));
-    return;
+    return boost::json::serialize(line);
   }
   std::string line = fmt::format("{} {} {}", utc_now(), name_of(level), event);
   for (const auto& field : fields) line += fmt::format(" {}={}", field.name, to_text(field));
   if (left_out) line += fmt::format(" left_out={}", left_out);
   if (!out.process.empty()) line += fmt::format(" process={}", out.process);
-  out.logger->log(level, line);
+  return line;
+}
+
+void write(spdlog::level::level_enum level, std::string_view event, Fields fields, uint64_t left_out = 0) {
+  const Output& out = output();
+  if (!out.logger->should_log(level)) return;
+  out.logger->log(level, line_of(level, event, fields, left_out));
+  if (const auto lost = out.sink->take_lost())
+    out.logger->log(spdlog::level::err, line_of(spdlog::level::err, "log.lines_lost",
+                                                {{"lines", lost->lines}, {"reason", lost->reason}}, 0));
 }
 
 }  // namespace

@@ -3,13 +3,17 @@
 #include "actors/process/log_file.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
+#include <csignal>
 #include <fstream>
 #include <sstream>
 
+#include "actors/process/log.hpp"
 #include "model/error.hpp"
 
 namespace {
@@ -107,4 +111,40 @@ BOOST_FIXTURE_TEST_CASE(a_log_that_cannot_be_reopened_is_written_on_where_it_was
   BOOST_CHECK_NE(std::string(text).find("log.not_reopened"), std::string::npos);
   BOOST_CHECK_NE(std::string(text).find("still heard\n"), std::string::npos);
   close(kept);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_full_disk_costs_lines_and_is_said_once_when_there_is_room_again, Fixture) {
+  log::configure("info", false, "");
+  const int kept = dup(STDERR_FILENO), full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+  log::info("before");
+  dup2(full, STDERR_FILENO);
+  for (int i = 0; i < 3; ++i) log::info("lost");
+  dup2(kept, STDERR_FILENO);
+  log::info("after");
+  log::info("later");
+  close(full), close(kept);
+  const std::string text = text_of(file);
+  BOOST_CHECK_EQUAL(text.find(" lost"), text.npos);
+  for (const char* event : {" before", " after", " later"}) BOOST_CHECK_NE(text.find(event), text.npos);
+  const size_t said = text.find("error log.lines_lost lines=3 reason=\"No space left on device\"\n");
+  BOOST_REQUIRE_NE(said, text.npos);
+  BOOST_CHECK_EQUAL(text.find("log.lines_lost", said + 10), text.npos);
+  BOOST_CHECK_EQUAL(std::count(text.begin(), text.end(), '\n'), 4);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_line_that_was_cut_off_is_no_part_of_the_next_one, Fixture) {
+  log::configure("info", false, "");
+  rlimit before{};
+  BOOST_REQUIRE_EQUAL(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto ignored = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit short_one{50, before.rlim_max};
+  BOOST_REQUIRE_EQUAL(setrlimit(RLIMIT_FSIZE, &short_one), 0);
+  log::info("cut", {{"off", std::string(100, 'x')}});
+  BOOST_REQUIRE_EQUAL(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, ignored);
+  log::info("whole");
+  const std::string text = text_of(file);
+  BOOST_CHECK_EQUAL(text.find('\n'), 50u);
+  BOOST_CHECK_EQUAL(std::count(text.begin(), text.end(), '\n'), 3);
+  BOOST_CHECK_NE(text.find("log.lines_lost lines=1"), text.npos);
 }
