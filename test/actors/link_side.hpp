@@ -48,4 +48,25 @@ inline bool contains(const std::optional<std::string>& text, const std::string& 
   return text && text->find(part) != std::string::npos;
 }
 
+inline LinkOptions patient() {
+  LinkOptions options = options_of();
+  options.limits.lease_ms = 10'000;  // raw peers send no leases
+  return options;
+}
+
+/// A link still works: somebody decent connects and gets an answer.
+inline void check_alive(caf::actor_system& system, uint16_t port) {
+  Side decent(system, options_of(), "decent", 1000 + port);
+  decent.links.connect("127.0.0.1", port, 5000);
+  const auto peer = decent.up.wait();
+  BOOST_REQUIRE(peer);
+  const auto stage = decent.links.remote<EchoActor>(*peer, Role::STAGE, 1);
+  caf::scoped_actor self(system);
+  self->monitor(stage);
+  mail(stage, die());
+  bool down = false;
+  self->receive([&](const caf::down_msg&) { down = true; }, caf::after(5s) >> [] {});
+  BOOST_CHECK(down);
+}
+
 }  // namespace rig
