@@ -1,6 +1,10 @@
 // What goes wrong while an answer is made: clients that leave, clusters that fail, time that runs out.
 
+#include <linux/filter.h>
+#include <sys/socket.h>
+
 #include <boost/test/unit_test.hpp>
+#include <set>
 
 #include "test/gateway/fake_cluster.hpp"
 
@@ -25,6 +29,14 @@ void is_refused(Client& client, unsigned status, std::string_view code) {
   const auto response = client.response();
   BOOST_TEST(response.result_int() == status);
   BOOST_TEST(parsed(response).at("error").at("code").as_string() == code);
+}
+
+/// As if the client's machine had lost its power: whatever comes for it is dropped, and nothing acknowledged.
+void cut_off(Client& client) {
+  sock_filter drop[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
+  const sock_fprog program{1, drop};
+  BOOST_TEST_REQUIRE(setsockopt(client.socket().native_handle(), SOL_SOCKET, SO_ATTACH_FILTER, &program,
+                                sizeof program) == 0);
 }
 
 }  // namespace
@@ -175,6 +187,28 @@ BOOST_AUTO_TEST_CASE(a_client_that_does_not_read_is_given_up) {
                                   piece_token);  // 3 MB of text: more than the buffers between us take
   for (uint32_t i = 0; i < 3; ++i) cluster.tokens(asked.number, i * 500'000, many);
   BOOST_TEST(cluster.cancelled() == asked.number);
+}
+
+// Without a word from the client the system would go on for a quarter of an hour, or for two hours while
+// nothing is under way.
+BOOST_AUTO_TEST_CASE(
+    a_client_whose_machine_is_gone_is_noticed_while_tokens_are_under_way_and_while_none_are) {
+  GatewayOptions options;
+  options.write_timeout_ms = 1000;
+  Cluster cluster(options);
+  Client waits(cluster.gateway->port()), is_written_to(cluster.gateway->port());
+  std::set<uint64_t> asked;
+  for (Client* client : {&waits, &is_written_to}) {
+    client->ask(http::verb::post, chat_path, streamed);
+    const uint64_t number = cluster.asked().number;
+    asked.insert(number);
+    cluster.accept(number);
+    cluster.text(number, 0, "begin");
+    client->read_until("begin");
+    cut_off(*client);
+    if (client == &is_written_to) cluster.text(number, 5, "more");
+  }
+  for (int i = 0; i < 2; ++i) BOOST_TEST(asked.erase(cluster.cancelled()) == 1u);
 }
 
 BOOST_AUTO_TEST_CASE(when_the_router_dies_open_and_later_requests_fail_at_once) {
