@@ -23,7 +23,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr auto stable = milliseconds(10'000);
 constexpr auto ask_again = milliseconds(50);  // after a child that has no pidfd
 
 }  // namespace
@@ -31,6 +30,11 @@ constexpr auto ask_again = milliseconds(50);  // after a child that has no pidfd
 uint32_t restart_delay_ms(uint32_t failures) {
   if (failures <= 1) return 0;
   return std::min<uint32_t>(5000, 100u << std::min<uint32_t>(failures - 2, 6));
+}
+
+uint32_t failures_in_a_row(uint32_t before, milliseconds lived) {
+  constexpr auto stable = milliseconds(10'000);
+  return lived > stable ? 1 : before + 1;
 }
 
 uint64_t new_incarnation() {
@@ -81,8 +85,8 @@ struct Supervisor::Impl {
   void ended(Entry& e, const std::string& how) {
     if (e.pidfd >= 0) close(e.pidfd);
     e.pidfd = -1;
-    const bool was_stable = Clock::now() - e.started > stable;
-    e.failures = was_stable ? 1 : e.failures + 1;
+    e.failures =
+        failures_in_a_row(e.failures, std::chrono::duration_cast<milliseconds>(Clock::now() - e.started));
     e.next_start = Clock::now() + milliseconds(restart_delay_ms(e.failures));
     if (!stopping)
       log::warn("supervisor.ended", {{options.kind, e.child.instance}, {"pid", e.child.pid}, {"how", how}});

@@ -3,6 +3,7 @@
 // it again. One thread owns all children (the kernel can end them with that thread, so none outlives its
 // node); any thread may call the functions.
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,9 +14,11 @@
 
 namespace convoy::actors {
 
-/// How long to wait before a child is started again that ended `failures` times in a row without living
-/// `stable_ms`: at once the first time, then 100 ms doubling to 5 s, so that a model that cannot load does
-/// not spin.
+/// How often in a row a child has failed once it ended again: one that lived for more than ten seconds starts
+/// from one.
+uint32_t failures_in_a_row(uint32_t before, std::chrono::milliseconds lived);
+/// How long to wait before a child is started again that failed so often in a row: not at all the first time,
+/// then 100 ms doubling to 5 s, so that a model that cannot load does not spin.
 uint32_t restart_delay_ms(uint32_t failures);
 
 class Supervisor {

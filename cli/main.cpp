@@ -84,7 +84,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "convoy: %s\n", reason_of(e).c_str());
     return cli::failed;
   } catch (const std::filesystem::filesystem_error& e) {
-    const std::string path = e.path2().empty() ? e.path1().string() : e.path2().string();
+    std::string path = e.path2().empty() ? e.path1().string() : e.path2().string();
+    if (path.empty()) path = "the current folder";  // that it was deleted is all that names no path
     std::fprintf(stderr, "convoy: %s: %s\n", path.c_str(), e.code().message().c_str());
     return cli::bad_input;
   } catch (const cli::Unavailable& e) {

@@ -52,6 +52,11 @@ Witness::behavior_type witness(Witness::pointer self, Told told) {
   }};
 }
 
+/// How many hold it: an actor that nobody runs and nobody mails is held by its test alone.
+size_t holders(const Witness& actor) {
+  return caf::actor_cast<caf::strong_actor_ptr>(actor)->strong_refs - 1;  // the one that asks
+}
+
 struct Fixture {
   void deliver(const Witness& to, uint64_t step) {
     delivery.deliver(*frame_type(convoy::schema::FrameTraits<msg::StepPlan>::type_id),
@@ -74,6 +79,7 @@ BOOST_AUTO_TEST_CASE(who_waits_for_mail_runs_on_the_thread_that_delivers_it) {
   for (uint64_t step = 1; step <= 3; ++step) {
     deliver(actor, step);
     BOOST_CHECK_EQUAL(places->here(), step);  // before deliver() returned
+    BOOST_CHECK_EQUAL(holders(actor), 1u);
   }
   end_and_wait(system, actor);
 }
@@ -109,6 +115,7 @@ BOOST_AUTO_TEST_CASE(one_that_ends_by_its_mail_is_let_go) {
     const auto actor = system.spawn<caf::lazy_init>(witness, Told{places});
     BOOST_CHECK_EQUAL(places.use_count(), 2);
     deliver(actor, quit_step);
+    BOOST_CHECK_EQUAL(holders(actor), 1u);
   }
   BOOST_CHECK_EQUAL(places->here(), 1u);
   BOOST_CHECK_EQUAL(places.use_count(), 1);

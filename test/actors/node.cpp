@@ -41,9 +41,9 @@ NodeActor::behavior_type other_node(NodeActor::pointer, World* world) {
 
 struct Fixture {
   Fixture() {
-    NodeOptions options;
     options.config.cluster.nodes = {{.name = "head", .listen = "127.0.0.1:1", .roles = {}, .stages = 1},
                                     {.name = "other", .listen = "127.0.0.1:2", .roles = {}, .stages = 2}};
+    options.config.pipeline.readiness_period_ms = 60'000;
     options.name = "head";
     options.head = true;
     NodeEffects effects;
@@ -97,7 +97,15 @@ struct Fixture {
     mail(actor, std::move(query).finish());
   }
 
+  void pipeline_says(bool ready, const char* reason) {
+    msg::FrameBuilder<msg::PipelineState> state;
+    state->setReady(ready);
+    state->setReason(reason);
+    mail(actor, std::move(state).finish());
+  }
+
   World world;
+  NodeOptions options;
   caf::actor_system_config config;
   caf::actor_system system{config};
   NodeActor other = system.spawn(other_node, &world);
@@ -139,6 +147,38 @@ BOOST_FIXTURE_TEST_CASE(status_answers_the_client_that_asked_and_knows_who_is_li
   BOOST_CHECK_EQUAL(status.at("gateway").at("url").as_string(), "http://here");
   BOOST_CHECK_EQUAL(status.at("nodes").at(0).at("health").as_string(), "ready");
   BOOST_CHECK_EQUAL(status.at("nodes").at(1).at("pid").as_int64(), 77);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_client_that_left_is_answered_no_more, Fixture) {
+  up(schema::Role::CLIENT, "cli", 9);
+  ask();
+  caf::anon_send(actor, PeerDown{identity(schema::Role::CLIENT, "cli", 9), "done"});
+  ask();
+  BOOST_CHECK_EQUAL(said().size(), 1u);
+}
+
+BOOST_FIXTURE_TEST_CASE(status_believes_what_the_pipeline_said_lately, Fixture) {
+  up(schema::Role::CLIENT, "cli", 9);
+  pipeline_says(true, "");
+  ask();
+  pipeline_says(false, "stage 1 is loading");
+  ask();
+  const auto words = said();
+  BOOST_REQUIRE_EQUAL(words.size(), 2u);
+  BOOST_CHECK(boost::json::parse(words[0]).at("ready").as_bool());
+  BOOST_CHECK(!boost::json::parse(words[1]).at("ready").as_bool());
+  BOOST_CHECK_EQUAL(boost::json::parse(words[1]).at("reason").as_string(), "stage 1 is loading");
+}
+
+BOOST_FIXTURE_TEST_CASE(a_pipeline_that_fell_silent_is_not_ready, Fixture) {
+  msg::FrameBuilder<msg::PipelineState> said;
+  said->setReady(true);
+  NodeState state;
+  state.pipeline = std::move(said).finish();
+  BOOST_CHECK(boost::json::parse(status_json(options, state, true)).at("ready").as_bool());
+  const auto silent = boost::json::parse(status_json(options, state, false));
+  BOOST_CHECK(!silent.at("ready").as_bool());
+  BOOST_CHECK_EQUAL(silent.at("reason").as_string(), "the pipeline is silent");
 }
 
 BOOST_FIXTURE_TEST_CASE(a_late_end_of_an_earlier_process_does_not_unlink_the_newer_one, Fixture) {

@@ -21,15 +21,16 @@ struct System {
   caf::actor_system system{config};
 };
 
-/// A pipeline of two stages whose neighbours are mailboxes that the test reads.
+/// A pipeline of two stages, or as many as a test says, whose neighbours are mailboxes that the test reads.
 struct Fixture : System {
   caf::scoped_actor gateway{system}, router{system}, node{system};
   std::vector<std::unique_ptr<caf::scoped_actor>> stages;
   PipelineActor pipeline;
 
-  void start(uint32_t step_timeout_ms = 30'000) {
+  void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2,
+             uint32_t failure_detection_ms = 100) {
     PipelineOptions options;
-    options.limits.stages = 2;
+    options.limits.stages = stage_count;
     options.limits.queue = 1;
     options.limits.sequences = 1;
     options.limits.kv_blocks = 16;
@@ -37,7 +38,7 @@ struct Fixture : System {
     options.limits.vocab = 100;
     options.layers = 5;
     options.step_timeout_ms = step_timeout_ms;
-    options.failure_detection_ms = 100;
+    options.failure_detection_ms = failure_detection_ms;
     options.readiness_period_ms = 10'000;  // no canary of its own accord during a test
     PipelinePeers peers;
     peers.gateway_node = "node1";
@@ -242,8 +243,24 @@ BOOST_FIXTURE_TEST_CASE(what_cannot_be_taken_is_rejected_with_its_reason, Fixtur
   BOOST_CHECK_GT(rejected->getRetryAfterMs(), 0u);
 }
 
+BOOST_FIXTURE_TEST_CASE(each_of_three_stages_is_told_its_layers_and_who_comes_next, Fixture) {
+  start(30'000, 3);
+  for (uint32_t i = 0; i < 3; ++i) link_stage(i, 11 + i);
+  constexpr std::pair<uint32_t, uint32_t> layers[] = {{0, 1}, {2, 3}, {4, 4}};
+  for (uint32_t i = 0; i < 3; ++i) {
+    const auto frame = next<msg::Assign>(*stages[i]);
+    const msg::Reading assign(frame);
+    BOOST_CHECK_EQUAL(assign->getFirstLayer(), layers[i].first);
+    BOOST_CHECK_EQUAL(assign->getLastLayer(), layers[i].second);
+    const uint32_t next_one = (i + 1) % 3;  // behind the last one, the first: it is told the tokens
+    BOOST_CHECK_EQUAL(assign->getNextInstance(), next_one);
+    BOOST_CHECK_EQUAL(assign->getNextPort(), 1000 + next_one);
+    BOOST_CHECK_EQUAL(assign->getNextHost().cStr(), "127.0.0.1");
+  }
+}
+
 BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_the_epoch, Fixture) {
-  start();
+  start(30'000, 2, 60'000);  // its replacement is asked for at once, and not again within this test
   link_stage(0, 11);
   link_stage(1, 12);
   bring_up();

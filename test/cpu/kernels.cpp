@@ -65,21 +65,23 @@ std::pair<double, double> exact(DType type, const std::vector<std::byte>& weight
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(a_product_is_the_sum_over_decoded_weights_and_quantised_activations) {
+BOOST_AUTO_TEST_CASE(a_product_is_the_bias_and_the_sum_over_decoded_weights_and_quantised_activations) {
   Random random;
   for (DType type : weight_types) {
     for (const Shape& shape : shapes(type)) {
       const auto weights = random.weights(type, shape.outputs, shape.columns);
-      const auto values = random.values(shape.rows * shape.columns);
+      const auto values = random.values(shape.rows * shape.columns), bias = random.values(shape.outputs);
       Row row(values, shape.rows);
       row.quantize(scalar_kernels());
       for (const KernelTable* kernels : runnable_kernels()) {
-        const auto out = run(*kernels, type, weights, shape, values);
+        const auto out = run(*kernels, type, weights, shape, values, bias.data());
         double worst = 0;
         for (int64_t r = 0; r < shape.rows; ++r) {
           for (int64_t o = 0; o < shape.outputs; ++o) {
             const auto [sum, magnitude] = exact(type, weights, shape, row, r, o);
-            worst = std::max(worst, std::fabs(out[r * shape.outputs + o] - sum) / magnitude);
+            const double expected = sum + bias[o];
+            worst = std::max(worst, std::fabs(out[r * shape.outputs + o] - expected) /
+                                        (magnitude + std::fabs(double(bias[o]))));
           }
         }
         BOOST_TEST(worst <= 1e-6, kernels->name << " " << convoy::model::info(type).name << " "

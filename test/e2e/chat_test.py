@@ -22,7 +22,7 @@ class Gateway(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked, self.gone, self.busy = [], threading.Event(), 0
+        self.asked, self.bodies, self.gone, self.busy = [], [], threading.Event(), 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self):
@@ -46,6 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body["messages"])
+        self.server.bodies.append(body)
         last = body["messages"][-1]["content"]
         if self.server.busy:
             self.server.busy -= 1
@@ -66,6 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if last == "break":
             self.close_connection = True
             return self.connection.close()
+        if last == "short":  # ends as HTTP wants it, but without the last event
+            return self.piece("")
         if last == "error":
             return self.piece('data: {"error": {"message": "a stage was lost"}}\n\n')
         if last == "pause":
@@ -229,11 +232,27 @@ def a_broken_answer_is_said_and_the_next_question_can_be_asked(gateway):
     t.type("error\n")
     t.wait_for("the answer broke off: a stage was lost")
     t.prompt()
+    gateway.busy = 2
+    t.type("unanswered\n")
+    t.wait_for("asking again")
+    t.wait_for("too many requests wait")
+    t.prompt()
     t.type("again\n")
     t.wait_for("echo: again")
     t.prompt()
+    assert users(gateway.asked[-1]) == ["break", "error", "again"], gateway.asked[-1]  # half an answer counts, none does not
     t.type("\x04")
     assert t.ended() == 0
+
+
+def options_reach_the_gateway(gateway):
+    done = chat(gateway, "--system", "be brief", "--temperature", "0.5", "--max-tokens", "7", "hello")
+    assert done.returncode == 0, done
+    body = gateway.bodies[-1]
+    assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}], body
+    assert (body["temperature"], body["max_tokens"], body["stream"], body["model"]) == (0.5, 7, True, "m"), body
+    chat(gateway, "hello")
+    assert not {"temperature", "max_tokens"} & gateway.bodies[-1].keys(), gateway.bodies[-1]
 
 
 def one_503_is_asked_again_after_its_time_and_two_are_said(gateway):
@@ -257,6 +276,8 @@ def what_is_piped_is_one_message(gateway):
 def exit_codes_and_messages_say_what_went_wrong(gateway):
     done = chat(gateway, "break")
     assert done.returncode == 1 and "the answer broke off" in done.stderr and done.stdout == "echo: \n", done
+    done = chat(gateway, "short")
+    assert done.returncode == 1 and "before its last event" in done.stderr and done.stdout == "echo: \n", done
     done = chat(gateway, "--first-byte-timeout-ms", "100", "mute")
     assert done.returncode == 1 and "no answer within 100 ms (--first-byte-timeout-ms)" in done.stderr, done
     done = chat(gateway, "--silence-timeout-ms", "100", "pause")
@@ -280,7 +301,7 @@ for test in [a_conversation_remembers_its_turns_and_ends_at_ctrl_d, the_line_can
              ctrl_c_stops_the_answer_and_not_the_conversation, pasted_lines_stay_one_message,
              lines_pasted_into_a_terminal_without_brackets_stay_one_message,
              a_broken_answer_is_said_and_the_next_question_can_be_asked,
-             one_503_is_asked_again_after_its_time_and_two_are_said, what_is_piped_is_one_message,
+             options_reach_the_gateway, one_503_is_asked_again_after_its_time_and_two_are_said, what_is_piped_is_one_message,
              exit_codes_and_messages_say_what_went_wrong, ctrl_c_ends_a_single_question]:
     started = time.monotonic()
     try:

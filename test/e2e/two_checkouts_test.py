@@ -210,6 +210,32 @@ class RunDirectory(unittest.TestCase):
         finally:
             subprocess.run(["umount", run], check=True)
 
+    @unittest.skipIf(os.geteuid() != 0, "root mounts a small disk")
+    def test_a_disk_that_fills_up_stops_no_answer_and_the_log_says_so_once(self):
+        with Cluster(stages=1, cache={"enabled": False}) as cluster:
+            cluster.convoy("down")
+            run, log = cluster.dir / "run", cluster.dir / "run/node1.log"
+            if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", run], capture_output=True).returncode:
+                self.skipTest("no mounts here")
+            try:
+                cluster.up()
+                with self.assertRaises(OSError), open(run / "filler", "wb", buffering=0) as filler:
+                    while True:
+                        filler.write(bytes(4096))
+                full = log.stat().st_size
+                for _ in range(3 + 4096 // 100):  # more than the rest of the log's last page takes
+                    cluster.completion(max_tokens=1)
+                self.assertLess(log.stat().st_size - full, 4097)
+                self.assertNotIn("log.lines_lost", log.read_text())
+                (run / "filler").unlink()
+                for _ in range(2):
+                    cluster.completion(max_tokens=1)
+                self.assertEqual(log.read_text().count("log.lines_lost"), 1)
+                self.assertRegex(log.read_text(), r"error log.lines_lost lines=\d+ reason=\"No space left on device\"")
+            finally:
+                cluster.convoy("down")
+                subprocess.run(["umount", run], check=True)
+
     def test_a_cluster_whose_run_directory_is_deleted_ends(self):
         for ask_down in (False, True):
             with Cluster(stages=1) as cluster:
@@ -219,6 +245,16 @@ class RunDirectory(unittest.TestCase):
                 if ask_down:
                     cluster.convoy("down")
                 wait_for(lambda: not any(alive(p) for p in pids), 1 if ask_down else 15, "it ends")
+
+    def test_a_node_whose_run_directory_is_deleted_says_so_to_its_supervisor(self):
+        cluster = Cluster(stages=1)
+        self.addCleanup(cluster.__exit__, None)
+        node = subprocess.Popen([BINARY, "node", "--config", cluster.config, "--name", "node1"], stderr=subprocess.PIPE, text=True)
+        wait_for((cluster.dir / "run/node1.json").exists, 20, "it starts")
+        shutil.rmtree(cluster.dir / "run")
+        _, error = node.communicate(timeout=20)
+        self.assertEqual(node.returncode, 4, error)
+        self.assertIn("node.run_dir_deleted", error)
 
     def test_logs_are_kept_over_up_rotated_and_reopened(self):
         with Cluster(stages=1) as cluster:
