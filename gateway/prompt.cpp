@@ -20,9 +20,7 @@ namespace {
 /// Throws ApiError, and InputError for what the tokenizer refuses.
 std::vector<int32_t> encode(const CompletionRequest& request, const ServedModel& model,
                             std::span<const model::Segment> text, const std::stop_token& stop) {
-  size_t bytes = 0;
-  for (const model::Segment& segment : text) bytes += segment.text.size();
-  const size_t tokens_min = model.tokenizer->tokens_min(bytes);
+  const size_t tokens_min = model.tokenizer->tokens_min(text);
   if (std::cmp_greater_equal(tokens_min, model.context_tokens))
     refuse_length(request, model.context_tokens, "at least " + std::to_string(tokens_min) + " tokens");
   return model.tokenizer->encode(text, stop);

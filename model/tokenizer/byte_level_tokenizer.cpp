@@ -7,6 +7,7 @@
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/tokenizer/bpe.hpp"
+#include "model/tokenizer/token_bound.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model {
@@ -57,7 +58,7 @@ class ByteLevelTokenizer final : public Tokenizer {
     add_added_tokens(parts);
     add_merges(parts);
     pretokenizer_.emplace(parts.rules, where_);
-    token_bytes_max_ = longest_token(parts);
+    bound_ = bound_of(parts);
     if (ignore_merges_) {
       for (const auto& [text, id] : parts.vocabulary) {
         if (kinds_[static_cast<size_t>(id)] == Kind::text)
@@ -119,9 +120,7 @@ class ByteLevelTokenizer final : public Tokenizer {
     return ids;
   }
 
-  size_t tokens_min(size_t text_bytes) const override {
-    return token_bytes_max_ ? (text_bytes + token_bytes_max_ - 1) / token_bytes_max_ : 0;
-  }
+  size_t tokens_min(std::span<const Segment> text) const override { return bound_.tokens_min(text); }
 
   std::string decode(std::span<const int32_t> ids, bool skip_control) const override {
     std::string text;
@@ -294,22 +293,16 @@ class ByteLevelTokenizer final : public Tokenizer {
     bpe_.emplace(byte_ids, merges);
   }
 
-  /// How much text a token can stand for: the longest token's bytes, and form C may write a character in a
-  /// third of its bytes (a Hangul syllable of three letters). 0, no limit: an added token takes blanks along,
-  /// a rule removes text, or a byte that text may hold has no token and is left out.
-  size_t longest_token(const TokenizerParts& parts) const {
-    const auto is_unbounded = [](const AddedToken& token) { return token.lstrip || token.rstrip; };
-    if (std::ranges::any_of(parts.added, is_unbounded)) return 0;
+  /// Form C may write a character in a third of its bytes: a Hangul syllable of three letters.
+  TokenBound bound_of(const TokenizerParts& parts) const {
     for (const SplitRule& rule : parts.rules)
-      if (rule.behaviour == SplitBehaviour::removed) return 0;
-    for (size_t b = 0; b < 256; ++b) {
-      std::string character;
-      append_utf8(alphabet_.character[b], character);
-      if (is_in_utf8(b) && !id_of(character)) return 0;
-    }
-    size_t longest = std::ranges::max(bytes_, {}, &std::string::size).size();
-    for (const AddedToken& token : parts.added) longest = std::max(longest, token.content.size());
-    return nfc_ ? longest * nfc_shrinks_by_max : longest;
+      if (rule.behaviour == SplitBehaviour::removed) return {};
+    std::vector<std::string> tokens = bytes_;
+    for (const AddedToken& token : parts.added) tokens.push_back(token.content);
+    return {tokens,
+            {.shrinks_by_max = nfc_ ? nfc_shrinks_by_max : 1,
+             .takes_blanks = std::ranges::any_of(
+                 parts.added, [](const AddedToken& token) { return token.lstrip || token.rstrip; })}};
   }
 
   /// Plain text must never become an added token: nothing that merging can make may be one.
@@ -359,7 +352,7 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::vector<Kind> kinds_;         // by id
   boost::unordered_flat_map<std::string, int32_t, TextHash, std::equal_to<>> ids_;
   boost::unordered_flat_map<std::string_view, int32_t> words_;  // views into bytes_; only with ignore_merges
-  size_t token_bytes_max_ = 0;  // of a text, one token stands for at most that; 0: not known
+  TokenBound bound_;
   AddedTokens added_, normalized_added_, letters_;
   std::optional<Pretokenizer> pretokenizer_;
   std::optional<Bpe> bpe_;

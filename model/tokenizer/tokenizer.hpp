@@ -39,9 +39,9 @@ class Tokenizer {
   /// One segment, trusted or not.
   std::vector<int32_t> encode(std::string_view text, bool recognise_control) const;
 
-  /// The fewest tokens that this many bytes of text can become, whatever they say; 0 if that cannot be told.
-  /// A text that cannot fit is known by its length, before any of it is encoded.
-  virtual size_t tokens_min(size_t text_bytes) const = 0;
+  /// No more tokens than encode() gives, told by a look at the bytes: a text that cannot fit is known before
+  /// any of it is encoded.
+  virtual size_t tokens_min(std::span<const Segment> text) const = 0;
 
   /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless
   /// skipped.

@@ -30,7 +30,11 @@ class ByteTokenizer : public model::Tokenizer {
     }
     return ids;
   }
-  size_t tokens_min(size_t text_bytes) const override { return (text_bytes + 4) / 5; }  // "<ctl>"
+  size_t tokens_min(std::span<const model::Segment> text) const override {
+    size_t bytes = 0;
+    for (const model::Segment& segment : text) bytes += segment.text.size();
+    return (bytes + 4) / 5;  // "<ctl>"
+  }
   std::string decode(std::span<const int32_t>, bool) const override { throw std::logic_error("not used"); }
   std::string_view bytes(int32_t id) const override {
     static const std::string all = [] {

@@ -137,24 +137,63 @@ BOOST_AUTO_TEST_CASE(a_text_is_encoded_in_time_in_proportion_to_its_bytes) {
                         [&](size_t n) { (void)tokenizer->encode(repeated(unit, n), true); });
 }
 
-BOOST_AUTO_TEST_CASE(no_text_has_fewer_tokens_than_its_length_says) {
-  const auto large = qwen3(),
-             little = make_tokenizer([] {
-               TokenizerParts parts = small_parts();
-               std::erase_if(parts.added, [](const AddedToken& token) { return token.lstrip; });
-               parts.added.push_back(
-                   {.id = 306, .content = "ĠĠĠĠĠĠĠĠĠĠ"});  // its text is longer than what it stands for
-               return parts;
-             }());
+BOOST_AUTO_TEST_CASE(no_text_has_fewer_tokens_than_its_bytes_say) {
+  const auto large = qwen3(), little = make_tokenizer([] {
+                                TokenizerParts parts = small_parts();
+                                // Its text is longer than what it stands for.
+                                parts.added.push_back({.id = 306, .content = "ĠĠĠĠĠĠĠĠĠĠ"});
+                                // These have no token: they are left out, of longer tokens too.
+                                std::erase_if(parts.vocabulary, [](const auto& token) {
+                                  return token.first == "q" || token.first == "ñ";
+                                });
+                                parts.added.push_back({.id = 307, .content = "qq"});
+                                return parts;
+                              }());
+  const std::vector<std::string> units{repeated(" ", 128),
+                                       "\n",
+                                       "\u1100\u1161\u11A8",
+                                       "\u212A",
+                                       "\u2126\u0313\u0300\u0345",
+                                       "e\u0301",
+                                       "a\u0323\u0301 ",
+                                       "ĠĠĠĠĠĠĠĠĠĠ",
+                                       "<|endoftext|>",
+                                       "  [strip]\u2003",
+                                       repeated("=", 128),
+                                       "abc",
+                                       "q",
+                                       "aqb",
+                                       "\U0001F600",
+                                       "\u00F1",
+                                       "The quick brown fox. "};
+  std::mt19937 random(7);
   for (const Tokenizer* tokenizer : {large.get(), little.get()}) {
-    BOOST_TEST(tokenizer->tokens_min(1'000'000) > 1000u);
-    for (const std::string& unit :
-         {repeated(" ", 128), std::string("\n"), std::string("\u1100\u1161\u11A8"), std::string("\u212A"),
-          std::string("\u2126\u0313\u0300\u0345"), std::string("ĠĠĠĠĠĠĠĠĠĠ"), std::string("<|endoftext|>"),
-          repeated("=", 128), std::string("abc")}) {
-      const std::string text = repeated(unit, 100);
-      BOOST_TEST(tokenizer->encode(text, true).size() >= tokenizer->tokens_min(text.size()), unit);
+    const auto holds = [&](const std::vector<Segment>& text, const std::string& what) {
+      BOOST_TEST(tokenizer->encode(text).size() >= tokenizer->tokens_min(text), what);
+    };
+    for (const std::string& unit : units) holds({{repeated(unit, 100), true}}, unit);
+    for (int round = 0; round < 300; ++round) {
+      std::vector<Segment> text(1 + random() % 3);
+      for (Segment& segment : text) {
+        segment.trusted = random() % 2;
+        for (uint32_t pieces = random() % 20; pieces > 0; --pieces)
+          segment.text += units[random() % units.size()];
+      }
+      holds(text, "round " + std::to_string(round));
     }
+  }
+}
+
+// Words, one word, marks: what is ten times too long for a context of 8192 tokens is known to be.
+BOOST_AUTO_TEST_CASE(a_text_that_is_far_too_long_is_known_without_encoding_it) {
+  const auto tokenizer = qwen3();
+  for (const char* unit :
+       {"The quick brown fox. ", "a", "abcdefghijklmnopqrstuvwxyz", "\u0315\u0300\u05ae\u0301"}) {
+    const Segment text{repeated(unit, 3'000'000 / std::string_view(unit).size()), false};
+    size_t least = 0;
+    const double seconds = seconds_of([&] { least = tokenizer->tokens_min(std::span(&text, 1)); });
+    BOOST_TEST(least > 8192u, unit << ": " << least);
+    BOOST_TEST(seconds < 0.1, unit);
   }
 }
 
@@ -174,13 +213,21 @@ BOOST_AUTO_TEST_CASE(form_c_shrinks_no_character_to_less_than_a_third) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_length_says_nothing_where_a_token_may_take_any_text_along) {
-  BOOST_TEST(make_tokenizer(small_parts())->tokens_min(1 << 20) == 0u);  // [strip] takes blanks along
-  TokenizerParts removes = small_parts();
-  std::erase_if(removes.added, [](const AddedToken& token) { return token.lstrip; });
-  BOOST_TEST(make_tokenizer(removes)->tokens_min(1 << 20) > 0u);
-  removes.rules.push_back({.expression = "a", .behaviour = SplitBehaviour::removed});
-  BOOST_TEST(make_tokenizer(removes)->tokens_min(1 << 20) == 0u);
+BOOST_AUTO_TEST_CASE(what_may_be_left_out_counts_nothing) {
+  const auto tokens_min = [](const TokenizerParts& parts, const std::string& text) {
+    const Segment segment{text, false};
+    return make_tokenizer(parts)->tokens_min(std::span(&segment, 1));
+  };
+  TokenizerParts parts = small_parts();
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, ' ')) == 0u);  // [strip] takes blanks along
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, '#')) == 1u << 20);
+  std::erase_if(parts.added, [](const AddedToken& token) { return token.lstrip; });
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, ' ')) == 1u << 19);  // "Ġa"
+  std::erase_if(parts.vocabulary, [](const auto& token) { return token.first == "#"; });
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, '#')) == 0u);
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, ' ')) == 1u << 19);
+  parts.rules.push_back({.expression = "a", .behaviour = SplitBehaviour::removed});
+  BOOST_TEST(tokens_min(parts, std::string(1 << 20, ' ')) == 0u);
 }
 
 BOOST_AUTO_TEST_CASE(an_encoding_that_nobody_wants_any_more_ends_early) {
