@@ -10,6 +10,8 @@ namespace {
 
 // Up to here looking at every pair for each merge is faster than a heap.
 constexpr size_t short_word_bytes = 48;
+// A word may have megabytes: whether anybody still waits for it is looked at once in so many of its pairs.
+constexpr size_t pairs_between_looks = 4096;
 
 }  // namespace
 
@@ -24,11 +26,11 @@ Bpe::Bpe(const std::array<int32_t, 256>& byte_ids, std::span<const Merge> merges
   }
 }
 
-void Bpe::encode(std::string_view word, std::vector<int32_t>& ids) const {
+void Bpe::encode(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop) const {
   if (word.size() <= short_word_bytes) {
     encode_short(word, ids);
   } else {
-    encode_long(word, ids);
+    encode_long(word, ids, stop);
   }
 }
 
@@ -59,7 +61,7 @@ void Bpe::encode_short(std::string_view word, std::vector<int32_t>& ids) const {
   ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<ptrdiff_t>(count));
 }
 
-void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids) const {
+void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop) const {
   struct Symbol {
     int32_t id;
     Ranked merge;  // with the next symbol
@@ -84,8 +86,14 @@ void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids) const {
     s.merge = s.next == none ? Ranked{no_rank, -1} : rank(s.id, symbols[s.next].id);
     if (s.merge.rank != no_rank) candidates.emplace(s.merge.rank, at);
   };
-  for (size_t i = 0; i < symbols.size(); ++i) consider(i);
+  size_t pairs = 0;
+  const auto unwanted = [&] { return ++pairs % pairs_between_looks == 0 && stop.stop_requested(); };
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    if (unwanted()) return;
+    consider(i);
+  }
   while (!candidates.empty()) {
+    if (unwanted()) return;
     const auto [rank, at] = candidates.top();
     candidates.pop();
     Symbol& s = symbols[at];

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string_view>
 #include <vector>
 
@@ -22,8 +23,8 @@ class Bpe {
   /// the reference does. merges: by rank, best first; no pair stands twice.
   Bpe(const std::array<int32_t, 256>& byte_ids, std::span<const Merge> merges);
 
-  /// Appends the tokens of `word`.
-  void encode(std::string_view word, std::vector<int32_t>& ids) const;
+  /// Appends the tokens of `word`; nothing once `stop` is requested in the midst of a long one.
+  void encode(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop = {}) const;
 
  private:
   struct Ranked {
@@ -39,7 +40,7 @@ class Bpe {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
   void encode_short(std::string_view word, std::vector<int32_t>& ids) const;
-  void encode_long(std::string_view word, std::vector<int32_t>& ids) const;
+  void encode_long(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop) const;
 
   std::array<int32_t, 256> byte_ids_;
   boost::unordered_flat_map<uint64_t, Ranked> ranks_;

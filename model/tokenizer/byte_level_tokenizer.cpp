@@ -191,7 +191,7 @@ class ByteLevelTokenizer final : public Tokenizer {
           continue;
         }
       }
-      bpe_->encode(word, ids);
+      bpe_->encode(word, ids, work.stop);
     }
   }
 

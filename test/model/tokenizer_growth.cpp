@@ -4,12 +4,15 @@
 #include <time.h>
 #include <utf8proc.h>
 
+#include <array>
 #include <boost/test/unit_test.hpp>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <stop_token>
 
 #include "model/chat/chat_template.hpp"
+#include "model/tokenizer/bpe.hpp"
 #include "test/model/golden_tokenizer.hpp"
 #include "test/model/small_tokenizer.hpp"
 
@@ -239,4 +242,23 @@ BOOST_AUTO_TEST_CASE(an_encoding_that_nobody_wants_any_more_ends_early) {
   source.request_stop();
   BOOST_TEST(all.size() >= 10'000u);
   BOOST_TEST(tokenizer->encode(std::span(&segment, 1), source.get_token()).empty());
+}
+
+BOOST_AUTO_TEST_CASE(a_single_long_word_that_nobody_wants_any_more_ends_early) {
+  std::array<int32_t, 256> byte_ids;
+  std::iota(byte_ids.begin(), byte_ids.end(), 0);
+  const std::vector<Bpe::Merge> merges{{'a', 'b', 256}};
+  const Bpe bpe(byte_ids, merges);
+  const std::string word = repeated("ab", 500'000);
+  std::vector<int32_t> ids;
+  std::stop_source source;
+  const auto encode = [&] {
+    ids.clear();
+    bpe.encode(word, ids, source.get_token());
+  };
+  const double all = seconds_of(encode);
+  BOOST_TEST(ids.size() == 500'000u);
+  source.request_stop();
+  BOOST_TEST(seconds_of(encode) < all / 2);
+  BOOST_TEST(ids.empty());
 }
