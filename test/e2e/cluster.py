@@ -88,6 +88,10 @@ class Cluster:
             for log in sorted((self.dir / "run").glob("*.log")):
                 print(f"---- {log.name}\n{log.read_text()[-4000:]}", flush=True)
         self.convoy("down", check=False)
+        self.discard()
+
+    def discard(self):
+        """What is left of one that does not run."""
         shutil.rmtree(self.dir, ignore_errors=True)
         self.guarded.close()
 

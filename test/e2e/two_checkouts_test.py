@@ -47,7 +47,7 @@ class Foreign(unittest.TestCase):
 
     def tearDown(self):
         self.assertTrue(self.theirs.status()["ready"], "the other cluster is as it was")
-        shutil.rmtree(self.ours.dir)
+        self.ours.discard()
 
     def assert_named(self, text):
         pid = self.theirs.status()["nodes"][0]["pid"]
@@ -165,7 +165,7 @@ class RunDirectory(unittest.TestCase):
 
     def with_run_dir(self, run_dir):
         cluster = Cluster(stages=1)
-        self.addCleanup(shutil.rmtree, cluster.dir)
+        self.addCleanup(cluster.discard)
         cluster.config.write_text(cluster.config.read_text().replace('run_dir = "run"', f'run_dir = "{run_dir}"'))
         return cluster
 

@@ -202,7 +202,7 @@ class BeforeTheStart(unittest.TestCase):
 
     def tearDown(self):
         self.cluster.convoy("down", check=False)
-        shutil.rmtree(self.cluster.dir)
+        self.cluster.discard()
         shutil.rmtree(self.trap)
 
     def refused(self, *texts):
