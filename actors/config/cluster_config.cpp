@@ -9,6 +9,7 @@
 #include "actors/config_check.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
+#include "model/format/gguf_parts.hpp"
 #include "model/nearest.hpp"
 #include "model/text_file.hpp"
 
@@ -300,7 +301,8 @@ ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_m
 
 std::string default_model_id(const std::filesystem::path& model) {
   const auto named = model.has_filename() ? model : model.parent_path();
-  return named.extension() == ".gguf" ? named.stem().string() : named.filename().string();
+  return named.extension() == ".gguf" ? std::string(model::without_part(named.stem().string()))
+                                      : named.filename().string();
 }
 
 }  // namespace convoy::actors

@@ -148,7 +148,8 @@ ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more =
 /// line `FILE:LINE:COLUMN: …` for every problem.
 ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model = false);
 
-/// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf.
+/// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf
+/// and, of a split one, without the part's number.
 std::string default_model_id(const std::filesystem::path& model);
 
 /// docs/configuration.md, printed from the table of keys.

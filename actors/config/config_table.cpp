@@ -23,12 +23,14 @@ void add_cluster_keys(std::vector<Key>& t) {
       "Links and HTTP are plaintext and refuse every address but loopback. Must be true in this version."));
   t.push_back(key<s, &S::model>(
       "cluster", "model",
-      "Model to serve: a GGUF file, or a folder with config.json and safetensors, relative to this file; or "
+      "Model to serve: a GGUF file (of a split one any part), or a folder with config.json and safetensors, "
+      "relative to this file; or "
       "random:NAME[:LAYERS], a model of random weights with the dimensions of a published one."));
   t.back().required = true;
   t.push_back(key<s, &S::model_id>(
       "cluster", "model_id",
-      "What clients name the model. Empty: the name of its file (without .gguf) or folder."));
+      "What clients name the model. Empty: the name of its file (without .gguf, nor a part's number) or "
+      "folder."));
   t.push_back(key<s, &S::chat_template>(
       "cluster", "chat_template",
       "Name of a built-in chat template. Empty: recognised from the checkpoint's own."));

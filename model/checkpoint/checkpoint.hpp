@@ -1,6 +1,6 @@
 #pragma once
-// A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or one GGUF
-// file, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads headers only; the pages
+// A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or a GGUF,
+// in one file or in parts, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads headers only; the pages
 // of a weight are touched when it is used.
 
 #include <filesystem>
@@ -64,7 +64,7 @@ using NamedFiles = std::vector<std::pair<std::string, std::shared_ptr<const Mapp
 
 class Checkpoint {
  public:
-  /// Opens a directory, a GGUF file or random:NAME[:LAYERS] and checks every count, offset, type and size.
+  /// Opens a directory, a GGUF file (of a split one any part) or random:NAME[:LAYERS] and checks every count, offset, type and size.
   /// Throws InputError.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
   virtual ~Checkpoint() = default;
@@ -84,6 +84,7 @@ class Checkpoint {
   virtual std::string weights_digest(std::stop_token stop = {}) const = 0;
   /// The files that the digest is of, by name; none if the weights do not come from files.
   virtual const NamedFiles& files() const = 0;
+  /// The directory; or the GGUF file, of a split one the first, whichever was opened.
   virtual const std::filesystem::path& path() const = 0;
   virtual bool is_gguf() const = 0;
   /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.

@@ -6,6 +6,7 @@
 #include "model/checkpoint/weight_names.hpp"
 #include "model/error.hpp"
 #include "model/families.hpp"
+#include "model/format/gguf_parts.hpp"
 #include "model/json.hpp"
 
 namespace convoy::model {
@@ -264,8 +265,8 @@ void read_deepseek(const Metadata& metadata, const std::string& prefix, const Te
   moe.dense_layers = metadata.integer(prefix + "leading_dense_block_count").value_or(0);
 }
 
-Config read_config(const GgufFile& gguf) {
-  const std::string file = gguf.file->path().string();
+Config read_config(const GgufModel& gguf) {
+  const std::string file = gguf.files.front()->path().string();
   const Metadata metadata(gguf.metadata, file);
   const std::string architecture = metadata.text("general.architecture").value_or("");
   const Family* const family = find_gguf_family(architecture);
@@ -328,14 +329,14 @@ Config read_config(const GgufFile& gguf) {
 }  // namespace
 
 CheckpointParts read_gguf(std::shared_ptr<const Mapping> file) {
-  GgufFile gguf = GgufFile::parse(std::move(file));
+  GgufModel gguf = read_gguf_model(std::move(file));
   CheckpointParts parts;
-  parts.path = gguf.file->path();
+  parts.path = gguf.files.front()->path();
   parts.naming = Naming::gguf;
   parts.config = read_config(gguf);
   parts.tensors = std::move(gguf.tensors);
   parts.metadata = std::move(gguf.metadata);
-  parts.files.emplace_back(parts.path.filename().string(), gguf.file);
+  for (const auto& part : gguf.files) parts.files.emplace_back(part->path().filename().string(), part);
   return parts;
 }
 

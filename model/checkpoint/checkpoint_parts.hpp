@@ -37,6 +37,7 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& where);
 /// A directory or a GGUF file, whichever it is.
 CheckpointParts read_parts(const std::filesystem::path& path);
 CheckpointParts read_directory(const std::filesystem::path& directory);
+/// A GGUF, with its other parts if it has any.
 CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
 
 /// Random weights in memory, made when a stage asks for them. Throws InputError.

@@ -204,7 +204,10 @@ uint64_t value_count(const Tensor& tensor) {
 }
 
 std::string tensor_place(const CheckpointParts& parts, std::string_view name) {
-  return parts.path.string() + ": tensor " + in_quotes(name);
+  const auto found = parts.tensors.find(name);  // the file of several that it lies in
+  const auto& path =
+      found != parts.tensors.end() && found->second.owner ? found->second.owner->path() : parts.path;
+  return path.string() + ": tensor " + in_quotes(name);
 }
 
 }  // namespace convoy::model

@@ -1,7 +1,6 @@
 #pragma once
-// GgufFile: metadata and tensors of one GGUF file (versions 2 and 3, little-endian). Used by checkpoints and
-// by the tokenizer, which needs the metadata alone. Reads and checks the header only. Immutable; any thread
-// may read it.
+// GgufFile: metadata and tensors of one GGUF file (versions 2 and 3, little-endian), which may be a part of a
+// model (gguf_parts.hpp). Reads and checks the header only. Immutable; any thread may read it.
 
 #include <filesystem>
 #include <map>
@@ -37,7 +36,7 @@ struct GgufFile {
   static GgufFile open(const std::filesystem::path& path) { return parse(Mapping::open(path)); }
   /// The whole parser over any bytes: the entry of the hostile-input tests and of a fuzz target.
   static GgufFile parse(std::shared_ptr<const Mapping> file);
-  /// Only the metadata, whatever the tensors' types: for the tokenizer and the chat template.
+  /// Only the metadata, whatever the tensors' types.
   static GgufMetadata read_metadata(const std::filesystem::path& path);
 
   std::shared_ptr<const Mapping> file;

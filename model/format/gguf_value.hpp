@@ -15,6 +15,7 @@ struct GgufValue;
 using GgufArray = std::vector<GgufValue>;
 struct GgufValue {
   std::variant<uint64_t, int64_t, double, bool, std::string, GgufArray> value;
+  bool operator==(const GgufValue& other) const { return value == other.value; }
 };
 
 using GgufMetadata = std::map<std::string, GgufValue, std::less<>>;

@@ -5,6 +5,7 @@
 
 #include "model/error.hpp"
 #include "model/families.hpp"
+#include "model/format/gguf_parts.hpp"
 #include "model/json.hpp"
 
 namespace convoy::model {
@@ -178,7 +179,7 @@ void write_gguf_config(const CheckpointParts& source, RewriteTarget target, Gguf
   const std::string architecture(family_of(c).gguf), p = architecture + ".";
   gguf.key("general.architecture", architecture)
       .key("general.type", "model")
-      .key("general.name", source.path.stem().string())
+      .key("general.name", std::string(without_part(source.path.stem().string())))
       .key("general.file_type", target == RewriteTarget::q8_0 ? mostly_q8_0 : mostly_q4_k)
       .key("general.quantization_version", quantization_version)
       .key(p + "block_count", u32(c.layers))

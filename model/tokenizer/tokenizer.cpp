@@ -1,6 +1,7 @@
 #include "model/tokenizer/tokenizer.hpp"
 
 #include "model/error.hpp"
+#include "model/format/gguf_parts.hpp"
 #include "model/tokenizer/byte_level_tokenizer.hpp"
 
 namespace convoy::model {
@@ -16,7 +17,7 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& pa
     return make_tokenizer(read_tokenizer_json(file));
   }
   if (path.extension() == ".json") return make_tokenizer(read_tokenizer_json(path));
-  return make_tokenizer(read_tokenizer_gguf(GgufFile::read_metadata(path), path.string()));
+  return make_tokenizer(read_tokenizer_gguf(read_gguf_metadata(path), path.string()));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool recognise_control) const {

@@ -22,9 +22,11 @@ TIMEOUT_S = 30  # of a connection, and of a silence on it
 REDIRECTS_MAX = 5
 WAIT_S_MAX = 300  # a hub that asks for more is asked again by the user
 LISTING_BYTES_MAX = 32 << 20
-FILES_MAX = 500
+FILES_MAX = 2000
 TEXT_BYTES_MAX = 256 << 20  # a tokenizer.json has 35 MB at most, so far
 WEIGHT_BYTES_MAX = 4 << 40
+WORD = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}"
+GGUF = rf"({WORD}/)?{WORD}\.gguf"  # those in parts often have a folder
 
 
 class Failure(Exception):
@@ -79,11 +81,16 @@ class File:
     algorithm: str  # "sha256" of the bytes, or "git-sha1": as git names a blob
     digest: str
 
+    @property
+    def local_name(self):
+        """Its folder on the hub is none of ours."""
+        return self.name.rpartition("/")[2]
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
     commit: str
-    files: dict  # name → File, those of the top folder that a model may need
+    files: dict  # name → File, those that a model may need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,10 +318,11 @@ def check_path(path, model):
 
 
 def is_wanted(name):
-    """What Convoy may read, in the top folder. Folders hold other forms of the model."""
+    """What Convoy may read in the top folder, and GGUF files a folder further down."""
     return bool(
         re.fullmatch(r"(config|generation_config|tokenizer|tokenizer_config)\.json|chat_template\.jinja", name)
-        or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,150}\.(safetensors|safetensors\.index\.json|gguf)", name)
+        or re.fullmatch(rf"{WORD}\.(safetensors|safetensors\.index\.json)", name)
+        or re.fullmatch(GGUF, name)
     )
 
 

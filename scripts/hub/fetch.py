@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 
-from client import Broken, Failure, Hub, Patience, Stopped, endpoint_of, token_of
+from client import GGUF, Broken, Failure, Hub, Patience, Stopped, endpoint_of, token_of
 from download import Download
 from part import Part, digest_of
 from progress import Progress, gigabytes
@@ -51,7 +51,8 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/fetch-model", allow_abbrev=False,
                                      description="Fetches a model from the Hugging Face hub into models/.")
     parser.add_argument("model", metavar="ORG/NAME[@REVISION]")
-    parser.add_argument("gguf", metavar="FILE.gguf", nargs="?", help="this file instead of the checkpoint")
+    parser.add_argument("gguf", metavar="FILE.gguf", nargs="?",
+                        help="this file instead of the checkpoint; of a file in parts any one stands for all")
     parser.add_argument("--connections", type=within(1, 64), default=8, metavar="N", help="at once, 8 if not given")
     parser.add_argument("--range-mib", type=within(1, 4096), default=64, metavar="N",
                         help="large files come in ranges of so many MiB, 64 if not given")
@@ -64,8 +65,8 @@ def arguments():
     named = re.fullmatch(rf"({word}/({word}))(?:@({word}(?:/{word})*))?", args.model)
     if not named or ".." in args.model:
         parser.error(f"{args.model}: not a model's name on the hub; give it as ORG/NAME or ORG/NAME@REVISION")
-    if args.gguf and (not args.gguf.endswith(".gguf") or "/" in args.gguf):
-        parser.error(f"{args.gguf}: not the name of a GGUF file in the model's top folder")
+    if args.gguf and not re.fullmatch(GGUF, args.gguf):
+        parser.error(f"{args.gguf}: not the name of a GGUF file in the model's top folder or a folder in it")
     args.model, args.name, args.revision = named.groups()
     return args
 
@@ -80,7 +81,7 @@ def within(low, high):
 
 
 def target_of(args):
-    return MODELS / (args.gguf or args.name)
+    return MODELS / (args.gguf or args.name).rpartition("/")[2]
 
 
 def fetch(args, stop):
@@ -99,7 +100,7 @@ def fetch(args, stop):
     if not args.gguf:
         claim_folder(target, args, listing.commit)
 
-    missing = [file for file in files if not os.path.lexists(folder / file.name)]
+    missing = [file for file in files if not os.path.lexists(folder / file.local_name)]
     there = [file for file in files if file not in missing]
     check_those_there(folder, there, args, listing.commit, stop)
     name = target.relative_to(ROOT)
@@ -108,7 +109,7 @@ def fetch(args, stop):
         print(f"{name} is there: {count_of(files)} of {args.model} at {commit}, checked against the hub's digests.")
         return
     check_disk(folder, missing)
-    parts = [Part(file, folder / file.name, args.range_mib << 20) for file in missing]
+    parts = [Part(file, folder / file.local_name, args.range_mib << 20) for file in missing]
     kept = sum(part.bytes_done() for part in parts)
     print(f"Fetching {args.model} at {commit}: {count_of(missing)}"
           + (f"; {count_of(there)} there already" if there else "")
@@ -128,14 +129,13 @@ def list_patiently(hub, args, stop):
 
 def chosen(listing, args):
     """The files to have, small ones first: what is wrong with the model often shows there."""
-    gguf = sorted(name for name in listing.files if name.endswith(".gguf"))
+    gguf = sorted(name for name in listing.files if name.endswith(".gguf") and parts_of(name)[0] == name)
     offer = f"; its GGUF files: {', '.join(gguf[:12])}" if gguf else ""
     if args.gguf:
-        if re.search(r"-\d{5}-of-\d{5}\.gguf$", args.gguf):
-            raise Failure(f"{args.model}: {args.gguf} is one part of several; give a GGUF file that is whole{offer}")
-        if args.gguf not in listing.files:
-            raise Failure(f"{args.model}: no {args.gguf} in its top folder" + (offer or ", nor any other GGUF file"))
-        return [listing.files[args.gguf]]
+        for name in parts_of(args.gguf):
+            if name not in listing.files:
+                raise Failure(f"{args.model}: no {name} in it" + (offer or ", nor any other GGUF file"))
+        return [listing.files[name] for name in parts_of(args.gguf)]
     if not any(name.endswith(".safetensors") for name in listing.files):
         mend = f"{offer}; give one of them as second argument" if gguf else "; Convoy reads no other weights but GGUF"
         raise Failure(f"{args.model}: no *.safetensors in its top folder{mend}")
@@ -143,6 +143,14 @@ def chosen(listing, args):
         raise Failure(f"{args.model}: no config.json in its top folder, so it is no checkpoint that Convoy reads")
     files = [file for name, file in listing.files.items() if not name.endswith(".gguf")]
     return sorted(files, key=lambda file: (file.name.endswith(".safetensors"), file.name))
+
+
+def parts_of(gguf):
+    """The names of all parts of the file that this one is a part of; of a whole file its own."""
+    part = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", gguf)
+    if not part or not 1 <= int(part[2]) <= int(part[3]):
+        return [gguf]
+    return [f"{part[1]}-{number:05}-of-{part[3]}.gguf" for number in range(1, int(part[3]) + 1)]
 
 
 def claim_folder(folder, args, commit):
@@ -174,7 +182,7 @@ def check_those_there(folder, files, args, commit, stop):
             raise Stopped
 
     def is_it(file):
-        with open(folder / file.name, "rb") as f:
+        with open(folder / file.local_name, "rb") as f:
             return os.fstat(f.fileno()).st_size == file.size and digest_of(f.fileno(), file, advance) == file.digest
 
     with concurrent.futures.ThreadPoolExecutor(min(args.connections, os.cpu_count() or 1)) as pool:
@@ -189,7 +197,7 @@ def check_those_there(folder, files, args, commit, stop):
     progress.end()
     for file, check in checks.items():
         if not check.result():
-            path = (folder / file.name).relative_to(ROOT)
+            path = (folder / file.local_name).relative_to(ROOT)
             raise Failure(f"{path} is not what {args.model} has at {commit[:12]}; move it away and run this again")
 
 
@@ -198,7 +206,7 @@ def check_disk(folder, files):
     needed = sum(file.size for file in files)
     for file in files:
         try:
-            needed -= min(file.size, os.lstat(folder / f"{file.name}.part").st_blocks * 512)
+            needed -= min(file.size, os.lstat(folder / f"{file.local_name}.part").st_blocks * 512)
         except FileNotFoundError:
             pass
     room = shutil.disk_usage(MODELS).free - SPARE_BYTES

@@ -307,6 +307,8 @@ BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
 
 BOOST_AUTO_TEST_CASE(a_model_is_named_after_its_file_or_folder) {
   BOOST_TEST(default_model_id("/x/SmolLM2.Q4_1.gguf") == "SmolLM2.Q4_1");
+  BOOST_TEST(default_model_id("/x/R1.Q4_K-00002-of-00009.gguf") == "R1.Q4_K");
+  BOOST_TEST(default_model_id("/x/R1-0002-of-00009.gguf") == "R1-0002-of-00009");
   BOOST_TEST(default_model_id("/x/DeepSeek-V2.5") == "DeepSeek-V2.5");
   BOOST_TEST(default_model_id("/x/dir/") == "dir");
 }

@@ -11,6 +11,7 @@ namespace convoy::test {
 /// GGUF's numbers for types of metadata values and of tensors.
 enum GgufType : uint32_t {
   gguf_u8 = 0,
+  gguf_u16 = 2,
   gguf_u32 = 4,
   gguf_i32 = 5,
   gguf_f32 = 6,
@@ -51,6 +52,8 @@ struct GgufBuilder {
     keys.emplace_back(name, raw(type) + value);
     return *this;
   }
+  GgufBuilder& key(const std::string& name, uint16_t value) { return key(name, gguf_u16, raw(value)); }
+  GgufBuilder& key(const std::string& name, int32_t value) { return key(name, gguf_i32, raw(value)); }
   GgufBuilder& key(const std::string& name, uint32_t value) { return key(name, gguf_u32, raw(value)); }
   GgufBuilder& key(const std::string& name, float value) { return key(name, gguf_f32, raw(value)); }
   GgufBuilder& key(const std::string& name, const std::string& value) {

@@ -40,7 +40,12 @@ OTHERS = {
     "original/consolidated.safetensors": b"nested",
     "tiny.Q4_0.gguf": b"GGUF" + RANDOM.randbytes(MIB),
     "tiny.F16-00001-of-00002.gguf": b"GGUF half",
+    "tiny.F16-00002-of-00002.gguf": b"GGUF other half",
+    "tiny.Q8_0/tiny.Q8_0-00001-of-00003.gguf": b"GGUF" + RANDOM.randbytes(1000),
+    "tiny.Q8_0/tiny.Q8_0-00002-of-00003.gguf": b"GGUF" + RANDOM.randbytes(2 * MIB),
+    "tiny.Q8_0/tiny.Q8_0-00003-of-00003.gguf": b"GGUF" + RANDOM.randbytes(3000),
 }
+OFFER = "its GGUF files: tiny.F16-00001-of-00002.gguf, tiny.Q4_0.gguf, tiny.Q8_0/tiny.Q8_0-00001-of-00003.gguf"
 
 
 class FetchModel(unittest.TestCase):
@@ -172,9 +177,23 @@ class AGoodHub(FetchModel):
         self.assertEqual((self.models / "tiny.Q4_0.gguf").read_bytes(), OTHERS["tiny.Q4_0.gguf"])
         self.assertEqual(self.hub.files_asked_for(), {"tiny.Q4_0.gguf"})
         self.assertIn("convoy up --model models/tiny.Q4_0.gguf", out)
-        self.fails("no x.gguf in its top folder; its GGUF files: tiny.F16-00001-of-00002.gguf, tiny.Q4_0.gguf", MODEL,
-                   "x.gguf")
-        self.fails("is one part of several", MODEL, "tiny.F16-00001-of-00002.gguf")
+        self.fails(f"no x.gguf in it; {OFFER}", MODEL, "x.gguf")
+
+    def test_every_part_of_a_gguf_file_whichever_is_asked_for(self):
+        for asked in ("tiny.F16-00002-of-00002.gguf", "tiny.Q8_0/tiny.Q8_0-00002-of-00003.gguf"):
+            out = self.fetches(MODEL, asked)
+            name = asked.rpartition("/")[2]
+            self.assertIn(f"convoy up --model models/{name}", out)
+            parts = {path: data for path, data in OTHERS.items() if path[:-20] == asked[:-20]}
+            self.assertGreaterEqual(len(parts), 2)
+            for path, data in parts.items():
+                self.assertEqual((self.models / path.rpartition("/")[2]).read_bytes(), data)
+        self.assertEqual([path for path in self.models.iterdir() if path.is_dir()], [])
+        self.hub.requests.clear()
+        self.fetches(MODEL, "tiny.Q8_0/tiny.Q8_0-00001-of-00003.gguf")
+        self.assertEqual(self.hub.files_asked_for(), set())
+        del self.hub.files["tiny.F16-00002-of-00002.gguf"]
+        self.fails("no tiny.F16-00002-of-00002.gguf in it", MODEL, "tiny.F16-00001-of-00002.gguf")
 
     def test_convoy_inspects_what_came(self):
         convoy = self.root / "build/release/convoy"
@@ -402,7 +421,7 @@ class AListThatIsNotBelieved(FetchModel):
     def test_no_weights_that_convoy_reads(self):
         for name in (ONE, TWO):
             del self.hub.files[name]
-        self.refuses("no *.safetensors in its top folder; its GGUF files: tiny.F16-00001-of-00002.gguf, tiny.Q4_0.gguf")
+        self.refuses(f"no *.safetensors in its top folder; {OFFER}")
         self.hub.files = {"model.safetensors": b""}
         self.refuses("no config.json")
 
@@ -454,7 +473,8 @@ class ARefusal(FetchModel):
 
     def test_arguments_that_cannot_be(self):
         self.fails("not a model's name on the hub", "maker/tiny@../x", code=2)
-        self.fails("not the name of a GGUF file", MODEL, "x.bin", code=2)
+        for gguf in ("x.bin", "../x.gguf", "a/../x.gguf", "/x.gguf", "a/b/x.gguf", ".gguf"):
+            self.fails("not the name of a GGUF file", MODEL, gguf, code=2)
         self.fails("give a number from 1 to 64", MODEL, "--connections=0", code=2)
         self.assertEqual(self.hub.requests, [])
 

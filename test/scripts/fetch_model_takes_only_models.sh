@@ -30,6 +30,36 @@ touch checkpoint/model.safetensors
 "$fetch" ./checkpoint/
 [[ -f $models/checkpoint/config.json ]]
 
+
+# As a hub's cache has it: the name is the link's, not the blob's.
+mkdir -p cache/blobs cache/snapshots/c0ffee
+printf 'GGUF blob' >cache/blobs/b10b
+ln -s ../../blobs/b10b cache/snapshots/c0ffee/model.gguf
+"$fetch" cache/snapshots/c0ffee/model.gguf
+[[ $(readlink "$models/model.gguf") == "$scratch/mine/cache/blobs/b10b" && ! -e $models/b10b ]]
+"$fetch" cache/snapshots/c0ffee/model.gguf
+ln -s checkpoint renamed
+"$fetch" renamed
+[[ $(readlink "$models/renamed") == "$scratch/mine/checkpoint" ]]
+
+# Characters that mean something to a shell are part of a name.
+for odd in 'a[b]' 'a*' 'a\b' 'a [1]' '-x'; do
+  mkdir -- "$odd"
+  cp checkpoint/* "./$odd/"
+  "$fetch" "./$odd"
+  [[ -f $models/$odd/model.safetensors ]]
+done
+
+# Any part of a GGUF file brings all of them.
+for number in 1 2 3; do printf 'GGUF' >"split-0000$number-of-00003.gguf"; done
+"$fetch" split-00002-of-00003.gguf | grep -q 'convoy up --model models/split-00002-of-00003.gguf'
+[[ -L $models/split-00001-of-00003.gguf && -L $models/split-00003-of-00003.gguf ]]
+rm split-00003-of-00003.gguf "$models"/split-*
+refused 'split-00003-of-00003.gguf: no such file' split-00001-of-00003.gguf
+[[ ! -e $models/split-00001-of-00003.gguf ]]
+printf 'PK..' >split-00003-of-00003.gguf
+refused 'split-00003-of-00003.gguf: not a GGUF file' split-00001-of-00003.gguf
+
 refused 'no such file' missing.gguf
 refused 'no config.json' empty
 printf 'PK..' >zip.gguf
