@@ -12,6 +12,7 @@
 #include "cli/model_option.hpp"
 #include "gpu/forward.hpp"
 #include "model/error.hpp"
+#include "model/json.hpp"
 
 namespace convoy::cli {
 
@@ -68,6 +69,12 @@ StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions
   return needs;
 }
 
+json::array to_json(const std::vector<std::pair<int32_t, std::string>>& ends) {
+  json::array tokens;
+  for (const auto& [id, text] : ends) tokens.push_back({{"id", id}, {"text", text}});
+  return tokens;
+}
+
 json::object to_json(const model::Config& config, const model::Inspection& found,
                      const model::TextParts& text, uint64_t kv_bytes) {
   json::object quantization;
@@ -84,7 +91,8 @@ json::object to_json(const model::Config& config, const model::Inspection& found
           {"context", config.context},
           {"quantization", quantization},
           {"tokenizer", text.tokenizer},
-          {"chat_template", text.chat_template}};
+          {"chat_template", text.chat_template},
+          {"end_tokens", to_json(text.ends)}};
 }
 
 json::object to_json(const StageNeeds& needs) {
@@ -133,6 +141,11 @@ void print(const model::Config& config, const model::Inspection& found, const mo
   print_line("context", std::to_string(config.context) + " tokens");
   print_line("tokenizer", text.tokenizer);
   print_line("chat template", text.chat_template);
+  std::string ends;
+  for (const auto& [id, token] : text.ends)
+    ends += (ends.empty() ? "" : ", ") + std::to_string(id) +
+            (token.empty() ? "" : " " + model::in_quotes(token));
+  print_line("ends of an answer", ends.empty() ? "none: every answer is as long as it may be" : ends);
 }
 
 void print(const StageNeeds& needs) {

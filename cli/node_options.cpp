@@ -4,6 +4,7 @@
 
 #include "actors/config/plan_limits.hpp"
 #include "actors/process/log.hpp"
+#include "model/chat/end_tokens.hpp"
 
 namespace convoy::cli {
 
@@ -40,8 +41,8 @@ gateway::ServedModel served_model(const ClusterConfig& config, const model::Chec
           .count());
   served.context_tokens = actors::served_context(config, checkpoint.config());
   served.vocab = checkpoint.config().vocab;
-  served.end_tokens = checkpoint.config().end_tokens;
   add_text(served, config, checkpoint);
+  served.end_tokens = model::end_tokens(checkpoint.config(), served.tokenizer.get(), served.chat);
   served.weights_digest = std::move(digest);
   served.kernel_variant = actors::arithmetic_of(config);
   return served;

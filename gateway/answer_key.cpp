@@ -4,7 +4,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <vector>
 
 #include "actors/process/secret.hpp"
 
@@ -112,6 +111,8 @@ std::string answer_key(const std::string& secret, std::string_view tenant, const
         std::string_view(context.kernel_variant)})
     append_text(message, text);
   append_number(message, context.cache_epoch);
+  append_number(message, context.end_tokens.size());
+  for (const int32_t id : context.end_tokens) append_number(message, static_cast<uint64_t>(id));
   message += canonical_request(request);
   return actors::hmac_sha256(actors::derive_key(secret, "answer-key"), message);
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace convoy::gateway {
 
@@ -14,6 +15,7 @@ struct KeyContext {
   std::string weights_digest, tokenizer_digest, template_id, endpoint;
   std::string kernel_variant;  // settings and every stage's gpu::Backend::variant(): what shapes bits
   uint64_t cache_epoch = 0;    // raised by the operator to forget all answers
+  std::vector<int32_t> end_tokens;
 };
 
 /// HMAC-SHA-256, 32 raw bytes, over tenant, context and canonical_request. secret:

@@ -119,6 +119,7 @@ std::string Completion::make_key(size_t index, uint32_t max_tokens) {
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
   if (model.chat) context.template_id = model.chat->name();
   context.cache_epoch = edge_.options.cache_epoch;
+  context.end_tokens = model.end_tokens;
   // Settings of ours that shape the answer too: the limit when the client names none, and what prompts may
   // hold.
   context.endpoint = std::string(endpoint_ == Endpoint::chat ? "chat" : "completions") +

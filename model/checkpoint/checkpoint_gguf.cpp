@@ -8,6 +8,7 @@
 #include "model/families.hpp"
 #include "model/format/gguf_parts.hpp"
 #include "model/json.hpp"
+#include "model/tokenizer/end_tokens.hpp"
 
 namespace convoy::model {
 
@@ -106,6 +107,30 @@ int32_t token(const Metadata& metadata, const std::string& key, int32_t absent) 
   if (*id < 0 || *id > INT32_MAX)
     metadata.fail(key, "is " + std::to_string(*id), "a token's id is a small number");
   return static_cast<int32_t>(*id);
+}
+
+/// The tokens under every key that ends a text or a turn, and the control tokens known by their text: files
+/// name one of them and leave the others to the reader.
+std::vector<int32_t> read_end_tokens(const Metadata& metadata, int64_t vocab) {
+  std::vector<int32_t> ends;
+  const auto add = [&](int32_t id) {
+    if (id >= 0 && std::ranges::find(ends, id) == ends.end()) ends.push_back(id);
+  };
+  for (const char* name : {"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"})
+    add(token(metadata, "tokenizer.ggml." + std::string(name) + "_token_id", -1));
+  const auto array = [&](const char* key) -> std::span<const GgufValue> {
+    const GgufValue* value = metadata.find(key);
+    const auto* array = value ? std::get_if<GgufArray>(&value->value) : nullptr;
+    return array ? std::span(*array) : std::span<const GgufValue>();
+  };
+  const auto texts = array("tokenizer.ggml.tokens"), types = array("tokenizer.ggml.token_type");
+  const size_t count = std::min({texts.size(), types.size(), static_cast<size_t>(vocab)});
+  for (size_t id = 0; id < count; ++id) {
+    const auto* text = std::get_if<std::string>(&texts[id].value);
+    const bool control = types[id] == GgufValue{int64_t{3}} || types[id] == GgufValue{uint64_t{3}};
+    if (control && text && names_an_end(*text)) add(static_cast<int32_t>(id));
+  }
+  return ends;
 }
 
 /// Llama 3's scaling comes as one divisor per frequency, in a small tensor: [head_dim / 2].
@@ -312,11 +337,7 @@ Config read_config(const GgufModel& gguf) {
   else
     config.head_dim = read_head_dim(metadata, prefix, config);
 
-  for (const char* name : {"eos", "eot", "eom"}) {
-    const int32_t id = token(metadata, std::string("tokenizer.ggml.") + name + "_token_id", -1);
-    if (id >= 0 && std::ranges::find(config.end_tokens, id) == config.end_tokens.end())
-      config.end_tokens.push_back(id);
-  }
+  config.end_tokens = read_end_tokens(metadata, config.vocab);
   config.bos_token = token(metadata, "tokenizer.ggml.bos_token_id", -1);
   if (is_deepseek)  // one architecture for two families
     config.architecture = config.moe->routing.scoring == Scoring::sigmoid ? "deepseek_v3" : "deepseek_v2";

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "model/chat/chat_template.hpp"
+#include "model/chat/end_tokens.hpp"
 #include "model/checkpoint/checkpoint_weights.hpp"
 #include "model/error.hpp"
 #include "model/tokenizer/tokenizer.hpp"
@@ -126,22 +127,21 @@ uint64_t kv_bytes_per_token(const Config& config, int64_t layers, DType type) {
 }
 
 TextParts inspect_text(const Checkpoint& checkpoint) {
-  TextParts parts{"none", "none"};
-  if (!checkpoint.has_tokenizer()) return parts;
+  TextParts parts{"none", "none", {}};
   std::shared_ptr<const Tokenizer> tokenizer;
-  try {
-    tokenizer = Tokenizer::load(checkpoint.path());
-    parts.tokenizer = "byte-level BPE";
-  } catch (const InputError&) {  // which one it is says `convoy tokenize`
-    parts = {"unknown", "unknown"};
-    return parts;
+  const ChatTemplate* chat = nullptr;
+  if (checkpoint.has_tokenizer()) {
+    parts.tokenizer = parts.chat_template = "unknown";
+    try {
+      tokenizer = Tokenizer::load(checkpoint.path());
+      parts.tokenizer = "byte-level BPE";
+      if (const auto& jinja = tokenizer->chat_template()) chat = &ChatTemplate::recognise(*jinja);
+      parts.chat_template = chat ? chat->name() : "none";
+    } catch (const InputError&) {  // which one it is says `convoy tokenize` or `convoy render`
+    }
   }
-  try {
-    if (const auto& jinja = tokenizer->chat_template())
-      parts.chat_template = ChatTemplate::recognise(*jinja).name();
-  } catch (const InputError&) {
-    parts.chat_template = "unknown";
-  }
+  for (const int32_t id : end_tokens(checkpoint.config(), tokenizer.get(), chat))
+    parts.ends.emplace_back(id, tokenizer ? tokenizer->decode(std::span(&id, 1)) : "");
   return parts;
 }
 

@@ -37,6 +37,7 @@ uint64_t kv_bytes_per_token(const Config& config, int64_t layers, DType type);
 /// What stands beside the weights: a name, "unknown" if it is there but not one that Convoy knows, or "none".
 struct TextParts {
   std::string tokenizer, chat_template;
+  std::vector<std::pair<int32_t, std::string>> ends;  // tokens that end an answer, with their text if known
 };
 TextParts inspect_text(const Checkpoint& checkpoint);
 

@@ -1,10 +1,13 @@
 // A tokenizer in the other layout than the one it came in.
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <functional>
 
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/rewrite/rewrite_config.hpp"
+#include "model/tokenizer/end_tokens.hpp"
 
 namespace convoy::model {
 
@@ -100,6 +103,15 @@ void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Conf
     ends.insert(ends.begin(), *eos);
   }
   constexpr const char* end_keys[] = {"eos", "eot", "eom"};
+  if (parts && ends.size() > std::size(end_keys)) {  // a reader knows these without a key
+    const auto known = [&](int32_t id) {
+      return std::ranges::any_of(parts->added, [&](const AddedToken& added) {
+        return added.id == id && added.special && names_an_end(added.content);
+      });
+    };
+    const auto rest = std::stable_partition(ends.begin() + 1, ends.end(), std::not_fn(known));
+    ends.erase(std::max(rest, ends.begin() + std::size(end_keys)), ends.end());
+  }
   if (ends.size() > std::size(end_keys))
     throw InputError("names " + std::to_string(ends.size()) + " tokens that end an answer",
                      "the model's configuration",

@@ -16,7 +16,7 @@ using convoy::gateway::KeyContext;
 namespace {
 
 const std::string secret(32, 'k');
-const KeyContext context{"weights", "tokenizer", "chatml", "/v1/chat/completions", "cpu-int8", 0};
+const KeyContext context{"weights", "tokenizer", "chatml", "/v1/chat/completions", "cpu-int8", 0, {2}};
 
 std::string key_of(const json::object& request) { return answer_key(secret, "tenant", context, request); }
 std::string key_of(std::string_view text) { return key_of(json::parse(text).as_object()); }
@@ -178,6 +178,9 @@ BOOST_AUTO_TEST_CASE(tenant_digests_template_endpoint_kernels_epoch_and_secret_c
       [](KeyContext& c) { c.endpoint = "/v1/completions"; },
       [](KeyContext& c) { c.kernel_variant = "cpu-reference"; },
       [](KeyContext& c) { c.kernel_variant = ""; },
+      [](KeyContext& c) { c.end_tokens = {}; },
+      [](KeyContext& c) { c.end_tokens = {3}; },
+      [](KeyContext& c) { c.end_tokens.push_back(3); },
       [](KeyContext& c) { c.cache_epoch = 1; },
       [](KeyContext& c) { c.cache_epoch = 256; }};
   for (const auto& change : changes) {
