@@ -29,12 +29,13 @@ class FileCheckpoint final : public Checkpoint {
 
   StageWeights stage(LayerRange range) const override {
     UsedTensors used;
-    StageWeights weights = collect_weights(parts_, range, used);
+    AlignedCopies copies;
+    StageWeights weights = collect_weights(parts_, range, used, &copies);
     // All are announced before the first is waited for, so that the disk is never idle.
     const bool experts = fits_in_memory(used);  // else an expert's pages are read when a token goes there
     for (const auto how : {&Mapping::will_need, &Mapping::fetch})
       for (const auto& [name, always] : used) {
-        if (!always && !experts) continue;
+        if ((!always && !experts) || copies.contains(name)) continue;
         const Tensor& tensor = parts_.tensors.find(name)->second;
         ((*tensor.owner).*how)(tensor.bytes);
       }

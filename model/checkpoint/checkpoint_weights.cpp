@@ -30,8 +30,9 @@ bool aligned(std::span<const std::byte> bytes, size_t to) {
 class Collector {
  public:
   /// With a list nothing is looked up: what would be goes there.
-  Collector(const CheckpointParts& parts, UsedTensors& used, std::vector<WantedTensor>* list = nullptr)
-      : parts_(parts), c_(parts.config), used_(used), list_(list) {}
+  Collector(const CheckpointParts& parts, UsedTensors& used, AlignedCopies* copies,
+            std::vector<WantedTensor>* list = nullptr)
+      : parts_(parts), c_(parts.config), used_(used), copies_(copies), list_(list) {}
 
   StageWeights collect(LayerRange range) {
     assert(range.first >= 0 && range.first <= range.last && range.last < c_.layers);
@@ -169,16 +170,34 @@ class Collector {
       throw InputError(
           "has the type " + std::string(info(tensor.type).name) + ", which a weight of its kind can't have",
           tensor_place(parts_, name), "the checkpoint is damaged or its configuration belongs to another");
-    if (!aligned(tensor.bytes, alignment(tensor.type)) || !aligned(tensor.scales, sizeof(float)))
-      throw InputError("lies at an odd place in the file", tensor_place(parts_, name),
-                       "save the file with a current safetensors");
     used_.emplace(name, !rarely_);
-    return tensor;
+    return copies_ ? loadable(name, tensor) : tensor;
+  }
+
+  /// A safetensors file may begin its data anywhere.
+  const Tensor& loadable(const std::string& name, const Tensor& tensor) {
+    const bool bytes = aligned(tensor.bytes, alignment(tensor.type)),
+               scales = aligned(tensor.scales, sizeof(float));
+    if (bytes && scales) return tensor;
+    const auto [found, is_new] = copies_->try_emplace(name, tensor);
+    Tensor& copy = found->second;
+    if (is_new && !bytes) move_to_memory(copy.bytes, copy.owner);
+    if (is_new && !scales) move_to_memory(copy.scales, copy.scales_owner);
+    return copy;
+  }
+
+  static void move_to_memory(std::span<const std::byte>& bytes, std::shared_ptr<const Mapping>& owner) {
+    owner->will_need(bytes);
+    auto copy = Mapping::copy_of(bytes, owner->path());
+    owner->forget(bytes);
+    bytes = copy->bytes();
+    owner = std::move(copy);
   }
 
   const CheckpointParts& parts_;
   const Config& c_;
   UsedTensors& used_;
+  AlignedCopies* const copies_;  // null: nobody computes with what is collected
   std::vector<WantedTensor>* const list_;
   std::string prefix_;
   bool rarely_ = false;  // what is collected now is not read by every step
@@ -186,8 +205,9 @@ class Collector {
 
 }  // namespace
 
-StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used) {
-  return Collector(parts, used).collect(range);
+StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used,
+                             AlignedCopies* copies) {
+  return Collector(parts, used, copies).collect(range);
 }
 
 std::vector<WantedTensor> list_weights(const Config& config) {
@@ -195,7 +215,7 @@ std::vector<WantedTensor> list_weights(const Config& config) {
   parts.config = config;
   UsedTensors used;
   std::vector<WantedTensor> list;
-  Collector(parts, used, &list).collect({0, config.layers - 1});
+  Collector(parts, used, nullptr, &list).collect({0, config.layers - 1});
   return list;
 }
 

@@ -14,9 +14,14 @@ namespace convoy::model {
 /// those.
 using UsedTensors = std::map<std::string, bool, std::less<>>;
 
-/// Throws InputError that names the tensor which is missing, or has another shape or an impossible type.
-/// Touches no page of a weight.
-StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used);
+/// By name, those that kernels cannot load from where they lie in the file.
+using AlignedCopies = std::map<std::string, Tensor, std::less<>>;
+
+/// Throws InputError that names the tensor which is missing, or has another shape or an impossible type. With
+/// `copies`, what lies at an odd address is copied there, and every tensor can be computed with; without, no
+/// page of a weight is touched.
+StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used,
+                             AlignedCopies* copies = nullptr);
 
 /// A tensor that a configuration asks for, under the name that Hugging Face's layout gives it.
 struct WantedTensor {

@@ -1,0 +1,113 @@
+// What published checkpoints' files look like beside the plain case: a head that contradicts its
+// configuration, data at odd addresses, many layers that are never run.
+
+#include <boost/json.hpp>
+#include <ctime>
+#include <set>
+
+#include "builders.hpp"
+#include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/rewrite/rewrite.hpp"
+
+using namespace convoy;
+using namespace convoy::model;
+using test::golden;
+using test::TemporaryFolder;
+
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+/// A safetensors file that can be changed.
+struct Safetensors {
+  json::object header;
+  std::string data;
+
+  explicit Safetensors(const fs::path& file) {
+    const auto mapping = Mapping::open(file);
+    uint64_t size;
+    std::memcpy(&size, mapping->text().data(), sizeof size);
+    header = json::parse(mapping->text().substr(sizeof size, size)).as_object();
+    data = mapping->text().substr(sizeof size + size);
+  }
+  std::string bytes_of(const char* name) const {
+    const auto& offsets = header.at(name).at("data_offsets").as_array();
+    const auto begin = offsets[0].to_number<size_t>();
+    return data.substr(begin, offsets[1].to_number<size_t>() - begin);
+  }
+  void add(const char* name, const char* like, const std::string& bytes) {
+    json::object entry = header.at(like).as_object();
+    entry["data_offsets"] = {data.size(), data.size() + bytes.size()};
+    header[name] = entry;
+    data += bytes;
+  }
+  /// The data begin so many bytes behind a multiple of 8.
+  std::string text(size_t odd = 0) const {
+    std::string text = json::serialize(header);
+    text.append((8 + odd - text.size() % 8) % 8, ' ');
+    return test::counted(text) + data;
+  }
+};
+
+std::string_view bytes_of(const Tensor& tensor) {
+  return {reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()};
+}
+std::string_view scales_of(const Tensor& tensor) {
+  return {reinterpret_cast<const char*>(tensor.scales.data()), tensor.scales.size()};
+}
+
+std::vector<Tensor> weights_of(const StageWeights& stage) {
+  std::vector<Tensor> all{*stage.embedding, *stage.final_norm, *stage.head};
+  for (const LayerWeights& w : stage.layers) {
+    all.insert(all.end(), {w.attention_norm, w.mlp_norm, w.q, w.o, w.gate, w.up, w.down});
+    if (!w.latent) all.insert(all.end(), {w.k, w.v});
+    if (w.latent) all.insert(all.end(), {w.latent->kv_a, w.latent->kv_a_norm, *w.latent->kv_b});
+    if (w.experts) {
+      all.push_back(w.experts->router);
+      for (const auto* part : {&w.experts->gate, &w.experts->up, &w.experts->down})
+        all.insert(all.end(), part->begin(), part->end());
+    }
+  }
+  return all;
+}
+
+StageWeights all_of(const Checkpoint& checkpoint) {
+  return checkpoint.stage({0, checkpoint.config().layers - 1});
+}
+
+fs::path rewritten(const fs::path& source, RewriteTarget target, const fs::path& out) {
+  Rewriter rewriter({.source = source, .out = out, .target = target});
+  rewriter.run([](const auto&) {});
+  rewriter.finish();
+  return out;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(tensors_at_odd_addresses_are_copied_to_even_ones) {
+  for (const char* name : {"llama-gqa", "llama3-rope", "deepseek-v3-fp8"}) {
+    const TemporaryFolder folder;
+    fs::copy(golden(name) / "config.json", folder.path());
+    const auto plain = Checkpoint::open(golden(name));
+    const std::vector<Tensor> expected = weights_of(all_of(*plain));
+    const Safetensors file(golden(name) / "model.safetensors");
+    for (const size_t odd : {1, 2, 6}) {
+      folder.write("model.safetensors", file.text(odd));
+      const auto checkpoint = Checkpoint::open(folder.path());
+      const std::vector<Tensor> found = weights_of(all_of(*checkpoint));
+      BOOST_REQUIRE(found.size() == expected.size());
+      for (size_t i = 0; i < found.size(); ++i) {
+        const size_t element = found[i].type == DType::f8_e4m3 ? 1 : info(found[i].type).block_bytes;
+        BOOST_TEST(reinterpret_cast<uintptr_t>(found[i].bytes.data()) % element == 0u);
+        BOOST_TEST(reinterpret_cast<uintptr_t>(found[i].scales.data()) % sizeof(float) == 0u);
+        BOOST_TEST((bytes_of(found[i]) == bytes_of(expected[i])), name << " " << i);
+        BOOST_TEST((scales_of(found[i]) == scales_of(expected[i])), name << " " << i);
+      }
+      const bool tied = checkpoint->config().tied_head;
+      BOOST_TEST((found[2].bytes.data() == found[0].bytes.data()) == tied);  // one copy, not two
+      BOOST_TEST(checkpoint->layout({0, 0}).layers[0].q.owner->path() == folder.path() / "model.safetensors");
+    }
+    rewritten(folder.path(), RewriteTarget::bf16, folder.path() / "written");
+  }
+}
