@@ -30,6 +30,8 @@ Head::Head(caf::actor_system& system, const actors::ClusterConfig& config, const
 void Head::start() {
   const auto checkpoint = model::Checkpoint::open(config_.cluster.model);
   model_ = checkpoint->config();
+  for (const std::string& note : checkpoint->notes())
+    log::warn("model.note", {{"model", config_.cluster.model}, {"note", note}});
   actors::check_stages(config_, model_);
   gateway_ = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, node_),
                                                 served_model(config_, *checkpoint, digest_), metrics_);

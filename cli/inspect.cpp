@@ -165,14 +165,17 @@ int run_inspect(const InspectOptions& options) {
   const model::Inspection found = model::inspect(*checkpoint);
   const model::TextParts text = model::inspect_text(*checkpoint);
   const uint64_t kv_bytes = model::kv_bytes_per_token(config, config.layers, kv_type);
+  const std::vector<std::string> notes = checkpoint->notes();
   std::optional<StageNeeds> needs;
   if (!options.stage.empty()) needs = stage_needs(*checkpoint, options, kv_type);
   if (options.json) {
     json::object line = to_json(config, found, text, kv_bytes);
+    if (!notes.empty()) line["notes"] = json::value_from(notes);
     if (needs) line["stage"] = to_json(*needs);
     std::printf("%s\n", json::serialize(line).c_str());
   } else {
     print(config, found, text, kv_bytes, options.kv_type);
+    for (const std::string& note : notes) print_line("note", note);
     if (needs) print(*needs);
   }
   return ok;

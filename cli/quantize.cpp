@@ -112,6 +112,7 @@ int quantize(const QuantizeOptions& options) {
                             .target = static_cast<model::RewriteTarget>(target),
                             .threads = options.threads,
                             .shard_bytes_max = options.shard_bytes});
+  for (const std::string& note : rewriter.notes()) std::fprintf(stderr, "convoy: note: %s\n", note.c_str());
   ProgressLine progress;
   rewriter.run(std::ref(progress));
   std::optional<Comparison> comparison;

@@ -26,6 +26,7 @@ class FileCheckpoint final : public Checkpoint {
   const std::filesystem::path& path() const override { return parts_.path; }
   bool is_gguf() const override { return parts_.naming == Naming::gguf; }
   const GgufMetadata& metadata() const override { return parts_.metadata; }
+  std::vector<std::string> notes() const override { return parts_.notes; }
 
   StageWeights stage(LayerRange range) const override {
     UsedTensors used;

@@ -1,7 +1,7 @@
 #pragma once
 // A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or a GGUF,
-// in one file or in parts, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads headers only; the pages
-// of a weight are touched when it is used.
+// in one file or in parts, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads
+// headers only; the pages of a weight are touched when it is used.
 
 #include <filesystem>
 #include <map>
@@ -64,8 +64,8 @@ using NamedFiles = std::vector<std::pair<std::string, std::shared_ptr<const Mapp
 
 class Checkpoint {
  public:
-  /// Opens a directory, a GGUF file (of a split one any part) or random:NAME[:LAYERS] and checks every count, offset, type and size.
-  /// Throws InputError.
+  /// Opens a directory, a GGUF file (of a split one any part) or random:NAME[:LAYERS] and checks every count,
+  /// offset, type and size. Throws InputError.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
   virtual ~Checkpoint() = default;
 
@@ -89,6 +89,8 @@ class Checkpoint {
   virtual bool is_gguf() const = 0;
   /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.
   bool has_tokenizer() const;
+  /// Where its files contradict each other, and what is made of that: for the log.
+  virtual std::vector<std::string> notes() const { return {}; }
   /// A GGUF's metadata; empty for a directory.
   virtual const GgufMetadata& metadata() const = 0;
 };

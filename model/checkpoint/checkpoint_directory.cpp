@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cstring>
 #include <set>
 #include <string_view>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/checkpoint/weight_names.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
 
@@ -85,6 +87,37 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
   });
 }
 
+bool equal(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+/// Reads as far as the two are equal, a piece at a time.
+bool same_values(const Tensor& a, const Tensor& b) {
+  constexpr size_t piece_bytes = 8 << 20;
+  if (a.type != b.type || a.shape != b.shape || !equal(a.scales, b.scales)) return false;
+  for (size_t at = 0; at < a.bytes.size(); at += piece_bytes) {
+    const size_t size = std::min(piece_bytes, a.bytes.size() - at);
+    const auto in_a = a.bytes.subspan(at, size), in_b = b.bytes.subspan(at, size);
+    a.owner->will_need(in_a), b.owner->will_need(in_b);
+    if (!equal(in_a, in_b)) return false;
+    a.owner->forget(in_a), b.owner->forget(in_b);
+  }
+  return true;
+}
+
+/// A head in the file is what the model was saved with, whatever the configuration says of it; transformers 5
+/// decides so too. A copy of the embedding is left where it lies.
+void keep_own_head(CheckpointParts& parts) {
+  const auto head = parts.tensors.find(names::head.hugging_face),
+             embedding = parts.tensors.find(names::embedding.hugging_face);
+  if (!parts.config.tied_head || head == parts.tensors.end() || embedding == parts.tensors.end()) return;
+  if (same_values(head->second, embedding->second)) return;
+  parts.config.tied_head = false;
+  parts.notes.emplace_back(
+      "tie_word_embeddings is true, but lm_head.weight in the file differs from the embedding: it is used as "
+      "the head");
+}
+
 }  // namespace
 
 ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
@@ -129,6 +162,7 @@ CheckpointParts read_directory(const std::filesystem::path& directory) {
                      "fetch the weights as safetensors");
   }
   attach_scales(parts.tensors, directory.string());
+  keep_own_head(parts);
   return parts;
 }
 

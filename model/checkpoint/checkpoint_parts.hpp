@@ -27,6 +27,7 @@ struct CheckpointParts {
   GgufMetadata metadata;
   /// Every file that shapes the result, under the name that goes into the digest, in order.
   NamedFiles files;
+  std::vector<std::string> notes;
 };
 
 /// Tensor → file of the same directory.

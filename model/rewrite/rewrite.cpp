@@ -212,6 +212,7 @@ void Rewriter::run(const std::function<void(const Progress&)>& report) {
   s.write_companions();
 }
 
+const std::vector<std::string>& Rewriter::notes() const { return state_->source.notes; }
 const std::array<RewriteLoss, weight_kinds>& Rewriter::losses() const { return state_->losses; }
 const fs::path& Rewriter::partial() const { return state_->output->partial(); }
 void Rewriter::finish() { state_->output->finish(); }

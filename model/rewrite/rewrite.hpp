@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace convoy::model {
 
@@ -50,6 +51,8 @@ class Rewriter {
   };
   /// Writes what an interrupted run has not. What that one wrote is read and held against its digests.
   void run(const std::function<void(const Progress&)>& report);
+  /// Where the source contradicts itself.
+  const std::vector<std::string>& notes() const;
   /// By kind of weight; after run().
   const std::array<RewriteLoss, weight_kinds>& losses() const;
 

@@ -165,6 +165,7 @@ std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget t
   } else {
     const auto file = Mapping::open(source.path / "config.json");
     root = parse_json(file->text(), file->path().string()).as_object();  // read before: it is an object
+    root["tie_word_embeddings"] = source.config.tied_head;               // what the weights say
   }
   root.erase("quantization_config");
   if (source.config.prediction_layers > 0) root["num_nextn_predict_layers"] = 0;  // they are not written

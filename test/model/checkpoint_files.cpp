@@ -85,6 +85,40 @@ fs::path rewritten(const fs::path& source, RewriteTarget target, const fs::path&
 
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(a_head_that_is_not_the_embedding_is_the_head_though_the_configuration_ties_them) {
+  const TemporaryFolder folder;
+  fs::copy(golden("llama3-rope") / "config.json", folder.path());
+  const Safetensors original(golden("llama3-rope") / "model.safetensors");
+  const char* const embedding = "model.embed_tokens.weight";
+  const std::string own = original.bytes_of(embedding);
+  const auto open_with = [&](const std::string& head) {
+    Safetensors file = original;
+    file.add("lm_head.weight", embedding, head);
+    folder.write("model.safetensors", file.text());
+    return Checkpoint::open(folder.path());
+  };
+
+  const auto copied = open_with(own);
+  BOOST_TEST(copied->config().tied_head);
+  BOOST_TEST(copied->notes().empty());
+  std::string other = own;
+  other.back() ^= 1;  // its last value alone
+  const auto untied = open_with(other);
+  BOOST_TEST(!untied->config().tied_head);
+  const StageWeights weights = all_of(*untied);
+  BOOST_TEST((bytes_of(*weights.head) == other));
+  BOOST_TEST((bytes_of(*weights.embedding) == own));
+  BOOST_REQUIRE(untied->notes().size() == 1u);
+  BOOST_TEST(untied->notes().front().find("lm_head.weight") != std::string::npos);
+
+  const auto in_bf16 =
+      Checkpoint::open(rewritten(folder.path(), RewriteTarget::bf16, folder.path() / "written"));
+  BOOST_TEST(in_bf16->notes().empty());  // its configuration is true
+  BOOST_TEST((bytes_of(*all_of(*in_bf16).head) != bytes_of(*all_of(*in_bf16).embedding)));
+  const auto gguf = Checkpoint::open(rewritten(folder.path(), RewriteTarget::q8_0, folder.path() / "w.gguf"));
+  BOOST_TEST(!gguf->config().tied_head);
+}
+
 BOOST_AUTO_TEST_CASE(tensors_at_odd_addresses_are_copied_to_even_ones) {
   for (const char* name : {"llama-gqa", "llama3-rope", "deepseek-v3-fp8"}) {
     const TemporaryFolder folder;
