@@ -33,6 +33,7 @@ void Head::start() {
   for (const std::string& note : checkpoint->notes())
     log::warn("model.note", {{"model", config_.cluster.model}, {"note", note}});
   actors::check_stages(config_, model_);
+  actors::check_rotary_table(config_, *checkpoint);
   gateway_ = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, node_),
                                                 served_model(config_, *checkpoint, digest_), metrics_);
   find_digest(checkpoint);

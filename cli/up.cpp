@@ -113,6 +113,7 @@ class Start {
     if (!model_override_.empty()) checked.cluster.model = model_override_;
     const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
     actors::check_stages(checked, checkpoint->config());
+    actors::check_rotary_table(checked, *checkpoint);
     if (const auto warning = actors::memory_warning(checked, *checkpoint, model::memory_available_bytes()))
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }

@@ -14,6 +14,9 @@ namespace {
 // What a step's plan takes in a frame beside its rows' hidden states, at most.
 constexpr uint64_t plan_row_bytes = 256, plan_bytes = 64 << 10;
 
+// 131,072 positions of heads with 128 values take 64 MiB.
+constexpr uint64_t rotary_bytes_free = 256 << 20;
+
 }  // namespace
 
 int64_t served_context(const ClusterConfig& config, const model::Config& model) {
@@ -80,6 +83,19 @@ void check_stages(const ClusterConfig& config, const model::Config& model) {
                          " bytes between stages, and link.bulk_frame_bytes_max is " + std::to_string(most),
                      file + ": pipeline.prefill_tokens_per_step",
                      "lower it, or raise link.bulk_frame_bytes_max (and bulk_window_bytes, queue_bytes_max)");
+}
+
+void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& checkpoint) {
+  const model::Config& model = checkpoint.config();
+  const int64_t positions = served_context(config, model);
+  const auto bytes = static_cast<uint64_t>(positions * model.head_dim) * sizeof(float);
+  if (bytes <= rotary_bytes_free) return;
+  if (const uint64_t weights = model::stage_bytes(checkpoint, {0, model.layers - 1}); bytes > weights)
+    throw InputError(
+        "the rotary table of " + std::to_string(positions) + " positions would take " +
+            std::to_string(bytes >> 20) + " MiB in each stage, more than the model's weights with " +
+            std::to_string(weights >> 20) + " MiB",
+        config.cluster.model, "set pipeline.context_tokens_max to the context that the model was made for");
 }
 
 std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,

@@ -33,6 +33,11 @@ std::string settings_of(const ClusterConfig& config);
 /// steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);
 
+/// Throws InputError if the table of rotary positions, which each stage fills when it starts, were larger
+/// than the model's weights and than any published model's: a configuration can name a context that its file
+/// is too small to mean.
+void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& checkpoint);
+
 /// That the stages of the nodes on this machine need more memory than there is, with both numbers; or
 /// nothing. They start all the same: weights are mapped, and fetched from the disk again and again.
 std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,

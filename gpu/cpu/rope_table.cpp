@@ -12,6 +12,7 @@ void RopeTable::set(const model::Rope& rope, int64_t width, int64_t positions) {
   positions_ = positions;
   half_ = width / 2;
   cos_.clear(), sin_.clear();
+  for (auto* table : {&cos_, &sin_}) table->reserve(static_cast<size_t>(positions * half_));
   for (int64_t p = 0; p < positions; ++p)
     for (const double frequency : frequencies) {
       cos_.push_back(static_cast<float>(magnitude * std::cos(static_cast<double>(p) * frequency)));

@@ -1,6 +1,7 @@
 #include "model/checkpoint/checkpoint.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <system_error>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
@@ -104,9 +105,14 @@ class FileCheckpoint final : public Checkpoint {
   }
 
   bool is_prediction(std::string_view name) const {
-    for (int64_t n = 0; n < parts_.config.prediction_layers; ++n)
-      if (name.starts_with("model.layers." + std::to_string(parts_.config.layers + n) + ".")) return true;
-    return false;
+    constexpr std::string_view prefix = "model.layers.";
+    if (!name.starts_with(prefix)) return false;
+    const char* const end = name.data() + name.size();
+    int64_t layer = 0;
+    const auto digits = std::from_chars(name.data() + prefix.size(), end, layer);
+    const int64_t predicted = layer - parts_.config.layers;
+    return digits.ec == std::errc() && digits.ptr != end && *digits.ptr == '.' && predicted >= 0 &&
+           predicted < parts_.config.prediction_layers;
   }
 
   CheckpointParts parts_;

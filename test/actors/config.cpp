@@ -385,6 +385,40 @@ BOOST_AUTO_TEST_CASE(steps_that_fit_no_frame_are_refused_with_the_keys) {
   BOOST_CHECK_THROW(check_stages(config, model), InputError);
 }
 
+BOOST_AUTO_TEST_CASE(a_context_whose_table_is_larger_than_the_model_is_refused) {
+  class Claims final : public model::Checkpoint {  // the weights of one model, the configuration of another
+   public:
+    explicit Claims(const char* name) : real_(Checkpoint::open(name)), config_(real_->config()) {}
+    model::Config& claim() { return config_; }
+    const model::Config& config() const override { return config_; }
+    model::StageWeights stage(model::LayerRange range) const override { return real_->stage(range); }
+    model::StageWeights layout(model::LayerRange range) const override { return real_->layout(range); }
+    uint64_t prediction_parameters() const override { return 0; }
+    std::string weights_digest(std::stop_token) const override { return {}; }
+    const model::NamedFiles& files() const override { return real_->files(); }
+    const std::filesystem::path& path() const override { return real_->path(); }
+    bool is_gguf() const override { return false; }
+    const model::GgufMetadata& metadata() const override { return real_->metadata(); }
+
+   private:
+    std::shared_ptr<const Checkpoint> real_;
+    model::Config config_;
+  };
+  ClusterConfig config;
+  config.pipeline.kv_tokens = 1 << 24;
+  Claims model("random:deepseek-v2-lite:1");  // some 500 MB
+  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
+  model.claim().context = model::context_max;
+  model.claim().head_dim = model::head_dim_max;
+  BOOST_CHECK_THROW(check_rotary_table(config, model), InputError);
+  config.pipeline.context_tokens_max = 16384;  // which takes as much as is free
+  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
+  model.claim().head_dim = 64;
+  config.pipeline.context_tokens_max = 0;
+  model.claim().context = 1 << 20;
+  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
+}
+
 BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_both_numbers) {
   ClusterConfig config;
   config.cluster.model = "random:deepseek-v2-lite:2";

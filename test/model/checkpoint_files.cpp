@@ -145,3 +145,40 @@ BOOST_AUTO_TEST_CASE(tensors_at_odd_addresses_are_copied_to_even_ones) {
     rewritten(folder.path(), RewriteTarget::bf16, folder.path() / "written");
   }
 }
+
+BOOST_AUTO_TEST_CASE(layers_that_predict_are_told_by_their_number_and_cost_no_more_than_their_names) {
+  const TemporaryFolder folder;
+  auto config = json::parse(Mapping::open(golden("deepseek-v3-fp8") / "config.json")->text()).as_object();
+  const int64_t layers = config.at("num_hidden_layers").as_int64(), last = layers + 4095;
+  config["num_nextn_predict_layers"] = 4096;
+  folder.write("config.json", json::serialize(config));
+  const Safetensors original(golden("deepseek-v3-fp8") / "model.safetensors");
+  const auto open_with = [&](const std::vector<std::string>& names) {
+    Safetensors file = original;
+    const json::object one{{"dtype", "F32"}, {"shape", json::array{1}}};
+    for (const std::string& name : names) {
+      json::object entry = one;
+      entry["data_offsets"] = {file.data.size(), file.data.size() + 4};
+      file.header[name] = entry;
+      file.data.append(4, '\0');
+    }
+    folder.write("model.safetensors", file.text());
+    return Checkpoint::open(folder.path());
+  };
+  const auto prefix = [](auto number) { return "model.layers." + std::to_string(number); };
+  for (const std::string& name :
+       {prefix(last + 1) + ".x", prefix(-1) + ".x", prefix(layers), prefix(layers) + "x.y",
+        std::string("model.layers.99999999999999999999.x"), std::string("model.layers..x")})
+    CHECK_INPUT_ERROR(open_with({name}), name);
+  BOOST_TEST(open_with({prefix(layers) + ".x", prefix(last) + ".x"})->prediction_parameters() == 2u);
+
+  std::vector<std::string> many;
+  for (int i = 0; i < 20'000; ++i) many.push_back(prefix(last) + "." + std::to_string(i));
+  const std::clock_t begin = std::clock();  // of this process alone: the machine may be busy
+  BOOST_TEST(open_with(many)->prediction_parameters() == many.size());
+  const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  BOOST_TEST_MESSAGE(seconds << " s");
+#ifndef __SANITIZE_ADDRESS__
+  BOOST_TEST(seconds < 2);
+#endif
+}
