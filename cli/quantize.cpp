@@ -26,7 +26,7 @@ struct QuantizeOptions {
   std::optional<double> kl_max;
   uint64_t shard_bytes = model::RewriteOptions{}.shard_bytes_max;
   int threads = static_cast<int>(model::all_cores());
-  bool no_measurement = false, json = false;
+  bool force = false, no_measurement = false, json = false;
 };
 
 /// Says now and then how far it is.
@@ -110,6 +110,7 @@ int quantize(const QuantizeOptions& options) {
   model::Rewriter rewriter({.source = options.model,
                             .out = options.out,
                             .target = static_cast<model::RewriteTarget>(target),
+                            .force = options.force,
                             .threads = options.threads,
                             .shard_bytes_max = options.shard_bytes});
   for (const std::string& note : rewriter.notes()) std::fprintf(stderr, "convoy: note: %s\n", note.c_str());
@@ -145,6 +146,8 @@ void add_quantize(CLI::App& app, int& exit_code) {
           std::vector<std::string>(model::rewrite_targets.begin(), model::rewrite_targets.end())));
   command->add_option("--out", options->out, "The directory or file to write; an interrupted run goes on")
       ->required();
+  command->add_flag("--force", options->force,
+                    "Leave out what a GGUF cannot say of a tokenizer, instead of refusing");
   command->add_option("--text", options->text, "The text to measure over (default: one of our own)");
   CLI::Option* kl_max =
       command

@@ -113,6 +113,7 @@ struct Rewriter::State {
   CheckpointParts source;
   std::vector<std::vector<PlannedTensor>> groups;
   std::optional<TokenizerParts> tokenizer;
+  std::vector<std::string> notes;
   std::unique_ptr<Output> output;
   std::array<RewriteLoss, weight_kinds> losses{};
 
@@ -123,10 +124,23 @@ struct Rewriter::State {
     make_checkpoint(source);  // for its checks
     groups = plan_tensors(source, o.target);
     tokenizer = read_tokenizer(source);
+    notes = source.notes;
+    if (gguf()) check_loss(lost_in_gguf(tokenizer, source.config));
     std::vector<OutputFile> files = gguf() ? gguf_file() : safetensors_files(groups, o.shard_bytes_max);
     const std::string plan = fingerprint(source, files);
     output = std::make_unique<Output>(o.out, gguf() ? Output::Kind::file : Output::Kind::directory,
                                       std::move(files), plan);
+  }
+
+  void check_loss(const std::vector<std::string>& lost) {
+    constexpr size_t named_max = 5;
+    std::string names;
+    for (size_t i = 0; i < std::min(lost.size(), named_max); ++i) names += (i > 0 ? ", " : "") + lost[i];
+    if (lost.size() > named_max) names += " and " + std::to_string(lost.size() - named_max) + " more";
+    if (!lost.empty() && !options.force)
+      throw InputError("a GGUF cannot say " + names, tokenizer ? tokenizer->where : source.path.string(),
+                       "write safetensors, or go on without it with --force");
+    if (!lost.empty()) notes.push_back("the GGUF lacks " + names);
   }
 
   std::vector<OutputFile> gguf_file() const {
@@ -212,7 +226,7 @@ void Rewriter::run(const std::function<void(const Progress&)>& report) {
   s.write_companions();
 }
 
-const std::vector<std::string>& Rewriter::notes() const { return state_->source.notes; }
+const std::vector<std::string>& Rewriter::notes() const { return state_->notes; }
 const std::array<RewriteLoss, weight_kinds>& Rewriter::losses() const { return state_->losses; }
 const fs::path& Rewriter::partial() const { return state_->output->partial(); }
 void Rewriter::finish() { state_->output->finish(); }

@@ -34,6 +34,7 @@ struct RewriteLoss {
 struct RewriteOptions {
   std::filesystem::path source, out;
   RewriteTarget target = RewriteTarget::bf16;
+  bool force = false;  // go on where the output's format cannot say all that the tokenizer does
   int threads = 1;
   uint64_t shard_bytes_max = uint64_t{4} << 30;  // of a safetensors file, unless one layer has more
 };
@@ -51,7 +52,7 @@ class Rewriter {
   };
   /// Writes what an interrupted run has not. What that one wrote is read and held against its digests.
   void run(const std::function<void(const Progress&)>& report);
-  /// Where the source contradicts itself.
+  /// Where the source contradicts itself, and what of it the output lacks.
   const std::vector<std::string>& notes() const;
   /// By kind of weight; after run().
   const std::array<RewriteLoss, weight_kinds>& losses() const;

@@ -3,6 +3,7 @@
 // layout. Internal to model/.
 
 #include <string>
+#include <vector>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/format/gguf_writer.hpp"
@@ -17,6 +18,9 @@ std::string rewritten_config_json(const CheckpointParts& source, RewriteTarget t
 
 /// The architecture's keys, as llama.cpp reads them.
 void write_gguf_config(const CheckpointParts& source, RewriteTarget target, GgufWriter& gguf);
+
+/// What a GGUF has no words for, each named. write_gguf_tokenizer leaves it out.
+std::vector<std::string> lost_in_gguf(const std::optional<TokenizerParts>& parts, const Config& config);
 
 /// The tokenizer as GGUF keys, or that there is none, and the tokens that begin and end a text. Throws
 /// InputError if the format has no name for how the tokenizer cuts words.

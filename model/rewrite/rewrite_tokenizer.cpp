@@ -82,41 +82,77 @@ void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, Gg
   if (parts.chat_template) gguf.key("tokenizer.chat_template", *parts.chat_template);
 }
 
-}  // namespace
+constexpr const char* end_keys[] = {"eos", "eot", "eom"};
 
-void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config,
-                          GgufWriter& gguf) {
-  std::optional<int32_t> bos, eos;
-  if (parts) {
-    write_gguf_vocabulary(*parts, config, gguf);
-    bos = id_of(*parts, parts->bos);
-    eos = id_of(*parts, parts->eos);
-  } else {
-    gguf.key("tokenizer.ggml.model", "none");
-  }
-  // The configuration's, as the end of generation goes by them; else the tokenizer's own.
-  if (config.bos_token >= 0) bos = config.bos_token;
-  if (bos) gguf.key("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(*bos));
+/// The tokenizer's own first; where there are more than keys, those that a reader knows by their text go.
+std::vector<int32_t> ends_of(const std::optional<TokenizerParts>& parts, const Config& config) {
   std::vector<int32_t> ends = config.end_tokens;
-  if (eos) {
+  if (!parts) return ends;
+  if (const auto eos = id_of(*parts, parts->eos)) {
     std::erase(ends, *eos);
     ends.insert(ends.begin(), *eos);
   }
-  constexpr const char* end_keys[] = {"eos", "eot", "eom"};
-  if (parts && ends.size() > std::size(end_keys)) {  // a reader knows these without a key
-    const auto known = [&](int32_t id) {
-      return std::ranges::any_of(parts->added, [&](const AddedToken& added) {
-        return added.id == id && added.special && names_an_end(added.content);
-      });
-    };
-    const auto rest = std::stable_partition(ends.begin() + 1, ends.end(), std::not_fn(known));
-    ends.erase(std::max(rest, ends.begin() + std::size(end_keys)), ends.end());
+  if (ends.size() <= std::size(end_keys)) return ends;
+  const auto known = [&](int32_t id) {
+    return std::ranges::any_of(parts->added, [&](const AddedToken& added) {
+      return added.id == id && added.special && names_an_end(added.content);
+    });
+  };
+  const auto rest = std::stable_partition(ends.begin() + 1, ends.end(), std::not_fn(known));
+  ends.erase(std::max(rest, ends.begin() + std::size(end_keys)), ends.end());
+  return ends;
+}
+
+/// Whether the two can stand in one text so that they share a character.
+bool can_overlap(std::string_view a, std::string_view b) {
+  if (a.size() < b.size()) std::swap(a, b);
+  if (a.find(b) != a.npos) return true;
+  for (size_t shared = 1; shared < b.size(); ++shared)
+    if (a.ends_with(b.substr(0, shared)) || b.ends_with(a.substr(0, shared))) return true;
+  return false;
+}
+
+/// In a GGUF all added tokens are sought together, in the text as it came.
+bool order_matters(const AddedToken& token, const TokenizerParts& parts) {
+  if (!token.normalized) return false;
+  return parts.nfc || std::ranges::any_of(parts.added, [&](const AddedToken& other) {
+           return !other.normalized && can_overlap(token.content, other.content);
+         });
+}
+
+}  // namespace
+
+std::vector<std::string> lost_in_gguf(const std::optional<TokenizerParts>& parts, const Config& config) {
+  std::vector<std::string> lost;
+  if (const size_t ends = ends_of(parts, config).size(); ends > std::size(end_keys))
+    lost.push_back(std::to_string(ends - std::size(end_keys)) + " of " + std::to_string(ends) +
+                   " tokens that end an answer");
+  if (!parts) return lost;
+  for (const AddedToken& token : parts->added) {
+    std::string words;
+    for (const auto& [is, word] : {std::pair{token.lstrip, "lstrip"},
+                                   {token.rstrip, "rstrip"},
+                                   {token.single_word, "single_word"},
+                                   {order_matters(token, *parts), "normalized"}})
+      if (is) words += (words.empty() ? "" : " and ") + std::string(word);
+    if (!words.empty()) lost.push_back(words + " of the token " + in_quotes(token.content));
   }
-  if (ends.size() > std::size(end_keys))
-    throw InputError("names " + std::to_string(ends.size()) + " tokens that end an answer",
-                     "the model's configuration",
-                     "GGUF has room for " + std::to_string(std::size(end_keys)) + "; name fewer");
-  for (size_t i = 0; i < ends.size(); ++i)
+  return lost;
+}
+
+void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config,
+                          GgufWriter& gguf) {
+  if (parts)
+    write_gguf_vocabulary(*parts, config, gguf);
+  else
+    gguf.key("tokenizer.ggml.model", "none");
+  // The configuration's, as the end of generation goes by them; else the tokenizer's own.
+  std::optional<int32_t> bos;
+  if (parts) bos = id_of(*parts, parts->bos);
+  if (config.bos_token >= 0) bos = config.bos_token;
+  if (bos) gguf.key("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(*bos));
+  const std::vector<int32_t> ends = ends_of(parts, config);
+  for (size_t i = 0; i < std::min(ends.size(), std::size(end_keys)); ++i)
     gguf.key("tokenizer.ggml." + std::string(end_keys[i]) + "_token_id", static_cast<uint32_t>(ends[i]));
 }
 

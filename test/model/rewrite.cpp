@@ -350,6 +350,48 @@ BOOST_AUTO_TEST_CASE(a_gguf_without_a_tokenizer_says_so_and_keeps_the_tokens_tha
   BOOST_TEST(written->config().bos_token == 5);
 }
 
+BOOST_AUTO_TEST_CASE(what_a_gguf_cannot_say_of_a_token_is_named) {
+  const auto lost = [](const std::vector<AddedToken>& tokens, bool nfc = false) {
+    TokenizerParts parts = test::small_parts();
+    parts.added = tokens;
+    parts.nfc = nfc;
+    return lost_in_gguf(parts, Config{});
+  };
+  const AddedToken plain{.id = 300, .content = "<|a|>", .special = true};
+  BOOST_TEST(lost({plain}).empty());
+  BOOST_TEST(lost({plain, {.id = 301, .content = "<b>", .lstrip = true, .rstrip = true}}) ==
+                 std::vector<std::string>{"lstrip and rstrip of the token \"<b>\""},
+             boost::test_tools::per_element());
+  BOOST_TEST(lost({{.id = 301, .content = "b", .single_word = true}}) ==
+                 std::vector<std::string>{"single_word of the token \"b\""},
+             boost::test_tools::per_element());
+  // Sought after the others: that shows only where two can meet, or in a text that is normalised first.
+  const AddedToken late{.id = 301, .content = "|>x", .normalized = true};
+  BOOST_TEST(lost({plain, late}) == std::vector<std::string>{"normalized of the token \"|>x\""},
+             boost::test_tools::per_element());
+  BOOST_TEST(lost({plain, {.id = 301, .content = "x<|", .normalized = true}}).size() == 1u);
+  BOOST_TEST(lost({plain, {.id = 301, .content = "|", .normalized = true}}).size() == 1u);
+  BOOST_TEST(lost({plain, {.id = 301, .content = "[b]", .normalized = true}}).empty());
+  BOOST_TEST(lost({late, {.id = 302, .content = "x|>", .normalized = true}}).empty());
+  BOOST_TEST(lost({plain, {.id = 301, .content = "[b]", .normalized = true}}, true).size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(a_gguf_that_lacks_something_of_the_tokenizer_is_written_only_if_forced) {
+  const TemporaryFolder folder;
+  const fs::path source = folder.path() / "source";
+  fs::copy(golden("llama-gqa"), source);
+  std::ofstream(source / "tokenizer.json") << tokenizer_json(test::small_parts());
+  RewriteOptions options = options_for(source, RewriteTarget::q8_0, folder.path() / "a.gguf");
+  CHECK_INPUT_ERROR(Rewriter{options}, "single_word of the token \"word\"");
+  CHECK_INPUT_ERROR(Rewriter{options}, "lstrip and rstrip of the token \"[strip]\"");
+  BOOST_TEST(!fs::exists(folder.path() / "a.gguf.partial"));
+  options.force = true;
+  BOOST_TEST(Rewriter(options).notes().front().find("single_word of the token") != std::string::npos);
+  run_to_the_end(options);
+  BOOST_TEST(Checkpoint::open(options.out)->has_tokenizer());
+  run_to_the_end(options_for(source, RewriteTarget::bf16, folder.path() / "b"));  // which can say it all
+}
+
 BOOST_AUTO_TEST_CASE(a_tokenizer_survives_the_way_through_a_gguf) {
   TokenizerParts parts = test::small_parts();
   for (AddedToken& added : parts.added) added.single_word = added.lstrip = added.rstrip = false;
