@@ -21,9 +21,9 @@ void add_text(gateway::ServedModel& served, const ClusterConfig& config,
   }
   served.tokenizer = model::Tokenizer::load(checkpoint.path());
   if (!config.cluster.chat_template.empty())
-    served.chat = &model::ChatTemplate::by_name(config.cluster.chat_template);
-  else if (const auto& jinja = served.tokenizer->chat_template())
-    served.chat = &model::ChatTemplate::recognise(*jinja);
+    served.chat = model::ChatTemplate::by_name(config.cluster.chat_template);
+  else
+    served.chat = model::ChatTemplate::of(*served.tokenizer);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // convoy render: chats to the text that the model sees, without a cluster and without weights.
 
 #include <boost/json.hpp>
+#include <ctime>
 #include <memory>
 #include <optional>
 
@@ -8,6 +9,7 @@
 #include "cli/json_lines.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/error.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::cli {
 
@@ -15,11 +17,9 @@ namespace json = boost::json;
 
 namespace {
 
-const model::ChatTemplate& template_of(const std::string& path) {
-  const auto tokenizer = model::Tokenizer::load(path);
-  if (!tokenizer->chat_template())
-    throw InputError("brings no chat template", path, "choose one with --template");
-  return model::ChatTemplate::recognise(*tokenizer->chat_template());
+model::ChatTemplate template_of(const std::string& path) {
+  if (auto own = model::ChatTemplate::of(*model::Tokenizer::load(path))) return *own;
+  throw InputError("brings no chat template", path, "choose one with --template");
 }
 
 /// A field of the line; nullptr if it is absent or null.
@@ -46,7 +46,8 @@ json::object render(const model::ChatTemplate& chat_template, const json::object
   const model::RenderOptions options{
       .add_generation_prompt = flag(line, "add_generation_prompt", where).value_or(false),
       .tools = tools ? &tools->get_array() : nullptr,
-      .thinking = flag(line, "thinking", where)};
+      .thinking = flag(line, "thinking", where),
+      .now = std::time(nullptr)};
   try {
     const auto segments = chat_template.render(model::parse_messages(*messages), options);
     return {{"text", model::plain_text(segments)}};
@@ -63,13 +64,23 @@ void add_render(CLI::App& app, int& exit_code) {
       R"(Read JSON lines {"messages", "tools", "add_generation_prompt", "thinking"}, write {"text"})");
   auto model = std::make_shared<std::string>();
   auto name = std::make_shared<std::string>();
+  auto jinja = std::make_shared<std::string>();
+  auto tokens = std::make_shared<model::SpecialTokens>();
   CLI::Option_group* source = command->add_option_group("template", "Which chat template");
   source->add_option("--model", *model, "The one of a checkpoint's directory or GGUF file");
   source->add_option("--template", *name, "A built-in one, by its name");
+  CLI::Option* file = source->add_option("--jinja", *jinja, "The one in a file");
+  command->add_option("--bos", tokens->bos, "With --jinja: its bos_token")->needs(file);
+  command->add_option("--eos", tokens->eos, "With --jinja: its eos_token")->needs(file);
   source->require_option(1);
   command->callback([=, &exit_code] {
-    const model::ChatTemplate& chat_template =
-        model->empty() ? model::ChatTemplate::by_name(*name) : template_of(*model);
+    const model::ChatTemplate chat_template =
+        !model->empty() ? template_of(*model)
+        : !jinja->empty()
+            ? model::ChatTemplate::from_text(
+                  model::read_text_file(*jinja, model::jinja::template_bytes_max, "use a shorter template"),
+                  *tokens)
+            : model::ChatTemplate::by_name(*name);
     filter_json_lines([&](const json::object& line, const std::string& where) {
       return render(chat_template, line, where);
     });

@@ -7,6 +7,7 @@
 #include "actors/process/log.hpp"
 #include "gateway/answer_key.hpp"
 #include "gateway/random_id.hpp"
+#include "model/digest.hpp"
 
 namespace convoy::gateway {
 
@@ -99,7 +100,7 @@ std::optional<ApiError> Completion::understand() {
     auto encoded = encode_prompt(request_, i, edge_.model, edge_.options, stop_.get_token());
     if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
     auto& prompt = std::get<Prompt>(encoded);
-    std::string key = cacheable ? make_key(i, prompt.max_tokens) : std::string();
+    std::string key = cacheable ? make_key(i, prompt) : std::string();
     choices_.emplace_back(edge_, request_, std::move(prompt), std::move(key));
   }
   discard(request_.body);
@@ -109,7 +110,7 @@ std::optional<ApiError> Completion::understand() {
 }
 
 /// Of one prompt: the same whether it came alone or in a list.
-std::string Completion::make_key(size_t index, uint32_t max_tokens) {
+std::string Completion::make_key(size_t index, const Prompt& prompt) {
   const ServedModel& model = edge_.model;
   KeyContext context;
   context.weights_digest = model.weights_digest.get();
@@ -118,12 +119,18 @@ std::string Completion::make_key(size_t index, uint32_t max_tokens) {
   context.kernel_variant = model.kernel_variant + "\n" + variants;
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
   if (model.chat) context.template_id = model.chat->name();
+  // The same messages are another prompt tomorrow.
+  if (endpoint_ == Endpoint::chat && model.chat->reads_clock()) {
+    model::Sha256 tokens;
+    tokens.update(std::as_bytes(std::span(prompt.tokens)));
+    context.template_id += " " + tokens.hex();
+  }
   context.cache_epoch = edge_.options.cache_epoch;
   context.end_tokens = model.end_tokens;
   // Settings of ours that shape the answer too: the limit when the client names none, and what prompts may
   // hold.
   context.endpoint = std::string(endpoint_ == Endpoint::chat ? "chat" : "completions") +
-                     " max_tokens=" + std::to_string(max_tokens) +
+                     " max_tokens=" + std::to_string(prompt.max_tokens) +
                      " control_tokens=" + std::to_string(edge_.options.control_tokens_in_prompts);
   if (endpoint_ == Endpoint::completions) request_.body["prompt"] = prompt_value(request_.prompts[index]);
   return answer_key(edge_.cache_secret, {}, context,

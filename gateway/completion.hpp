@@ -43,7 +43,7 @@ class Completion {
 
   asio::awaitable<std::optional<ApiError>> prepare();
   std::optional<ApiError> understand();
-  std::string make_key(size_t index, uint32_t max_tokens);
+  std::string make_key(size_t index, const Prompt& prompt);
   void ask();
   asio::awaitable<After> converse();
   void take(Event event);

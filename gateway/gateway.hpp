@@ -56,7 +56,7 @@ struct ServedModel {
   int64_t created = 0;  // Unix seconds
   int64_t context_tokens = 0, vocab = 0;
   std::shared_ptr<const model::Tokenizer> tokenizer;  // nullptr: only token ids are served
-  const model::ChatTemplate* chat = nullptr;          // nullptr: no chat completions
+  std::optional<model::ChatTemplate> chat;            // nullopt: no chat completions
   std::vector<int32_t> end_tokens;
   Later weights_digest;        // no answer is kept before it is known
   std::string kernel_variant;  // names what in the configuration shapes its bits

@@ -1,6 +1,7 @@
 #include "gateway/prompt.hpp"
 
 #include <algorithm>
+#include <ctime>
 #include <span>
 #include <utility>
 
@@ -31,7 +32,8 @@ std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedM
                                  const std::stop_token& stop) {
   if (!model.tokenizer || !model.chat)
     throw bad_request("this model serves no chat completions: it has no chat template", "model");
-  return encode(request, model, model.chat->render(request.messages, {.add_generation_prompt = true}), stop);
+  const model::RenderOptions how{.add_generation_prompt = true, .now = std::time(nullptr)};
+  return encode(request, model, model.chat->render(request.messages, how), stop);
 }
 
 std::vector<int32_t> completion_tokens(const CompletionRequest& request, size_t index,

@@ -31,6 +31,13 @@ Field<std::string> text(const json::object& from, std::string_view key, const st
   return required_text(from, key, where);
 }
 
+/// Absent and null are one.
+std::optional<std::string> optional_text(const json::object& from, std::string_view key,
+                                         const std::string& where) {
+  const auto field = text(from, key, where);
+  return field.get() ? std::optional(*field.get()) : std::nullopt;
+}
+
 ToolCall tool_call(const json::value& value, const std::string& where) {
   const json::object& given = object(value, where);
   const json::value* function = given.if_contains("function");
@@ -38,9 +45,11 @@ ToolCall tool_call(const json::value& value, const std::string& where) {
   const json::value* arguments = call.if_contains("arguments");
   if (!arguments)
     throw InputError("\"arguments\" is missing", where, "give them as an object or its JSON text");
-  ToolCall parsed{.bare = !function, .name = required_text(call, "name", where), .arguments = *arguments};
-  if (const auto type = text(given, "type", where); type.get()) parsed.type = *type.get();
-  return parsed;
+  return {.bare = !function,
+          .id = optional_text(given, "id", where),
+          .type = optional_text(given, "type", where),
+          .name = required_text(call, "name", where),
+          .arguments = *arguments};
 }
 
 Field<std::vector<ToolCall>> tool_calls(const json::object& message, const std::string& where) {
@@ -74,6 +83,8 @@ std::vector<Message> parse_messages(const json::value& value) {
                         .content = text(message, "content", place),
                         .reasoning_content = text(message, "reasoning_content", place),
                         .tool_calls = tool_calls(message, place),
+                        .name = optional_text(message, "name", place),
+                        .tool_call_id = optional_text(message, "tool_call_id", place),
                         .prefix = flag(message, "prefix", place)});
   }
   return messages;

@@ -32,17 +32,20 @@ class Field {
 
 struct ToolCall {
   bool bare = false;  // name and arguments stand in the call itself instead of under "function"
+  std::optional<std::string> id = {};
   std::optional<std::string> type = {};  // "function"
   std::string name = {};
   boost::json::value arguments = {};  // an object, or its JSON text
 };
 
-/// Fields that no template reads, such as a tool call's id, are left out.
+/// Fields that no template reads are left out.
 struct Message {
   std::string role = {};  // system, user, assistant, tool; what others mean is the template's affair
   Field<std::string> content = {};
   Field<std::string> reasoning_content = {};
   Field<std::vector<ToolCall>> tool_calls = {};
+  std::optional<std::string> name = {};
+  std::optional<std::string> tool_call_id = {};  // of a tool's answer
   bool prefix = false;  // DeepSeek's: the text is the start of the answer that is wanted
 };
 

@@ -1,5 +1,6 @@
 #include "model/chat/chat_template.hpp"
 
+#include "model/chat/chat_template_jinja.hpp"
 #include "model/chat/chat_template_parts.hpp"
 #include "model/digest.hpp"
 #include "model/error.hpp"
@@ -10,10 +11,10 @@ namespace {
 
 /// The first template of all families that `wanted` accepts; nullptr if it accepts none.
 template <class Wanted>
-const ChatTemplate* find(Wanted wanted) {
+const BuiltinTemplate* find(Wanted wanted) {
   for (const auto family :
        {chatml_templates(), deepseek_templates(), llama_templates(), qwen_templates(), made_templates()}) {
-    for (const ChatTemplate& known : family)
+    for (const BuiltinTemplate& known : family)
       if (wanted(known)) return &known;
   }
   return nullptr;
@@ -26,28 +27,39 @@ std::string choices() {
   return "choose one of: " + names;
 }
 
+ChatTemplate made_of(const BuiltinTemplate& known) {
+  return {std::string(known.name), std::string(known.sha256), known.render};
+}
+
 }  // namespace
 
-const ChatTemplate& ChatTemplate::by_name(std::string_view name) {
-  if (const auto* known = find([&](const ChatTemplate& t) { return t.name() == name; })) return *known;
+ChatTemplate ChatTemplate::by_name(std::string_view name) {
+  if (const auto* known = find([&](const BuiltinTemplate& t) { return t.name == name; }))
+    return made_of(*known);
   throw InputError("the chat template " + in_quotes(name) + " is not known", "chat_template", choices());
 }
 
-const ChatTemplate& ChatTemplate::recognise(std::string_view jinja) {
-  if (jinja.ends_with('\n')) jinja.remove_suffix(1);
+ChatTemplate ChatTemplate::from_text(std::string_view jinja, const SpecialTokens& tokens) {
   Sha256 hash;
-  hash.update(jinja);
+  hash.update(jinja.substr(0, jinja.size() - (jinja.ends_with('\n') ? 1 : 0)));
   const std::string digest = hash.hex();
-  if (const auto* known = find([&](const ChatTemplate& t) { return t.sha256() == digest; })) return *known;
-  throw InputError("the checkpoint's own template (SHA-256 " + digest + ") is not a known one",
-                   "chat_template",
-                   choices() + " with the setting chat_template, if the model was trained for it");
+  if (const auto* known = find([&](const BuiltinTemplate& t) { return t.sha256 == digest; }))
+    return made_of(*known);
+  return interpreted_template(jinja, digest, tokens);
+}
+
+std::optional<ChatTemplate> ChatTemplate::of(const Tokenizer& tokenizer) {
+  if (!tokenizer.chat_template()) return std::nullopt;
+  const auto text = [&](std::optional<int32_t> id) {
+    return id ? std::optional<std::string>(tokenizer.bytes(*id)) : std::nullopt;
+  };
+  return from_text(*tokenizer.chat_template(), {text(tokenizer.bos()), text(tokenizer.eos())});
 }
 
 std::vector<std::string_view> ChatTemplate::names() {
   std::vector<std::string_view> names;
-  find([&](const ChatTemplate& known) {
-    names.push_back(known.name());
+  find([&](const BuiltinTemplate& known) {
+    names.push_back(known.name);
     return false;
   });
   return names;

@@ -26,13 +26,13 @@ std::vector<Segment> qwen2(std::span<const Message> messages, const RenderOption
   return chatml(messages, options, "You are a helpful assistant.");
 }
 
-constexpr ChatTemplate known[] = {
+constexpr BuiltinTemplate known[] = {
     {"smollm2", "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788", smollm2},
     {"qwen2", "793202280c0910ab26bc6eb57c8212c2417324c6d8c4efd0d10d59092ab3e3eb", qwen2},
 };
 
 }  // namespace
 
-std::span<const ChatTemplate> chatml_templates() { return known; }
+std::span<const BuiltinTemplate> chatml_templates() { return known; }
 
 }  // namespace convoy::model

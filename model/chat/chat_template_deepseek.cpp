@@ -263,7 +263,7 @@ std::vector<Segment> v3_1(std::span<const Message> messages, const RenderOptions
   return out.take();
 }
 
-constexpr ChatTemplate known[] = {
+constexpr BuiltinTemplate known[] = {
     {"deepseek-v2", "8aeba567270fa9a8d5372caf4b04affea947c4421d96adc01e3ff94021b0ae8e", v2},
     {"deepseek-v2-0628", "980c96c053071fb6157ca0c0d56d6f542bfdd8196259e401c9d3c782190ea607", v2_0628},
     {"deepseek-v2.5", "cac8d3ea82bac9a92114e474c67bed1497208570426258f9c447a1b355322117", v2_5},
@@ -280,6 +280,6 @@ constexpr ChatTemplate known[] = {
 
 }  // namespace
 
-std::span<const ChatTemplate> deepseek_templates() { return known; }
+std::span<const BuiltinTemplate> deepseek_templates() { return known; }
 
 }  // namespace convoy::model

@@ -91,7 +91,7 @@ std::vector<Segment> llama3_1(std::span<const Message> messages, const RenderOpt
   return out.take();
 }
 
-constexpr ChatTemplate known[] = {
+constexpr BuiltinTemplate known[] = {
     {"llama3", "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122", llama3},
     {"llama3-first", "b48c47f6443892716176eb200bf4ef108f64e06ca26ed0fa8ebc0a4b3992fcb2", llama3_first},
     {"llama3.1", "93c0e9aa3629bbd77e68dbc0f5621f6e6b23aa8d74b932595cdb8d64684526d7", llama3_1},
@@ -99,6 +99,6 @@ constexpr ChatTemplate known[] = {
 
 }  // namespace
 
-std::span<const ChatTemplate> llama_templates() { return known; }
+std::span<const BuiltinTemplate> llama_templates() { return known; }
 
 }  // namespace convoy::model

@@ -22,12 +22,12 @@ std::vector<Segment> made(std::span<const Message> messages, const RenderOptions
   return out.take();
 }
 
-constexpr ChatTemplate known[] = {
+constexpr BuiltinTemplate known[] = {
     {"made", "0515296b70337e4b6f6e355fb077ba9ee25387e7292487efb6e32d759e7d2825", made},
 };
 
 }  // namespace
 
-std::span<const ChatTemplate> made_templates() { return known; }
+std::span<const BuiltinTemplate> made_templates() { return known; }
 
 }  // namespace convoy::model

@@ -12,11 +12,18 @@
 
 namespace convoy::model {
 
-std::span<const ChatTemplate> chatml_templates();
-std::span<const ChatTemplate> deepseek_templates();
-std::span<const ChatTemplate> llama_templates();
-std::span<const ChatTemplate> made_templates();
-std::span<const ChatTemplate> qwen_templates();
+/// A template that is a function. sha256: of the publisher's Jinja text, without the newline at its end,
+/// which Jinja drops.
+struct BuiltinTemplate {
+  std::string_view name, sha256;
+  std::vector<Segment> (*render)(std::span<const Message>, const RenderOptions&);
+};
+
+std::span<const BuiltinTemplate> chatml_templates();
+std::span<const BuiltinTemplate> deepseek_templates();
+std::span<const BuiltinTemplate> llama_templates();
+std::span<const BuiltinTemplate> made_templates();
+std::span<const BuiltinTemplate> qwen_templates();
 
 /// The prompt being written.
 class Rendering {

@@ -191,7 +191,7 @@ std::vector<Segment> qwen3_instruct(std::span<const Message> messages, const Ren
   return render_3({.reasoning = Reasoning::none, .lenient = true}, messages, options);
 }
 
-constexpr ChatTemplate known[] = {
+constexpr BuiltinTemplate known[] = {
     {"qwen2.5", "55b2f4a26ac9ee719330a61a0c39d9e538b0e9322212f048326318cff4f8674a", qwen2_5},
     {"qwen2.5-first", "4e9918361c284a93880606d182d64da6a9fe97cdc1f5c5a78c1c8840444246fc", qwen2_5_first},
     {"qwen2.5-1m", "4039eed0f28b7aaa337e70c76cfedba3271ee32505835a095a8c92e536b3c355", qwen2_5_1m},
@@ -206,6 +206,6 @@ constexpr ChatTemplate known[] = {
 
 }  // namespace
 
-std::span<const ChatTemplate> qwen_templates() { return known; }
+std::span<const BuiltinTemplate> qwen_templates() { return known; }
 
 }  // namespace convoy::model

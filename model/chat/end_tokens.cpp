@@ -29,7 +29,8 @@ std::optional<int32_t> end_of_turn(const Tokenizer& tokenizer, const ChatTemplat
 
 }  // namespace
 
-std::vector<int32_t> end_tokens(const Config& config, const Tokenizer* tokenizer, const ChatTemplate* chat) {
+std::vector<int32_t> end_tokens(const Config& config, const Tokenizer* tokenizer,
+                                const std::optional<ChatTemplate>& chat) {
   std::vector<int32_t> ends = config.end_tokens;
   const auto add = [&](std::optional<int32_t> id) {  // a tokenizer may have more tokens than the model rows
     if (id && *id < config.vocab && std::ranges::find(ends, *id) == ends.end()) ends.push_back(*id);

@@ -13,57 +13,8 @@ namespace json = boost::json;
 
 std::string quoted(std::string_view text) {
   std::string out = "\"";
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20) {
-          out += "\\u00";
-          out += "0123456789abcdef"[c >> 4];
-          out += "0123456789abcdef"[c & 15];
-        } else {
-          out += c;
-        }
-    }
-  }
+  for (const char c : text) out += json_escaped(c);
   return out + '"';
-}
-
-/// Python's repr(): the shortest digits that read back as the value, with an exponent below 1e-4 and from
-/// 1e16.
-std::string spelled(double value, const std::string& where) {
-  if (!std::isfinite(value) || (std::abs(value) >= 0x1p63 && value == std::trunc(value))) {
-    throw InputError("holds a number that is too large to be kept exactly", where,
-                     "give it as a string, or leave it out");
-  }
-  const double size = std::abs(value);
-  const bool fixed = size == 0 || (size >= 1e-4 && size < 1e16);
-  char buffer[40];
-  const auto [end, error] = std::to_chars(std::begin(buffer), std::end(buffer), value,
-                                          fixed ? std::chars_format::fixed : std::chars_format::scientific);
-  std::string text(buffer, end);
-  if (fixed && text.find('.') == text.npos) text += ".0";
-  return text;
 }
 
 class Writer {
@@ -85,7 +36,10 @@ class Writer {
         out_ += std::to_string(value.get_uint64());
         break;
       case json::kind::double_:
-        out_ += spelled(value.get_double(), where_);
+        if (!is_kept_exactly(value.get_double()))
+          throw InputError("holds a number that is too large to be kept exactly", where_,
+                           "give it as a string, or leave it out");
+        out_ += python_float(value.get_double());
         break;
       case json::kind::string:
         out_ += quoted(value.get_string());
@@ -129,6 +83,46 @@ class Writer {
 };
 
 }  // namespace
+
+std::string json_escaped(char c) {
+  switch (c) {
+    case '"':
+      return "\\\"";
+    case '\\':
+      return "\\\\";
+    case '\n':
+      return "\\n";
+    case '\r':
+      return "\\r";
+    case '\t':
+      return "\\t";
+    case '\f':
+      return "\\f";
+    case '\b':
+      return "\\b";
+    default:
+      if (static_cast<unsigned char>(c) >= 0x20) return {c};
+      return {'\\', 'u', '0', '0', "0123456789abcdef"[c >> 4], "0123456789abcdef"[c & 15]};
+  }
+}
+
+bool is_kept_exactly(double value) {
+  return std::isfinite(value) && !(std::abs(value) >= 0x1p63 && value == std::trunc(value));
+}
+
+/// The shortest digits that read back as the value, with an exponent below 1e-4 and from 1e16.
+std::string python_float(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
+  const double size = std::abs(value);
+  const bool fixed = size == 0 || (size >= 1e-4 && size < 1e16);
+  char buffer[40];
+  const auto [end, error] = std::to_chars(std::begin(buffer), std::end(buffer), value,
+                                          fixed ? std::chars_format::fixed : std::chars_format::scientific);
+  std::string text(buffer, end);
+  if (fixed && text.find('.') == text.npos) text += ".0";
+  return text;
+}
 
 std::string python_json(const json::value& value, const std::string& where, size_t indent) {
   Writer writer(where, indent);

@@ -129,15 +129,16 @@ uint64_t kv_bytes_per_token(const Config& config, int64_t layers, DType type) {
 TextParts inspect_text(const Checkpoint& checkpoint) {
   TextParts parts{"none", "none", {}};
   std::shared_ptr<const Tokenizer> tokenizer;
-  const ChatTemplate* chat = nullptr;
+  std::optional<ChatTemplate> chat;
   if (checkpoint.has_tokenizer()) {
-    parts.tokenizer = parts.chat_template = "unknown";
+    parts.tokenizer = "unknown";
     try {
       tokenizer = Tokenizer::load(checkpoint.path());
       parts.tokenizer = "byte-level BPE";
-      if (const auto& jinja = tokenizer->chat_template()) chat = &ChatTemplate::recognise(*jinja);
-      parts.chat_template = chat ? chat->name() : "none";
+      chat = ChatTemplate::of(*tokenizer);
+      if (chat) parts.chat_template = chat->name();
     } catch (const InputError&) {  // which one it is says `convoy tokenize` or `convoy render`
+      parts.chat_template = "unknown";
     }
   }
   for (const int32_t id : end_tokens(checkpoint.config(), tokenizer.get(), chat))

@@ -72,9 +72,14 @@ inline std::vector<model::Segment> render_plain(std::span<const model::Message> 
 }
 
 inline ServedModel fake_model(int64_t context_tokens = 1000) {
-  static constexpr model::ChatTemplate chat("plain", "", render_plain);
-  return {"fake-model", 1700000000,  context_tokens,    vocab, std::make_shared<ByteTokenizer>(),
-          &chat,        {end_token}, "0123456789abcdef"};
+  return {"fake-model",
+          1700000000,
+          context_tokens,
+          vocab,
+          std::make_shared<ByteTokenizer>(),
+          model::ChatTemplate("plain", "", render_plain),
+          {end_token},
+          "0123456789abcdef"};
 }
 
 }  // namespace convoy::gateway::test

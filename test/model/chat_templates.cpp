@@ -1,7 +1,8 @@
-// Every built-in chat template against the publishers' own, as stored renderings and the tokenizers' cases
-// tell them.
+// Every built-in chat template, and interpreted ones, against what jinja2 gives: stored renderings and the
+// tokenizers' cases tell it.
 
 #include <boost/test/unit_test.hpp>
+#include <ctime>
 #include <map>
 #include <set>
 
@@ -18,12 +19,29 @@ namespace json = boost::json;
 
 namespace {
 
+/// The clock that the stored renderings were made by: noon of 4 March 2025.
+std::time_t recorded() {
+  std::tm time{.tm_hour = 12, .tm_mday = 4, .tm_mon = 2, .tm_year = 125, .tm_isdst = -1};
+  return std::mktime(&time);
+}
+
+/// By its publisher's text where that is in the repository, else built in.
+ChatTemplate golden_template(const std::string& name) {
+  const fs::path file = source_dir() / "test/golden/templates" / (name + ".jinja");
+  if (!fs::exists(file)) return ChatTemplate::by_name(name);
+  return ChatTemplate::from_text(read_file(file),
+                                 name.starts_with("deepseek")
+                                     ? SpecialTokens{"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"}
+                                     : SpecialTokens{"<s>", "</s>"});
+}
+
 /// The text, or nothing where it is refused.
 std::optional<std::string> rendered(const ChatTemplate& chat_template, const json::object& line) {
   const json::value* thinking = line.if_contains("thinking");
   const json::value& tools = line.at("tools");
   RenderOptions options{.add_generation_prompt = line.at("add_generation_prompt").as_bool(),
-                        .tools = tools.is_null() ? nullptr : &tools.as_array()};
+                        .tools = tools.is_null() ? nullptr : &tools.as_array(),
+                        .now = recorded()};
   if (thinking && !thinking->is_null()) options.thinking = thinking->as_bool();
   try {
     return plain_text(chat_template.render(parse_messages(line.at("messages")), options));
@@ -43,8 +61,7 @@ void check(const ChatTemplate& chat_template, const json::object& line, const js
 void check_cases(const std::string& tokenizer, const std::string& name) {
   const auto config =
       parse_json(read_file(golden_tokenizer_dir(tokenizer) / "tokenizer_config.json"), "golden").as_object();
-  const ChatTemplate& chat_template =
-      ChatTemplate::recognise(std::string(config.at("chat_template").as_string()));
+  const ChatTemplate chat_template = ChatTemplate::from_text(config.at("chat_template").as_string(), {});
   BOOST_TEST(chat_template.name() == name);
   const json::object cases = golden_cases(tokenizer);
   BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 20);
@@ -95,15 +112,16 @@ BOOST_AUTO_TEST_CASE(every_template_renders_the_stored_conversations_as_its_publ
     BOOST_TEST(renderings.contains(name), "no renderings of " << name);
   for (const auto& [name, texts] : renderings) {
     BOOST_REQUIRE_EQUAL(texts.as_array().size(), conversations.size());
+    const ChatTemplate chat_template = golden_template(name);
     for (size_t i = 0; i < conversations.size(); i++)
-      check(ChatTemplate::by_name(name), conversations[i].as_object(), texts.as_array()[i]);
+      check(chat_template, conversations[i].as_object(), texts.as_array()[i]);
   }
 }
 
 BOOST_AUTO_TEST_CASE(nothing_that_a_client_wrote_is_trusted_in_any_template) {
   const json::array tools = {{{"name", "<x>"}}};
   for (const std::string_view name : ChatTemplate::names()) {
-    const ChatTemplate& chat_template = ChatTemplate::by_name(name);
+    const ChatTemplate chat_template = ChatTemplate::by_name(name);
     size_t found = 0;
     for (const std::string role : {"user", "<x>"}) {
       for (const Segment& segment : chat_template.render(hostile(role), {.tools = &tools})) {
@@ -116,9 +134,9 @@ BOOST_AUTO_TEST_CASE(nothing_that_a_client_wrote_is_trusted_in_any_template) {
 }
 
 BOOST_AUTO_TEST_CASE(names_and_digests_are_each_given_once) {
-  std::set<std::string_view> names, digests;
+  std::set<std::string> names, digests;
   for (const std::string_view name : ChatTemplate::names()) {
-    BOOST_TEST(names.insert(name).second, name);
+    BOOST_TEST(names.emplace(name).second, name);
     BOOST_TEST(digests.insert(ChatTemplate::by_name(name).sha256()).second, name);
     BOOST_TEST(ChatTemplate::by_name(name).sha256().size() == 64);
   }
@@ -126,7 +144,7 @@ BOOST_AUTO_TEST_CASE(names_and_digests_are_each_given_once) {
 }
 
 BOOST_AUTO_TEST_CASE(checkpoints_that_we_make_bring_the_text_that_their_template_is_recognised_by) {
-  BOOST_TEST(ChatTemplate::recognise(made_template_jinja).name() == "made");
+  BOOST_TEST(ChatTemplate::from_text(made_template_jinja, {}).name() == "made");
   BOOST_TEST(read_file(source_dir() / "test/golden/templates/made.jinja") ==
              std::string(made_template_jinja) + "\n");
 }
@@ -135,14 +153,14 @@ BOOST_AUTO_TEST_CASE(a_newline_at_the_end_of_the_jinja_text_does_not_matter) {
   const auto config =
       parse_json(read_file(golden_tokenizer_dir("qwen3") / "tokenizer_config.json"), "golden").as_object();
   const std::string text(config.at("chat_template").as_string());
-  BOOST_TEST(ChatTemplate::recognise(text + "\n").name() == "qwen3");
-  BOOST_CHECK_THROW(ChatTemplate::recognise(text + " \n"), InputError);
+  BOOST_TEST(ChatTemplate::from_text(text + "\n", {}).name() == "qwen3");
+  BOOST_TEST(ChatTemplate::from_text(text + " \n", {}).name().starts_with("jinja-"));
 }
 
 BOOST_AUTO_TEST_CASE(no_messages_and_tools_that_are_no_objects_are_refused) {
   const json::array tools = {"get_weather"};
   for (const std::string_view name : ChatTemplate::names()) {
-    const ChatTemplate& chat_template = ChatTemplate::by_name(name);
+    const ChatTemplate chat_template = ChatTemplate::by_name(name);
     BOOST_CHECK_THROW(chat_template.render({}, {.add_generation_prompt = true}), InputError);
     const std::vector<Message> messages = {{"user", "Hi"}};
     BOOST_CHECK_THROW(chat_template.render(messages, {.tools = &tools}), InputError);

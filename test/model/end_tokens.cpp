@@ -99,13 +99,13 @@ BOOST_AUTO_TEST_CASE(the_tokenizers_own_end_of_a_text_ends_an_answer) {
   TokenizerParts parts = test::small_parts();
   parts.eos = "<|x|>";
   const auto tokenizer = make_tokenizer(parts);
-  BOOST_TEST(end_tokens(config_with({}), tokenizer.get(), nullptr) == Ids{300},
+  BOOST_TEST(end_tokens(config_with({}), tokenizer.get(), std::nullopt) == Ids{300},
              boost::test_tools::per_element());
-  BOOST_TEST(end_tokens(config_with({300, 7}), tokenizer.get(), nullptr) == (Ids{300, 7}),
+  BOOST_TEST(end_tokens(config_with({300, 7}), tokenizer.get(), std::nullopt) == (Ids{300, 7}),
              boost::test_tools::per_element());
-  BOOST_TEST(end_tokens(config_with({7}, 300), tokenizer.get(), nullptr) == Ids{7},
+  BOOST_TEST(end_tokens(config_with({7}, 300), tokenizer.get(), std::nullopt) == Ids{7},
              boost::test_tools::per_element());  // which the model cannot say
-  BOOST_TEST(end_tokens(config_with({7}), nullptr, nullptr) == Ids{7}, boost::test_tools::per_element());
+  BOOST_TEST(end_tokens(config_with({7}), nullptr, std::nullopt) == Ids{7}, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(the_token_with_which_the_template_ends_a_turn_ends_an_answer) {
@@ -113,7 +113,7 @@ BOOST_AUTO_TEST_CASE(the_token_with_which_the_template_ends_a_turn_ends_an_answe
       tokenizer_with({"<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
                       "<｜end▁of▁sentence｜>", "<｜Assistant｜>", "<|begin_of_text|>"});
   const auto ends_with = [&](const char* name) {
-    return end_tokens(config_with({7}), tokenizer.get(), &ChatTemplate::by_name(name));
+    return end_tokens(config_with({7}), tokenizer.get(), ChatTemplate::by_name(name));
   };
   for (const char* name : {"smollm2", "qwen2", "qwen2.5", "qwen3", "qwen3-thinking-2507"})
     BOOST_TEST(ends_with(name) == (Ids{7, 311}), name << boost::test_tools::per_element());
@@ -123,7 +123,7 @@ BOOST_AUTO_TEST_CASE(the_token_with_which_the_template_ends_a_turn_ends_an_answe
     BOOST_TEST(ends_with(name) == (Ids{7, 315}), name << boost::test_tools::per_element());
   // A vocabulary that lacks the token writes it as words: none of them ends anything.
   BOOST_TEST(end_tokens(config_with({7}), make_tokenizer(test::small_parts()).get(),
-                        &ChatTemplate::by_name("smollm2")) == Ids{7},
+                        ChatTemplate::by_name("smollm2")) == Ids{7},
              boost::test_tools::per_element());
 }
 

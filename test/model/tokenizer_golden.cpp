@@ -75,7 +75,7 @@ BOOST_AUTO_TEST_CASE(the_default_gguf_brings_the_template_that_smollm2_is_recogn
   }
   const auto tokenizer = Tokenizer::load(default_model());
   BOOST_REQUIRE(tokenizer->chat_template().has_value());
-  BOOST_TEST(ChatTemplate::recognise(*tokenizer->chat_template()).name() == "smollm2");
+  BOOST_TEST(ChatTemplate::of(*tokenizer)->name() == "smollm2");
   BOOST_TEST(tokenizer->bos().value() == 1);
   BOOST_TEST(tokenizer->eos().value() == 2);
 }

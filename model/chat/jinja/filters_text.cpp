@@ -1,0 +1,146 @@
+// Filters that make text. Jinja's take any value and look at what it prints.
+
+#include "model/chat/jinja/filters.hpp"
+#include "model/chat/jinja/spelling.hpp"
+#include "model/utf8.hpp"
+
+namespace convoy::model::jinja {
+
+Value capitalized(Call& call, const Text& text) {
+  const size_t first = text.empty() ? 0 : character_at(text.view(), 0).bytes;
+  Text result = converted(text.slice(0, first), upper_case);
+  result.append(converted(text.slice(first, text.size()), lower_case));
+  return call.made(std::move(result));
+}
+
+Value replaced(Call& call, const Text& text, const Text& from, const Text& to, int64_t count) {
+  call.meter.bytes(text.cost());
+  Text result;
+  size_t at = 0;
+  for (int64_t done = 0; count < 0 || done < count; done++) {
+    size_t found = text.view().find(from.view(), at);
+    if (found == std::string_view::npos) break;
+    if (from.empty() && done > 0) {  // before each character and at the end
+      if (at == text.size()) break;
+      found = at + character_at(text.view(), at).bytes;
+    }
+    call.meter.bytes(to.cost());
+    call.meter.steps(1);
+    result.append(text, at, found);
+    result.append(to);
+    at = found + from.size();
+  }
+  result.append(text, at, text.size());
+  return call.made(std::move(result));
+}
+
+namespace {
+
+TextPtr self_text(Call& call) {
+  TextPtr text = to_text(call.meter, call.self);
+  call.meter.bytes(text->cost());
+  return text;
+}
+
+Value string(Call& call) { return self_text(call); }
+Value upper(Call& call) { return call.made(converted(*self_text(call), upper_case)); }
+Value lower(Call& call) { return call.made(converted(*self_text(call), lower_case)); }
+Value capitalize(Call& call) { return capitalized(call, *self_text(call)); }
+
+Value trim(Call& call) {
+  const TextPtr text = self_text(call);
+  const auto [begin, end] = call.has(0) ? stripped(text->view(), true, true, call.text(0).view())
+                                        : stripped(text->view(), true, true);
+  return call.made(text->slice(begin, end));
+}
+
+Value replace(Call& call) {
+  const TextPtr from = to_text(call.meter, *call.at[0]), to = to_text(call.meter, *call.at[1]);
+  return replaced(call, *self_text(call), *from, *to, call.integer(2, -1));
+}
+
+/// Jinja's own: words begin behind white space, '-' and opening brackets.
+Value title(Call& call) {
+  const TextPtr text = self_text(call);
+  Text result;
+  bool begins = true;
+  for (size_t at = 0; at < text->size();) {
+    const Utf8Character c = character_at(text->view(), at);
+    const bool parts = is_python_space(c.value) ||
+                       (c.value < 0x80 &&
+                        std::string_view("-({[<").find(static_cast<char>(c.value)) != std::string_view::npos);
+    result.append(converted(text->slice(at, at + c.bytes), begins ? upper_case : lower_case));
+    begins = parts;
+    at += c.bytes;
+  }
+  return call.made(std::move(result));
+}
+
+Value indent(Call& call) {
+  constexpr int64_t width_max = 1000;
+  const TextPtr text = self_text(call);
+  Text by;
+  if (call.has(0) && call.at[0]->text()) {
+    by = *call.at[0]->text();
+  } else {
+    const int64_t width = call.integer(0, 4);
+    if (width > width_max) call.fail("indents by more than " + std::to_string(width_max));
+    by = Text(std::string(static_cast<size_t>(std::max<int64_t>(width, 0)), ' '), false);
+  }
+  const bool first = call.flag(1, false), blank = call.flag(2, false);
+  Text result;
+  bool is_first = true;
+  Text lines = *text;
+  lines.append("\n", false);  // Jinja's too: splitting forgets one
+  for (const auto& [begin, end] : lines_of(lines.view())) {
+    if (!is_first) result.append("\n", false);
+    if (is_first ? first : blank || end > begin) {
+      call.meter.bytes(by.cost());
+      result.append(by);
+    }
+    is_first = false;
+    result.append(lines, begin, end);
+  }
+  return call.made(std::move(result));
+}
+
+Value tojson(Call& call) {
+  JsonStyle style;
+  style.ascii = call.flag(0, false);
+  if (call.has(1)) {
+    constexpr int64_t indent_max = 64;
+    const bool given = call.at[1]->text();
+    const int64_t blanks = given ? 0 : integer_of(call.meter, *call.at[1], "indent");
+    if (blanks > indent_max) call.fail("indents by more than " + std::to_string(indent_max));
+    style.indent = given ? std::string(call.at[1]->text()->view())
+                         : std::string(static_cast<size_t>(std::max<int64_t>(blanks, 0)), ' ');
+    style.item_separator = ",";
+  }
+  if (call.has(2)) {
+    const ListPtr separators = iterated(call.meter, *call.at[2]);
+    if (separators->elements.size() != 2) call.fail("takes two separators");
+    style.item_separator = call.text(separators->elements[0]).view();
+    style.key_separator = call.text(separators->elements[1]).view();
+  }
+  style.sorted = call.flag(3, false);
+  return to_json(call.meter, call.self, style);
+}
+
+constexpr Builtin filters[] = {
+    {"capitalize", capitalize},
+    {"indent", indent, 0, {"width", "first", "blank"}},
+    {"lower", lower},
+    {"replace", replace, 2, {"old", "new", "count"}},
+    {"safe", string},  // nothing is escaped that it could keep from it
+    {"string", string},
+    {"title", title},
+    {"tojson", tojson, 0, {"ensure_ascii", "indent", "separators", "sort_keys"}},
+    {"trim", trim, 0, {"chars"}},
+    {"upper", upper},
+};
+
+}  // namespace
+
+const Builtin* find_text_filter(std::string_view name) { return find_in(filters, name); }
+
+}  // namespace convoy::model::jinja

@@ -1,0 +1,76 @@
+#pragma once
+// Text as a template computes with it: each byte knows whether the template wrote it or whether it came in as
+// a value. Only what the template wrote may become a control token. Always UTF-8. Plain values; any thread.
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace convoy::model::jinja {
+
+class Text {
+ public:
+  Text() = default;
+  Text(std::string_view bytes, bool trusted) { append(bytes, trusted); }
+
+  std::string_view view() const { return bytes_; }
+  size_t size() const { return bytes_.size(); }
+  bool empty() const { return bytes_.empty(); }
+  /// What it costs to hold or to copy.
+  size_t cost() const { return bytes_.size() + runs_.size() * sizeof(Run); }
+
+  void append(std::string_view bytes, bool trusted);
+  void append(const Text& text) { append(text, 0, text.size()); }
+  /// The bytes [begin, end) of another text.
+  void append(const Text& text, size_t begin, size_t end);
+  Text slice(size_t begin, size_t end) const;
+
+  /// Calls `each(bytes, trusted)` for every stretch of one origin, in order.
+  template <class Each>
+  void for_each_run(Each each) const {
+    size_t begin = 0;
+    for (const Run& run : runs_) {
+      each(view().substr(begin, run.end - begin), run.trusted);
+      begin = run.end;
+    }
+  }
+  bool trusted_at(size_t at) const { return runs_[run_at(at)].trusted; }
+
+ private:
+  struct Run {
+    size_t end;
+    bool trusted;
+  };
+  size_t run_at(size_t at) const;
+
+  std::string bytes_;
+  std::vector<Run> runs_;  // ends ascend; neighbours differ in origin
+};
+
+// Python counts characters; a Text counts bytes.
+
+size_t count_characters(std::string_view text);
+/// Where each character begins, and the end.
+std::vector<size_t> character_offsets(std::string_view text);
+
+/// What str.isspace() says: Unicode's white space and the four separators of ASCII.
+bool is_python_space(char32_t character);
+
+struct Range {
+  size_t begin, end;
+};
+/// What str.strip() leaves: without white space, or without the characters of `chars`, at the ends asked for.
+Range stripped(std::string_view text, bool left, bool right);
+Range stripped(std::string_view text, bool left, bool right, std::string_view chars);
+
+/// Where each line stands that str.splitlines() finds, without what ends it.
+std::vector<Range> lines_of(std::string_view text);
+
+/// Each character through `convert`, with the origin that it had.
+Text converted(const Text& text, char32_t (*convert)(char32_t));
+char32_t upper_case(char32_t character);
+char32_t lower_case(char32_t character);
+bool is_cased(char32_t character);
+
+}  // namespace convoy::model::jinja
