@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
-"""Chat templates against the publishers' own Jinja texts: `convoy render` gives what jinja2 does, byte for byte, and
-refuses what jinja2 fails on.
+"""Chat templates against jinja2: `convoy render` gives what it does, byte for byte, and refuses what it fails on; by
+the interpreter, and by the function that a text has which is built in.
 
-The texts are those of test/golden/tokenizers, and every *.jinja of the folder that CONVOY_CHAT_TEMPLATES names (else
-../shared/golden/templates), each called as `convoy render --template` calls it. Needs the package jinja2;
-scripts/test installs it into .venv, which is used if it is there.
+The texts are those of test/golden, and every *.jinja of the folder that CONVOY_CHAT_TEMPLATES names (else
+../shared/golden/templates); the source package of llama-cpp-python brings seventy (vendor/llama.cpp/models/templates).
+Needs the package jinja2; scripts/test installs it into .venv, which is used if it is there.
 
 usage: chat_templates_test.py                          the test
        chat_templates_test.py --record cases.json      writes the renderings that test/model/chat_templates.cpp checks
+       chat_templates_test.py --record-constructs FILE the same for test/model/jinja.cpp, of the templates in that file
 """
 
 import concurrent.futures
+import datetime
 import json
 import os
 import pathlib
 import random
 import subprocess
 import sys
+import tempfile
 import unittest
 
 SKIPPED = 77  # ctest's SKIP_RETURN_CODE
@@ -36,7 +39,8 @@ except ImportError:
 
 DEEPSEEK = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
 LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
-CONVERSATIONS, REFUSED_MAX = 1500, 120  # a template; a refusal costs a process
+OTHERS = {"bos_token": "<s>", "eos_token": "</s>"}
+CONVERSATIONS, REFUSED_MAX = 500, 40  # a template; a refusal costs a process
 
 
 # The reference: jinja2, set up as transformers does for apply_chat_template().
@@ -50,23 +54,41 @@ def raise_exception(message):
     raise jinja2.exceptions.TemplateError(message)
 
 
-def compiled(text):
+class Generation(jinja2.ext.Extension):
+    """{% generation %}: what is in it is printed."""
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_print"), [], [], body).set_lineno(line)
+
+    def _print(self, caller):
+        return caller()
+
+
+def compiled(text, now=datetime.datetime.now):
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: now().strftime(form)
     return environment.from_string(text)
+
+
+def special_tokens(name):
+    return DEEPSEEK if name.startswith("deepseek") else LLAMA if name.startswith("llama") else OTHERS
 
 
 def reference(name, template, line):
     """The rendering, or None where the template fails."""
-    tokens = DEEPSEEK if name.startswith("deepseek") else LLAMA if name.startswith("llama") else {}
+    more = dict(special_tokens(name))
     if line.get("thinking") is not None:  # the publishers call it differently
-        tokens = dict(tokens, thinking=line["thinking"], enable_thinking=line["thinking"])
+        more.update(thinking=line["thinking"], enable_thinking=line["thinking"])
     try:
         return template.render(messages=line["messages"], tools=line["tools"], documents=None,
-                               add_generation_prompt=line["add_generation_prompt"], **tokens)
-    except (jinja2.exceptions.TemplateError, TypeError, AttributeError, ValueError):
+                               add_generation_prompt=line["add_generation_prompt"], **more)
+    except (jinja2.exceptions.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -79,7 +101,7 @@ def templates():
             if config.exists():
                 found[name] = json.loads(config.read_text())["chat_template"]
     more = pathlib.Path(os.environ.get("CONVOY_CHAT_TEMPLATES", SOURCE / "../shared/golden/templates"))
-    for path in sorted([*more.glob("*.jinja"), SOURCE / "test/golden/templates/made.jinja"]):
+    for path in sorted([*more.glob("*.jinja"), *(SOURCE / "test/golden/templates").glob("*.jinja")]):
         found[path.stem] = path.read_bytes().decode()
     return found
 
@@ -192,10 +214,16 @@ def fixed_lines():
 # Ours.
 
 
-def render(name, lines):
+def render(name, text, lines):
     """The texts, or None where one is refused."""
-    process = subprocess.run([CONVOY, "render", "--template", name], text=True, capture_output=True, timeout=120,
-                             input="".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    with tempfile.NamedTemporaryFile(suffix=".jinja") as file:
+        file.write(text.encode())
+        file.flush()
+        tokens = special_tokens(name)
+        process = subprocess.run(
+            [CONVOY, "render", "--jinja", file.name, "--bos", tokens["bos_token"], "--eos", tokens["eos_token"]],
+            text=True, capture_output=True, timeout=120,
+            input="".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if process.returncode:
         refused = process.returncode == BAD_INPUT and "standard input, line" in process.stderr
         if not refused:
@@ -204,32 +232,52 @@ def render(name, lines):
     return [json.loads(line)["text"] for line in process.stdout.rstrip("\n").split("\n")]
 
 
+def is_built_in(name):
+    return subprocess.run([CONVOY, "render", "--template", name], input="", capture_output=True).returncode == 0
+
+
+def interpreted(text):
+    """The same template as a text that is not built in."""
+    return text.removesuffix("\n") + "{##}"
+
+
 class ChatTemplates(unittest.TestCase):
-    def test_every_template_renders_and_refuses_as_the_publishers_text_does(self):
+    def compare(self, name, text, lines, expected):
+        good = [(line, e) for line, e in zip(lines, expected) if e is not None]
+        bad = [line for line, e in zip(lines, expected) if e is None][:REFUSED_MAX]
+        self.assertTrue(good)
+        ours = render(name, text, [line for line, _ in good])
+        if ours is None:  # find which
+            line = next(line for line, _ in good if render(name, text, [line]) is None)
+            self.fail(f"refused: {json.dumps(line, ensure_ascii=False)}")
+        for (line, wanted), own in zip(good, ours):
+            self.assertEqual(own, wanted, json.dumps(line, ensure_ascii=False))
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for line, own in zip(bad, pool.map(lambda line: render(name, text, [line]), bad)):
+                self.assertIsNone(own, json.dumps(line, ensure_ascii=False))
+        print(f"{name}: {len(good)} equal, {len(bad)} refused")
+
+    def test_every_template_renders_and_refuses_as_jinja2_does(self):
         for name, text in templates().items():
-            template = compiled(text)
             random_ = random.Random(name)
             lines = list(fixed_lines()) + [random_line(random_) for _ in range(CONVERSATIONS)]
+            template = compiled(text)
             expected = [reference(name, template, line) for line in lines]
-            good = [(line, e) for line, e in zip(lines, expected) if e is not None]
-            bad = [line for line, e in zip(lines, expected) if e is None][:REFUSED_MAX]
-            with self.subTest(template=name):
-                self.assertGreater(len(good), CONVERSATIONS / 3)
-                ours = render(name, [line for line, _ in good])
-                if ours is None:  # find which
-                    line = next(line for line, _ in good if render(name, [line]) is None)
-                    self.fail(f"refused: {json.dumps(line, ensure_ascii=False)}")
-                for (line, wanted), own in zip(good, ours):
-                    self.assertEqual(own, wanted, json.dumps(line, ensure_ascii=False))
-                with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                    for line, own in zip(bad, pool.map(lambda line: render(name, [line]), bad)):
-                        self.assertIsNone(own, json.dumps(line, ensure_ascii=False))
-            print(f"{name}: {len(good)} equal, {len(bad)} refused")
+            for way in (text, interpreted(text)) if is_built_in(name) else (text,):
+                with self.subTest(template=name, way="interpreted" if way != text else "as it is"):
+                    self.compare(name, way, lines, expected)
+
+
+RECORDED = datetime.datetime(2025, 3, 4, 12)  # the clock of the stored renderings
 
 
 def record(path):
+    """What is stored of texts that are not at hand stays."""
     lines = list(fixed_lines())
-    rendered = {name: [reference(name, compiled(text), line) for line in lines]
+    stored = json.loads(pathlib.Path(path).read_text())
+    if stored["conversations"] != lines:
+        raise SystemExit(f"{path} holds other conversations: give every text, and an empty file")
+    rendered = stored["renderings"] | {name: [reference(name, compiled(text, lambda: RECORDED), line) for line in lines]
                 for name, text in sorted(templates().items())}
     rows = ",\n".join("  " + json.dumps(line, ensure_ascii=False) for line in lines)
     names = ",\n".join(
@@ -238,8 +286,27 @@ def record(path):
     pathlib.Path(path).write_text(f'{{"conversations": [\n{rows}],\n"renderings": {{\n{names}}}}}\n')
 
 
+def record_constructs(path):
+    path = pathlib.Path(path)
+    golden = json.loads(path.read_text())
+    line = {"messages": golden["messages"], "tools": golden["tools"], "add_generation_prompt": True}
+
+    def text_of(template):
+        try:
+            return reference("", compiled(template), line)
+        except (jinja2.exceptions.TemplateError, SyntaxError):
+            return None
+
+    rows = ",\n".join("  " + json.dumps({"template": c["template"], "text": text_of(c["template"])}, ensure_ascii=False)
+                      for c in golden["cases"])
+    messages, tools = (json.dumps(golden[key], ensure_ascii=False) for key in ("messages", "tools"))
+    path.write_text(f'{{"messages": {messages},\n"tools": {tools},\n"cases": [\n{rows}]}}\n')
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--record"]:
         record(sys.argv[2])
+    elif sys.argv[1:2] == ["--record-constructs"]:
+        record_constructs(sys.argv[2])
     else:
         unittest.main(verbosity=2)
