@@ -46,12 +46,12 @@ struct Projection {
 struct SequenceRows {
   int64_t first_row = 0, rows = 0;
   int64_t first_position = 0;
-  std::span<const uint32_t> blocks;  // block table: position p is entry p % 64 of block blocks[p / 64]
+  std::span<const uint32_t> blocks;  // block table: KvPlace::of says where a position lies
 };
 
-/// What a layer keeps of one stream (model::CacheStream): blocks · 64 · width values. How they lie in a block
-/// is the backend's own: only the operation that writes and the attention that reads see it. Blocks begin
-/// with arbitrary bytes.
+/// What a layer keeps of one stream (model::CacheStream): blocks · kv_block_tokens · width values. How they
+/// lie in a block is the backend's own: only the operation that writes and the attention that reads see it.
+/// Blocks begin with arbitrary bytes.
 struct KvStream {
   Buffer memory;
   int64_t width = 0;

@@ -257,7 +257,7 @@ void Engine::State::lay_out(const StepPlan& plan) {
 /// A block that two positions of one step write to would hold whichever came last: a pipeline's mistake,
 /// caught here.
 void Engine::State::claim_blocks(const SeqStep& step, std::span<const uint32_t> table) {
-  for (size_t i = step.first_position / kv_block_tokens; i < table.size(); i++) {
+  for (auto i = static_cast<size_t>(KvPlace::table_index(step.first_position)); i < table.size(); i++) {
     Claim& claim = written_by[table[i]];
     if (claim.run == runs)
       refuse("block " + to_string(table[i]) + " is written by slots " + to_string(claim.slot) + " and " +

@@ -2,21 +2,13 @@
 // One step, as the pipeline plans it and every stage executes it, and what the last stage gives back.
 // Rows of all sequences lie one after the other, nothing is padded.
 
-#include <concepts>
 #include <cstdint>
 #include <vector>
 
+#include "gpu/kv_block.hpp"
 #include "model/sampling.hpp"
 
 namespace convoy::gpu {
-
-/// Tokens per KV block.
-inline constexpr int64_t kv_block_tokens = 64;
-/// The KV blocks that so many tokens fill, the last one maybe in part.
-template <std::integral T>
-constexpr T kv_blocks_for(T tokens) {
-  return (tokens + T{kv_block_tokens} - 1) / T{kv_block_tokens};
-}
 
 /// Takes a free slot for a new sequence. Everything the slot held before is forgotten.
 struct SeqStart {

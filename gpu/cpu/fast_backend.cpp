@@ -248,10 +248,8 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
     for_rows(s.rows, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const int64_t row = s.first_row + i, position = s.first_position + i;
-        const int64_t block = s.blocks[position / kv_block_tokens], token = position % kv_block_tokens;
-        const auto key = [&](int64_t j) {
-          return kv_at(keys, kv.type, (block * width + j) * kv_block_tokens + token);
-        };
+        const KvPlace place = KvPlace::of(s.blocks.data(), position);
+        const auto key = [&](int64_t j) { return kv_at(keys, kv.type, place.by_value(width, j)); };
         // A key's values lie a line each apart: they are fetched while its query is rotated.
         for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
         norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
@@ -259,8 +257,7 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
         rope_.rotate(row_of(q, row), shape.heads, d, position);
         rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
         for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
-        store_kv(row_of(v, row), width, kv.type,
-                 kv_at(values, kv.type, (block * kv_block_tokens + token) * width));
+        store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
       }
     });
   }
@@ -273,12 +270,12 @@ void FastBackend::widen(AttentionTask& t, const KvLayer& kv, float* to) {
   const int64_t blocks = kv_blocks_for(keys);
   float* values = to + blocks * d * kv_block_tokens;
   for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t stored = int64_t{t.blocks[b]} * kv_block_tokens * width;
-    load_kv(kv_at(kv.streams[0].memory.get(), kv.type, stored + offset * kv_block_tokens),
-            d * kv_block_tokens, kv.type, to + b * d * kv_block_tokens);
-    for (int64_t i = 0; i < kv_block_tokens; ++i)
-      load_kv(kv_at(kv.streams[1].memory.get(), kv.type, stored + i * width + offset), d, kv.type,
-              values + (b * kv_block_tokens + i) * d);
+    KvPlace from = KvPlace::first_in(t.blocks, b), copy = KvPlace::first_in(counting_.data(), b);
+    load_kv(kv_at(kv.streams[0].memory.get(), kv.type, from.by_value(width, offset)), d * kv_block_tokens,
+            kv.type, to + copy.by_value(d));
+    for (; from.token < kv_block_tokens; ++from.token, ++copy.token)
+      load_kv(kv_at(kv.streams[1].memory.get(), kv.type, from.by_token(width, offset)), d, kv.type,
+              values + copy.by_token(d));
   }
   t.keys = to, t.values = values, t.width = d, t.blocks = counting_.data();
 }
@@ -307,9 +304,11 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
         t.head_dim = d, t.scale = shape.scale, t.blocks = s.blocks.data();
         t.key_offset = offset;
         if (!narrow) {
-          t.keys = static_cast<const float*>(kv.streams[0].memory.get()) + offset * kv_block_tokens;
-          t.values = static_cast<const float*>(kv.streams[1].memory.get()) + offset;
           t.width = kv.streams[0].width;
+          t.keys =
+              static_cast<const float*>(kv.streams[0].memory.get()) + KvPlace().by_value(t.width, offset);
+          t.values =
+              static_cast<const float*>(kv.streams[1].memory.get()) + KvPlace().by_token(t.width, offset);
         }
         const int64_t keys = kv_blocks_for(t.first_position + rows) * kv_block_tokens;
         scores_max = std::max(scores_max, t.queries * (keys + 1));

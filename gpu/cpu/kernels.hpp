@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gpu/kv_block.hpp"
 #include "model/tensor.hpp"
 
 namespace convoy::gpu {

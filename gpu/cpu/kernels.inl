@@ -1,6 +1,7 @@
 // The kernels of one instruction set, written once over its 16 lanes. Included by kernels_*.cpp inside an
 // anonymous namespace after the lane types: code compiled for one instruction set must not be merged with
-// another's by the linker, so nothing here may instantiate a function template that is visible outside.
+// another's by the linker, so nothing here may call an inline function that is visible outside, unless it is
+// always inlined.
 //
 // Lane types:  Vf 16 float32 · Vi 16 int32 · Vw 64 bytes, 4 of each lane
 // An operation here means the same bits in every instruction set: fma rounds once, max and min take the
@@ -8,7 +9,6 @@
 
 constexpr int64_t lanes = 16;
 constexpr int64_t block_values = 32;
-constexpr int64_t cache_block = 64;  // tokens of a KV block: kv_block_tokens
 /// Up to so many rows, unpacking a tile of weights for its own sake does not pay.
 constexpr int64_t rows_as_stored_max = 4;
 

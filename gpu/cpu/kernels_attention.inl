@@ -12,11 +12,11 @@ float* out_of(const AttentionTask& a, int64_t query) {
 /// what lies there, and softmax leaves them out.
 template <int Q>
 void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t stride) {
-  const float* keys = a.keys + static_cast<int64_t>(a.blocks[block]) * cache_block * a.width;
+  const float* keys = a.keys + KvPlace::first_in(a.blocks, block).by_value(a.width);
   const float* q[Q];
   for (int i = 0; i < Q; ++i) q[i] = query_of(a, query + i);
   constexpr int strips = score_strips;  // of 16 keys at once
-  for (int64_t k = 0; k < cache_block; k += strips * lanes) {
+  for (int64_t k = 0; k < kv_block_tokens; k += strips * lanes) {
     Vf acc[Q][strips];
 #pragma GCC unroll 4
     for (int i = 0; i < Q; ++i) {
@@ -26,7 +26,7 @@ void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t s
     for (int64_t d = 0; d < a.head_dim; ++d) {
       Vf key[strips];
 #pragma GCC unroll 4
-      for (int s = 0; s < strips; ++s) key[s] = load(keys + d * cache_block + k + s * lanes);
+      for (int s = 0; s < strips; ++s) key[s] = load(keys + d * kv_block_tokens + k + s * lanes);
 #pragma GCC unroll 4
       for (int i = 0; i < Q; ++i) {
         const Vf value = splat(q[i][d]);
@@ -36,7 +36,7 @@ void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t s
     }
 #pragma GCC unroll 4
     for (int i = 0; i < Q; ++i) {
-      float* out = a.scores + (query + i) * stride + block * cache_block + k;
+      float* out = a.scores + (query + i) * stride + block * kv_block_tokens + k;
 #pragma GCC unroll 4
       for (int s = 0; s < strips; ++s) store(out + s * lanes, mul(acc[i][s], splat(a.scale)));
     }
@@ -69,12 +69,12 @@ float softmax(float* scores, int64_t keys) {
 template <int Q, int D>
 void add_values(const AttentionTask& a, int64_t query, int64_t dim, int64_t block, int64_t first,
                 int64_t last, int64_t stride) {
-  const float* values = a.values + static_cast<int64_t>(a.blocks[block]) * cache_block * a.width + dim;
+  const float* values = a.values + KvPlace::first_in(a.blocks, block).by_token(a.width, dim);
   const float* p[Q];
   Vf acc[Q][D];
 #pragma GCC unroll 4
   for (int i = 0; i < Q; ++i) {
-    p[i] = a.scores + (query + i) * stride + block * cache_block;
+    p[i] = a.scores + (query + i) * stride + block * kv_block_tokens;
 #pragma GCC unroll 4
     for (int d = 0; d < D; ++d) acc[i][d] = load(out_of(a, query + i) + dim + d * lanes);
   }
@@ -107,7 +107,7 @@ void add_values(const AttentionTask& a, int64_t query, int64_t block, int64_t fi
 
 void attention(const AttentionTask& a) {
   const int64_t keys_max = keys_of(a, a.queries - 1);
-  const int64_t blocks = (keys_max + cache_block - 1) / cache_block, stride = blocks * cache_block;
+  const int64_t blocks = kv_blocks_for(keys_max), stride = blocks * kv_block_tokens;
   // Queries of one tile see up to a few keys more than each other: shared up to the shortest, then one by
   // one.
   for (int64_t b = 0; b < blocks; ++b) {
@@ -123,8 +123,8 @@ void attention(const AttentionTask& a) {
   }
   for (int64_t b = 0; b < blocks; ++b) {
     const auto last = [&](int64_t query) {
-      const int64_t n = keys_of(a, query) - b * cache_block;
-      return n < 0 ? 0 : n < cache_block ? n : cache_block;
+      const int64_t n = keys_of(a, query) - b * kv_block_tokens;
+      return n < 0 ? 0 : n < kv_block_tokens ? n : kv_block_tokens;
     };
     int64_t query = 0;
     for (; query + 3 <= a.queries; query += 3) {

@@ -4,13 +4,20 @@
 #include <cstdint>
 #include <cstring>
 
-#include "model/tensor.hpp"
+#include "gpu/backend.hpp"
+#include "gpu/kv_block.hpp"
 
 namespace convoy::gpu {
 
 /// Where value `index` of a cache lies.
 inline std::byte* kv_at(void* memory, model::DType type, int64_t index) {
   return static_cast<std::byte*>(memory) + index * model::info(type).block_bytes;
+}
+
+/// Where a position's entry lies, [width], in a stream that is kept token after token.
+inline std::byte* kv_entry(const KvLayer& kv, size_t stream, const SequenceRows& s, int64_t position) {
+  const KvStream& of = kv.streams[stream];
+  return kv_at(of.memory.get(), kv.type, KvPlace::of(s.blocks.data(), position).by_token(of.width));
 }
 
 void store_kv(const float* from, int64_t n, model::DType type, std::byte* to);

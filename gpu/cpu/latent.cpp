@@ -18,19 +18,10 @@ class Entries {
   Entries(const KvLayer& kv, const SequenceRows& sequence)
       : kv_(kv), sequence_(sequence), width_(kv.streams[0].width), scratch_(static_cast<size_t>(width_)) {}
   /// [latent + rope]; valid until the next call.
-  const float* at(int64_t position) {
-    return load_kv(kv_at(kv_.streams[0].memory.get(), kv_.type, index(position) * width_), width_, kv_.type,
-                   scratch_.data());
-  }
-  std::byte* place(int64_t position) const {
-    return kv_at(kv_.streams[0].memory.get(), kv_.type, index(position) * width_);
-  }
+  const float* at(int64_t position) { return load_kv(place(position), width_, kv_.type, scratch_.data()); }
+  std::byte* place(int64_t position) const { return kv_entry(kv_, 0, sequence_, position); }
 
  private:
-  int64_t index(int64_t position) const {
-    return int64_t{sequence_.blocks[position / kv_block_tokens]} * kv_block_tokens +
-           position % kv_block_tokens;
-  }
   const KvLayer& kv_;
   const SequenceRows& sequence_;
   int64_t width_;

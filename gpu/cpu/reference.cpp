@@ -13,14 +13,6 @@
 namespace convoy::gpu {
 namespace {
 
-/// Where a position's keys (stream 0) or values (1) lie: [entries, width].
-std::byte* entry_of(const KvLayer& kv, size_t stream, const SequenceRows& s, int64_t position) {
-  const int64_t entry =
-      int64_t{s.blocks[position / kv_block_tokens]} * kv_block_tokens + position % kv_block_tokens;
-  const KvStream& of = kv.streams[stream];
-  return kv_at(of.memory.get(), kv.type, entry * of.width);
-}
-
 /// Without a norm no values.
 std::vector<float> widened(const Weight* norm) {
   if (!norm) return {};
@@ -36,6 +28,7 @@ void norm_heads(float* heads, int64_t count, const std::vector<float>& norm, flo
     rms_norm(head, norm.data(), width, eps, head);
 }
 
+/// Of keys (stream 0) and values (stream 1) the cache keeps [tokens, kv_heads · head_dim].
 class ReferenceBackend final : public CpuBackend {
  public:
   using CpuBackend::CpuBackend;
@@ -92,8 +85,8 @@ void ReferenceBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms
       norm_heads(row_of(k, row), shape.kv_heads, k_norm, norms.eps);
       rope_.rotate(row_of(q, row), shape.heads, d, position);
       rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
-      store_kv(row_of(k, row), k.width, kv.type, entry_of(kv, 0, s, position));
-      store_kv(row_of(v, row), v.width, kv.type, entry_of(kv, 1, s, position));
+      store_kv(row_of(k, row), k.width, kv.type, kv_entry(kv, 0, s, position));
+      store_kv(row_of(v, row), v.width, kv.type, kv_entry(kv, 1, s, position));
     }
 }
 
@@ -108,7 +101,7 @@ void ReferenceBackend::attention(Rows q, const AttentionShape& shape, std::span<
         // What the cache holds of position p for this head.
         const auto at = [&](size_t stream, int64_t p) {
           const int64_t offset = head / group * d * model::info(kv.type).block_bytes;
-          return load_kv(entry_of(kv, stream, s, p) + offset, d, kv.type, widened.data());
+          return load_kv(kv_entry(kv, stream, s, p) + offset, d, kv.type, widened.data());
         };
         const float* query = row_of(q, s.first_row + i) + head * d;
         for (int64_t p = 0; p < seen; p++) weights[p] = shape.scale * dot(query, at(0, p), d);

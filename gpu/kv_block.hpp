@@ -1,0 +1,47 @@
+#pragma once
+// Where a token lies in the paged cache: the one spelling of block addresses. Pure arithmetic; the kernels
+// use it too, and are compiled for several instruction sets, so all of it is always inlined.
+
+#include <concepts>
+#include <cstdint>
+
+namespace convoy::gpu {
+
+/// Tokens per KV block.
+inline constexpr int64_t kv_block_tokens = 64;
+
+/// The KV blocks that so many tokens fill, the last one maybe in part.
+template <std::integral T>
+[[gnu::always_inline]] constexpr T kv_blocks_for(T tokens) {
+  return (tokens + T{kv_block_tokens} - 1) / T{kv_block_tokens};
+}
+
+/// A token's place: a block of the pool, and which of its tokens.
+struct KvPlace {
+  int64_t block = 0, token = 0;
+
+  /// Of a position, by its sequence's block table.
+  [[gnu::always_inline]] static constexpr KvPlace of(const uint32_t* table, int64_t position) {
+    return {table[table_index(position)], position % kv_block_tokens};
+  }
+  /// Of the first token in the block of a table's entry.
+  [[gnu::always_inline]] static constexpr KvPlace first_in(const uint32_t* table, int64_t index) {
+    return {table[index], 0};
+  }
+  /// Which entry of a block table a position belongs to.
+  [[gnu::always_inline]] static constexpr int64_t table_index(int64_t position) {
+    return position / kv_block_tokens;
+  }
+
+  /// The index of value `value` of the token, in a stream that keeps `width` of them for each:
+  /// token after token, [blocks, tokens, width];
+  [[gnu::always_inline]] constexpr int64_t by_token(int64_t width, int64_t value = 0) const {
+    return (block * kv_block_tokens + token) * width + value;
+  }
+  /// or, within a block, value after value, [blocks, width, tokens].
+  [[gnu::always_inline]] constexpr int64_t by_value(int64_t width, int64_t value = 0) const {
+    return (block * width + value) * kv_block_tokens + token;
+  }
+};
+
+}  // namespace convoy::gpu
