@@ -10,7 +10,6 @@
 #include "actors/config/plan_limits.hpp"
 #include "cli/commands.hpp"
 #include "cli/model_option.hpp"
-#include "gpu/forward.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
 
@@ -23,17 +22,15 @@ namespace {
 
 struct InspectOptions {
   ModelOption model;
-  std::string stage, kv_type = "bf16";
+  std::string stage, kv_type = "bf16", kernels = actors::ClusterConfig::Stage{}.kernels;
   uint32_t kv_tokens = actors::ClusterConfig::Pipeline{}.kv_tokens;
-  uint32_t rows = 0, context = 0;
+  uint32_t rows = 0, context = 0, threads = actors::ClusterConfig::Stage{}.threads;
   bool json = false;
 };
 
-/// What a stage holds in memory once all of it was used.
 struct StageNeeds {
   model::LayerRange range;
-  uint64_t weights = 0, kv = 0, buffers = 0;
-  uint64_t resident() const { return weights + kv + buffers; }
+  actors::StageMemory memory;
 };
 
 model::LayerRange parse_range(const std::string& text, int64_t layers) {
@@ -49,24 +46,18 @@ model::LayerRange parse_range(const std::string& text, int64_t layers) {
   return range;
 }
 
-StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions& options, DType kv_type) {
-  const model::Config& config = checkpoint.config();
+StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions& options) {
   // The limits that a stage would get from a configuration with these values.
   actors::ClusterConfig cluster;
   cluster.pipeline.kv_tokens = options.kv_tokens;
   cluster.pipeline.context_tokens_max = options.context;
-  const actors::SchedulerLimits limits = actors::scheduler_limits(cluster, config);
-  const int64_t rows = options.rows > 0 ? options.rows : limits.rows();
-
-  StageNeeds needs{parse_range(options.stage, config.layers)};
-  needs.weights = model::stage_bytes(checkpoint, needs.range);
-  needs.kv = model::kv_bytes_per_token(config, needs.range.count(), kv_type) * limits.kv_blocks *
-             static_cast<uint64_t>(gpu::kv_block_tokens);
-  const int64_t rotations = limits.context_tokens * config.head_dim;  // a cosine and a sine for each pair
-  needs.buffers =
-      static_cast<uint64_t>(rows * gpu::activation_widths(config, needs.range).sum() + rotations) *
-      sizeof(float);
-  return needs;
+  cluster.stage.kv_type = options.kv_type;
+  cluster.stage.kernels = options.kernels;
+  cluster.stage.threads = options.threads;
+  const model::LayerRange range = parse_range(options.stage, checkpoint.config().layers);
+  const int64_t rows =
+      options.rows > 0 ? options.rows : actors::scheduler_limits(cluster, checkpoint.config()).rows();
+  return {range, actors::stage_memory(cluster, checkpoint, range, rows)};
 }
 
 json::array to_json(const std::vector<std::pair<int32_t, std::string>>& ends) {
@@ -96,9 +87,11 @@ json::object to_json(const model::Config& config, const model::Inspection& found
 }
 
 json::object to_json(const StageNeeds& needs) {
+  const actors::StageMemory& memory = needs.memory;
   return {{"first_layer", needs.range.first}, {"last_layer", needs.range.last},
-          {"weights_bytes", needs.weights},   {"kv_bytes", needs.kv},
-          {"buffer_bytes", needs.buffers},    {"resident_bytes", needs.resident()}};
+          {"weights_bytes", memory.weights},  {"kv_bytes", memory.kv},
+          {"buffer_bytes", memory.buffers},   {"scratch_bytes", memory.scratch},
+          {"resident_bytes", memory.sum()}};
 }
 
 /// "671.0 B" parameters, "1.50 GB": three digits at least, and the giga without a unit as people write it.
@@ -152,10 +145,11 @@ void print(const StageNeeds& needs) {
   const auto bytes = [](uint64_t count) { return short_number(count, "B"); };
   print_line("stage",
              "layers " + std::to_string(needs.range.first) + " to " + std::to_string(needs.range.last));
-  print_line("  weights", bytes(needs.weights));
-  print_line("  keys and values", bytes(needs.kv));
-  print_line("  buffers", bytes(needs.buffers));
-  print_line("  resident", bytes(needs.resident()));
+  print_line("  weights", bytes(needs.memory.weights));
+  print_line("  keys and values", bytes(needs.memory.kv));
+  print_line("  buffers", bytes(needs.memory.buffers));
+  print_line("  scratch", bytes(needs.memory.scratch));
+  print_line("  resident", bytes(needs.memory.sum()));
 }
 
 int run_inspect(const InspectOptions& options) {
@@ -167,7 +161,7 @@ int run_inspect(const InspectOptions& options) {
   const uint64_t kv_bytes = model::kv_bytes_per_token(config, config.layers, kv_type);
   const std::vector<std::string> notes = checkpoint->notes();
   std::optional<StageNeeds> needs;
-  if (!options.stage.empty()) needs = stage_needs(*checkpoint, options, kv_type);
+  if (!options.stage.empty()) needs = stage_needs(*checkpoint, options);
   if (options.json) {
     json::object line = to_json(config, found, text, kv_bytes);
     if (!notes.empty()) line["notes"] = json::value_from(notes);
@@ -195,6 +189,13 @@ void add_inspect(CLI::App& app, int& exit_code) {
       ->check(CLI::PositiveNumber)
       ->needs(stage)
       ->capture_default_str();
+  command->add_option("--kernels", options->kernels, "As stage.kernels")
+      ->check(CLI::IsMember({"fast", "reference"}))
+      ->needs(stage)
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "As stage.threads (default: all cores)")
+      ->check(CLI::Range(1, 1024))
+      ->needs(stage);
   command->add_option("--context", options->context, "As pipeline.context_tokens_max")->needs(stage);
   command
       ->add_option(

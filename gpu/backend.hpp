@@ -99,6 +99,18 @@ struct ExpertSet {
   std::span<const Weight> gate, up, down;
 };
 
+/// What the steps of a layer range bring at most.
+struct StepBounds {
+  int64_t rows = 0;            // of a step
+  int64_t context_tokens = 0;  // of a sequence
+  int64_t hidden = 0;
+  int64_t columns = 0;  // of the widest weight
+  model::DType kv_type = model::DType::f32;
+  AttentionShape attention{};  // heads = 0: no such layers
+  LatentShape latent{};        // heads = 0: no such layers
+  int64_t experts = 0, experts_chosen = 0, expert_width = 0;
+};
+
 /// Everything the sampler needs for one row of logits.
 struct SampleRow {
   const model::Sampling* sampling = nullptr;
@@ -124,6 +136,9 @@ class Backend {
   virtual Weight adopt(const model::Tensor& tensor) = 0;
   /// Rotations for all positions below `positions`: kept by the backend for rope_write.
   virtual void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) = 0;
+  /// Takes the memory that operations within these bounds work in, so that a step needs no more: one that is
+  /// found missing is found before the first. Operations beyond take it when they come.
+  virtual void reserve(const StepBounds& bounds) = 0;
 
   /// x[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows x) = 0;
@@ -171,5 +186,8 @@ Kernels kernels_named(std::string_view name);
 /// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for
 /// `fast`.
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads);
+
+/// What Backend::reserve takes of these.
+uint64_t cpu_scratch_bytes(Kernels kernels, int threads, const StepBounds& bounds);
 
 }  // namespace convoy::gpu

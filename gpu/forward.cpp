@@ -31,6 +31,32 @@ ActivationWidths activation_widths(const model::Config& c, model::LayerRange ran
   return w;
 }
 
+StepBounds step_bounds(const model::Config& c, model::LayerRange range, const ForwardLimits& limits) {
+  const ActivationWidths widths = activation_widths(c, range);
+  StepBounds bounds{.rows = limits.rows,
+                    .context_tokens = limits.context_tokens,
+                    .hidden = c.hidden,
+                    .columns = std::max({c.hidden, widths.q_a, widths.attended, widths.gated}),
+                    .kv_type = limits.kv_type};
+  const float scale = model::attention_scale(c);
+  if (const auto& l = c.latent)
+    bounds.latent = {c.heads,
+                     l->latent,
+                     l->nope,
+                     l->rope,
+                     l->value,
+                     scale,
+                     limits.deterministic ? limits.rows : absorbed_rows_max};
+  else
+    bounds.attention = {c.heads, c.kv_heads, c.head_dim, scale};
+  if (c.moe) {
+    bounds.experts = c.moe->routing.experts, bounds.experts_chosen = c.moe->routing.chosen;
+    bounds.expert_width = c.moe->width;
+    bounds.columns = std::max(bounds.columns, c.moe->width);
+  }
+  return bounds;
+}
+
 Forward::Layer Forward::adopt(const model::LayerWeights& w) {
   const auto one = [&](const model::Tensor& t) { return t.shape.empty() ? Weight{} : backend_.adopt(t); };
   const auto maybe = [&](const std::optional<model::Tensor>& t) {
@@ -68,11 +94,10 @@ Forward::Layer Forward::adopt(const model::LayerWeights& w) {
 
 Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range,
                  const ForwardLimits& limits, const std::function<void(int64_t, int64_t)>& progress)
-    : backend_(backend), config_(checkpoint.config()) {
-  const model::Config& c = config_;
-  const float scale = model::attention_scale(c);
-  eps_ = static_cast<float>(c.rms_eps);
-
+    : backend_(backend),
+      config_(checkpoint.config()),
+      bounds_(step_bounds(config_, range, limits)),
+      eps_(static_cast<float>(config_.rms_eps)) {
   const model::StageWeights weights = checkpoint.stage(range);
   for (const model::LayerWeights& w : weights.layers) {
     layers_.push_back(adopt(w));
@@ -89,21 +114,12 @@ Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::L
     if (width == 0) return RowBuffer{};
     return RowBuffer{backend.allocate(static_cast<size_t>(limits.rows * width) * sizeof(float)), width};
   };
-  const ActivationWidths widths = activation_widths(c, range);
+  const ActivationWidths widths = activation_widths(config_, range);
   x_ = buffer(widths.hidden), delta_ = buffer(widths.hidden), h_ = buffer(widths.hidden);
   q_a_ = buffer(widths.q_a), q_ = buffer(widths.q), k_ = buffer(widths.k), v_ = buffer(widths.v);
   kv_a_ = buffer(widths.kv_a), attended_ = buffer(widths.attended), gated_ = buffer(widths.gated);
   logits_ = buffer(widths.logits);
-  if (const auto& l = c.latent)
-    latent_ = {c.heads,
-               l->latent,
-               l->nope,
-               l->rope,
-               l->value,
-               scale,
-               limits.deterministic ? limits.rows : absorbed_rows_max};
-  else
-    attention_ = {c.heads, c.kv_heads, c.head_dim, scale};
+  backend.reserve(bounds_);
 }
 
 void Forward::begin(std::span<const int32_t> ids) {
@@ -143,8 +159,8 @@ void Forward::grouped_attention(const Layer& layer, std::span<const SequenceRows
                             {&layer.v, pointer(layer.v_bias), v}};
   backend_.linear(h_.first(rows_), qkv);
   const HeadNorms norms{pointer(layer.q_norm), pointer(layer.k_norm), eps_};
-  backend_.rope_write(q, k, v, norms, attention_, sequences, cache);
-  backend_.attention(q, attention_, sequences, cache, attended_.first(rows_));
+  backend_.rope_write(q, k, v, norms, bounds_.attention, sequences, cache);
+  backend_.attention(q, bounds_.attention, sequences, cache, attended_.first(rows_));
 }
 
 void Forward::latent_attention(const Layer& layer, std::span<const SequenceRows> sequences,
@@ -163,9 +179,9 @@ void Forward::latent_attention(const Layer& layer, std::span<const SequenceRows>
     const Projection both[] = {{&layer.q, nullptr, q}, {&own.kv_a, nullptr, kv_a}};
     backend_.linear(h, both);
   }
-  backend_.latent_write(q, kv_a, own.kv_a_norm, inner_eps, latent_, sequences, cache);
+  backend_.latent_write(q, kv_a, own.kv_a_norm, inner_eps, bounds_.latent, sequences, cache);
   const LatentProjections projections{pointer(own.kv_b), pointer(own.k_b), pointer(own.v_b)};
-  backend_.latent_attention(q, projections, latent_, sequences, cache, attended_.first(rows_));
+  backend_.latent_attention(q, projections, bounds_.latent, sequences, cache, attended_.first(rows_));
 }
 
 void Forward::mlp(const Layer& layer) {

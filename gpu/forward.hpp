@@ -16,6 +16,8 @@ namespace convoy::gpu {
 
 struct ForwardLimits {
   int64_t rows = 0;            // of one step: buffers are sized for it
+  int64_t context_tokens = 0;  // of one sequence
+  model::DType kv_type = model::DType::f32;
   bool deterministic = false;  // latent attention is always absorbed, however many rows a sequence brings
 };
 
@@ -26,10 +28,13 @@ struct ActivationWidths {
   int64_t sum() const { return 3 * hidden + q_a + q + k + v + kv_a + attended + gated + logits; }
 };
 ActivationWidths activation_widths(const model::Config& config, model::LayerRange range);
+/// What the range's operations get at most.
+StepBounds step_bounds(const model::Config& config, model::LayerRange range, const ForwardLimits& limits);
 
 class Forward {
  public:
-  /// Adopts the weights of the range. progress(done, total) in layers; may be empty.
+  /// Adopts the weights of the range, and takes all the memory that its steps will need. progress(done,
+  /// total) in layers; may be empty.
   Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range,
           const ForwardLimits& limits, const std::function<void(int64_t, int64_t)>& progress);
 
@@ -80,8 +85,7 @@ class Forward {
 
   Backend& backend_;
   model::Config config_;
-  AttentionShape attention_;
-  LatentShape latent_;
+  StepBounds bounds_;
   float eps_;
   std::vector<Layer> layers_;
   std::optional<Weight> embedding_, final_norm_, head_;

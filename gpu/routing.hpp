@@ -1,5 +1,6 @@
 #pragma once
 // Which experts a row goes to, from the router's scores: a pure function, the same for every backend.
+// Router is its form that allocates once.
 
 #include <cstdint>
 #include <span>
@@ -22,5 +23,22 @@ struct ExpertChoice {
 /// Of equals the lower number is chosen.
 std::vector<ExpertChoice> route(std::span<const float> logits, std::span<const float> bias,
                                 const model::Routing& routing);
+
+/// route() for row after row.
+class Router {
+ public:
+  /// Takes the memory for so many experts.
+  void reserve(int64_t experts);
+  /// Valid until the next call.
+  std::span<const ExpertChoice> route(std::span<const float> logits, std::span<const float> bias,
+                                      const model::Routing& routing);
+
+ private:
+  void choose_groups(const model::Routing& routing);
+
+  std::vector<float> scores_, compared_, worth_;
+  std::vector<int32_t> groups_, experts_;
+  std::vector<ExpertChoice> choices_;
+};
 
 }  // namespace convoy::gpu

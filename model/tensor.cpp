@@ -5,6 +5,8 @@
 #include <cassert>
 #include <cstring>
 
+#include "model/matrix_bytes.hpp"
+
 namespace convoy::model {
 
 namespace {
@@ -176,27 +178,33 @@ std::optional<uint64_t> byte_size(DType type, std::span<const int64_t> shape) {
 void dequantize_row(const Tensor& tensor, int64_t row, std::span<float> out) {
   assert(row >= 0 && row < tensor.rows());
   assert(static_cast<int64_t>(out.size()) == tensor.columns());
-  const DTypeInfo& element = info(tensor.type);
-  const size_t row_bytes = tensor.row_bytes();
-  assert((static_cast<size_t>(row) + 1) * row_bytes <= tensor.bytes.size());
-  const std::byte* block = tensor.bytes.data() + static_cast<size_t>(row) * row_bytes;
-  if (tensor.type == DType::f32) {
-    std::memcpy(out.data(), block, row_bytes);
-  } else if (tensor.type == DType::bf16) {
-    for (size_t i = 0; i < out.size(); ++i) out[i] = bf16_to_f32(load<uint16_t>(block + 2 * i));
+  assert((static_cast<size_t>(row) + 1) * tensor.row_bytes() <= tensor.bytes.size());
+  dequantize_row(MatrixBytes{tensor.type, tensor.columns(), tensor.bytes.data(),
+                             tensor.scales.empty() ? nullptr : tensor.scales.data()},
+                 row, out.data());
+}
+
+void dequantize_row(const MatrixBytes& m, int64_t row, float* out) {
+  const DTypeInfo& element = info(m.type);
+  const int64_t row_bytes = m.columns / element.block_values * element.block_bytes;
+  const std::byte* block = m.rows + row * row_bytes;
+  if (m.type == DType::f32) {
+    std::memcpy(out, block, static_cast<size_t>(row_bytes));
+  } else if (m.type == DType::bf16) {
+    for (int64_t i = 0; i < m.columns; ++i) out[i] = bf16_to_f32(load<uint16_t>(block + 2 * i));
   } else {
-    for (size_t i = 0; i < out.size(); i += element.block_values, block += element.block_bytes)
-      widen_block(tensor.type, block, out.data() + i);
+    for (int64_t i = 0; i < m.columns; i += element.block_values, block += element.block_bytes)
+      widen_block(m.type, block, out + i);
   }
-  if (tensor.scales.empty()) return;
-  if (tensor.type == DType::i8) {
-    const auto scale = load<float>(tensor.scales.data() + static_cast<size_t>(row) * sizeof(float));
-    for (float& value : out) value *= scale;
+  if (!m.scales) return;
+  constexpr auto scale_bytes = static_cast<int64_t>(sizeof(float));
+  if (m.type == DType::i8) {
+    const auto scale = load<float>(m.scales + row * scale_bytes);
+    for (int64_t i = 0; i < m.columns; ++i) out[i] *= scale;
     return;
   }
-  const std::byte* scales = tensor.scales.data() + row / fp8_block * fp8_blocks(tensor.columns()) *
-                                                       static_cast<int64_t>(sizeof(float));
-  for (size_t i = 0; i < out.size(); ++i) out[i] *= load<float>(scales + i / fp8_block * sizeof(float));
+  const std::byte* scales = m.scales + row / fp8_block * fp8_blocks(m.columns) * scale_bytes;
+  for (int64_t i = 0; i < m.columns; ++i) out[i] *= load<float>(scales + i / fp8_block * scale_bytes);
 }
 
 Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows) {

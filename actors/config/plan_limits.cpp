@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "gpu/forward.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
@@ -96,6 +97,24 @@ void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& ch
             std::to_string(bytes >> 20) + " MiB in each stage, more than the model's weights with " +
             std::to_string(weights >> 20) + " MiB",
         config.cluster.model, "set pipeline.context_tokens_max to the context that the model was made for");
+}
+
+StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                         model::LayerRange layers, int64_t rows) {
+  const model::Config& model = checkpoint.config();
+  const SchedulerLimits limits = scheduler_limits(config, model);
+  const model::DType kv_type = kv_type_named(config.stage.kv_type);
+  StageMemory memory;
+  memory.weights = model::stage_bytes(checkpoint, layers);
+  memory.kv = model::kv_bytes_per_token(model, layers.count(), kv_type) * limits.kv_blocks *
+              static_cast<uint64_t>(gpu::kv_block_tokens);
+  const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
+  memory.buffers =
+      static_cast<uint64_t>(rows * gpu::activation_widths(model, layers).sum() + rotations) * sizeof(float);
+  memory.scratch = gpu::cpu_scratch_bytes(
+      gpu::kernels_named(config.stage.kernels), static_cast<int>(stage_threads(config)),
+      gpu::step_bounds(model, layers, {rows, limits.context_tokens, kv_type, config.stage.deterministic}));
+  return memory;
 }
 
 std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,

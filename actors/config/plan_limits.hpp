@@ -38,6 +38,17 @@ void check_stages(const ClusterConfig& config, const model::Config& model);
 /// is too small to mean.
 void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& checkpoint);
 
+/// What a stage holds in memory once all of it was used, in bytes.
+struct StageMemory {
+  uint64_t weights = 0, kv = 0;
+  uint64_t buffers = 0;  // activations of a step, and the positions' rotations
+  uint64_t scratch = 0;  // what operations work in, on all threads
+  uint64_t sum() const { return weights + kv + buffers + scratch; }
+};
+/// Of a stage of these layers, whose steps have so many rows: SchedulerLimits::rows(), or fewer.
+StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                         model::LayerRange layers, int64_t rows);
+
 /// That the stages of the nodes on this machine need more memory than there is, with both numbers; or
 /// nothing. They start all the same: weights are mapped, and fetched from the disk again and again.
 std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,

@@ -5,7 +5,6 @@
 
 #include "gpu/cpu/fast.hpp"
 #include "gpu/cpu/float_math.hpp"
-#include "gpu/cpu/latent.hpp"
 #include "gpu/cpu/reference.hpp"
 #include "gpu/sampler.hpp"
 
@@ -17,6 +16,12 @@ void CpuBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t pos
   rope_.set(rope, head_dim, positions);
 }
 
+void CpuBackend::reserve(const StepBounds& bounds) {
+  scratch_.reserve(std::max(scratch_bytes(bounds), latent_scratch_bytes(bounds)));
+  each_room(bounds, TakeRoom());
+  experts_.reserve(bounds);
+}
+
 void CpuBackend::latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                               std::span<const SequenceRows> sequences, const KvLayer& kv) {
   gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
@@ -24,7 +29,7 @@ void CpuBackend::latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, 
 
 void CpuBackend::latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
                                   std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) {
-  gpu::latent_attention(pool_, q, projections, shape, sequences, kv, out);
+  gpu::latent_attention(pool_, scratch_, q, projections, shape, sequences, kv, out);
 }
 
 void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
@@ -57,6 +62,11 @@ std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads) {
   assert(threads >= 1);
   if (kernels == Kernels::reference) return make_reference_backend(threads);
   return make_fast_backend(threads);
+}
+
+uint64_t cpu_scratch_bytes(Kernels kernels, int threads, const StepBounds& bounds) {
+  return kernels == Kernels::reference ? reference_scratch_bytes(threads, bounds)
+                                       : fast_scratch_bytes(threads, bounds);
 }
 
 }  // namespace convoy::gpu

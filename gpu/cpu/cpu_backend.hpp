@@ -3,8 +3,12 @@
 // much of the interface is the same for both; so are rotation, latent attention, the choice of experts and
 // sampling, which are float32 arithmetic on either.
 
+#include <algorithm>
+
 #include "gpu/backend.hpp"
 #include "gpu/cpu/experts.hpp"
+#include "gpu/cpu/latent.hpp"
+#include "gpu/cpu/memory.hpp"
 #include "gpu/cpu/rope_table.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 
@@ -12,11 +16,12 @@ namespace convoy::gpu {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int threads) : pool_(threads) {}
+  explicit CpuBackend(int threads) : pool_(threads), scratch_(threads) {}
 
   void bind_thread() final { pool_.bind(); }
   Buffer allocate(size_t bytes) final;
   void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) final;
+  void reserve(const StepBounds& bounds) final;
   void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                     std::span<const SequenceRows> sequences, const KvLayer& kv) final;
   void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
@@ -28,11 +33,25 @@ class CpuBackend : public Backend {
   void wait() final {}
 
  protected:
+  /// Of each thread, in the operations that are not here.
+  virtual size_t scratch_bytes(const StepBounds& bounds) const = 0;
+  virtual void each_room(const StepBounds& bounds, TakeRoom take) = 0;
+
   ThreadPool pool_;
+  ThreadScratch scratch_;
   RopeTable rope_;
 
  private:
   ExpertRunner experts_;
 };
+
+/// What CpuBackend::reserve takes: `bytes` are a backend's own of each thread, OwnRooms its own rooms.
+template <class OwnRooms>
+uint64_t scratch_bytes_of(int threads, size_t bytes, const StepBounds& bounds) {
+  CountRoom shared;
+  OwnRooms().each(bounds, shared);
+  ExpertRooms().each(bounds, shared);
+  return shared.bytes + static_cast<uint64_t>(threads) * std::max(bytes, latent_scratch_bytes(bounds));
+}
 
 }  // namespace convoy::gpu

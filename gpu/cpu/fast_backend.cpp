@@ -1,11 +1,13 @@
 #include <algorithm>
+#include <array>
 #include <cassert>
+#include <numeric>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "gpu/cpu/cpu_backend.hpp"
 #include "gpu/cpu/fast.hpp"
+#include "gpu/cpu/fast_scratch.hpp"
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/kv_values.hpp"
@@ -22,8 +24,8 @@ constexpr int64_t rows_per_pass = 128;
 constexpr int64_t chunks_per_thread = 2;
 /// Rows that one chunk of an operation on single rows takes; fewer rows than two of these stay on the caller.
 constexpr int64_t rows_per_chunk = 16;
-/// Queries of one attention task: they share the keys that are in the first cache.
-constexpr int64_t queries_per_task = 24;
+/// Products of the same rows in one call: queries, keys and values.
+constexpr size_t projections_max = 3;
 
 bool quantized(model::DType type) { return model::info(type).block_values > 1; }
 
@@ -46,8 +48,7 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
 /// and values [64 tokens, kv_heads · head_dim].
 class FastBackend final : public CpuBackend {
  public:
-  FastBackend(const KernelTable& kernels, int threads)
-      : CpuBackend(threads), kernels_(kernels), scratch_(threads) {}
+  FastBackend(const KernelTable& kernels, int threads) : CpuBackend(threads), kernels_(kernels) {}
 
   // All tables give the same bits, so the instruction set is not part of the name.
   std::string_view variant() const override { return "cpu-int8"; }
@@ -67,33 +68,20 @@ class FastBackend final : public CpuBackend {
   void check_heads(int64_t head_dim) const override;
 
  private:
+  size_t scratch_bytes(const StepBounds& bounds) const override { return fast_thread_bytes(bounds); }
+  void each_room(const StepBounds& bounds, TakeRoom take) override { rooms_.each(bounds, take); }
+
   /// body(first, last) over ranges of rows, on several threads if there are many.
   template <class Body>
   void for_rows(int64_t rows, const Body& body);
   Activations activations(Rows h, bool quantize);
   void multiply(const Activations& x, std::span<const Part> parts);
   void norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const;
-  void widen(AttentionTask& task, const KvLayer& kv, float* to);
-  std::byte* scratch(int thread) { return scratch_[static_cast<size_t>(thread)].data(); }
-  void reserve_scratch(size_t bytes);
+  void widen(AttentionTask& task, const KvLayer& kv, const uint32_t* counting, float* to);
 
   const KernelTable& kernels_;
-  std::vector<std::vector<std::byte>> scratch_;  // of each thread
-
-  // Of the rows that the latest product read.
-  std::vector<int8_t> q_;
-  std::vector<float> d_, s_, head_rows_;
-  std::vector<int32_t> sum_;  // whole blocks', then their first halves', then their second
-  std::vector<Part> parts_;
-  std::vector<AttentionTask> tasks_;
-  std::vector<uint32_t> counting_;  // 0, 1, 2 …: the block table of a widened copy
+  FastRooms rooms_;
 };
-
-void FastBackend::reserve_scratch(size_t bytes) {
-  for (auto& s : scratch_) {
-    if (s.size() < bytes) s.resize(bytes);
-  }
-}
 
 template <class Body>
 void FastBackend::for_rows(int64_t rows, const Body& body) {
@@ -107,13 +95,7 @@ Weight FastBackend::adopt(const model::Tensor& tensor) {
   if (tensor.type == model::DType::i64)
     throw InputError("a weight of 64-bit integers", "fast CPU kernels",
                      "allowed: floats of 32, 16 and 8 bits, and all quantised types");
-  if (tensor.rows() == 1) {  // norms and biases are small and read by float kernels: widened once
-    Weight w{allocate(static_cast<size_t>(tensor.columns()) * sizeof(float)), model::DType::f32, 1,
-             tensor.columns()};
-    model::dequantize_row(tensor, 0, {static_cast<float*>(w.memory.get()), static_cast<size_t>(w.columns)});
-    return w;
-  }
-  return mapped_weight(tensor);
+  return adopt_weight(tensor);
 }
 
 void FastBackend::check_heads(int64_t head_dim) const {
@@ -126,16 +108,12 @@ void FastBackend::check_heads(int64_t head_dim) const {
 
 void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows x) {
   assert(static_cast<int64_t>(ids.size()) == x.rows && table.columns == x.width);
-  const WeightRows rows(table);
-  for (int64_t r = 0; r < x.rows; ++r) {
-    assert(ids[r] >= 0 && ids[r] < table.rows);
-    rows.read(ids[r], row_of(x, r));
-  }
+  for (int64_t r = 0; r < x.rows; ++r) read_row(table, ids[r], row_of(x, r));
 }
 
 void FastBackend::add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) {
-  assert(w.type == model::DType::f32 && w.columns == x.width);
-  const float* weight = static_cast<const float*>(w.data());
+  assert(w.columns == x.width);
+  const float* weight = vector_values(w);
   for_rows(x.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r)
       kernels_.add_norm(row_of(x, r), delta.data ? row_of(delta, r) : nullptr, weight, eps,
@@ -148,9 +126,9 @@ Activations FastBackend::activations(Rows h, bool quantize) {
   x.values = row_of(h, 0), x.rows = h.rows, x.columns = h.width;
   if (!quantize) return x;
   assert(h.width % 32 == 0);
-  const size_t values = static_cast<size_t>(h.rows * h.width), blocks = values / 32;
-  if (q_.size() < values) q_.resize(values), d_.resize(blocks), s_.resize(blocks), sum_.resize(3 * blocks);
-  x.q = q_.data(), x.d = d_.data(), x.s = s_.data(), x.sum = sum_.data();
+  const int64_t values = h.rows * h.width, blocks = values / 32;
+  x.q = rooms_.q.at_least(values), x.d = rooms_.d.at_least(blocks), x.s = rooms_.s.at_least(blocks);
+  x.sum = rooms_.sum.at_least(3 * blocks);
   x.sum_low = x.sum + blocks, x.sum_high = x.sum_low + blocks;
   for_rows(h.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels_.quantize_row(x, r);
@@ -160,7 +138,7 @@ Activations FastBackend::activations(Rows h, bool quantize) {
 
 /// Cuts (rows, outputs) of all parts into chunks: with few rows by outputs only, each weight being read once.
 void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
-  reserve_scratch(linear_scratch_bytes(x.columns));
+  scratch_.reserve(linear_scratch_bytes(x.columns));
   int64_t tiles = 0;
   for (const Part& p : parts) tiles += (p.product.outputs + output_tile - 1) / output_tile;
   const int64_t passes = (x.rows + rows_per_pass - 1) / rows_per_pass;
@@ -173,7 +151,7 @@ void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
   const auto run = [&](Product product, int64_t first, int64_t row, int64_t rows, int thread) {
     product.out += row * product.outputs;
     const int64_t last = std::min(product.outputs, first + chunk_outputs);
-    kernels_.linear(product, first, last, rows_from(x, row, rows), scratch(thread));
+    kernels_.linear(product, first, last, rows_from(x, row, rows), scratch_.of(thread));
   };
   pool_.parallel_for(chunks * passes, [&](int64_t chunk, int thread) {
     const int64_t row = chunk / chunks * rows_per_pass, rows = std::min(rows_per_pass, x.rows - row);
@@ -194,46 +172,43 @@ void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
 }
 
 Product product_of(const Weight& w, const Weight* bias, Rows out, bool gate) {
-  assert(out.width == w.rows && (!bias || (bias->type == model::DType::f32 && bias->columns == w.rows)));
+  assert(out.width == w.rows && (!bias || bias->columns == w.rows));
   const int64_t row_bytes = w.columns / model::info(w.type).block_values * model::info(w.type).block_bytes;
-  return {w.type,
-          static_cast<const std::byte*>(w.data()),
-          row_bytes,
-          w.rows,
-          bias ? static_cast<const float*>(bias->data()) : nullptr,
-          row_of(out, 0),
+  return {w.type, static_cast<const std::byte*>(w.data()), row_bytes,
+          w.rows, bias ? vector_values(*bias) : nullptr,   row_of(out, 0),
           gate};
 }
 
 void FastBackend::linear(Rows h, std::span<const Projection> projections) {
   if (h.rows == 0) return;
-  parts_.clear();
+  std::array<Part, projections_max> parts;
+  size_t count = 0;
   bool quantize = false;
   for (const Projection& p : projections) {
     assert(p.weight->columns == h.width && p.out.rows == h.rows);
     if (p.weight->scales) {
-      gpu::multiply(pool_, h, *p.weight, p.bias, p.out);
+      gpu::multiply(pool_, scratch_, h, *p.weight, p.bias, p.out);
       continue;
     }
-    parts_.push_back({product_of(*p.weight, p.bias, p.out, false), std::nullopt});
+    assert(count < parts.size());
+    parts[count++] = {product_of(*p.weight, p.bias, p.out, false), std::nullopt};
     quantize |= quantized(p.weight->type);
   }
-  if (!parts_.empty()) multiply(activations(h, quantize), parts_);
+  if (count > 0) multiply(activations(h, quantize), std::span(parts).first(count));
 }
 
 void FastBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) {
   if (h.rows == 0) return;
   assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && out.rows == h.rows);
-  if (gate.scales || up.scales) return gpu::gated_linear(pool_, h, gate, up, out);
-  parts_.assign(1, {product_of(gate, nullptr, out, false), product_of(up, nullptr, out, true)});
-  multiply(activations(h, quantized(gate.type) || quantized(up.type)), parts_);
+  if (gate.scales || up.scales) return gated_multiply(pool_, scratch_, h, gate, up, out);
+  const Part part[] = {{product_of(gate, nullptr, out, false), product_of(up, nullptr, out, true)}};
+  multiply(activations(h, quantized(gate.type) || quantized(up.type)), part);
 }
 
 void FastBackend::norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const {
   if (!norm) return;
-  assert(norm->type == model::DType::f32);
   const int64_t width = norm->columns;
-  const float* weight = static_cast<const float*>(norm->data());
+  const float* weight = vector_values(*norm);
   for (float* head = heads; head < heads + count * width; head += width)
     kernels_.add_norm(head, nullptr, weight, eps, head, width);
 }
@@ -263,21 +238,22 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
   }
 }
 
-/// Lets a task read a narrow cache: a float32 copy of the blocks that it needs of its key head, in `to`.
-void FastBackend::widen(AttentionTask& t, const KvLayer& kv, float* to) {
+/// Lets a task read a narrow cache: a float32 copy of the blocks that it needs of its key head, in `to`, with
+/// 0, 1, 2 … for a block table.
+void FastBackend::widen(AttentionTask& t, const KvLayer& kv, const uint32_t* counting, float* to) {
   const int64_t d = t.head_dim, offset = t.key_offset, width = kv.streams[0].width;
   const int64_t keys = t.first_position + t.queries / t.group;
   const int64_t blocks = kv_blocks_for(keys);
   float* values = to + blocks * d * kv_block_tokens;
   for (int64_t b = 0; b < blocks; ++b) {
-    KvPlace from = KvPlace::first_in(t.blocks, b), copy = KvPlace::first_in(counting_.data(), b);
+    KvPlace from = KvPlace::first_in(t.blocks, b), copy = KvPlace::first_in(counting, b);
     load_kv(kv_at(kv.streams[0].memory.get(), kv.type, from.by_value(width, offset)), d * kv_block_tokens,
             kv.type, to + copy.by_value(d));
     for (; from.token < kv_block_tokens; ++from.token, ++copy.token)
       load_kv(kv_at(kv.streams[1].memory.get(), kv.type, from.by_token(width, offset)), d, kv.type,
               values + copy.by_token(d));
   }
-  t.keys = to, t.values = values, t.width = d, t.blocks = counting_.data();
+  t.keys = to, t.values = values, t.width = d, t.blocks = counting;
 }
 
 void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -286,11 +262,13 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
   if (d % output_tile != 0)
     throw InputError("heads of " + std::to_string(d) + " dimensions", "fast CPU kernels",
                      "they take multiples of 16; use the reference kernels");
-  tasks_.clear();
+  int64_t rows_all = 0, count = 0;
+  for (const SequenceRows& s : sequences) rows_all += s.rows;
+  AttentionTask* const tasks = rooms_.tasks.at_least(rows_all * shape.heads);
   const bool narrow = kv.type != model::DType::f32;
-  int64_t scores_max = 0, keys_max = 0;
+  AttentionScratch scratch{0, 0, d, narrow};
   for (const SequenceRows& s : sequences) {
-    const int64_t rows_max = std::max<int64_t>(1, queries_per_task / group);
+    const int64_t rows_max = rows_per_task(group);
     // A single row is cut by query head, so that few key heads still occupy all threads.
     const int64_t heads = s.rows == 1 && pool_.threads() > 1 ? 1 : group;
     for (int64_t first = 0; first < s.rows; first += rows_max) {
@@ -311,20 +289,20 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
               static_cast<const float*>(kv.streams[1].memory.get()) + KvPlace().by_token(t.width, offset);
         }
         const int64_t keys = kv_blocks_for(t.first_position + rows) * kv_block_tokens;
-        scores_max = std::max(scores_max, t.queries * (keys + 1));
-        keys_max = std::max(keys_max, keys);
-        tasks_.push_back(t);
+        scratch.queries = std::max(scratch.queries, t.queries), scratch.keys = std::max(scratch.keys, keys);
+        tasks[count++] = t;
       }
     }
   }
-  while (narrow && static_cast<int64_t>(counting_.size()) < keys_max / kv_block_tokens)
-    counting_.push_back(static_cast<uint32_t>(counting_.size()));
-  reserve_scratch(static_cast<size_t>(scores_max + (narrow ? 2 * keys_max * d : 0)) * sizeof(float));
-  pool_.parallel_for(static_cast<int64_t>(tasks_.size()), [&](int64_t i, int thread) {
-    AttentionTask t = tasks_[static_cast<size_t>(i)];
-    t.inverse = reinterpret_cast<float*>(scratch(thread));
+  const int64_t counted = narrow ? scratch.keys / kv_block_tokens : 0;
+  uint32_t* const counting = rooms_.counting.at_least(counted);
+  std::iota(counting, counting + counted, 0u);
+  scratch_.reserve(scratch.bytes());
+  pool_.parallel_for(count, [&](int64_t i, int thread) {
+    AttentionTask t = tasks[i];
+    t.inverse = scratch_.floats_of(thread);
     t.scores = t.inverse + t.queries;
-    if (narrow) widen(t, kv, t.inverse + scores_max);
+    if (narrow) widen(t, kv, counting, t.inverse + scratch.scores());
     kernels_.attention(t);
   });
 }
@@ -333,12 +311,11 @@ void FastBackend::head(Rows x, Rows delta, const Weight& norm, float eps, const 
                        std::span<const int32_t> rows, Rows logits) {
   const int64_t count = static_cast<int64_t>(rows.size()), n = x.width;
   if (count == 0) return;
-  head_rows_.resize(static_cast<size_t>(2 * count * n));
-  const Rows sums{head_rows_.data(), count, n}, h{head_rows_.data() + count * n, count, n};
+  const Rows h{rooms_.head_rows.at_least(count * n), count, n};
   for (int64_t i = 0; i < count; ++i) {
-    std::copy_n(row_of(x, rows[i]), n, row_of(sums, i));
-    kernels_.add_norm(row_of(sums, i), delta.data ? row_of(delta, rows[i]) : nullptr,
-                      static_cast<const float*>(norm.data()), eps, row_of(h, i), n);
+    float* const row = row_of(h, i);
+    std::copy_n(row_of(x, rows[i]), n, row);
+    kernels_.add_norm(row, delta.data ? row_of(delta, rows[i]) : nullptr, vector_values(norm), eps, row, n);
   }
   const Projection projection[] = {{&head, nullptr, logits}};
   linear(h, projection);
@@ -356,6 +333,10 @@ std::unique_ptr<Backend> make_fast_backend(int threads) {
     throw InputError("this processor has neither AVX2 with FMA and F16C nor AVX-512 VNNI", "fast CPU kernels",
                      "use the reference kernels");
   return make_fast_backend(*kernels, threads);
+}
+
+uint64_t fast_scratch_bytes(int threads, const StepBounds& bounds) {
+  return scratch_bytes_of<FastRooms>(threads, fast_thread_bytes(bounds), bounds);
 }
 
 }  // namespace convoy::gpu

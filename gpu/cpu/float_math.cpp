@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <cstdlib>
 
-#include "model/out_of_memory.hpp"
+#include "model/matrix_bytes.hpp"
 
 // One function compiled for several instruction sets, chosen when the program starts. Nothing is fused (see
 // CMakeLists.txt) and lanes are added in one order, so all of them give the same bits. Sanitizers run before
@@ -50,44 +49,68 @@ float exponentials(std::span<float> values) {
   return sum;
 }
 
-WeightRows::WeightRows(const Weight& weight) : values_(static_cast<size_t>(weight.columns)) {
-  tensor_.type = weight.type;
-  tensor_.shape = {weight.rows, weight.columns};
-  tensor_.bytes = {static_cast<const std::byte*>(weight.data()),
-                   static_cast<size_t>(weight.rows) * tensor_.row_bytes()};
-  if (!weight.scales) return;
-  tensor_.scales = {static_cast<const std::byte*>(weight.scales.get()),
-                    model::scale_count(weight.type, weight.rows, weight.columns) * sizeof(float)};
+void read_row(const Weight& weight, int64_t r, float* to) {
+  assert(r >= 0 && r < weight.rows);
+  model::dequantize_row(
+      model::MatrixBytes{weight.type, weight.columns, static_cast<const std::byte*>(weight.data()),
+                         static_cast<const std::byte*>(weight.scales.get())},
+      r, to);
 }
 
-void multiply(ThreadPool& pool, Rows h, const Weight& weight, const Weight* bias, Rows out) {
-  assert(weight.columns == h.width && weight.rows == out.width && h.rows == out.rows);
-  std::vector<float> biases(static_cast<size_t>(weight.rows), 0.0f);
-  if (bias) {
-    assert(bias->columns == weight.rows);
-    WeightRows(*bias).read(0, biases.data());
-  }
+namespace {
+
+/// Calls use(output, its thread's scratch) for all outputs of a product.
+template <class Use>
+void for_outputs(ThreadPool& pool, ThreadScratch& scratch, int64_t outputs, int64_t columns, const Use& use) {
   constexpr int64_t outputs_per_chunk = 32;
-  pool.parallel_for((weight.rows + outputs_per_chunk - 1) / outputs_per_chunk, [&](int64_t chunk, int) {
-    WeightRows rows(weight);
-    const int64_t end = std::min(weight.rows, (chunk + 1) * outputs_per_chunk);
-    for (int64_t o = chunk * outputs_per_chunk; o < end; o++) {
-      const float* w = rows.row(o);
-      for (int64_t r = 0; r < h.rows; r++) row_of(out, r)[o] = dot(row_of(h, r), w, h.width) + biases[o];
+  scratch.reserve(multiply_scratch_bytes(columns));
+  pool.parallel_for((outputs + outputs_per_chunk - 1) / outputs_per_chunk, [&](int64_t chunk, int thread) {
+    const int64_t end = std::min(outputs, (chunk + 1) * outputs_per_chunk);
+    for (int64_t o = chunk * outputs_per_chunk; o < end; o++) use(o, scratch.floats_of(thread));
+  });
+}
+
+}  // namespace
+
+void multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& weight, const Weight* bias,
+              Rows out) {
+  assert(weight.columns == h.width && weight.rows == out.width && h.rows == out.rows);
+  assert(!bias || bias->columns == weight.rows);
+  const float* const biases = bias ? vector_values(*bias) : nullptr;
+  for_outputs(pool, scratch, weight.rows, h.width, [&](int64_t o, float* w) {
+    read_row(weight, o, w);
+    const float added = biases ? biases[o] : 0.0f;
+    for (int64_t r = 0; r < h.rows; r++) row_of(out, r)[o] = dot(row_of(h, r), w, h.width) + added;
+  });
+}
+
+void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& gate, const Weight& up,
+                    Rows out) {
+  assert(gate.columns == h.width && up.columns == h.width && h.rows == out.rows);
+  assert(gate.rows == out.width && up.rows == out.width);
+  for_outputs(pool, scratch, out.width, h.width, [&](int64_t o, float* w) {
+    float* const w_up = w + h.width;
+    read_row(gate, o, w), read_row(up, o, w_up);
+    for (int64_t r = 0; r < h.rows; r++) {
+      const float gated = dot(row_of(h, r), w, h.width), value = dot(row_of(h, r), w_up, h.width);
+      row_of(out, r)[o] = gated / (1.0f + std::exp(-gated)) * value;
     }
   });
 }
 
-void gated_linear(ThreadPool& pool, Rows h, const Weight& gate, const Weight& up, Rows out) {
-  std::vector<float> up_values(static_cast<size_t>(out.rows * out.width));
-  multiply(pool, h, gate, nullptr, out);
-  multiply(pool, h, up, nullptr, {up_values.data(), out.rows, out.width});
-  float* gated = row_of(out, 0);
-  for (size_t i = 0; i < up_values.size(); i++)
-    gated[i] = gated[i] / (1.0f + std::exp(-gated[i])) * up_values[i];
+const float* vector_values(const Weight& weight) {
+  assert(weight.type == model::DType::f32 && weight.rows == 1);
+  return static_cast<const float*>(weight.data());
 }
 
-Weight mapped_weight(const model::Tensor& tensor) {
+Weight adopt_weight(const model::Tensor& tensor) {
+  if (tensor.rows() == 1) {
+    Weight vector{allocate_aligned(static_cast<size_t>(tensor.columns()) * sizeof(float)), model::DType::f32,
+                  1, tensor.columns()};
+    model::dequantize_row(tensor, 0,
+                          {static_cast<float*>(vector.memory.get()), static_cast<size_t>(vector.columns)});
+    return vector;
+  }
   const auto in_place = [](std::span<const std::byte> bytes, std::shared_ptr<const model::Mapping> owner) {
     return Buffer(std::const_pointer_cast<model::Mapping>(std::move(owner)),
                   const_cast<std::byte*>(bytes.data()));
@@ -95,14 +118,6 @@ Weight mapped_weight(const model::Tensor& tensor) {
   Weight weight{in_place(tensor.bytes, tensor.owner), tensor.type, tensor.rows(), tensor.columns()};
   if (!tensor.scales.empty()) weight.scales = in_place(tensor.scales, tensor.scales_owner);
   return weight;
-}
-
-Buffer allocate_aligned(size_t bytes) {
-  constexpr size_t alignment = 64;
-  void* memory =
-      std::aligned_alloc(alignment, (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment);
-  if (!memory) throw OutOfMemory(bytes);
-  return Buffer(memory, std::free);
 }
 
 }  // namespace convoy::gpu

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "gpu/backend.hpp"
+#include "gpu/cpu/memory.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 
 namespace convoy::gpu {
@@ -22,34 +22,24 @@ void rms_norm(const float* x, const float* w, int64_t n, float eps, float* h);
 /// Values become e^(value − largest); returns their sum.
 float exponentials(std::span<float> values);
 
-/// Reads rows of a weight as float32.
-class WeightRows {
- public:
-  explicit WeightRows(const Weight& weight);
-  /// Valid until the next call.
-  const float* row(int64_t r) {
-    read(r, values_.data());
-    return values_.data();
-  }
-  void read(int64_t r, float* to) const {
-    model::dequantize_row(tensor_, r, {to, static_cast<size_t>(tensor_.columns())});
-  }
+/// Row r of a weight as float32.
+void read_row(const Weight& weight, int64_t r, float* to);
 
- private:
-  model::Tensor tensor_;
-  std::vector<float> values_;
-};
-
+/// Scratch of each thread for the next two, with rows of so many columns.
+inline size_t multiply_scratch_bytes(int64_t columns) {
+  return static_cast<size_t>(2 * columns) * sizeof(float);
+}
 /// out[r][o] = h[r] · weight[o] (+ bias[o])
-void multiply(ThreadPool& pool, Rows h, const Weight& weight, const Weight* bias, Rows out);
-
+void multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& weight, const Weight* bias,
+              Rows out);
 /// out = silu(h · gateᵀ) ⊙ (h · upᵀ)
-void gated_linear(ThreadPool& pool, Rows h, const Weight& gate, const Weight& up, Rows out);
+void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& gate, const Weight& up,
+                    Rows out);
 
-/// A weight in place, without a copy: the mapping is read-only and never written.
-Weight mapped_weight(const model::Tensor& tensor);
-/// From the kernel as untouched pages if large, so a KV pool costs memory only where it is used. Aligned
-/// to 64.
-Buffer allocate_aligned(size_t bytes);
+/// The values of a vector that adopt_weight took.
+const float* vector_values(const Weight& weight);
+/// A matrix in place, without a copy: the mapping is read-only and never written. A vector (norms and biases
+/// are small, and read whole for each row) as a float32 copy.
+Weight adopt_weight(const model::Tensor& tensor);
 
 }  // namespace convoy::gpu

@@ -3,6 +3,7 @@
 // cache has one entry of latent + rope values for each token.
 
 #include "gpu/backend.hpp"
+#include "gpu/cpu/memory.hpp"
 #include "gpu/cpu/rope_table.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 
@@ -11,7 +12,9 @@ namespace convoy::gpu {
 void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv, const RopeTable& rope);
 
-void latent_attention(ThreadPool& pool, Rows q, const LatentProjections& projections,
+/// Scratch of each thread for the next one.
+size_t latent_scratch_bytes(const StepBounds& bounds);
+void latent_attention(ThreadPool& pool, ThreadScratch& scratch, Rows q, const LatentProjections& projections,
                       const LatentShape& shape, std::span<const SequenceRows> sequences, const KvLayer& kv,
                       Rows out);
 

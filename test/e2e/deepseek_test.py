@@ -84,7 +84,7 @@ class RandomModel(unittest.TestCase):
                 rows = self.SMALL["prefill_tokens_per_step"] + self.SMALL["sequences_max"] + 1
                 inspect = subprocess.run(
                     [BINARY, "inspect", model, "--stage", layers, "--kv-type", "f32", "--json",
-                     "--kv-tokens", str(self.SMALL["kv_tokens"]), "--rows", str(rows),
+                     "--kv-tokens", str(self.SMALL["kv_tokens"]), "--rows", str(rows), "--threads", "2",
                      "--context", str(self.SMALL["context_tokens_max"])],
                     check=True, capture_output=True, text=True, timeout=10)
                 predicted = json.loads(inspect.stdout)["stage"]["resident_bytes"]

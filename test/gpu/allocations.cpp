@@ -1,0 +1,164 @@
+// A step works in memory that was taken before: nothing is allocated on its way through the layers, and what
+// is taken before is what `convoy inspect` counts.
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+#include "gpu/forward.hpp"
+#include "gpu/kv_pool.hpp"
+#include "test/gpu/tiny_model.hpp"
+
+using namespace convoy;
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+using model::DType;
+
+namespace {
+
+/// Counts the program's allocations while it lives: all of them, or those of other threads than its own.
+class Allocations {
+ public:
+  enum class Of : uint8_t { all_threads, other_threads };
+  explicit Allocations(Of of) {
+    count_ = 0, bytes_ = 0;
+    own_ = of == Of::other_threads ? std::this_thread::get_id() : std::thread::id();
+    counting_ = true;
+  }
+  ~Allocations() { counting_ = false; }
+  size_t count() const { return count_; }
+  size_t bytes() const { return bytes_; }
+
+  static void* allocate(size_t bytes, size_t alignment) {
+    if (counting_ && std::this_thread::get_id() != own_) count_++, bytes_ += bytes;
+    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+  }
+
+ private:
+  static inline std::atomic<bool> counting_ = false;
+  static inline std::thread::id own_;
+  static inline std::atomic<size_t> count_ = 0, bytes_ = 0;
+};
+
+}  // namespace
+
+void* operator new(size_t bytes) { return Allocations::allocate(bytes, alignof(std::max_align_t)); }
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return Allocations::allocate(bytes, static_cast<size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace {
+
+constexpr int threads = 3;
+
+struct Case {
+  Tiny kind;
+  DType weights, kv;
+  bool deterministic = false;
+};
+constexpr Case cases[] = {
+    {Tiny::llama, DType::q8_0, DType::f32},    {Tiny::qwen2, DType::bf16, DType::bf16},
+    {Tiny::deepseek, DType::bf16, DType::f16}, {Tiny::deepseek, DType::q4_0, DType::f32, true},
+    {Tiny::llama, DType::f8_e4m3, DType::f16},
+};
+
+void for_each_case(auto body) {
+  for (const Kernels kernels : {Kernels::reference, Kernels::fast}) {
+    const BackendChoice choice{kernels, threads};
+    for (const Case& c : cases) BOOST_TEST_CONTEXT(choice.name() << ", case " << &c - cases) {
+        try {
+          choice.make();
+        } catch (const InputError& e) {
+          BOOST_TEST_MESSAGE("without: " << e.what());
+          continue;
+        }
+        body(choice, c);
+      }
+  }
+}
+
+/// Slot s has the blocks 8s, 8s + 1, …, enough for the context.
+std::vector<BlockChange> blocks_of(uint32_t slot) {
+  std::vector<BlockChange> changes;
+  for (uint32_t i = 0; i < 8; i++) changes.push_back({slot, i, 8 * slot + i});
+  return changes;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(bodies_of_loops_allocate_nothing) {
+  for_each_case([](const BackendChoice& choice, const Case& c) {
+    const auto checkpoint = std::make_shared<TinyCheckpoint>(c.weights, c.kind);
+    EngineLimits limits = tiny_limits;
+    limits.kv_type = c.kv, limits.deterministic = c.deterministic;
+    Engine engine(choice.make(), checkpoint, {0, 2}, limits);
+    StepPlan prompts;
+    for (uint32_t slot = 0; slot < 2; slot++) {
+      prompts.starts.push_back({slot, 400, {}});
+      for (const BlockChange& change : blocks_of(slot)) prompts.block_changes.push_back(change);
+    }
+    prompts.sequences = {{0, 0, std::vector<int32_t>(400, 7), 1}, {1, 0, std::vector<int32_t>(100, 9), 3}};
+    StepPlan decode;
+    decode.sequences = {{0, 400, {3}, 1}, {1, 100, {4}, 1}};
+    const Allocations of_workers(Allocations::Of::other_threads);  // which run nothing but bodies
+    engine.run(prompts, {});
+    engine.run(decode, {});
+    BOOST_TEST(of_workers.count() == 0u);
+  });
+}
+
+BOOST_AUTO_TEST_CASE(a_forward_pass_allocates_nothing_from_the_first_step_on) {
+  for_each_case([](const BackendChoice& choice, const Case& c) {
+    const TinyCheckpoint checkpoint(c.weights, c.kind);
+    const model::Config& config = checkpoint.config();
+    const auto backend = choice.make();
+    constexpr int64_t rows = 400, context = 512;
+    Forward forward(*backend, checkpoint, {0, 2}, {rows, context, c.kv, c.deterministic}, {});
+    KvPool kv(*backend, config.layers, model::cache_streams(config), c.kv, 24, 3, context);
+    backend->set_rope(config.rope, config.head_dim, context);
+    for (uint32_t slot = 0; slot < 3; slot++)
+      for (const BlockChange& change : blocks_of(slot)) kv.map(change);
+
+    using Step = std::vector<SequenceRows>;
+    const auto part = [&](uint32_t slot, int64_t row, int64_t count, int64_t first) {
+      return SequenceRows{row, count, first, kv.table(slot, first + count)};
+    };
+    const Step steps[] = {{part(0, 0, rows, 0)},                         // one long prompt
+                          {part(0, 0, 112, 400), part(1, 112, 288, 0)},  // to the end of the context
+                          {part(0, 0, 1, 511), part(1, 1, 1, 288), part(2, 2, 70, 0)}};
+    for (const Step& step : steps) {
+      std::vector<int32_t> ids(static_cast<size_t>(step.back().first_row + step.back().rows), 5), all;
+      for (size_t i = 0; i < ids.size(); i++) all.push_back(static_cast<int32_t>(i));
+      const Allocations any(Allocations::Of::all_threads);
+      forward.begin(ids);
+      forward.layers(step, kv);
+      forward.logits(all);
+      const size_t count = any.count();
+      BOOST_TEST(count == 0u, count << " allocations in the step of " << ids.size() << " rows");
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(what_a_backend_reserves_is_what_is_counted) {
+  for_each_case([](const BackendChoice& choice, const Case& c) {
+    const TinyCheckpoint checkpoint(c.weights, c.kind);
+    for (const int64_t context : {64, 512}) {
+      const StepBounds bounds =
+          step_bounds(checkpoint.config(), {0, 2}, {300, context, c.kv, c.deterministic});
+      const auto backend = choice.make();
+      const Allocations taken(Allocations::Of::all_threads);
+      backend->reserve(bounds);
+      const size_t bytes = taken.bytes();
+      const uint64_t counted = cpu_scratch_bytes(choice.kernels, threads, bounds);
+      BOOST_TEST(bytes >= counted);
+      BOOST_TEST(bytes < counted + 4096, bytes << " bytes taken, " << counted << " counted");
+    }
+  });
+}
