@@ -4,6 +4,7 @@
 
 #include <boost/json.hpp>
 
+#include "actors/config/placement.hpp"
 #include "actors/process/log.hpp"
 
 namespace convoy::actors {
@@ -57,16 +58,6 @@ json::array stages_json(const msg::PipelineState::Reader& pipeline) {
 }
 
 }  // namespace
-
-std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes) {
-  std::vector<StagePlacement> placements;
-  uint32_t next = 0;
-  for (const NodeConfig& n : nodes) {
-    placements.push_back({n.name, next, n.stages});
-    next += n.stages;
-  }
-  return placements;
-}
 
 std::string status_json(const NodeOptions& options, const NodeState& state, bool pipeline_fresh) {
   json::object status{

@@ -12,13 +12,6 @@
 
 namespace convoy::actors {
 
-/// Which node runs which stages: instances are numbered over the nodes in the order of the configuration.
-struct StagePlacement {
-  std::string node;
-  uint32_t first = 0, count = 0;
-};
-std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes);
-
 /// What the node actor knows of things that are not actors. Null on nodes that are not the head.
 struct NodeFacts {
   std::function<std::string()> gateway_url;

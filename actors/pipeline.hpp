@@ -36,9 +36,6 @@ struct PipelinePeers {
   std::shared_ptr<prometheus::Registry> metrics;
 };
 
-/// Layers of stage `index` of `stages`: even, the first ones take the remainder. {first, last}, inclusive.
-std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index);
-
 struct PipelineData;
 struct PipelineStateHolder {
   std::unique_ptr<PipelineData> data;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "actors/config/placement.hpp"
 #include "actors/pipeline_impl.hpp"
 #include "actors/process/log.hpp"
 
@@ -24,13 +25,6 @@ std::string reason_of(const caf::error& reason, const caf::actor_system& system)
 }
 
 }  // namespace
-
-std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index) {
-  assert(stages > 0 && index < stages && layers >= stages);
-  const uint32_t each = static_cast<uint32_t>(layers) / stages, more = static_cast<uint32_t>(layers) % stages;
-  const uint32_t first = index * each + std::min(index, more);
-  return {first, first + each + (index < more ? 1 : 0) - 1};
-}
 
 // ---- stages ----
 

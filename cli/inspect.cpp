@@ -12,6 +12,7 @@
 #include "cli/model_option.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::cli {
 
@@ -31,6 +32,7 @@ struct InspectOptions {
 struct StageNeeds {
   model::LayerRange range;
   actors::StageMemory memory;
+  model::MemoryLimit limit;  // of what runs here
 };
 
 model::LayerRange parse_range(const std::string& text, int64_t layers) {
@@ -57,7 +59,7 @@ StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions
   const model::LayerRange range = parse_range(options.stage, checkpoint.config().layers);
   const int64_t rows =
       options.rows > 0 ? options.rows : actors::scheduler_limits(cluster, checkpoint.config()).rows();
-  return {range, actors::stage_memory(cluster, checkpoint, range, rows)};
+  return {range, actors::stage_memory(cluster, checkpoint, range, rows), model::memory_limit()};
 }
 
 json::array to_json(const std::vector<std::pair<int32_t, std::string>>& ends) {
@@ -91,7 +93,7 @@ json::object to_json(const StageNeeds& needs) {
   return {{"first_layer", needs.range.first}, {"last_layer", needs.range.last},
           {"weights_bytes", memory.weights},  {"kv_bytes", memory.kv},
           {"buffer_bytes", memory.buffers},   {"scratch_bytes", memory.scratch},
-          {"resident_bytes", memory.sum()}};
+          {"resident_bytes", memory.sum()},   {"memory_limit_bytes", needs.limit.bytes}};
 }
 
 /// "671.0 B" parameters, "1.50 GB": three digits at least, and the giga without a unit as people write it.
@@ -150,6 +152,10 @@ void print(const StageNeeds& needs) {
   print_line("  buffers", bytes(needs.memory.buffers));
   print_line("  scratch", bytes(needs.memory.scratch));
   print_line("  resident", bytes(needs.memory.sum()));
+  if (needs.limit.bytes > 0)
+    print_line("  allowed here", bytes(needs.limit.bytes) + " (" + needs.limit.set_by + ")");
+  if (const auto warning = actors::memory_warning("it", needs.memory, needs.limit))
+    print_line("  warning", *warning);
 }
 
 int run_inspect(const InspectOptions& options) {

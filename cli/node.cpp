@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 
+#include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/node.hpp"
 #include "actors/process/log.hpp"
@@ -22,8 +23,10 @@
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
 #include "cli/unavailable.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::cli {
 
@@ -96,6 +99,19 @@ class NodeProcess {
                                          {"gateway.connections_max", config_.gateway.connections_max},
                                          {"wanted", wanted},
                                          {"mend", "raise the limit (ulimit -Hn), or lower connections_max"}});
+  }
+
+  void check_memory() const {
+    if (here_.stages == 0) return;
+    std::shared_ptr<const model::Checkpoint> checkpoint;
+    try {
+      checkpoint = model::Checkpoint::open(config_.cluster.model);
+      actors::check_stages(config_, checkpoint->config());
+    } catch (const InputError& e) {  // the stages end with it, too
+      return log::warn("node.memory_unknown", {{"reason", e.what()}});
+    }
+    if (const auto warning = actors::memory_warning(config_, *checkpoint, {name_}, model::memory_limit()))
+      log::warn("node.little_memory", {{"reason", *warning}});
   }
 
   uint16_t listen() {
@@ -199,6 +215,7 @@ class NodeProcess {
     for (const auto& placement : actors::place_stages(config_.cluster.nodes))
       if (placement.node == name_)
         for (uint32_t i = 0; i < placement.count; ++i) supervisor_->keep(placement.first + i);
+    check_memory();
   }
 
   actors::Program stage_program(uint32_t instance, uint64_t incarnation) const {

@@ -23,7 +23,7 @@
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
-#include "model/mapping.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::cli {
 
@@ -114,7 +114,9 @@ class Start {
     const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
     actors::check_stages(checked, checkpoint->config());
     actors::check_rotary_table(checked, *checkpoint);
-    if (const auto warning = actors::memory_warning(checked, *checkpoint, model::memory_available_bytes()))
+    std::vector<std::string> nodes;  // all are started here
+    for (const auto& node : checked.cluster.nodes) nodes.push_back(node.name);
+    if (const auto warning = actors::memory_warning(checked, *checkpoint, nodes, model::memory_limit()))
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }
 

@@ -8,11 +8,10 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <limits>
 #include <system_error>
 
 #include "model/error.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::model {
 
@@ -95,14 +94,6 @@ void Mapping::forget(std::span<const std::byte> part) const {
   advise(part, {MADV_DONTNEED});    // private, never written: no loss
 }
 
-uint64_t memory_available_bytes() {
-  std::ifstream in("/proc/meminfo");
-  uint64_t kib = 0;
-  for (std::string key; in >> key;) {
-    if (key == "MemAvailable:") return in >> kib ? kib * 1024 : 0;
-    in.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
-}
+uint64_t memory_available_bytes() { return memory_available().bytes; }
 
 }  // namespace convoy::model

@@ -1,6 +1,6 @@
 #include "model/out_of_memory.hpp"
 
-#include "model/mapping.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy {
 
@@ -9,8 +9,9 @@ std::string reason_of(const std::exception& exception) {
   std::string text = "out of memory: ";
   if (const auto* known = dynamic_cast<const OutOfMemory*>(&exception))
     text += std::to_string((known->bytes() + (1 << 20) - 1) >> 20) + " MiB more were wanted, ";
-  return text + std::to_string(model::memory_available_bytes() >> 20) +
-         " MiB are available (MemAvailable); lower pipeline.kv_tokens, serve a smaller model, or spread the "
+  const model::MemoryLimit available = model::memory_available();
+  return text + std::to_string(available.bytes >> 20) + " MiB are available (" + available.set_by +
+         "); lower pipeline.kv_tokens, serve a smaller model, or spread the "
          "stages over more machines";
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "actors/config/placement.hpp"
 #include "gpu/forward.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
@@ -117,19 +118,45 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
   return memory;
 }
 
-std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                                          uint64_t available_bytes) {
+StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                            const std::vector<std::string>& nodes) {
   const model::Config& model = checkpoint.config();
-  const uint64_t weights = model::stage_bytes(checkpoint, {0, model.layers - 1});
-  const uint64_t cache = model::kv_bytes_per_token(model, model.layers, kv_type_named(config.stage.kv_type)) *
-                         scheduler_limits(config, model).kv_blocks *
-                         static_cast<uint64_t>(gpu::kv_block_tokens);
-  if (available_bytes == 0 || weights + cache <= available_bytes) return std::nullopt;
+  const int64_t rows = scheduler_limits(config, model).rows();
+  StageMemory all;
+  for (const auto& [node, first, count] : place_stages(config.cluster.nodes)) {
+    if (count == 0 || std::ranges::find(nodes, node) == nodes.end()) continue;
+    model::LayerRange layers;
+    for (uint32_t i = first; i < first + count; ++i) {
+      const auto [begin, last] = stage_layers(model.layers, config.stage_count(), i);
+      const StageMemory one = stage_memory(config, checkpoint, {begin, last}, rows);
+      all.kv += one.kv, all.buffers += one.buffers, all.scratch += one.scratch;
+      if (i == first) layers.first = begin;
+      layers.last = last;
+    }
+    all.weights += model::stage_bytes(checkpoint, layers);
+  }
+  return all;
+}
+
+std::optional<std::string> memory_warning(const std::string& who, const StageMemory& needed,
+                                          const model::MemoryLimit& limit) {
+  if (limit.bytes == 0 || needed.sum() <= limit.bytes) return std::nullopt;
   const auto mib = [](uint64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; };
-  return config.cluster.model + " needs " + mib(weights) + " for weights and " + mib(cache) +
-         " for keys and values, and " + mib(available_bytes) +
-         " are available: it will be slow, or be ended by the system; lower pipeline.kv_tokens, or serve a "
-         "smaller model or one with smaller weights";
+  return who + " needs " + mib(needed.sum()) + " of memory (" + mib(needed.weights) + " for weights, " +
+         mib(needed.kv) + " for keys and values, " + mib(needed.buffers + needed.scratch) +
+         " to compute in), and may use " + mib(limit.bytes) + " (" + limit.set_by +
+         "): it will be slow, or be ended by the system; lower pipeline.kv_tokens, or serve a smaller model "
+         "or "
+         "one with smaller weights";
+}
+
+std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                                          const std::vector<std::string>& nodes,
+                                          const model::MemoryLimit& limit) {
+  std::string who;
+  for (const std::string& node : nodes) who += (who.empty() ? "" : ", ") + node;
+  return memory_warning("node " + who + " with its stages of " + config.cluster.model,
+                        memory_of_nodes(config, checkpoint, nodes), limit);
 }
 
 }  // namespace convoy::actors

@@ -3,12 +3,14 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/scheduler.hpp"
 #include "gpu/backend.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/config.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::actors {
 
@@ -49,9 +51,18 @@ struct StageMemory {
 StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
                          model::LayerRange layers, int64_t rows);
 
-/// That the stages of the nodes on this machine need more memory than there is, with both numbers; or
-/// nothing. They start all the same: weights are mapped, and fetched from the disk again and again.
+/// Of all stages of these nodes, on one machine: they map one file, so what several of them read of it counts
+/// once.
+StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint& checkpoint,
+                            const std::vector<std::string>& nodes);
+
+/// That somebody needs more memory than it may use, with the numbers; or nothing. Stages start all the same:
+/// weights are mapped, and fetched from the disk again and again.
+std::optional<std::string> memory_warning(const std::string& who, const StageMemory& needed,
+                                          const model::MemoryLimit& limit);
+/// The same of the stages of these nodes.
 std::optional<std::string> memory_warning(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                                          uint64_t available_bytes);
+                                          const std::vector<std::string>& nodes,
+                                          const model::MemoryLimit& limit);
 
 }  // namespace convoy::actors

@@ -419,14 +419,58 @@ BOOST_AUTO_TEST_CASE(a_context_whose_table_is_larger_than_the_model_is_refused) 
   BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
 }
 
-BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_both_numbers) {
+BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_the_numbers) {
   ClusterConfig config;
   config.cluster.model = "random:deepseek-v2-lite:2";
+  config.cluster.nodes = {{.name = "a", .stages = 1}};
   const auto checkpoint = model::Checkpoint::open(config.cluster.model);
-  BOOST_TEST(!memory_warning(config, *checkpoint, uint64_t{1} << 40));
-  BOOST_TEST(!memory_warning(config, *checkpoint, 0));  // the system does not say
-  const auto warning = memory_warning(config, *checkpoint, 64 << 20);
-  BOOST_REQUIRE(warning);
-  BOOST_TEST(warning->find("for weights") != std::string::npos);
-  BOOST_TEST(warning->find("64 MiB are available") != std::string::npos);
+  const auto warning = [&](const model::MemoryLimit& limit) {
+    return memory_warning(config, *checkpoint, {"a"}, limit);
+  };
+  BOOST_TEST(!warning({uint64_t{1} << 40, "MemTotal"}));
+  BOOST_TEST(!warning({}));  // the system does not say
+  const auto text = warning({64 << 20, "/sys/fs/cgroup/job/memory.max"});
+  BOOST_REQUIRE(text);
+  for (const char* part : {"node a", "for weights", "64 MiB (/sys/fs/cgroup/job/memory.max)", "kv_tokens"})
+    BOOST_TEST(text->find(part) != std::string::npos, *text << " says nothing of " << part);
+}
+
+BOOST_AUTO_TEST_CASE(a_node_needs_memory_for_its_own_stages_alone) {
+  ClusterConfig config;
+  config.cluster.model = "random:deepseek-v2-lite:4";
+  config.stage.threads = 2;
+  config.cluster.nodes = {{.name = "a", .stages = 1}, {.name = "b", .stages = 2}, {.name = "c", .stages = 0}};
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  const StageMemory a = memory_of_nodes(config, *checkpoint, {"a"}),
+                    b = memory_of_nodes(config, *checkpoint, {"b"}),
+                    both = memory_of_nodes(config, *checkpoint, {"a", "b", "c"});
+  BOOST_TEST(memory_of_nodes(config, *checkpoint, {"c"}).sum() == 0u);
+  const int64_t rows = scheduler_limits(config, checkpoint->config()).rows();
+  BOOST_TEST(a.sum() == stage_memory(config, *checkpoint, {0, 1}, rows).sum());
+  BOOST_TEST(a.weights + b.weights == both.weights);
+  BOOST_TEST(a.sum() + b.sum() == both.sum());
+  BOOST_TEST(a.scratch > 0u);
+  const model::MemoryLimit between{(std::max(a.sum(), b.sum()) + both.sum()) / 2, "MemTotal"};
+  BOOST_TEST(!memory_warning(config, *checkpoint, {"a"}, between));
+  BOOST_TEST(!memory_warning(config, *checkpoint, {"b"}, between));
+  BOOST_TEST(memory_warning(config, *checkpoint, {"a", "b"}, between).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(more_threads_longer_contexts_and_narrow_caches_take_more_to_compute_in) {
+  ClusterConfig config;
+  config.cluster.model = "random:r1-distill-llama-8b:2";
+  config.cluster.nodes = {{.name = "a", .stages = 1}};
+  config.stage.threads = 2, config.stage.kv_type = "f32";
+  config.pipeline.kv_tokens = 65536, config.pipeline.context_tokens_max = 4096;
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  const auto scratch = [&] { return memory_of_nodes(config, *checkpoint, {"a"}).scratch; };
+  const uint64_t before = scratch();
+  config.pipeline.context_tokens_max = 65536;
+  const uint64_t longer = scratch();
+  BOOST_TEST(longer > before);
+  config.stage.kv_type = "bf16";
+  const uint64_t narrow = scratch();
+  BOOST_TEST(narrow > longer + 2 * uint64_t{65536} * 2 * 128 * sizeof(float) - 1);
+  config.stage.threads = 16;
+  BOOST_TEST(scratch() > 4 * narrow);
 }

@@ -7,6 +7,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "actors/config/placement.hpp"
 #include "actors/router.hpp"
 #include "actors/stage/step_codec.hpp"
 

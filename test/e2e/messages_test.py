@@ -47,6 +47,8 @@ with tempfile.TemporaryDirectory() as folder:
     expect("unless it need not be there", convoy("check-config", "--no-model", conf), OK, "ok")
     expect("all mistakes at once", convoy("check-config", configured("\ufeff" + good + '[log]\njson = yes\nlevle = "info"\n')),
            BAD_INPUT, "BOM", ":6:8: `log.json` is yes", "allowed: true or false", ":7:1: unknown key `log.levle`")
+    expect("a stage that does not fit is told with what may be used", convoy("inspect", "random:deepseek-v3", "--stage", "0-60"),
+           OK, "allowed here", "warning", "it needs", "and may use")
     expect("the hint keeps the configuration", convoy("chat", "--config", configured(good), "x"), UNAVAILABLE,
            f"`convoy up --config {conf}`")
     expect("a full disk is named", convoy("check-config", "--print-docs", stdout=open("/dev/full", "w"),
