@@ -1,5 +1,5 @@
 #pragma once
-// What the pipeline actor is made of: its state, and its decisions in two parts. Runs only inside its actor.
+// What the pipeline actor is made of: its state, and what it does, in two files. Runs only inside its actor.
 
 #include <prometheus/counter.h>
 

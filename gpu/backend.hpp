@@ -1,8 +1,8 @@
 #pragma once
-// Backend: the dozen coarse operations that a forward pass is made of. Each is one fused kernel on a GPU, and
-// the reference of each fits on a page. Operations only enqueue; one stream per backend orders them; `wait`
-// joins it. One thread calls a backend. Everything a row needs is that row: one reduction order per
-// operation, whatever the number of rows, threads, chunks or neighbours, so that replays are bit-identical.
+// Backend: the dozen coarse operations that a forward pass is made of; the reference of each fits on a page.
+// They happen in the order of the calls, and those that hand something to the host wait for it. One thread
+// calls a backend. A row's result depends on that row and its cache alone, in one order of additions whatever
+// its neighbours, so that replays are bit-identical; of latent attention's two orders LatentShape says when.
 
 #include <cstdint>
 #include <memory>
@@ -19,8 +19,8 @@ namespace convoy::gpu {
 /// Device memory. Freed with its last owner.
 using Buffer = std::shared_ptr<void>;
 
-/// A weight on the device, in any type the backend computes with (the CPU computes on it as stored, in the
-/// mapping).
+/// A weight on the device, in any type the backend computes with (the CPU computes on matrices as stored, in
+/// the mapping).
 struct Weight {
   Buffer memory;
   model::DType type = model::DType::f32;
@@ -123,8 +123,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Names everything that shapes the bits of a result, such as "cpu-avx512vnni". Stages compare it in
-  /// handshakes.
+  /// Names everything that shapes the bits of a result, such as "cpu-int8": told in handshakes, part of
+  /// the answer cache's key.
   virtual std::string_view variant() const = 0;
 
   /// The calling thread will make all other calls: it may be bound to what the backend computes on.
@@ -134,7 +134,7 @@ class Backend {
   virtual void check_heads(int64_t) const {}
   virtual Buffer allocate(size_t bytes) = 0;
   virtual Weight adopt(const model::Tensor& tensor) = 0;
-  /// Rotations for all positions below `positions`: kept by the backend for rope_write.
+  /// Rotations for all positions below `positions`, kept by the backend for rope_write and latent_write.
   virtual void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) = 0;
   /// Takes the memory that operations within these bounds work in, so that a step needs no more: one that is
   /// found missing is found before the first. Operations beyond take it when they come.

@@ -1,7 +1,7 @@
 #pragma once
 // CpuBackend: what the two CPU backends have in common. Memory is the process's own and nothing is queued, so
-// much of the interface is the same for both; so are rotation, latent attention, the choice of experts and
-// sampling, which are float32 arithmetic on either.
+// much of the interface is the same for both; so are rotations, latent attention, the choice of experts and
+// sampling.
 
 #include <algorithm>
 

@@ -17,7 +17,7 @@ namespace convoy::gpu {
 namespace {
 
 /// Rows of activations that pass over an unpacked tile of weights before the next: with 1536 columns, 200 KB
-/// of L2.
+/// of int8 values, in the second cache.
 constexpr int64_t rows_per_pass = 128;
 /// Chunks that a loop is cut into for each thread, so that a thread that lost its core delays the others
 /// little.
@@ -225,7 +225,7 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
         const int64_t row = s.first_row + i, position = s.first_position + i;
         const KvPlace place = KvPlace::of(s.blocks.data(), position);
         const auto key = [&](int64_t j) { return kv_at(keys, kv.type, place.by_value(width, j)); };
-        // A key's values lie a line each apart: they are fetched while its query is rotated.
+        // Each of a key's values lies in a line of its own: they are fetched while its query is rotated.
         for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
         norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
         norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);

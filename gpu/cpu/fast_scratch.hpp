@@ -10,7 +10,7 @@
 
 namespace convoy::gpu {
 
-/// Queries of one attention task: they share the keys that are in the first cache.
+/// Queries of one attention task, where a row has no more: they share the keys that are in the first cache.
 inline constexpr int64_t queries_per_task = 24;
 
 /// Of each thread in `attention`: the scores of so many queries with so many keys, and a sum of each; behind

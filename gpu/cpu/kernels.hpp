@@ -53,7 +53,7 @@ struct AttentionTask {
   const float* q = nullptr;  // first query: query i is head i % group of row i / group
   float* out = nullptr;
   int64_t row_stride = 0;      // floats from one row of q (and of out) to the next
-  int64_t group = 0;           // query heads per key head
+  int64_t group = 0;           // query heads that are compared with the key head
   int64_t queries = 0;         // rows · group
   int64_t first_position = 0;  // of the first row
   int64_t head_dim = 0;        // a multiple of attention_values_step
@@ -61,7 +61,7 @@ struct AttentionTask {
   const uint32_t* blocks = nullptr;  // block table of the sequence
   const float* keys = nullptr;       // of the key head in block 0: [head_dim, 64 tokens]
   const float* values = nullptr;     // of the key head in block 0: [64 tokens] of `width` floats each
-  int64_t width = 0;                 // kv_heads · head_dim
+  int64_t width = 0;                 // of all key heads; of a widened copy, which has one, head_dim
   int64_t key_offset = 0;            // of the key head within the width
   float* scores = nullptr;           // scratch: [queries, keys rounded up to whole blocks]
   float* inverse = nullptr;          // scratch: [queries]
@@ -70,7 +70,7 @@ struct AttentionTask {
 struct KernelTable {
   const char* name;
 
-  /// Fills q, d, s and sum of row `row`.
+  /// Fills q, d, s and the sums of row `row`.
   void (*quantize_row)(const Activations& x, int64_t row);
   /// Outputs [first, last) of all rows of x; first is a multiple of output_tile. scratch:
   /// linear_scratch_bytes(columns).

@@ -131,7 +131,7 @@ __m256i four_everywhere(const int8_t* x) {
   __builtin_memcpy(&four, x, 4);
   return _mm256_set1_epi32(four);
 }
-/// Pairs are added in 16 bits, which saturate: w must be below 128. Nibbles are.
+/// Pairs are added in 16 bits, which saturate: w must be below 128, as 6 bits and fewer are.
 Vi dot(Vi sum, Vw w, const int8_t* x) {
   const __m256i v = four_everywhere(x);
   return {dot_half(sum.a, w.a, v), dot_half(sum.b, w.b, v)};
