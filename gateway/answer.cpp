@@ -4,12 +4,21 @@
 
 namespace convoy::gateway {
 
+namespace {
+
+/// A chat's answer is a text of its own; what completes a prompt goes on with it, blank and all.
+bool drops_blank(const ServedModel& model, const CompletionRequest& request) {
+  return request.endpoint == Endpoint::chat && model.tokenizer && model.tokenizer->drops_leading_blank();
+}
+
+}  // namespace
+
 AnswerReader::AnswerReader(const ServedModel& model, const CompletionRequest& request, uint32_t max_tokens)
     : model_(model),
       ignore_eos_(request.ignore_eos),
       min_tokens_(request.sampling.min_tokens),
       max_tokens_(max_tokens),
-      detokenizer_(request.stop) {}
+      detokenizer_(request.stop, drops_blank(model, request)) {}
 
 std::optional<std::string> AnswerReader::take(schema::Tokens::Reader tokens, Piece& piece) {
   if (finish_) return {};  // more than a stop string needed

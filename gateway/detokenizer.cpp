@@ -129,6 +129,10 @@ void StopMatcher::finish(std::string& text) {
 }
 
 bool Detokenizer::push(std::string_view token_bytes, std::string& text, bool may_stop) {
+  if (drops_blank_ && !token_bytes.empty()) {
+    drops_blank_ = false;
+    if (token_bytes.front() == ' ') token_bytes.remove_prefix(1);
+  }
   std::string decoded;
   decoder_.push(token_bytes, decoded);
   characters_ += static_cast<uint64_t>(

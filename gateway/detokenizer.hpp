@@ -49,7 +49,9 @@ class StopMatcher {
 
 class Detokenizer {
  public:
-  explicit Detokenizer(std::vector<std::string> stops) : matcher_(std::move(stops)) {}
+  /// drops_blank: a blank that begins the text is not written.
+  explicit Detokenizer(std::vector<std::string> stops, bool drops_blank = false)
+      : drops_blank_(drops_blank), matcher_(std::move(stops)) {}
   /// Appends to `text` what the token makes certain. True: a stop string ended the text; push no more.
   /// may_stop false (min_tokens): no stop string ends with this token.
   bool push(std::string_view token_bytes, std::string& text, bool may_stop = true);
@@ -59,6 +61,7 @@ class Detokenizer {
   uint64_t characters() const { return characters_; }
 
  private:
+  bool drops_blank_;  // until the first byte
   Utf8Decoder decoder_;
   StopMatcher matcher_;
   uint64_t characters_ = 0;

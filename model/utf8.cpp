@@ -28,6 +28,12 @@ Utf8Character character_at(std::string_view text, size_t at) {
   return {value, bytes, true};
 }
 
+size_t previous_character(std::string_view text, size_t at) {
+  do --at;
+  while (at > 0 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80);
+  return at;
+}
+
 size_t find_invalid_utf8(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     if (static_cast<uint8_t>(text[at]) < 0x80) {
@@ -102,7 +108,27 @@ void order_marks(std::vector<utf8proc_int32_t>& characters) {
   }
 }
 
+/// Never composed with what stands before it, nor ordered among it. Some letters and marks that are not, are
+/// taken to be: nothing depends on that.
+bool begins_form_c(char32_t c) {
+  const auto* const property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
+  const bool mark = property->category == UTF8PROC_CATEGORY_MN ||
+                    property->category == UTF8PROC_CATEGORY_MC || property->category == UTF8PROC_CATEGORY_ME;
+  const bool hangul_behind_first = c >= 0x1160 && c <= 0x11FF, kirat_rai = c >= 0x16D60 && c <= 0x16D6F;
+  return property->combining_class == 0 && !mark && !hangul_behind_first && !kirat_rai;
+}
+
 }  // namespace
+
+bool is_nfc_boundary(std::string_view text, size_t at) {
+  const auto begins = [&](size_t i) { return begins_form_c(character_at(text, i).value); };
+  if (at == 0 || at == text.size() || begins(at)) return true;
+  size_t first = previous_character(text, at), last = at;
+  while (first > 0 && !begins(first)) first = previous_character(text, first);
+  while (last < text.size() && !begins(last)) last += character_at(text, last).bytes;
+  const std::string_view before = text.substr(first, at - first), behind = text.substr(at, last - at);
+  return normalise_nfc(before) + normalise_nfc(behind) == normalise_nfc(text.substr(first, last - first));
+}
 
 std::string normalise_nfc(std::string_view text) {
   if (std::ranges::all_of(text, [](char c) { return static_cast<uint8_t>(c) < 0x80; }))

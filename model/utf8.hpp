@@ -17,6 +17,9 @@ struct Utf8Character {
 /// The character that starts at text[at]; at < text.size().
 Utf8Character character_at(std::string_view text, size_t at);
 
+/// Offset of the character that ends at `at` > 0; text is UTF-8.
+size_t previous_character(std::string_view text, size_t at);
+
 /// Offset of the first byte that is not UTF-8; npos if there is none.
 size_t find_invalid_utf8(std::string_view text);
 
@@ -32,5 +35,7 @@ bool is_word_character(char32_t character);
 
 /// Normalisation form C. `text` is UTF-8.
 std::string normalise_nfc(std::string_view text);
+/// Whether the forms C of what lies before and behind `at` are together that of the text, near `at`.
+bool is_nfc_boundary(std::string_view text, size_t at);
 
 }  // namespace convoy::model

@@ -10,7 +10,7 @@
 #include "model/digest.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 
 namespace convoy::model {
 

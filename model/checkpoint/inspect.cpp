@@ -134,7 +134,7 @@ TextParts inspect_text(const Checkpoint& checkpoint) {
     parts.tokenizer = "unknown";
     try {
       tokenizer = Tokenizer::load(checkpoint.path());
-      parts.tokenizer = "byte-level BPE";
+      parts.tokenizer = tokenizer->kind();
       chat = ChatTemplate::of(*tokenizer);
       if (chat) parts.chat_template = chat->name();
     } catch (const InputError&) {  // which one it is says `convoy tokenize` or `convoy render`

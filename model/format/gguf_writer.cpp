@@ -82,6 +82,15 @@ GgufWriter& GgufWriter::key(std::string_view name, std::span<const int32_t> valu
   return *this;
 }
 
+GgufWriter& GgufWriter::key(std::string_view name, std::span<const float> values) {
+  begin(metadata_, name, array);
+  put(metadata_, f32);
+  put(metadata_, uint64_t{values.size()});
+  for (const float value : values) put(metadata_, value);
+  ++keys_;
+  return *this;
+}
+
 void GgufWriter::tensor(std::string_view name, std::span<const int64_t> shape, DType type) {
   const auto number = gguf_number(type);
   const auto bytes = byte_size(type, shape);

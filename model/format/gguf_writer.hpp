@@ -23,6 +23,7 @@ class GgufWriter {
   GgufWriter& key(std::string_view name, const char* value) { return key(name, std::string_view(value)); }
   GgufWriter& key(std::string_view name, std::span<const std::string> values);
   GgufWriter& key(std::string_view name, std::span<const int32_t> values);
+  GgufWriter& key(std::string_view name, std::span<const float> values);
 
   /// Behind the tensors before it; shape: outermost first.
   void tensor(std::string_view name, std::span<const int64_t> shape, DType type);

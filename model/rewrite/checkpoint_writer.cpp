@@ -16,7 +16,7 @@
 #include "model/error.hpp"
 #include "model/format/safetensors_writer.hpp"
 #include "model/parallel.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model {

@@ -8,7 +8,7 @@
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/format/gguf_writer.hpp"
 #include "model/rewrite/rewrite.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 
 namespace convoy::model {
 

@@ -16,7 +16,7 @@ namespace {
 namespace json = boost::json;
 
 // GGUF's kinds of token.
-constexpr int32_t normal = 1, control = 3, user_defined = 4, unused = 5;
+constexpr int32_t normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6;
 
 std::optional<int32_t> id_of(const TokenizerParts& parts, const std::optional<std::string>& token) {
   if (!token) return std::nullopt;
@@ -53,11 +53,34 @@ json::value pre_tokenizer(const TokenizerParts& parts) {
   return json::object{{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
 }
 
-void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
+/// What a GGUF names instead of the rules by which texts are cut.
+void write_gguf_rules(const TokenizerParts& parts, GgufWriter& gguf) {
   const auto pre = pre_tokenizer_name(parts);
   if (!pre)
     throw InputError("cuts words by rules that GGUF has no name for", parts.where,
                      "write safetensors instead");
+  std::vector<std::string> merges;
+  for (const auto& [left, right] : parts.merges) merges.push_back(left + ' ' + right);
+  gguf.key("tokenizer.ggml.model", "gpt2")
+      .key("tokenizer.ggml.pre", *pre)
+      .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
+}
+
+/// Scores cannot say everything that a list of merges can, nor the other way round.
+void write_gguf_scores(const TokenizerParts& parts, size_t tokens, GgufWriter& gguf) {
+  if (parts.scores.empty())
+    throw InputError("merges sentencepiece-like tokens by a list, where GGUF has scores", parts.where,
+                     "write safetensors instead");
+  std::vector<float> scores(tokens, 0.0F);
+  for (size_t i = 0; i < parts.scores.size(); ++i)
+    scores[static_cast<size_t>(parts.vocabulary[i].second)] = parts.scores[i];
+  gguf.key("tokenizer.ggml.model", "llama")
+      .key("tokenizer.ggml.pre", "default")
+      .key("tokenizer.ggml.scores", std::span<const float>(scores))
+      .key("tokenizer.ggml.add_space_prefix", parts.drops_leading_blank);
+}
+
+void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
   std::vector<std::string> tokens;
   std::vector<int32_t> types(static_cast<size_t>(config.vocab), unused);
   for (int64_t id = 0; id < config.vocab; ++id) tokens.push_back("[PAD" + std::to_string(id) + "]");
@@ -69,16 +92,21 @@ void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, Gg
     tokens[static_cast<size_t>(id)] = text;
     types[static_cast<size_t>(id)] = type;
   };
-  for (const auto& [text, id] : parts.vocabulary) put(text, id, normal);
+  const bool sentencepiece = parts.alphabet == Alphabet::sentencepiece;
+  for (const auto& [text, id] : parts.vocabulary)
+    put(text, id, sentencepiece && byte_of_piece(text) ? byte : normal);
   for (const AddedToken& added : parts.added)
-    put(added.content, added.id, added.special ? control : user_defined);
-  std::vector<std::string> merges;
-  for (const auto& [left, right] : parts.merges) merges.push_back(left + ' ' + right);
-  gguf.key("tokenizer.ggml.model", "gpt2")
-      .key("tokenizer.ggml.pre", *pre)
-      .key("tokenizer.ggml.tokens", std::span<const std::string>(tokens))
-      .key("tokenizer.ggml.token_type", std::span<const int32_t>(types))
-      .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
+    put(added.content, added.id,
+        added.content == parts.unknown ? unknown
+        : added.special                ? control
+                                       : user_defined);
+  if (sentencepiece) {
+    write_gguf_scores(parts, tokens.size(), gguf);
+  } else {
+    write_gguf_rules(parts, gguf);
+  }
+  gguf.key("tokenizer.ggml.tokens", std::span<const std::string>(tokens))
+      .key("tokenizer.ggml.token_type", std::span<const int32_t>(types));
   if (parts.chat_template) gguf.key("tokenizer.chat_template", *parts.chat_template);
 }
 
@@ -171,6 +199,9 @@ std::optional<bool> begins_with_bos(const CheckpointParts& source) {
 }
 
 std::string tokenizer_json(const TokenizerParts& parts) {
+  if (parts.alphabet == Alphabet::sentencepiece)
+    throw InputError("merges sentencepiece-like tokens by scores, where tokenizer.json has a list",
+                     parts.where, "write a GGUF instead");
   json::object vocabulary;
   vocabulary.reserve(parts.vocabulary.size());
   for (const auto& [text, id] : parts.vocabulary) vocabulary[text] = id;
@@ -183,7 +214,7 @@ std::string tokenizer_json(const TokenizerParts& parts) {
       {"truncation", nullptr},
       {"padding", nullptr},
       {"added_tokens", added_tokens(parts)},
-      {"normalizer", parts.nfc ? json::value(json::object{{"type", "NFC"}}) : json::value()},
+      {"normalizer", parts.normalizer.empty() ? json::value() : json::value(json::object{{"type", "NFC"}})},
       {"pre_tokenizer", pre_tokenizer(parts)},
       {"post_processor", byte_level},
       {"decoder", byte_level},

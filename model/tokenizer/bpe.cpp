@@ -1,6 +1,6 @@
 #include "model/tokenizer/bpe.hpp"
 
-#include <algorithm>
+#include <array>
 #include <cassert>
 #include <queue>
 #include <tuple>
@@ -9,39 +9,33 @@ namespace convoy::model {
 namespace {
 
 // Up to here looking at every pair for each merge is faster than a heap.
-constexpr size_t short_word_bytes = 48;
+constexpr size_t few_symbols = 48;
 // A word may have megabytes: whether anybody still waits for it is looked at once in so many of its pairs.
 constexpr size_t pairs_between_looks = 4096;
 
 }  // namespace
 
-Bpe::Bpe(const std::array<int32_t, 256>& byte_ids, std::span<const Merge> merges) : byte_ids_(byte_ids) {
-  assert(merges.size() < static_cast<size_t>(no_rank));
+Bpe::Bpe(std::span<const Merge> merges) {
   ranks_.reserve(merges.size());
-  int32_t rank = 0;
   for (const Merge& merge : merges) {
-    const bool fresh = ranks_.emplace(pair(merge.left, merge.right), Ranked{rank++, merge.result}).second;
+    assert(merge.rank < no_rank);
+    const bool fresh = ranks_.emplace(pair(merge.left, merge.right), Ranked{merge.rank, merge.result}).second;
     assert(fresh && "the reader refuses duplicate merges");
     (void)fresh;
   }
 }
 
-void Bpe::encode(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop) const {
-  if (word.size() <= short_word_bytes) {
-    encode_short(word, ids);
+void Bpe::merge(std::vector<int32_t>& symbols, const std::stop_token& stop) const {
+  if (symbols.size() <= few_symbols) {
+    merge_few(symbols);
   } else {
-    encode_long(word, ids, stop);
+    merge_many(symbols, stop);
   }
 }
 
-void Bpe::encode_short(std::string_view word, std::vector<int32_t>& ids) const {
-  std::array<int32_t, short_word_bytes> symbols;
-  std::array<Ranked, short_word_bytes> merges;  // merges[i]: of symbols i and i + 1
-  size_t count = 0;
-  for (const char c : word) {
-    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
-    if (id >= 0) symbols[count++] = id;
-  }
+void Bpe::merge_few(std::vector<int32_t>& symbols) const {
+  std::array<Ranked, few_symbols> merges;  // merges[i]: of symbols i and i + 1
+  size_t count = symbols.size();
   for (size_t i = 0; i + 1 < count; ++i) merges[i] = rank(symbols[i], symbols[i + 1]);
   while (count > 1) {
     size_t best = 0;
@@ -58,10 +52,10 @@ void Bpe::encode_short(std::string_view word, std::vector<int32_t>& ids) const {
     if (best > 0) merges[best - 1] = rank(symbols[best - 1], symbols[best]);
     if (best + 1 < count) merges[best] = rank(symbols[best], symbols[best + 1]);
   }
-  ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<ptrdiff_t>(count));
+  symbols.resize(count);
 }
 
-void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids, const std::stop_token& stop) const {
+void Bpe::merge_many(std::vector<int32_t>& ids, const std::stop_token& stop) const {
   struct Symbol {
     int32_t id;
     Ranked merge;  // with the next symbol
@@ -69,12 +63,8 @@ void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids, const st
   };
   constexpr size_t none = SIZE_MAX;
   std::vector<Symbol> symbols;
-  symbols.reserve(word.size());
-  for (const char c : word) {
-    const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
-    if (id >= 0) symbols.push_back({id, {no_rank, -1}, symbols.size() - 1, symbols.size() + 1});
-  }
-  if (symbols.empty()) return;
+  symbols.reserve(ids.size());
+  for (const int32_t id : ids) symbols.push_back({id, {no_rank, -1}, symbols.size() - 1, symbols.size() + 1});
   symbols.front().previous = none;
   symbols.back().next = none;
 
@@ -89,11 +79,11 @@ void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids, const st
   size_t pairs = 0;
   const auto unwanted = [&] { return ++pairs % pairs_between_looks == 0 && stop.stop_requested(); };
   for (size_t i = 0; i < symbols.size(); ++i) {
-    if (unwanted()) return;
+    if (unwanted()) return ids.clear();
     consider(i);
   }
   while (!candidates.empty()) {
-    if (unwanted()) return;
+    if (unwanted()) return ids.clear();
     const auto [rank, at] = candidates.top();
     candidates.pop();
     Symbol& s = symbols[at];
@@ -106,6 +96,7 @@ void Bpe::encode_long(std::string_view word, std::vector<int32_t>& ids, const st
     consider(at);
     if (s.previous != none) consider(s.previous);
   }
+  ids.clear();
   for (size_t at = 0; at != none; at = symbols[at].next) ids.push_back(symbols[at].id);
 }
 

@@ -52,13 +52,23 @@ class Cutter {
   bool first_ = true, previous_match_ = false, kept_ = false;
 };
 
-void prefix_spaces(std::string& text, std::vector<Piece>& pieces) {
+/// What a rule does before it cuts: blanks become its own, and pieces get one in front.
+void write_blanks(std::string& text, std::vector<Piece>& pieces, const SplitRule& rule, bool begins) {
+  const bool same = rule.blank == " ";
+  if (same && rule.prefix == Prefix::none) return;
   std::string out;
-  out.reserve(text.size() + pieces.size());
+  out.reserve(text.size() + pieces.size() * rule.blank.size());
   for (Piece& piece : pieces) {
+    const bool prefix = rule.prefix == Prefix::each || (rule.prefix == Prefix::first && begins &&
+                                                        &piece == &pieces.front() && piece.begin == 0);
+    const std::string_view old = std::string_view(text).substr(piece.begin, piece.end - piece.begin);
     const size_t begin = out.size();
-    if (text[piece.begin] != ' ') out += ' ';
-    out.append(text, piece.begin, piece.end - piece.begin);
+    if (prefix && !old.starts_with(' ') && !old.starts_with(rule.blank)) out += rule.blank;
+    if (same) {
+      out += old;
+    } else {
+      for (const char c : old) c == ' ' ? out.append(rule.blank) : out.append(1, c);
+    }
     piece = {begin, out.size()};
   }
   text = std::move(out);
@@ -88,12 +98,12 @@ Pretokenizer::Pretokenizer(std::vector<SplitRule> rules, std::string_view where)
   }
 }
 
-std::vector<Piece> Pretokenizer::split(std::string& text, Expression::Scratch& scratch) const {
+std::vector<Piece> Pretokenizer::split(std::string& text, Expression::Scratch& scratch, bool begins) const {
   std::vector<Piece> pieces, next;
   if (!text.empty()) pieces.push_back({0, text.size()});
   size_t expression = 0;
   for (const SplitRule& rule : rules_) {
-    if (rule.prefix_space) prefix_spaces(text, pieces);
+    write_blanks(text, pieces, rule, begins);
     if (rule.expression.empty()) continue;
     next.clear();
     next.reserve(pieces.size() + text.size() / 4);

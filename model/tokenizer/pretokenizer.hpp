@@ -1,5 +1,5 @@
 #pragma once
-// Cuts text into the words that byte-level BPE merges within, by the rules of a tokenizer file. Used by the
+// Cuts text into the words that BPE merges within, by the rules of a tokenizer file. Used by the
 // tokenizer alone; immutable, any thread.
 
 #include <cstddef>
@@ -14,12 +14,16 @@ namespace convoy::model {
 /// What becomes of a match and the text between matches.
 enum class SplitBehaviour { isolated, removed, contiguous, merged_with_previous, merged_with_next };
 
+/// Which pieces get a leading blank before they are cut, unless they have one: the first is that of a text.
+enum class Prefix { none, each, first };
+
 /// One step; the rules apply one after the other, each to every piece that the one before left.
 struct SplitRule {
   std::string expression;  // empty: does not split
   SplitBehaviour behaviour = SplitBehaviour::isolated;
-  bool invert = false;        // matches and the text between them change places
-  bool prefix_space = false;  // first give each piece a leading blank, unless it has one
+  bool invert = false;  // matches and the text between them change places
+  Prefix prefix = Prefix::none;
+  std::string blank = " ";  // how blanks are written; if not so, each becomes that before anything else
 };
 
 struct Piece {
@@ -32,9 +36,10 @@ extern const std::string_view gpt2_expression;
 class Pretokenizer {
  public:
   Pretokenizer(std::vector<SplitRule> rules, std::string_view where);
-  /// The words of `text`, in order, none empty. `text` is UTF-8; a rule with prefix_space changes it.
-  /// scratch: made for a text at least as long; a caller with many texts makes it once.
-  std::vector<Piece> split(std::string& text, Expression::Scratch& scratch) const;
+  /// The words of `text`, in order, none empty. `text` is UTF-8; rules that write blanks change it.
+  /// scratch: made for a text at least as long; a caller with many texts makes it once. begins: no text or
+  /// token stands before this text.
+  std::vector<Piece> split(std::string& text, Expression::Scratch& scratch, bool begins = true) const;
   const std::vector<SplitRule>& rules() const { return rules_; }
 
  private:

@@ -2,7 +2,7 @@
 
 #include "model/error.hpp"
 #include "model/format/gguf_parts.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 
 namespace convoy::model {
 

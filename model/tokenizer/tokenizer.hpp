@@ -1,6 +1,6 @@
 #pragma once
-// Byte-level BPE, exact: from tokenizer.json or from a GGUF's metadata. Immutable after loading; any thread
-// may use it.
+// BPE, byte-level or sentencepiece-like, exact: from tokenizer.json or from a GGUF's metadata. Immutable
+// after loading; any thread may use it.
 
 #include <cstdint>
 #include <filesystem>
@@ -43,9 +43,13 @@ class Tokenizer {
   /// any of it is encoded.
   virtual size_t tokens_min(std::span<const Segment> text) const = 0;
 
-  /// Text of the ids; bytes that are not UTF-8 become U+FFFD. Control tokens appear as their text unless
-  /// skipped.
+  /// Text of the ids, as one text of its own; bytes that are not UTF-8 become U+FFFD. Control tokens appear
+  /// as their text unless skipped.
   virtual std::string decode(std::span<const int32_t> ids, bool skip_control = false) const = 0;
+  /// Whether a blank that begins a text is not written: sentencepiece puts one before the first word.
+  virtual bool drops_leading_blank() const = 0;
+  /// What kind it is, for people.
+  virtual std::string_view kind() const = 0;
   /// Raw bytes of one token (may be part of a character); empty for an id out of range.
   virtual std::string_view bytes(int32_t id) const = 0;
   /// Whether it is a control token: "special" in tokenizer.json, type control in a GGUF. Added tokens that

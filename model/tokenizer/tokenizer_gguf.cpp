@@ -7,7 +7,7 @@
 #include "model/error.hpp"
 #include "model/format/gguf.hpp"
 #include "model/json.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model {
@@ -117,7 +117,7 @@ class Reader {
   template <typename T>
   const T& get(const std::string& key) const {
     const T* value = find<T>(key);
-    if (!value) fail("there is no " + key, "use a file with a byte-level BPE tokenizer");
+    if (!value) fail("there is no " + key, "use a file with a BPE tokenizer");
     return *value;
   }
   const std::string& string(const GgufValue& value, const std::string& key) const {
@@ -150,7 +150,7 @@ void read_pre(const Reader& read, TokenizerParts& parts) {
               "known are " + names);
   }
   for (const std::string& expression : found->expressions) parts.rules.push_back({.expression = expression});
-  parts.nfc = found->nfc;
+  if (found->nfc) parts.normalizer.push_back({NormalStep::Kind::nfc, "", ""});
   parts.ignore_merges = found->ignore_merges;
 }
 
@@ -166,27 +166,46 @@ void read_tokens(const Reader& read, TokenizerParts& parts) {
     read.fail(key + " has " + std::to_string(tokens.size()) + " entries, at most " +
               std::to_string(token_ids_max) + " are supported");
   }
+  const bool sentencepiece = parts.alphabet == Alphabet::sentencepiece;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const std::string& text = read.string(tokens[i], key);
     const int32_t id = static_cast<int32_t>(i);
-    switch (const uint64_t type = read.number(types[i], type_key)) {
-      case TokenType::normal:
-        parts.vocabulary.emplace_back(text, id);
-        break;
-      case TokenType::unused:
-        break;  // fills up the matrix; no text becomes it
-      case TokenType::unknown:
-      case TokenType::control:
-        parts.added.push_back({.id = id, .content = text, .special = true});
-        break;
-      case TokenType::user_defined:
-        parts.added.push_back({.id = id, .content = text});
-        break;
-      default:
-        read.fail("the token " + in_quotes(text) + " has the type " + std::to_string(type) +
-                  ", which is not known");
+    const uint64_t type = read.number(types[i], type_key);
+    if (type == TokenType::normal || (type == TokenType::byte && sentencepiece)) {
+      if (type == TokenType::byte && !byte_of_piece(text))
+        read.fail("the token " + in_quotes(text) + " is of a byte, but does not name it as <0x0A>");
+      parts.vocabulary.emplace_back(text, id);
+    } else if (type == TokenType::unknown || type == TokenType::control) {
+      parts.added.push_back({.id = id, .content = text, .special = true});
+      if (type == TokenType::unknown && sentencepiece) parts.unknown = text;
+    } else if (type == TokenType::user_defined) {
+      parts.added.push_back({.id = id, .content = text});
+    } else if (type != TokenType::unused) {  // those fill up the matrix; no text becomes one
+      read.fail("the token " + in_quotes(text) + " has the type " + std::to_string(type) +
+                ", which is not known");
     }
   }
+}
+
+/// Sentencepiece's vocabulary, as llama.cpp reads it.
+void read_sentencepiece(const Reader& read, TokenizerParts& parts) {
+  parts.alphabet = Alphabet::sentencepiece;
+  parts.byte_fallback = parts.fuse_unknown = true;
+  read_tokens(read, parts);
+  const std::string key = "tokenizer.ggml.scores";
+  const GgufArray& scores = read.get<GgufArray>(key);
+  for (const auto& [text, id] : parts.vocabulary) {
+    const double* score = static_cast<size_t>(id) < scores.size()
+                              ? std::get_if<double>(&scores[static_cast<size_t>(id)].value)
+                              : nullptr;
+    if (!score) read.fail(key + " has no number for the token " + in_quotes(text));
+    parts.scores.push_back(static_cast<float>(*score));
+  }
+  const bool* const prefix = read.find<bool>("tokenizer.ggml.add_space_prefix");
+  parts.drops_leading_blank = !prefix || *prefix;
+  if (parts.drops_leading_blank)
+    parts.normalizer.push_back({NormalStep::Kind::prepend, "", std::string(blank_mark)});
+  parts.normalizer.push_back({NormalStep::Kind::replace, " ", std::string(blank_mark)});
 }
 
 void read_merges(const Reader& read, TokenizerParts& parts) {
@@ -216,13 +235,18 @@ std::optional<std::string> token_at(const Reader& read, const std::string& key) 
 }  // namespace
 
 std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts) {
+  if (parts.alphabet != Alphabet::byte_level) return std::nullopt;
+  const bool nfc = parts.normalizer == std::vector<NormalStep>{{NormalStep::Kind::nfc, "", ""}};
+  if (!nfc && !parts.normalizer.empty()) return std::nullopt;
   std::vector<std::string> own;
   for (const SplitRule& rule : parts.rules) {
-    if (rule.behaviour != SplitBehaviour::isolated || rule.invert || rule.prefix_space) return std::nullopt;
+    if (rule.behaviour != SplitBehaviour::isolated || rule.invert || rule.prefix != Prefix::none ||
+        rule.blank != " ")
+      return std::nullopt;
     if (!rule.expression.empty()) own.push_back(unescaped(rule.expression));
   }
   for (const Known& known : known_pre_tokenizers())
-    if (known.nfc == parts.nfc && known.ignore_merges == parts.ignore_merges &&
+    if (known.nfc == nfc && known.ignore_merges == parts.ignore_merges &&
         std::ranges::equal(known.expressions, own, {}, unescaped))
       return std::string(known.pre);
   return std::nullopt;
@@ -238,19 +262,23 @@ bool has_tokenizer_gguf(const GgufMetadata& metadata) {
 TokenizerParts read_tokenizer_gguf(const GgufMetadata& metadata, std::string where) {
   const Reader read(metadata, where);
   const std::string& model = read.get<std::string>("tokenizer.ggml.model");
-  if (model != "gpt2") {
-    read.fail("the tokenizer " + in_quotes(model) + " (tokenizer.ggml.model) is not supported",
-              "use a model with a byte-level BPE tokenizer (gpt2)");
-  }
   TokenizerParts parts;
   parts.where = std::move(where);
-  read_pre(read, parts);
-  read_tokens(read, parts);
-  read_merges(read, parts);
+  if (model == "gpt2") {
+    read_pre(read, parts);
+    read_tokens(read, parts);
+    read_merges(read, parts);
+  } else if (model == "llama") {
+    read_sentencepiece(read, parts);
+  } else {
+    read.fail("the tokenizer " + in_quotes(model) + " (tokenizer.ggml.model) is not supported",
+              "use a model with a byte-level (gpt2) or sentencepiece-like (llama) BPE tokenizer");
+  }
   if (const std::string* text = read.find<std::string>("tokenizer.chat_template"))
     parts.chat_template = *text;
   parts.bos = token_at(read, "tokenizer.ggml.bos_token_id");
   parts.eos = token_at(read, "tokenizer.ggml.eos_token_id");
+  parts.pad = token_at(read, "tokenizer.ggml.padding_token_id");
   return parts;
 }
 

@@ -1,76 +1,37 @@
-// Reads tokenizer.json (and tokenizer_config.json beside it). What it does not know it refuses by name.
+// Reads tokenizer.json. What it does not know it refuses by name.
 
 #include <boost/json.hpp>
 
 #include "model/error.hpp"
 #include "model/json.hpp"
-#include "model/text_file.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/json_reader.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 
 namespace convoy::model {
 namespace {
 
-namespace json = boost::json;
+/// A pattern that is a text, not an expression.
+std::string literal(const json::object& object, const JsonReader& read, std::string_view name) {
+  const json::object& pattern = read.object(read.field(object, "pattern"), "pattern");
+  if (pattern.contains("Regex")) read.unsupported(std::string(name) + " by an expression", "Regex");
+  return std::string(read.string(read.field(pattern, "String"), "String"));
+}
 
-constexpr uintmax_t file_bytes_max = 256 << 20;
-
-/// The objects of one file, read with errors that name the file and the key.
-class Reader {
- public:
-  explicit Reader(std::string where) : where_(std::move(where)) {}
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw InputError(what, where_, "check that the file is whole and a byte-level BPE tokenizer");
-  }
-  [[noreturn]] void unsupported(std::string_view part, std::string_view name) const {
-    throw InputError("the " + std::string(part) + " " + in_quotes(name) + " is not supported", where_,
-                     "use a model with a byte-level BPE tokenizer");
-  }
-
-  const json::object& object(const json::value& value, std::string_view name) const {
-    if (!value.is_object()) fail(std::string(name) + " is not an object");
-    return value.get_object();
-  }
-  const json::array& array(const json::value& value, std::string_view name) const {
-    if (!value.is_array()) fail(std::string(name) + " is not an array");
-    return value.get_array();
-  }
-  std::string_view string(const json::value& value, std::string_view name) const {
-    if (!value.is_string()) fail(std::string(name) + " is not a string");
-    return value.get_string();
-  }
-  int32_t id(const json::value& value, std::string_view name) const {
-    if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() >= token_ids_max) {
-      fail("the id of " + in_quotes(name) + " is not a number in 0.." + std::to_string(token_ids_max - 1));
-    }
-    return static_cast<int32_t>(value.get_int64());
-  }
-  const json::value& field(const json::object& object, std::string_view key) const {
-    const json::value* value = object.if_contains(key);
-    if (!value) fail("there is no " + std::string(key));
-    return *value;
-  }
-  /// Null counts as absent.
-  bool flag(const json::object& object, std::string_view key, bool absent) const {
-    const json::value* value = object.if_contains(key);
-    if (!value || value->is_null()) return absent;
-    if (!value->is_bool()) fail(std::string(key) + " is neither true nor false");
-    return value->get_bool();
-  }
-  std::string_view type(const json::object& object, std::string_view name) const {
-    return string(field(object, "type"), std::string(name) + "'s type");
-  }
-
- private:
-  std::string where_;
-};
-
-void read_normalizer(const json::value& value, const Reader& read, TokenizerParts& parts) {
+void read_normalizer(const json::value& value, const JsonReader& read, TokenizerParts& parts) {
+  using Kind = NormalStep::Kind;
   if (value.is_null()) return;
   const json::object& normalizer = read.object(value, "normalizer");
   const std::string_view type = read.type(normalizer, "normalizer");
   if (type == "NFC") {
-    parts.nfc = true;
+    parts.normalizer.push_back({Kind::nfc, "", ""});
+  } else if (type == "Prepend") {
+    parts.normalizer.push_back(
+        {Kind::prepend, "", std::string(read.string(read.field(normalizer, "prepend"), "prepend"))});
+  } else if (type == "Replace") {
+    NormalStep step{Kind::replace, literal(normalizer, read, "Replace"), ""};
+    if (step.from.empty()) read.fail("a Replace's pattern is empty");
+    step.to = read.string(read.field(normalizer, "content"), "content");
+    parts.normalizer.push_back(std::move(step));
   } else if (type == "Sequence") {
     for (const json::value& v : read.array(read.field(normalizer, "normalizers"), "normalizers")) {
       read_normalizer(v, read, parts);
@@ -80,7 +41,7 @@ void read_normalizer(const json::value& value, const Reader& read, TokenizerPart
   }
 }
 
-SplitBehaviour behaviour_of(std::string_view name, const Reader& read) {
+SplitBehaviour behaviour_of(std::string_view name, const JsonReader& read) {
   if (name == "Isolated") return SplitBehaviour::isolated;
   if (name == "Removed") return SplitBehaviour::removed;
   if (name == "Contiguous") return SplitBehaviour::contiguous;
@@ -99,7 +60,7 @@ std::string quoted(std::string_view literal) {
   return out;
 }
 
-SplitRule read_split(const json::object& split, const Reader& read) {
+SplitRule read_split(const json::object& split, const JsonReader& read) {
   SplitRule rule;
   const json::object& pattern = read.object(read.field(split, "pattern"), "pattern");
   if (const json::value* regex = pattern.if_contains("Regex")) {
@@ -113,8 +74,34 @@ SplitRule read_split(const json::object& split, const Reader& read) {
   return rule;
 }
 
+void check_blank_mark(std::string_view replacement, const JsonReader& read) {
+  if (replacement != blank_mark) read.unsupported("replacement of a blank", replacement);
+}
+
+SplitRule read_metaspace(const json::object& metaspace, const JsonReader& read) {
+  check_blank_mark(read.string(read.field(metaspace, "replacement"), "replacement"), read);
+  SplitRule rule{.prefix = Prefix::each, .blank = std::string(blank_mark)};
+  if (read.flag(metaspace, "split", true)) {
+    rule.expression = blank_mark;
+    rule.behaviour = SplitBehaviour::merged_with_next;
+  }
+  // Files older than prepend_scheme say add_prefix_space alone.
+  if (!read.flag(metaspace, "add_prefix_space", true)) rule.prefix = Prefix::none;
+  if (const json::value* scheme = metaspace.if_contains("prepend_scheme")) {
+    const std::string_view name = read.string(*scheme, "prepend_scheme");
+    if (name == "first") {
+      rule.prefix = Prefix::first;
+    } else if (name == "never") {
+      rule.prefix = Prefix::none;
+    } else if (name != "always") {
+      read.unsupported("prepend_scheme", name);
+    }
+  }
+  return rule;
+}
+
 /// Appends the rules of one pre-tokenizer. `whole` becomes true with ByteLevel, which has to be the last.
-void read_pre_tokenizer(const json::value& value, const Reader& read, bool& whole,
+void read_pre_tokenizer(const json::value& value, const JsonReader& read, bool& whole,
                         std::vector<SplitRule>& rules) {
   const json::object& pre = read.object(value, "pre_tokenizer");
   const std::string_view type = read.type(pre, "pre_tokenizer");
@@ -131,9 +118,11 @@ void read_pre_tokenizer(const json::value& value, const Reader& read, bool& whol
   } else if (type == "ByteLevel") {
     SplitRule rule;
     if (read.flag(pre, "use_regex", true)) rule.expression = gpt2_expression;
-    rule.prefix_space = read.flag(pre, "add_prefix_space", true);
+    if (read.flag(pre, "add_prefix_space", true)) rule.prefix = Prefix::each;
     rules.push_back(std::move(rule));
     whole = true;
+  } else if (type == "Metaspace") {
+    rules.push_back(read_metaspace(pre, read));
   } else {
     read.unsupported("pre-tokenizer", type);
   }
@@ -141,7 +130,7 @@ void read_pre_tokenizer(const json::value& value, const Reader& read, bool& whol
 
 /// Post-processors add control tokens around a whole text, which here only a template does; so they are
 /// known, not applied.
-void check_post_processor(const json::value& value, const Reader& read) {
+void check_post_processor(const json::value& value, const JsonReader& read) {
   if (value.is_null()) return;
   const json::object& post = read.object(value, "post_processor");
   const std::string_view type = read.type(post, "post_processor");
@@ -153,19 +142,50 @@ void check_post_processor(const json::value& value, const Reader& read) {
   }
 }
 
-void check_decoder(const json::value& value, const Reader& read) {
+void check_byte_level_decoder(const json::value& value, const JsonReader& read) {
   const json::object& decoder = read.object(value, "decoder");
   const std::string_view type = read.type(decoder, "decoder");
   if (type == "Sequence") {
     const json::array& decoders = read.array(read.field(decoder, "decoders"), "decoders");
     if (decoders.size() != 1) read.fail("the decoder has several parts");
-    check_decoder(decoders[0], read);
+    check_byte_level_decoder(decoders[0], read);
   } else if (type != "ByteLevel") {
     read.unsupported("decoder", type);
   }
 }
 
-void read_merges(const json::array& merges, const Reader& read, TokenizerParts& parts) {
+/// ▁ to blanks, bytes to characters, all in one; then, of some, the first blank away.
+void read_sentencepiece_decoder(const json::value& value, const JsonReader& read, TokenizerParts& parts) {
+  const json::object& decoder = read.object(value, "decoder");
+  const std::string_view type = read.type(decoder, "decoder");
+  if (type == "ByteLevel") read.fail("there is no ByteLevel pre-tokenizer");
+  if (type != "Sequence") read.unsupported("decoder", type);
+  const json::array& steps = read.array(read.field(decoder, "decoders"), "decoders");
+  constexpr std::string_view known[] = {"Replace", "ByteFallback", "Fuse", "Strip"};
+  std::string names;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const std::string_view name = read.type(read.object(steps[i], "decoder"), "decoder");
+    names += (i ? ", " : "") + std::string(name);
+    if (i >= std::size(known) || name != known[i]) read.unsupported("sequence of decoders", names);
+  }
+  if (steps.size() < 3) read.unsupported("sequence of decoders", names);
+  const json::object& replace = steps[0].get_object();
+  check_blank_mark(literal(replace, read, "Replace"), read);
+  if (const auto to = read.string(read.field(replace, "content"), "content"); to != " ")
+    read.unsupported("text for a blank", to);
+  parts.drops_leading_blank = steps.size() == 4;
+  if (!parts.drops_leading_blank) return;
+  const json::object& strip = steps[3].get_object();
+  const auto count = [&](std::string_view key) {
+    const json::value& v = read.field(strip, key);
+    return v.is_int64() ? v.get_int64() : -1;
+  };
+  if (read.string(read.field(strip, "content"), "content") != " " || count("start") != 1 ||
+      count("stop") != 0)
+    read.unsupported("decoder", json::serialize(strip));
+}
+
+void read_merges(const json::array& merges, const JsonReader& read, TokenizerParts& parts) {
   parts.merges.reserve(merges.size());
   for (const json::value& v : merges) {
     if (v.is_array()) {
@@ -183,19 +203,24 @@ void read_merges(const json::array& merges, const Reader& read, TokenizerParts& 
   }
 }
 
-void read_model(const json::object& model, const Reader& read, TokenizerParts& parts) {
+void read_model(const json::object& model, const JsonReader& read, TokenizerParts& parts) {
   // Old files name no type; only BPE has merges.
   if (model.contains("type") && read.type(model, "model") != "BPE") {
     read.unsupported("model", read.type(model, "model"));
   }
-  if (read.flag(model, "byte_fallback", false)) read.unsupported("option", "byte_fallback");
+  const bool byte_level = parts.alphabet == Alphabet::byte_level;
+  parts.byte_fallback = read.flag(model, "byte_fallback", false);
+  if (parts.byte_fallback && byte_level) read.unsupported("option", "byte_fallback");
+  parts.fuse_unknown = read.flag(model, "fuse_unk", false);
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const json::value* v = model.if_contains(key);
     if (v && !v->is_null() && !read.string(*v, key).empty()) read.unsupported("option", key);
   }
-  for (const std::string_view key : {"dropout", "unk_token"}) {
-    const json::value* v = model.if_contains(key);
-    if (v && !v->is_null()) read.unsupported("option", key);
+  if (const json::value* v = model.if_contains("dropout"); v && !v->is_null())
+    read.unsupported("option", "dropout");
+  if (const json::value* v = model.if_contains("unk_token"); v && !v->is_null()) {
+    if (byte_level) read.unsupported("option", "unk_token");
+    parts.unknown = read.string(*v, "unk_token");
   }
   parts.ignore_merges = read.flag(model, "ignore_merges", false);
   const json::object& vocabulary = read.object(read.field(model, "vocab"), "vocab");
@@ -206,57 +231,31 @@ void read_model(const json::object& model, const Reader& read, TokenizerParts& p
   read_merges(read.array(read.field(model, "merges"), "merges"), read, parts);
 }
 
-void read_added_tokens(const json::array& tokens, const Reader& read, TokenizerParts& parts) {
+void read_added_tokens(const json::array& tokens, const JsonReader& read, TokenizerParts& parts) {
   parts.added.reserve(tokens.size());
   for (const json::value& v : tokens) {
     const json::object& token = read.object(v, "an added token");
-    AddedToken added;
-    added.content = read.string(read.field(token, "content"), "an added token's content");
-    added.id = read.id(read.field(token, "id"), added.content);
-    added.single_word = read.flag(token, "single_word", false);
-    added.lstrip = read.flag(token, "lstrip", false);
-    added.rstrip = read.flag(token, "rstrip", false);
-    added.special = read.flag(token, "special", false);
-    added.normalized = read.flag(token, "normalized", !added.special);
-    parts.added.push_back(std::move(added));
+    const std::string_view content = read.string(read.field(token, "content"), "an added token's content");
+    parts.added.push_back(read_added_token(token, read.id(read.field(token, "id"), content), read));
   }
-}
-
-std::string file_text(const std::filesystem::path& path) {
-  std::string text = read_text_file(path, file_bytes_max + 1, "check the path and its permissions");
-  if (text.size() > file_bytes_max)
-    throw InputError("has more than " + std::to_string(file_bytes_max) + " bytes", path.string(),
-                     "check that it is a tokenizer's file");
-  return text;
-}
-
-/// A token in tokenizer_config.json: its text, or an object with its text as content; null for none.
-std::optional<std::string> config_token(const json::object& config, std::string_view key,
-                                        const Reader& read) {
-  const json::value* value = config.if_contains(key);
-  if (!value || value->is_null()) return std::nullopt;
-  if (value->is_object()) value = &read.field(value->get_object(), "content");
-  return std::string(read.string(*value, key));
-}
-
-/// The template's text; of several named ones the one called "default".
-std::optional<std::string> config_template(const json::object& config, const Reader& read) {
-  const json::value* value = config.if_contains("chat_template");
-  if (!value || value->is_null()) return std::nullopt;
-  if (!value->is_array()) return std::string(read.string(*value, "chat_template"));
-  for (const json::value& v : value->get_array()) {
-    const json::object& entry = read.object(v, "an entry of chat_template");
-    if (read.string(read.field(entry, "name"), "a template's name") == "default") {
-      return std::string(read.string(read.field(entry, "template"), "a template"));
-    }
-  }
-  return std::nullopt;
 }
 
 }  // namespace
 
+AddedToken read_added_token(const json::object& token, int32_t id, const JsonReader& read) {
+  AddedToken added;
+  added.id = id;
+  added.content = read.string(read.field(token, "content"), "an added token's content");
+  added.single_word = read.flag(token, "single_word", false);
+  added.lstrip = read.flag(token, "lstrip", false);
+  added.rstrip = read.flag(token, "rstrip", false);
+  added.special = read.flag(token, "special", false);
+  added.normalized = read.flag(token, "normalized", !added.special);
+  return added;
+}
+
 TokenizerParts parse_tokenizer_json(std::string_view text, std::string where) {
-  const Reader read(where);
+  const JsonReader read(where);
   const json::value value = parse_json(text, where);
   const json::object& root = read.object(value, "the file");
   TokenizerParts parts;
@@ -267,32 +266,19 @@ TokenizerParts parse_tokenizer_json(std::string_view text, std::string where) {
   };
   read_normalizer(part("normalizer"), read, parts);
   bool byte_level = false;
-  read_pre_tokenizer(part("pre_tokenizer"), read, byte_level, parts.rules);
-  if (!byte_level) read.fail("there is no ByteLevel pre-tokenizer");
+  if (const json::value pre = part("pre_tokenizer"); !pre.is_null())
+    read_pre_tokenizer(pre, read, byte_level, parts.rules);
+  parts.alphabet = byte_level ? Alphabet::byte_level : Alphabet::sentencepiece;
   check_post_processor(part("post_processor"), read);
-  check_decoder(part("decoder"), read);
+  if (byte_level) {
+    check_byte_level_decoder(part("decoder"), read);
+  } else {
+    read_sentencepiece_decoder(part("decoder"), read, parts);
+  }
   read_model(read.object(read.field(root, "model"), "model"), read, parts);
   if (root.contains("added_tokens")) {
     read_added_tokens(read.array(read.field(root, "added_tokens"), "added_tokens"), read, parts);
   }
-  return parts;
-}
-
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-  TokenizerParts parts = parse_tokenizer_json(file_text(path), path.string());
-  std::error_code error;
-  const std::filesystem::path config_path = path.parent_path() / "tokenizer_config.json";
-  if (std::filesystem::exists(config_path, error)) {
-    const Reader read(config_path.string());
-    const json::value value = parse_json(file_text(config_path), config_path.string());
-    const json::object& config = read.object(value, "the file");
-    parts.bos = config_token(config, "bos_token", read);
-    parts.eos = config_token(config, "eos_token", read);
-    parts.chat_template = config_template(config, read);
-  }
-  // Newer checkpoints keep the template in a file of its own.
-  const std::filesystem::path template_path = path.parent_path() / "chat_template.jinja";
-  if (std::filesystem::exists(template_path, error)) parts.chat_template = file_text(template_path);
   return parts;
 }
 

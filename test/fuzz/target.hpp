@@ -57,7 +57,7 @@ inline void read_all(const model::Tensor& tensor) {
 /// A text with everything that tokenizers treat apart, there and back.
 inline void check_tokenizer(const model::Tokenizer& tokenizer) {
   for (const bool trusted : {true, false}) {
-    const auto ids = tokenizer.encode("The <|x|> <think> abc 123 é\n\n  ab", trusted);
+    const auto ids = tokenizer.encode("The <|x|> <think> abc 123 é▁\n\n  ab<s>漢</s> x", trusted);
     for (const int32_t id : ids)
       demand(!tokenizer.bytes(id).empty(), "an id that text becomes stands for bytes");
     tokenizer.decode(ids, true);

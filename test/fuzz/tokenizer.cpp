@@ -1,6 +1,6 @@
 // tokenizer.json, and a text through the tokenizer that it describes.
 
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

@@ -1,7 +1,7 @@
 // The tokenizer that a GGUF's metadata hold, and a text through it.
 
 #include "model/format/gguf.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "test/fuzz/target.hpp"
 
 using namespace convoy;

@@ -63,6 +63,18 @@ BOOST_AUTO_TEST_CASE(tokens_become_text_and_control_tokens_do_not) {
   BOOST_TEST(read().tokens() == 5u);
 }
 
+BOOST_AUTO_TEST_CASE(a_blank_that_the_tokenizer_put_there_begins_no_chat_but_goes_on_with_a_prompt) {
+  model.tokenizer = std::make_shared<test::ByteTokenizer>(true);
+  request.endpoint = Endpoint::completions;
+  BOOST_TEST(!tokens(0, {test::piece_token}));
+  BOOST_TEST(piece.text == " piece");
+  reader.reset();
+  piece = {};
+  request.endpoint = Endpoint::chat;
+  BOOST_TEST(!tokens(0, {test::control_token, ' ', test::piece_token}));
+  BOOST_TEST(piece.text == " piece");
+}
+
 BOOST_AUTO_TEST_CASE(repeated_tokens_are_ignored) {
   BOOST_TEST(!tokens(0, {'a', 'b'}));
   BOOST_TEST(!tokens(0, {'a', 'b'}));

@@ -42,6 +42,22 @@ BOOST_AUTO_TEST_CASE(a_character_appears_only_when_its_last_byte_has_come) {
   BOOST_TEST(d.characters() == 1u);
 }
 
+BOOST_AUTO_TEST_CASE(one_blank_that_begins_the_text_is_dropped_where_that_is_asked_for) {
+  const auto joined = [](bool drops, const std::vector<std::string>& tokens) {
+    Detokenizer d({}, drops);
+    std::string text;
+    for (const std::string& token : tokens) d.push(token, text);
+    d.finish(text);
+    BOOST_TEST(d.characters() == text.size());
+    return text;
+  };
+  BOOST_TEST(joined(true, {"", " a", " b"}) == "a b");
+  BOOST_TEST(joined(true, {" ", " a"}) == " a");
+  BOOST_TEST(joined(true, {"  a"}) == " a");
+  BOOST_TEST(joined(true, {"a", " b"}) == "a b");
+  BOOST_TEST(joined(false, {" a"}) == " a");
+}
+
 BOOST_AUTO_TEST_CASE(bytes_that_are_not_utf8_become_replacement_characters) {
   const std::string r = "\xEF\xBF\xBD";
   BOOST_TEST(text_of({},

@@ -13,6 +13,8 @@ constexpr int64_t vocab = 259;
 
 class ByteTokenizer : public model::Tokenizer {
  public:
+  explicit ByteTokenizer(bool drops_leading_blank = false) : drops_leading_blank_(drops_leading_blank) {}
+
   std::vector<int32_t> encode(std::span<const model::Segment> segments,
                               const std::stop_token&) const override {
     std::vector<int32_t> ids;
@@ -36,6 +38,8 @@ class ByteTokenizer : public model::Tokenizer {
     return (bytes + 4) / 5;  // "<ctl>"
   }
   std::string decode(std::span<const int32_t>, bool) const override { throw std::logic_error("not used"); }
+  bool drops_leading_blank() const override { return drops_leading_blank_; }
+  std::string_view kind() const override { return "bytes"; }
   std::string_view bytes(int32_t id) const override {
     static const std::string all = [] {
       std::string s;
@@ -54,6 +58,7 @@ class ByteTokenizer : public model::Tokenizer {
   std::optional<int32_t> eos() const override { return end_token; }
 
  private:
+  bool drops_leading_blank_ = false;
   std::string digest_ = "bytes";
   std::optional<std::string> template_;
 };

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::test {

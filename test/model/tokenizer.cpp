@@ -103,75 +103,6 @@ std::vector<std::string> pieces(SplitRule rule, std::string text) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(a_control_token_is_one_only_in_trusted_text) {
-  const auto t = small();
-  BOOST_TEST(encode(*t, {{"<|x|>", true}}) == Ids{300}, boost::test_tools::per_element());
-  const Ids plain = encode(*t, {{"<|x|>", false}});
-  BOOST_TEST(plain.size() == 5);
-  BOOST_TEST(t->decode(plain) == "<|x|>");
-  BOOST_TEST(encode(*t, {{"<think>", false}}).size() == 7);
-  BOOST_TEST(encode(*t, {{"<late>", true}}) == Ids{305}, boost::test_tools::per_element());
-  BOOST_TEST(encode(*t, {{"<late>", false}}).size() == 6);
-}
-
-BOOST_AUTO_TEST_CASE(a_control_token_that_reaches_into_untrusted_text_is_text) {
-  const auto t = small();
-  for (const auto& segments : std::vector<std::vector<Segment>>{{{"<|x", true}, {"|>", false}},
-                                                                {{"<|", false}, {"x|>", true}},
-                                                                {{"<|", true}, {"x", false}, {"|>", true}}}) {
-    BOOST_TEST(t->encode(segments).size() == 5);
-  }
-  // The longer token reaches into the user's text, the shorter does not.
-  const Ids ids = encode(*t, {{"<|x|>", true}, {"y", false}});
-  BOOST_TEST(ids == (Ids{300, t->id_of("y").value()}), boost::test_tools::per_element());
-}
-
-BOOST_AUTO_TEST_CASE(plain_text_of_neighbouring_segments_is_encoded_as_one) {
-  const auto t = small();
-  const Ids joined = encode(*t, {{"<|x|>a", true}, {"b", false}, {"c", true}});
-  BOOST_TEST(joined == (Ids{300, 257}), boost::test_tools::per_element());
-}
-
-BOOST_AUTO_TEST_CASE(added_tokens_match_the_longest_and_keep_their_flags) {
-  const auto t = small();
-  BOOST_TEST(t->encode("<|x|>y", true) == Ids{301}, boost::test_tools::per_element());
-  BOOST_TEST(t->encode(" \n [strip]\t <|x|>", true) == (Ids{303, 300}), boost::test_tools::per_element());
-  BOOST_TEST(t->encode("word", true) == Ids{304}, boost::test_tools::per_element());
-  BOOST_TEST(t->encode("sword", true).size() == 5);
-  BOOST_TEST(t->encode("wordé", true).size() == 6);
-  // The blanks that a control token strips may be the user's, as in the reference.
-  BOOST_TEST(encode(*t, {{"  ", false}, {"[strip]", true}}) == Ids{303}, boost::test_tools::per_element());
-}
-
-BOOST_AUTO_TEST_CASE(letters_whose_bytes_no_text_has_may_be_added_tokens_and_are_found_in_anyones_text) {
-  const auto with_letter = [](const std::string& letter, bool special) {
-    TokenizerParts parts = small_parts();
-    std::erase_if(parts.vocabulary, [&](const auto& token) { return token.first == letter; });
-    parts.added.push_back({.id = 310, .content = letter, .normalized = !special, .special = special});
-    return make_tokenizer(std::move(parts));
-  };
-  const auto t = with_letter("ü", false);
-  for (const bool control : {false, true}) {
-    const Ids ids = t->encode("abcüa", control);
-    BOOST_TEST(ids == (Ids{257, 310, t->id_of("a").value()}), boost::test_tools::per_element());
-    BOOST_TEST(t->decode(ids) == "abcüa");
-  }
-  BOOST_TEST(t->encode("abcüa", false).size() == small()->encode("abcüa", false).size() - 1);
-  BOOST_TEST(!t->is_control(310));
-  // A control token would be the user's to write, and the bytes of ä are in every text that has a 漢.
-  BOOST_CHECK_THROW(with_letter("ü", true), InputError);
-  BOOST_CHECK_THROW(with_letter("ä", false), InputError);
-}
-
-BOOST_AUTO_TEST_CASE(only_special_tokens_are_control_and_can_be_skipped_when_decoding) {
-  const auto t = small();
-  BOOST_TEST(t->is_control(300));
-  BOOST_TEST(!t->is_control(302));
-  BOOST_TEST(!t->is_control(256));
-  BOOST_TEST(t->decode(Ids{300, 256, 302}) == "<|x|>ab<think>");
-  BOOST_TEST(t->decode(Ids{300, 256, 302}, true) == "ab<think>");
-}
-
 BOOST_AUTO_TEST_CASE(ids_out_of_range_have_no_bytes) {
   const auto t = small();
   for (const int32_t id : {-1, INT32_MIN, 270, 306, INT32_MAX}) {
@@ -293,12 +224,12 @@ BOOST_AUTO_TEST_CASE(a_split_keeps_its_matches_as_its_behaviour_says) {
                  (Words{"the", "final", "countdown"}),
              boost::test_tools::per_element());
   BOOST_TEST(pieces({.expression = "x*"}, "aé") == (Words{"a", "é"}), boost::test_tools::per_element());
-  BOOST_TEST(pieces({.prefix_space = true}, "a") == Words{" a"}, boost::test_tools::per_element());
+  BOOST_TEST(pieces({.prefix = Prefix::each}, "a") == Words{" a"}, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(an_expression_that_the_engines_may_read_differently_is_refused) {
-  for (const char* pattern : {"[a[bc]]", "[a&&b]", "\\h", "\\w+", "\\b", "(?m:.)", "a(?i)b", "a{2}+", "\\x41",
-                              "(", "[a", "\\", "(*UTF)", "(?<name>a)"}) {
+  for (const char* pattern : {"[a[bc]]", "[a&&b]", "\\h", "\\w+", "\\b", "(?m:.)", "a(?i)b", "a{2}+", 
+                              "\\x41", "(", "[a", "\\", "(*UTF)", "(?<name>a)"}) {
     BOOST_CHECK_THROW(Expression(pattern, "test"), InputError);
   }
   BOOST_TEST(translate_expression("\\s[^\\S\\]]\\u00e9", "test") ==
@@ -341,7 +272,7 @@ BOOST_AUTO_TEST_CASE(the_digest_changes_with_everything_that_shapes_the_output) 
   BOOST_TEST(differs([](TokenizerParts& p) { std::swap(p.vocabulary[3].second, p.vocabulary[4].second); }));
   BOOST_TEST(differs([](TokenizerParts& p) {
     p.added.pop_back();
-    p.nfc = true;
+    p.normalizer = {{NormalStep::Kind::nfc, "", ""}};
   }));
 }
 

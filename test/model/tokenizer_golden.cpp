@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "model/chat/chat_template.hpp"
-#include "model/tokenizer/byte_level_tokenizer.hpp"
+#include "model/tokenizer/tokenizer_parts.hpp"
 #include "test/model/golden_tokenizer.hpp"
 
 using namespace convoy;

@@ -174,11 +174,8 @@ BOOST_AUTO_TEST_CASE(merges_that_make_no_sense_are_refused) {
   check_refused("not a string", add_merge(7));
 }
 
-BOOST_AUTO_TEST_CASE(plain_text_that_could_become_a_control_token_is_refused) {
-  check_refused("makes the added token \"abc\"", [](json::object& d) {
-    d["added_tokens"].as_array().push_back(json::object{{"id", 257}, {"content", "abc"}, {"special", true}});
-  });
-  check_refused("makes the added token \"q\"", [](json::object& d) {
+BOOST_AUTO_TEST_CASE(a_control_token_that_is_one_byte_of_any_text_is_refused) {
+  check_refused("added token \"q\"", [](json::object& d) {
     const json::value id = d["model"].as_object()["vocab"].as_object()["q"];
     d["added_tokens"].as_array().push_back(json::object{{"id", id}, {"content", "q"}, {"special", true}});
   });
@@ -218,7 +215,7 @@ BOOST_AUTO_TEST_CASE(a_gguf_gives_the_tokenizer_that_its_metadata_describe) {
 
 BOOST_AUTO_TEST_CASE(gguf_metadata_that_make_no_sense_are_refused) {
   check_gguf_refused("smollm", [](GgufMetadata& m) { m["tokenizer.ggml.pre"].value = "marmalade"; });
-  check_gguf_refused("llama", [](GgufMetadata& m) { m["tokenizer.ggml.model"].value = "llama"; });
+  check_gguf_refused("bert", [](GgufMetadata& m) { m["tokenizer.ggml.model"].value = "bert"; });
   for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens",
                           "tokenizer.ggml.token_type", "tokenizer.ggml.merges"}) {
     check_gguf_refused(key, [&](GgufMetadata& m) { m.erase(key); });

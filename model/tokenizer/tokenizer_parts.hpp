@@ -2,7 +2,6 @@
 // What a tokenizer file says, whatever its format, and the tokenizer built from it. Used by the readers of
 // tokenizer.json and of GGUF metadata, at loading.
 
-#include <array>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -13,6 +12,8 @@
 
 #include "model/format/gguf.hpp"
 #include "model/tokenizer/added_tokens.hpp"
+#include "model/tokenizer/alphabet.hpp"
+#include "model/tokenizer/normalizer.hpp"
 #include "model/tokenizer/pretokenizer.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 
@@ -20,14 +21,23 @@ namespace convoy::model {
 
 struct TokenizerParts {
   std::string where;  // the file, for errors
-  /// The byte-pair vocabulary, each byte written as one printable character (a blank as Ġ), and its ids.
+  Alphabet alphabet = Alphabet::byte_level;
+  /// The byte-pair vocabulary, written in its alphabet, and its ids.
   std::vector<std::pair<std::string, int32_t>> vocabulary;
-  std::vector<std::pair<std::string, std::string>> merges;  // by rank, best first
+  /// By rank, best first. A vocabulary with scores has none: there any two tokens merge whose texts together
+  /// are a token, the one with the highest score first.
+  std::vector<std::pair<std::string, std::string>> merges;
+  std::vector<float> scores;  // of vocabulary's entries, in their order
   std::vector<AddedToken> added;
+  std::vector<NormalStep> normalizer;
   std::vector<SplitRule> rules;
-  bool nfc = false;                                    // texts are brought to Unicode's form C first
-  bool ignore_merges = false;                          // a word that is a token is not merged
-  std::optional<std::string> chat_template, bos, eos;  // bos, eos: their tokens
+  bool ignore_merges = false;  // a word that is a token is not merged
+  /// A character that has no token becomes its bytes' tokens, else `unknown` (a run of them one, if fused),
+  /// else nothing.
+  bool byte_fallback = false, fuse_unknown = false;
+  std::optional<std::string> unknown;
+  bool drops_leading_blank = false;                         // when decoding
+  std::optional<std::string> chat_template, bos, eos, pad;  // bos, eos, pad: their tokens
 };
 
 /// Checks the parts against each other. Throws InputError.
@@ -47,8 +57,5 @@ std::optional<std::string> pre_tokenizer_name(const TokenizerParts& parts);
 
 /// Ids lie below this: a hostile file must not make us allocate.
 constexpr int64_t token_ids_max = int64_t{1} << 22;
-
-/// The characters that stand for the bytes 0 to 255 in a vocabulary.
-std::array<char32_t, 256> byte_characters();
 
 }  // namespace convoy::model

@@ -1,0 +1,67 @@
+// What stands beside a tokenizer.json: tokenizer_config.json and the chat template.
+
+#include <boost/json.hpp>
+
+#include "model/error.hpp"
+#include "model/json.hpp"
+#include "model/text_file.hpp"
+#include "model/tokenizer/json_reader.hpp"
+
+namespace convoy::model {
+namespace {
+
+constexpr uintmax_t file_bytes_max = 256 << 20;
+
+std::string file_text(const std::filesystem::path& path) {
+  std::string text = read_text_file(path, file_bytes_max + 1, "check the path and its permissions");
+  if (text.size() > file_bytes_max)
+    throw InputError("has more than " + std::to_string(file_bytes_max) + " bytes", path.string(),
+                     "check that it is a tokenizer's file");
+  return text;
+}
+
+/// A token in tokenizer_config.json: its text, or an object with its text as content; null for none.
+std::optional<std::string> config_token(const json::object& config, std::string_view key,
+                                        const JsonReader& read) {
+  const json::value* value = config.if_contains(key);
+  if (!value || value->is_null()) return std::nullopt;
+  if (value->is_object()) value = &read.field(value->get_object(), "content");
+  return std::string(read.string(*value, key));
+}
+
+/// The template's text; of several named ones the one called "default".
+std::optional<std::string> config_template(const json::object& config, const JsonReader& read) {
+  const json::value* value = config.if_contains("chat_template");
+  if (!value || value->is_null()) return std::nullopt;
+  if (!value->is_array()) return std::string(read.string(*value, "chat_template"));
+  for (const json::value& v : value->get_array()) {
+    const json::object& entry = read.object(v, "an entry of chat_template");
+    if (read.string(read.field(entry, "name"), "a template's name") == "default") {
+      return std::string(read.string(read.field(entry, "template"), "a template"));
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
+  TokenizerParts parts = parse_tokenizer_json(file_text(path), path.string());
+  std::error_code error;
+  const std::filesystem::path config_path = path.parent_path() / "tokenizer_config.json";
+  if (std::filesystem::exists(config_path, error)) {
+    const JsonReader read(config_path.string());
+    const json::value value = parse_json(file_text(config_path), config_path.string());
+    const json::object& config = read.object(value, "the file");
+    parts.bos = config_token(config, "bos_token", read);
+    parts.eos = config_token(config, "eos_token", read);
+    parts.pad = config_token(config, "pad_token", read);
+    parts.chat_template = config_template(config, read);
+  }
+  // Newer checkpoints keep the template in a file of its own.
+  const std::filesystem::path template_path = path.parent_path() / "chat_template.jinja";
+  if (std::filesystem::exists(template_path, error)) parts.chat_template = file_text(template_path);
+  return parts;
+}
+
+}  // namespace convoy::model
