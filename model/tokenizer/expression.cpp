@@ -127,6 +127,25 @@ class Translation {
     copy(1);
   }
 
+  void repetition() {
+    const std::string_view rest = in_.substr(at_);
+    const size_t close = rest.find('}');
+    const std::string_view count = rest.substr(1, close == rest.npos ? close : close - 1);
+    if (close == rest.npos || count.find_first_not_of("0123456789,") != count.npos)
+      refuse("a brace that is no repetition");
+    const std::string_view behind = rest.substr(close + 1);
+    if (behind.starts_with("+")) refuse("a repetition in braces followed by +");
+    // To Oniguruma a{2}? is (?:a{2})?.
+    if (behind.starts_with("?") && count.find(',') == count.npos) refuse("a fixed repetition followed by ?");
+    if (count.size() > 1 && count[0] == ',' && count.find(',', 1) == count.npos) {
+      out_ += "{0";  // {,n}, which PCRE2 takes for a text
+      ++at_;
+      copy(close);
+    } else {
+      copy(close + 1);
+    }
+  }
+
   void character() {
     const std::string_view rest = in_.substr(at_);
     if (rest[0] == '[') {
@@ -134,12 +153,7 @@ class Translation {
       copy(rest.starts_with("[^") ? 2 : 1);
       if (in_.substr(at_).starts_with("]")) refuse("an empty set");
     } else if (rest[0] == '{') {
-      const size_t close = rest.find('}');
-      if (close == rest.npos || rest.substr(1, close - 1).find_first_not_of("0123456789,") != rest.npos) {
-        refuse("a brace that is no repetition");
-      }
-      if (rest.substr(close + 1).starts_with("+")) refuse("a repetition in braces followed by +");
-      copy(close + 1);
+      repetition();
     } else if (rest.starts_with("(?")) {
       static constexpr std::string_view known[] = {"(?:", "(?!", "(?=", "(?<!", "(?<=", "(?>", "(?i:"};
       const auto* group = std::find_if(std::begin(known), std::end(known),

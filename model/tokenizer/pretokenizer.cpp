@@ -1,5 +1,7 @@
 #include "model/tokenizer/pretokenizer.hpp"
 
+#include <optional>
+
 #include "model/utf8.hpp"
 
 namespace convoy::model {
@@ -79,13 +81,18 @@ void split_piece(std::string_view text, Piece piece, const Expression& expressio
   const std::string_view part = text.substr(piece.begin, piece.end - piece.begin);
   size_t done = 0;  // up to here matches and gaps were handed out
   size_t from = 0;
+  std::optional<size_t> last;  // where the last match ended
   cutter.start();
   for (Expression::Match m; from <= part.size() && expression.find(part, from, scratch, m);) {
+    // An empty match where one ended is none, or it would be found for ever.
+    if (m.begin == m.end && m.end == last) {
+      from = m.end + (m.end < part.size() ? character_at(part, m.end).bytes : 1);
+      continue;
+    }
     if (m.begin > done) cutter.add({piece.begin + done, piece.begin + m.begin}, invert);
     cutter.add({piece.begin + m.begin, piece.begin + m.end}, !invert);
     done = from = m.end;
-    // After an empty match, look on behind the next character, or the same one would be found for ever.
-    if (m.begin == m.end) from += m.end < part.size() ? character_at(part, m.end).bytes : 1;
+    last = m.end;
   }
   if (done < part.size()) cutter.add({piece.begin + done, piece.end}, invert);
 }

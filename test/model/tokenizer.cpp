@@ -228,12 +228,51 @@ BOOST_AUTO_TEST_CASE(a_split_keeps_its_matches_as_its_behaviour_says) {
 }
 
 BOOST_AUTO_TEST_CASE(an_expression_that_the_engines_may_read_differently_is_refused) {
-  for (const char* pattern : {"[a[bc]]", "[a&&b]", "\\h", "\\w+", "\\b", "(?m:.)", "a(?i)b", "a{2}+", 
+  for (const char* pattern : {"[a[bc]]", "[a&&b]", "\\h", "\\w+", "\\b", "(?m:.)", "a(?i)b", "a{2}+", "a{2}?",
                               "\\x41", "(", "[a", "\\", "(*UTF)", "(?<name>a)"}) {
     BOOST_CHECK_THROW(Expression(pattern, "test"), InputError);
   }
   BOOST_TEST(translate_expression("\\s[^\\S\\]]\\u00e9", "test") ==
              "\\p{White_Space}[^\\P{White_Space}\\]]\\x{00e9}");
+}
+
+BOOST_AUTO_TEST_CASE(an_expression_that_can_match_nothing_cuts_as_the_reference_does) {
+  // As tokenizers 0.23 cuts them.
+  using Words = std::vector<std::string>;
+  using enum SplitBehaviour;
+  const auto cut = [](const char* expression, SplitBehaviour behaviour, const char* text) {
+    return pieces({.expression = expression, .behaviour = behaviour}, text);
+  };
+  const std::map<SplitBehaviour, Words> stars = {{removed, {"a", "b", "c"}},
+                                                 {isolated, {"a", "xx", "b", "c", "x"}},
+                                                 {contiguous, {"a", "xx", "b", "c", "x"}},
+                                                 {merged_with_previous, {"axx", "b", "cx"}},
+                                                 {merged_with_next, {"a", "xxb", "c", "x"}}};
+  for (const auto& [behaviour, words] : stars)
+    BOOST_TEST(cut("x*", behaviour, "axxbcx") == words, boost::test_tools::per_element());
+  const std::map<SplitBehaviour, Words> alternatives = {{removed, {"b"}},
+                                                        {isolated, {"a", "a", "b"}},
+                                                        {contiguous, {"aa", "b"}},
+                                                        {merged_with_previous, {"a", "a", "b"}},
+                                                        {merged_with_next, {"a", "ab"}}};
+  for (const auto& [behaviour, words] : alternatives)
+    BOOST_TEST(cut("a|", behaviour, "aab") == words, boost::test_tools::per_element());
+  BOOST_TEST(cut("(?=b)", contiguous, "abb") == (Words{"a", "b", "b"}), boost::test_tools::per_element());
+  BOOST_TEST(cut("b*?", merged_with_next, "abbc") == (Words{"a", "b", "b", "c"}),
+             boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(a_repetition_without_a_least_number_begins_at_none) {
+  // As tokenizers 0.23 cuts them.
+  using Words = std::vector<std::string>;
+  const auto cut = [](const char* expression, const char* text) {
+    return pieces({.expression = expression}, text);
+  };
+  BOOST_TEST(cut("a{,2}", "aaaab") == (Words{"aa", "aa", "b"}), boost::test_tools::per_element());
+  BOOST_TEST(cut("a{,1}b", "aab") == (Words{"a", "ab"}), boost::test_tools::per_element());
+  BOOST_TEST(cut("b{,1}?a", "ba") == Words{"ba"}, boost::test_tools::per_element());
+  BOOST_TEST(cut("a{,}b", "a{,}b") == Words{"a{,}b"}, boost::test_tools::per_element());
+  BOOST_TEST(cut("[{,2}]", "{2") == (Words{"{", "2"}), boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(a_category_knows_the_characters_of_unicode_16) {
