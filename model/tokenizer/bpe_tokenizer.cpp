@@ -77,8 +77,10 @@ class BpeTokenizer final : public Tokenizer {
       spelled_.emplace(size() + static_cast<int32_t>(i), std::move(stand_ins[i]));
     bound_ = bound_of(parts);
     if (ignore_merges_) {
+      // Words are looked up as the alphabet writes them, so what it cannot write is never found.
       for (const auto& [text, id] : parts.vocabulary)
-        if (vocabulary_.kind(id) == TokenKind::text)
+        if (vocabulary_.kind(id) == TokenKind::text &&
+            (alphabet_ != Alphabet::byte_level || is_byte_level(text)))
           words_.emplace(alphabet_ == Alphabet::byte_level ? std::string(bytes(id)) : text, id);
     }
     bos_ = named(parts.bos, "bos");

@@ -3,6 +3,7 @@
 // tokenizer.json and of what stands beside it.
 
 #include <boost/json.hpp>
+#include <charconv>
 #include <string>
 #include <string_view>
 
@@ -43,6 +44,14 @@ class JsonReader {
       fail("the id of " + in_quotes(name) + " is not a number in 0.." + std::to_string(token_ids_max - 1));
     }
     return static_cast<int32_t>(value.get_int64());
+  }
+  /// An id that is the key of an object.
+  int32_t id(std::string_view key) const {
+    int32_t id = -1;
+    const auto [rest, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || rest != key.data() + key.size() || id < 0 || id >= token_ids_max)
+      fail(in_quotes(key) + " is not an id in 0.." + std::to_string(token_ids_max - 1));
+    return id;
   }
   const json::value& field(const json::object& object, std::string_view key) const {
     const json::value* value = object.if_contains(key);

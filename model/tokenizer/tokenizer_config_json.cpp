@@ -1,6 +1,9 @@
 // What stands beside a tokenizer.json: tokenizer_config.json and the chat template.
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <boost/unordered/unordered_flat_map.hpp>
+#include <iterator>
 
 #include "model/error.hpp"
 #include "model/json.hpp"
@@ -43,6 +46,30 @@ std::optional<std::string> config_template(const json::object& config, const Jso
   return std::nullopt;
 }
 
+/// Tokens that tokenizer.json may lack, and flags that go before its own. A token that it has keeps its id
+/// there.
+void add_decoder_tokens(const json::object& config, const JsonReader& read, TokenizerParts& parts) {
+  const json::value* value = config.if_contains("added_tokens_decoder");
+  if (!value || value->is_null()) return;
+  boost::unordered_flat_map<std::string, AddedToken*> added;
+  boost::unordered_flat_map<std::string_view, int32_t> vocabulary;
+  std::vector<AddedToken> fresh;
+  for (AddedToken& token : parts.added) added.emplace(token.content, &token);
+  for (const auto& [text, id] : parts.vocabulary) vocabulary.emplace(text, id);
+  for (const auto& [key, entry] : read.object(*value, "added_tokens_decoder")) {
+    AddedToken token =
+        read_added_token(read.object(entry, "an entry of added_tokens_decoder"), read.id(key), read);
+    if (const auto at = vocabulary.find(token.content); at != vocabulary.end()) token.id = at->second;
+    if (const auto at = added.find(token.content); at != added.end()) {
+      token.id = at->second->id;
+      *at->second = std::move(token);
+    } else {
+      fresh.push_back(std::move(token));
+    }
+  }
+  std::ranges::move(fresh, std::back_inserter(parts.added));
+}
+
 }  // namespace
 
 TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
@@ -57,6 +84,7 @@ TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
     parts.eos = config_token(config, "eos_token", read);
     parts.pad = config_token(config, "pad_token", read);
     parts.chat_template = config_template(config, read);
+    add_decoder_tokens(config, read, parts);
   }
   // Newer checkpoints keep the template in a file of its own.
   const std::filesystem::path template_path = path.parent_path() / "chat_template.jinja";

@@ -214,6 +214,7 @@ void read_merges(const Reader& read, TokenizerParts& parts) {
   parts.merges.reserve(merges.size());
   for (const GgufValue& v : merges) {
     const std::string& text = read.string(v, key);
+    if (text.starts_with("#version")) continue;  // the first line of the merges.txt that it was made of
     const size_t blank = text.find(' ');
     if (blank == text.npos || text.find(' ', blank + 1) != text.npos) {
       read.fail("the merge " + in_quotes(text) + " does not name two tokens");

@@ -195,6 +195,7 @@ void read_merges(const json::array& merges, const JsonReader& read, TokenizerPar
       continue;
     }
     const std::string_view text = read.string(v, "a merge");
+    if (text.starts_with("#version")) continue;  // the first line of the merges.txt that it was made of
     const size_t blank = text.find(' ');
     if (blank == text.npos || text.find(' ', blank + 1) != text.npos) {
       read.fail("the merge " + in_quotes(text) + " does not name two tokens");

@@ -2,6 +2,7 @@
 
 #include <boost/test/unit_test.hpp>
 #include <ctime>
+#include <fstream>
 #include <limits>
 #include <random>
 
@@ -194,6 +195,38 @@ BOOST_AUTO_TEST_CASE(
   BOOST_TEST(written->digest() == gguf()->digest());
   BOOST_CHECK_EXCEPTION(write_gguf_tokenizer(listed, config, writer), InputError, names("by a list"));
   BOOST_CHECK_EXCEPTION(tokenizer_json(scored), InputError, names("by scores"));
+}
+
+BOOST_AUTO_TEST_CASE(tokens_and_flags_that_only_the_configuration_beside_the_file_has_are_added) {
+  // The ids are those that transformers 5.24 gives.
+  const fs::path folder =
+      fs::temp_directory_path() / ("convoy-added-" + std::to_string(std::random_device()()));
+  fs::create_directory(folder);
+  const auto token = [](const char* content, bool special, bool strips = false) {
+    return json::object{{"content", content}, {"lstrip", strips},     {"normalized", false},
+                        {"rstrip", strips},   {"single_word", false}, {"special", special}};
+  };
+  const auto load = [&](const json::object& decoder) {
+    std::ofstream(folder / "tokenizer.json") << sentencepiece_json();
+    std::ofstream(folder / "tokenizer_config.json") << json::object{{"added_tokens_decoder", decoder}};
+    return Tokenizer::load(folder);
+  };
+  const auto t = load({{"903", token("<|im_end|>", true, true)},
+                       {"905", token("<tool>", false)},
+                       {"906", token("<|eot|>", true)},
+                       {"900", token("[INST]", true)},
+                       {"300", token("▁the", true)}});
+  BOOST_TEST(t->encode("a <tool> b<|eot|>", true) == (Ids{266, 738, 905, 261, 771, 906}),
+             boost::test_tools::per_element());
+  BOOST_TEST(t->encode("x  <|im_end|>  y", true) == (Ids{738, 804, 903, 738, 764}),
+             boost::test_tools::per_element());
+  BOOST_TEST(t->encode("[INST]", true) == Ids{900}, boost::test_tools::per_element());
+  BOOST_TEST(t->is_control(900));
+  BOOST_TEST(t->encode("▁the", true) == Ids{263}, boost::test_tools::per_element());
+  BOOST_CHECK_EXCEPTION(load({{"902", token("<tool>", false)}}), InputError, names("id 902"));
+  BOOST_CHECK_EXCEPTION(load({{"-1", token("<tool>", false)}}), InputError, names("\"-1\""));
+  BOOST_CHECK_EXCEPTION(load({{"905", 1}}), InputError, names("added_tokens_decoder"));
+  fs::remove_all(folder);
 }
 
 BOOST_AUTO_TEST_CASE(a_megabyte_is_encoded_in_seconds_whatever_it_holds) {

@@ -262,6 +262,16 @@ BOOST_AUTO_TEST_CASE(an_expression_that_can_match_nothing_cuts_as_the_reference_
              boost::test_tools::per_element());
 }
 
+BOOST_AUTO_TEST_CASE(a_word_is_looked_up_as_the_alphabet_writes_it) {
+  TokenizerParts parts = small_parts();
+  parts.ignore_merges = true;
+  parts.vocabulary.emplace_back("漢", 290);  // no text is written so
+  parts.vocabulary.emplace_back("Ġ漢", 291);
+  const auto t = make_tokenizer(std::move(parts));
+  BOOST_TEST(t->encode("漢", false).size() == 3u);
+  BOOST_TEST(t->encode("abc", false) == Ids{257}, boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(a_repetition_without_a_least_number_begins_at_none) {
   // As tokenizers 0.23 cuts them.
   using Words = std::vector<std::string>;

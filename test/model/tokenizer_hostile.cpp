@@ -181,6 +181,23 @@ BOOST_AUTO_TEST_CASE(a_control_token_that_is_one_byte_of_any_text_is_refused) {
   });
 }
 
+BOOST_AUTO_TEST_CASE(a_version_line_among_merges_is_none) {
+  for (const int at : {0, 2}) {
+    json::object document = small_json();
+    json::array& merges = document["model"].as_object()["merges"].as_array();
+    merges.insert(merges.begin() + at, "#version: 0.2");
+    const auto tokenizer = load(json::serialize(document));
+    BOOST_TEST(tokenizer->encode("abc", false) == std::vector<int32_t>{257},
+               boost::test_tools::per_element());
+  }
+  GgufMetadata metadata = small_gguf();
+  GgufArray& merges = std::get<GgufArray>(metadata["tokenizer.ggml.merges"].value);
+  merges.insert(merges.begin(), GgufValue{"#version: 0.2"});
+  BOOST_TEST(make_tokenizer(read_tokenizer_gguf(metadata, "small"))->encode("abc", false) ==
+                 std::vector<int32_t>{257},
+             boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(parts_that_are_not_known_are_refused_by_name) {
   const json::value unknown = json::object{{"type", "Marmalade"}};
   for (const char* key : {"normalizer", "pre_tokenizer", "post_processor", "decoder"}) {
