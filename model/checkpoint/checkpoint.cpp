@@ -80,7 +80,8 @@ class FileCheckpoint final : public Checkpoint {
   /// weight.
   void check() const {
     UsedTensors used;
-    collect_weights(parts_, {0, parts_.config.layers - 1}, used);
+    // One at a time: described all at once, small experts take more memory than the file has bytes.
+    for (int64_t n = 0; n < parts_.config.layers; ++n) collect_weights(parts_, {n, n}, used);
     for (const auto& [name, tensor] : parts_.tensors)
       if (!used.contains(name) && !is_harmless(name))
         throw InputError("is not a weight of " + parts_.config.architecture, tensor_place(parts_, name),

@@ -39,6 +39,20 @@ void for_each_expert(const LayerWeights& w, const auto& use) {
   for (size_t i = 0; i < e.gate.size(); ++i) use(e.gate[i], e.up[i], e.down[i]);
 }
 
+/// Calls use(layer) for each, which is gone then: all at once may take more memory than the file has bytes.
+/// Returns what stands before and behind the layers.
+StageWeights for_each_layer(const Checkpoint& checkpoint, LayerRange range, const auto& use) {
+  StageWeights ends;
+  for (int64_t n = range.first; n <= range.last; ++n) {
+    StageWeights one = checkpoint.layout({n, n});
+    use(one.layers.front());
+    if (one.embedding) ends.embedding = std::move(one.embedding);
+    if (one.final_norm) ends.final_norm = std::move(one.final_norm);
+    if (one.head) ends.head = std::move(one.head);
+  }
+  return ends;
+}
+
 bool same_bytes(const std::optional<Tensor>& a, const std::optional<Tensor>& b) {
   return a && b && a->bytes.data() == b->bytes.data();
 }
@@ -93,29 +107,28 @@ class Count {
 
 Inspection inspect(const Checkpoint& checkpoint) {
   const Config& config = checkpoint.config();
-  const StageWeights all = checkpoint.layout({0, config.layers - 1});
   Count count(config);
-  for (const LayerWeights& w : all.layers) count.layer(w);
-  const bool tied = same_bytes(all.embedding, all.head);
-  count.add(*all.embedding, tied ? value_count(*all.head) : static_cast<uint64_t>(config.hidden));
-  count.add(*all.final_norm, value_count(*all.final_norm));
-  if (!tied) count.add(*all.head, value_count(*all.head));
+  const StageWeights ends =
+      for_each_layer(checkpoint, {0, config.layers - 1}, [&](const LayerWeights& w) { count.layer(w); });
+  const bool tied = same_bytes(ends.embedding, ends.head);
+  count.add(*ends.embedding, tied ? value_count(*ends.head) : static_cast<uint64_t>(config.hidden));
+  count.add(*ends.final_norm, value_count(*ends.final_norm));
+  if (!tied) count.add(*ends.head, value_count(*ends.head));
   Inspection result = count.finish();
   result.prediction_parameters = checkpoint.prediction_parameters();
   return result;
 }
 
 uint64_t stage_bytes(const Checkpoint& checkpoint, LayerRange range) {
-  const StageWeights weights = checkpoint.layout(range);
   uint64_t bytes = 0;
   const auto add = [&](const Tensor& tensor) { bytes += all_bytes(tensor); };
-  for (const LayerWeights& w : weights.layers) {
+  const StageWeights ends = for_each_layer(checkpoint, range, [&](const LayerWeights& w) {
     for_each_common(w, add);
     for_each_expert(w, [&](const auto&... parts) { (add(parts), ...); });
-  }
-  if (weights.embedding) add(*weights.embedding);
-  if (weights.final_norm) add(*weights.final_norm);
-  if (weights.head && !same_bytes(weights.embedding, weights.head)) add(*weights.head);
+  });
+  if (ends.embedding) add(*ends.embedding);
+  if (ends.final_norm) add(*ends.final_norm);
+  if (ends.head && !same_bytes(ends.embedding, ends.head)) add(*ends.head);
   return bytes;
 }
 

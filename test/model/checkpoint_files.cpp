@@ -1,12 +1,15 @@
 // What published checkpoints' files look like beside the plain case: a head that contradicts its
 // configuration, data at odd addresses, many layers that are never run.
 
+#include <sys/resource.h>
+
 #include <boost/json.hpp>
 #include <ctime>
 #include <set>
 
 #include "builders.hpp"
 #include "model/checkpoint/checkpoint_parts.hpp"
+#include "model/checkpoint/inspect.hpp"
 #include "model/rewrite/rewrite.hpp"
 
 using namespace convoy;
@@ -182,3 +185,81 @@ BOOST_AUTO_TEST_CASE(layers_that_predict_are_told_by_their_number_and_cost_no_mo
   BOOST_TEST(seconds < 2);
 #endif
 }
+
+#ifndef __SANITIZE_ADDRESS__  // whose own memory is more than the limit
+
+namespace {
+
+/// As many experts as there may be, each of one row; 131 kB in each layer.
+test::GgufBuilder gguf_of_tiny_experts(uint32_t layers) {
+  constexpr uint32_t experts = 4096;
+  test::GgufBuilder file;
+  file.key("general.architecture", std::string("deepseek2"))
+      .key("deepseek2.attention.layer_norm_rms_epsilon", 1e-5f)
+      .key("deepseek2.expert_count", experts);
+  for (const auto& [name, value] :
+       std::initializer_list<std::pair<const char*, uint32_t>>{{"block_count", layers},
+                                                               {"context_length", 128},
+                                                               {"embedding_length", 2},
+                                                               {"feed_forward_length", 2},
+                                                               {"attention.head_count", 1},
+                                                               {"attention.head_count_kv", 1},
+                                                               {"attention.kv_lora_rank", 2},
+                                                               {"attention.key_length", 4},
+                                                               {"attention.value_length", 2},
+                                                               {"rope.dimension_count", 2},
+                                                               {"expert_used_count", 1},
+                                                               {"expert_feed_forward_length", 1},
+                                                               {"expert_shared_count", 1},
+                                                               {"expert_group_count", 1},
+                                                               {"expert_group_used_count", 1}})
+    file.key("deepseek2." + std::string(name), value);
+  file.tensor_f32("token_embd.weight", {2, 8}).tensor_f32("output_norm.weight", {2});
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    const auto tensor = [&](const char* name, std::vector<uint64_t> dims) {
+      file.tensor_f32("blk." + std::to_string(layer) + "." + name + ".weight", std::move(dims));
+    };
+    tensor("attn_norm", {2}), tensor("ffn_norm", {2}), tensor("attn_q", {2, 4});
+    tensor("attn_kv_a_mqa", {2, 4}), tensor("attn_kv_a_norm", {2}), tensor("attn_kv_b", {2, 4});
+    tensor("attn_output", {2, 2}), tensor("ffn_gate_inp", {2, experts});
+    tensor("ffn_gate_shexp", {2, 1}), tensor("ffn_up_shexp", {2, 1}), tensor("ffn_down_shexp", {1, 2});
+    tensor("ffn_gate_exps", {2, 1, experts}), tensor("ffn_up_exps", {2, 1, experts});
+    tensor("ffn_down_exps", {1, 2, experts});
+  }
+  return file;
+}
+
+/// Lets this process take so much more memory while it lives.
+class MemoryLimit {
+ public:
+  explicit MemoryLimit(uint64_t more_bytes) {
+    ::getrlimit(RLIMIT_DATA, &before_);
+    std::ifstream status("/proc/self/status");
+    uint64_t kib = 0;
+    for (std::string key; status >> key && key != "VmData:";) continue;
+    BOOST_REQUIRE(status >> kib);
+    const rlimit limit{kib * 1024 + more_bytes, before_.rlim_max};
+    BOOST_REQUIRE(::setrlimit(RLIMIT_DATA, &limit) == 0);
+  }
+  ~MemoryLimit() { ::setrlimit(RLIMIT_DATA, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_million_experts_take_no_more_memory_than_those_of_a_layer) {
+  constexpr uint32_t layers = 250;
+  const test::GgufBuilder builder = gguf_of_tiny_experts(layers);
+  const TemporaryFolder folder;
+  const auto path = folder.write("sparse.gguf", builder.header());
+  fs::resize_file(path, builder.header().size() + builder.data_bytes);
+  const MemoryLimit limit(uint64_t{64} << 20);
+  std::shared_ptr<const Checkpoint> checkpoint;
+  BOOST_REQUIRE_NO_THROW(checkpoint = Checkpoint::open(path));
+  BOOST_CHECK_NO_THROW(BOOST_TEST(inspect(*checkpoint).layer_bytes.size() == layers));
+  BOOST_CHECK_NO_THROW(BOOST_TEST(stage_bytes(*checkpoint, {0, layers - 1}) > layers * uint64_t{131'000}));
+}
+
+#endif
