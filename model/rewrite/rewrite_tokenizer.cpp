@@ -143,9 +143,9 @@ bool can_overlap(std::string_view a, std::string_view b) {
 /// In a GGUF all added tokens are sought together, in the text as it came.
 bool order_matters(const AddedToken& token, const TokenizerParts& parts) {
   if (!token.normalized) return false;
-  return parts.nfc || std::ranges::any_of(parts.added, [&](const AddedToken& other) {
-           return !other.normalized && can_overlap(token.content, other.content);
-         });
+  return !parts.normalizer.empty() || std::ranges::any_of(parts.added, [&](const AddedToken& other) {
+    return !other.normalized && can_overlap(token.content, other.content);
+  });
 }
 
 }  // namespace

@@ -380,7 +380,7 @@ BOOST_AUTO_TEST_CASE(what_template_or_vocabulary_refuse_is_the_clients_error) {
 BOOST_AUTO_TEST_CASE(a_model_without_tokenizer_serves_token_ids_only) {
   ServedModel model = test::fake_model();
   model.tokenizer = nullptr;
-  model.chat = nullptr;
+  model.chat.reset();
   const auto encode = [&](const CompletionRequest& r) { return encode_prompt(r, 0, model, {}, {}); };
   BOOST_TEST(std::get<Prompt>(encode(good(completion("", "[1,2]"), Endpoint::completions))).tokens.size() ==
              2u);

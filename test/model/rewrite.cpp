@@ -354,7 +354,7 @@ BOOST_AUTO_TEST_CASE(what_a_gguf_cannot_say_of_a_token_is_named) {
   const auto lost = [](const std::vector<AddedToken>& tokens, bool nfc = false) {
     TokenizerParts parts = test::small_parts();
     parts.added = tokens;
-    parts.nfc = nfc;
+    if (nfc) parts.normalizer = {{NormalStep::Kind::nfc, "", ""}};
     return lost_in_gguf(parts, Config{});
   };
   const AddedToken plain{.id = 300, .content = "<|a|>", .special = true};

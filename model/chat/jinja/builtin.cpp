@@ -53,7 +53,7 @@ std::optional<size_t> place_of(int64_t index, size_t count) {
 
 std::optional<Value> subscript(State& state, const Value& self, const Value& index) {
   if (const Dictionary* dictionary = self.dictionary()) {
-    const Value* found = index.text() ? dictionary->find(index.text()->view()) : nullptr;
+    const Value* found = dictionary->find(state.meter, index);
     return found ? std::optional(*found) : std::nullopt;
   }
   const auto number = number_of(index);
@@ -145,7 +145,7 @@ Value make_namespace(Call& call) {
   call.meter.bytes(sizeof(Namespace));
   Namespace& made = call.state.namespaces.emplace_back();
   for (const auto& [key, value] : entries.dictionary()->entries())
-    made.variables.emplace_back(key.text()->view(), value);
+    made.variables.emplace_back(call.text(key).view(), value);
   return &made;
 }
 

@@ -13,8 +13,9 @@ namespace {
 
 using Elements = std::vector<Value>;
 
-const Elements& elements_of(Call& call, ListPtr& kept) {
-  kept = iterated(call.meter, call.self);
+/// falsy: whether what is false, such as none, has none, as for map() and select().
+const Elements& elements_of(Call& call, ListPtr& kept, bool falsy = false) {
+  kept = iterated(call.meter, falsy && !call.self.truthy() ? Value() : call.self);
   call.meter.steps(kept->elements.size());
   return kept->elements;
 }
@@ -110,7 +111,7 @@ const Builtin& named_builtin(const Call& call, size_t i, const Builtin* (*find)(
 Value map(Call& call) {
   Elements mapped;
   ListPtr kept;
-  const Elements& elements = elements_of(call, kept);
+  const Elements& elements = elements_of(call, kept, true);
   if (call.given.positional.empty()) {
     const Value *attribute = nullptr, *otherwise = nullptr;
     for (const auto& [name, value] : call.given.named) {
@@ -140,7 +141,7 @@ Value choose(Call& call, bool by_attribute, bool wanted) {
   const Arguments rest = arguments_from(call.given, test_at + 1);
   Elements chosen;
   ListPtr kept;
-  for (const Value& element : elements_of(call, kept)) {
+  for (const Value& element : elements_of(call, kept, true)) {
     const Value asked = by_attribute ? attribute_path(call, element, call.given.positional[0]) : element;
     const bool holds = test ? run_builtin(call.state, *test, asked, rest).truthy() : asked.truthy();
     if (holds == wanted) chosen.push_back(element);

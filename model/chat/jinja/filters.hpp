@@ -19,6 +19,7 @@ std::vector<Value> item_pairs(Meter& meter, const Dictionary& dictionary);
 Value add(Meter& meter, const Value& a, const Value& b);
 
 // Of strings, for filters and methods both.
+Value formatted(Call& call);
 Value capitalized(Call& call, const Text& text);
 Value replaced(Call& call, const Text& text, const Text& from, const Text& to, int64_t count);
 

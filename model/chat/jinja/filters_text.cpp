@@ -1,7 +1,12 @@
-// Filters that make text. Jinja's take any value and look at what it prints.
+// Filters that make text, and what methods of strings share with them. Jinja's filters take any value and
+// look at what it prints.
+
+#include <algorithm>
+#include <charconv>
 
 #include "model/chat/jinja/filters.hpp"
 #include "model/chat/jinja/spelling.hpp"
+#include "model/json.hpp"
 #include "model/utf8.hpp"
 
 namespace convoy::model::jinja {
@@ -31,6 +36,43 @@ Value replaced(Call& call, const Text& text, const Text& from, const Text& to, i
     at = found + from.size();
   }
   result.append(text, at, text.size());
+  return call.made(std::move(result));
+}
+
+/// "{}", "{0}" and "{name}", each with what str() makes of it; of what stands behind a ':' or '!' nothing is
+/// known.
+Value formatted(Call& call) {
+  const Text& text = call.text();
+  const std::string_view view = text.view();
+  const auto& [positional, named] = call.given;
+  Text result;
+  size_t next = 0;
+  for (size_t at = 0; at < view.size();) {
+    const size_t mark = std::min(view.find_first_of("{}", at), view.size());
+    result.append(text, at, mark);
+    at = mark;
+    if (at == view.size()) break;
+    if (view.substr(at, 2) == "{{" || view.substr(at, 2) == "}}") {
+      result.append(text, at, at + 1);
+      at += 2;
+      continue;
+    }
+    const size_t end = view.find('}', at);
+    if (view[at] == '}' || end == view.npos) call.fail("has a single brace");
+    const std::string_view name = view.substr(at + 1, end - at - 1);
+    size_t index = next;
+    const bool is_index =
+        std::from_chars(name.data(), name.data() + name.size(), index).ptr == name.data() + name.size();
+    const Value* value = is_index && index < positional.size() ? &positional[index] : nullptr;
+    for (const auto& [known, given] : named)
+      if (known == name) value = &given;
+    if (!value) call.fail("finds nothing for " + in_quotes(name));
+    next += name.empty();
+    const TextPtr said = to_text(call.meter, *value);
+    call.meter.bytes(said->cost());
+    result.append(*said);
+    at = end + 1;
+  }
   return call.made(std::move(result));
 }
 

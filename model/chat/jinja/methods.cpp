@@ -220,6 +220,7 @@ constexpr Builtin of_strings[] = {
     {"count", count, 1, {"sub"}},
     {"endswith", endswith, 1, {"suffix"}},
     {"find", find, 1, {"sub"}},
+    {"format", formatted, 0, {}, true},
     {"index", index, 1, {"sub"}},
     {"isdigit", isdigit},
     {"islower", islower},
@@ -259,7 +260,7 @@ Value values(Call& call) {
   return List::make(call.meter, std::move(all), List::Kind::view);
 }
 Value get(Call& call) {
-  const Value* found = call.at[0]->text() ? call.self.dictionary()->find(call.text(0).view()) : nullptr;
+  const Value* found = call.self.dictionary()->find(call.meter, *call.at[0]);
   if (found) return *found;
   return call.at[1] ? *call.at[1] : Value(None{});
 }

@@ -160,7 +160,7 @@ bool contains(Meter& meter, const Value& container, const Value& element) {
     return text->view().find(part->view()) != std::string_view::npos;
   }
   if (const Dictionary* dictionary = container.dictionary())
-    return element.text() && dictionary->find(element.text()->view());
+    return dictionary->find(meter, element) != nullptr;
   if (container.undefined()) return false;
   const List* list = container.list();
   if (!list) meter.fail("looks for something in " + std::string(container.kind()));

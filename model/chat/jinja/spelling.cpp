@@ -192,6 +192,13 @@ class Json final : public Writer {
     quoted(text, "\"",
            [this](char32_t character, std::string& out) { escape_for_json(character, style_.ascii, out); });
   }
+  /// JSON's keys are strings: numbers and none are written as such.
+  void write_key(const Value& key) {
+    if (key.text()) return write_text(*key.text());
+    own("\"");
+    write(key);
+    own("\"");
+  }
   void write_dictionary(const Dictionary& dictionary) {
     std::vector<const Dictionary::Entry*> entries;
     meter_.bytes(dictionary.entries().size() * sizeof(void*));
@@ -201,7 +208,7 @@ class Json final : public Writer {
                        [this](const auto* a, const auto* b) { return less(meter_, a->key, b->key); });
     }
     elements('{', entries, '}', [this](const Dictionary::Entry* entry) {
-      write_text(*entry->key.text());
+      write_key(entry->key);
       own(style_.key_separator);
       write(entry->value);
     });

@@ -59,15 +59,16 @@ Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>> entrie
   made->entries_.reserve(entries.size());
   size_t nesting = 0;
   for (auto& [key, value] : entries) {
-    const Text* name = key.text();
-    if (!name)
+    const bool usable = key.text() || number_of(key) || key.none();
+    if (!usable)
       meter.fail("makes a dictionary whose key is " + std::string(key.kind()), "use strings as keys");
     nesting = std::max(nesting, value.nesting());
-    const auto [place, is_new] = made->places_.try_emplace(name->view(), made->entries_.size());
-    if (is_new)
-      made->entries_.push_back({std::move(key), std::move(value)});
-    else
-      made->entries_[place->second].value = std::move(value);
+    if (const auto place = made->place(meter, key)) {
+      made->entries_[*place].value = std::move(value);
+      continue;
+    }
+    if (const Text* name = key.text()) made->places_.emplace(name->view(), made->entries_.size());
+    made->entries_.push_back({std::move(key), std::move(value)});
   }
   made->nesting_ = nesting + 1;
   check_nesting(meter, made->nesting_);
@@ -77,6 +78,22 @@ Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>> entrie
 const Value* Dictionary::find(std::string_view key) const {
   const auto found = places_.find(key);
   return found == places_.end() ? nullptr : &entries_[found->second].value;
+}
+
+const Value* Dictionary::find(Meter& meter, const Value& key) const {
+  const auto found = place(meter, key);
+  return found ? &entries_[*found].value : nullptr;
+}
+
+std::optional<size_t> Dictionary::place(Meter& meter, const Value& key) const {
+  if (const Text* name = key.text()) {
+    const auto found = places_.find(name->view());
+    return found == places_.end() ? std::nullopt : std::optional(found->second);
+  }
+  if (!number_of(key) && !key.none()) return std::nullopt;
+  for (size_t i = 0; i < entries_.size(); i++)
+    if (equal(meter, entries_[i].key, key)) return i;
+  return std::nullopt;
 }
 
 Value* Namespace::find(std::string_view name) {
@@ -132,7 +149,7 @@ bool equal_lists(Meter& meter, const List& a, const List& b) {
 bool equal_dictionaries(Meter& meter, const Dictionary& a, const Dictionary& b) {
   if (a.entries().size() != b.entries().size()) return false;
   return std::all_of(a.entries().begin(), a.entries().end(), [&](const Dictionary::Entry& entry) {
-    const Value* other = b.find(entry.key.text()->view());
+    const Value* other = b.find(meter, entry.key);
     return other && equal(meter, entry.value, *other);
   });
 }

@@ -116,7 +116,7 @@ struct List {
   size_t nesting;
 };
 
-/// Keys are strings, in the order in which they came.
+/// Keys are strings, numbers or none, in the order in which they came.
 class Dictionary {
  public:
   struct Entry {
@@ -127,11 +127,15 @@ class Dictionary {
 
   const std::vector<Entry>& entries() const { return entries_; }
   const Value* find(std::string_view key) const;
+  /// Charges for keys that are no strings: it goes through them.
+  const Value* find(Meter& meter, const Value& key) const;
   size_t nesting() const { return nesting_; }
 
  private:
+  std::optional<size_t> place(Meter& meter, const Value& key) const;
+
   std::vector<Entry> entries_;
-  std::unordered_map<std::string_view, size_t> places_;  // of entries, by key
+  std::unordered_map<std::string_view, size_t> places_;  // of entries, by keys that are strings
   size_t nesting_ = 0;
 };
 
