@@ -81,7 +81,7 @@ class BpeTokenizer final : public Tokenizer {
       for (const auto& [text, id] : parts.vocabulary)
         if (vocabulary_.kind(id) == TokenKind::text &&
             (alphabet_ != Alphabet::byte_level || is_byte_level(text)))
-          words_.emplace(alphabet_ == Alphabet::byte_level ? std::string(bytes(id)) : text, id);
+          words_.emplace(alphabet_ == Alphabet::byte_level ? bytes(id) : std::string_view(text), id);
     }
     bos_ = named(parts.bos, "bos");
     eos_ = named(parts.eos, "eos");
@@ -332,8 +332,7 @@ class BpeTokenizer final : public Tokenizer {
   AddedTokens added_, normalized_added_;
   std::optional<Bpe> bpe_;
   boost::unordered_flat_map<int32_t, std::vector<int32_t>> spelled_;  // symbols that are no tokens
-  boost::unordered_flat_map<std::string_view, int32_t>
-      words_;  // views into vocabulary_; only with ignore_merges
+  TextMap<int32_t> words_;                                            // only with ignore_merges
   TokenBound bound_;
   std::string digest_;
   std::optional<std::string> chat_template_;

@@ -53,9 +53,9 @@ class OwnTemplate(unittest.TestCase):
             plain, hostile = (chat([{"role": "user", "content": text}])[1]["usage"]["prompt_tokens"] for text in ("", END))
             self.assertEqual(hostile - plain, len(END.encode()))  # the tokenizer is one of bytes
 
-            response, refused = chat([{"role": "critic", "content": "x"}])
+            response, refused = chat([{"role": "developer", "content": "x"}])
             self.assertEqual(response.status, 400)
-            self.assertIn("Only system, user and assistant, not critic", refused["error"]["message"])
+            self.assertIn("Only system, user and assistant, not developer", refused["error"]["message"])
             self.assertIn("chat template, line 3", refused["error"]["message"])
 
 

@@ -52,7 +52,7 @@ std::vector<Part> split(const GgufBuilder& whole, const std::string& data, size_
 }
 
 std::string name_of(size_t number, size_t count, const std::string& name = "m") {
-  char text[32];
+  char text[64];
   std::snprintf(text, sizeof text, "-%05zu-of-%05zu.gguf", number, count);
   return name + text;
 }
