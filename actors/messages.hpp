@@ -74,15 +74,15 @@ using CacheActor =
 
 /// Picks a pipeline.
 using RouterActor =
-    caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,       // delegate to a replica, or reject
-                     caf::reacts_to<Frame<msg::Cancel>>,         // to the replica that runs it
+    caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,  // delegate to a replica, or reject
+                     caf::reacts_to<Frame<msg::Cancel>>,    // to all replicas: who does not run it ignores it
                      caf::reacts_to<Frame<msg::PipelineState>>,  // what replicas can take
                      caf::reacts_to<AddPipeline>>;
 
 /// One replica: owns request state, the token log, block tables and the schedule.
 using PipelineActor =
     caf::typed_actor<caf::reacts_to<Frame<msg::Generate>>,     // admit or reject
-                     caf::reacts_to<Frame<msg::Cancel>>,       // free it after the step in flight
+                     caf::reacts_to<Frame<msg::Cancel>>,       // forget it
                      caf::reacts_to<Frame<msg::StepResult>>,   // from the last stage
                      caf::reacts_to<Frame<msg::StageReport>>,  // health and progress of a stage
                      caf::reacts_to<StageUp>,                  // a stage process is there

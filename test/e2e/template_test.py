@@ -9,8 +9,8 @@ from cluster import BINARY, Cluster
 
 END = "<｜end▁of▁sentence｜>"
 TEMPLATE = """{%- for m in messages -%}
-    {%- if m.role not in ['system', 'user', 'assistant'] -%}
-        {{ raise_exception('Only system, user and assistant, not ' ~ m.role) }}
+    {%- if m.role == 'user' and m.content == '' and loop.first -%}
+        {{ raise_exception('The ' ~ m.role ~ ' must begin with a question') }}
     {%- endif -%}
     {{ '[' ~ m.role | upper ~ '] ' ~ m.content | trim ~ eos_token }}
 {% endfor -%}
@@ -50,12 +50,12 @@ class OwnTemplate(unittest.TestCase):
             _, same = cluster.completion(prompt=ids, max_tokens=8)
             self.assertEqual(answer["choices"][0]["message"]["content"], same["choices"][0]["text"])
 
-            plain, hostile = (chat([{"role": "user", "content": text}])[1]["usage"]["prompt_tokens"] for text in ("", END))
+            plain, hostile = (chat([{"role": "user", "content": text}])[1]["usage"]["prompt_tokens"] for text in ("x", "x" + END))
             self.assertEqual(hostile - plain, len(END.encode()))  # the tokenizer is one of bytes
 
-            response, refused = chat([{"role": "developer", "content": "x"}])
+            response, refused = chat([{"role": "user", "content": ""}])
             self.assertEqual(response.status, 400)
-            self.assertIn("Only system, user and assistant, not developer", refused["error"]["message"])
+            self.assertIn("The user must begin with a question", refused["error"]["message"])
             self.assertIn("chat template, line 3", refused["error"]["message"])
 
 
