@@ -49,6 +49,17 @@ void* operator new(size_t bytes) { return Allocations::allocate(bytes, alignof(s
 void* operator new(size_t bytes, std::align_val_t alignment) {
   return Allocations::allocate(bytes, static_cast<size_t>(alignment));
 }
+// These go by the ones above in libstdc++, but not in AddressSanitizer.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept try {
+  return operator new(bytes);
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
+void* operator new(size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept try {
+  return operator new(bytes, alignment);
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
