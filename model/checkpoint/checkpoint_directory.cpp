@@ -88,7 +88,7 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
 }
 
 bool equal(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 /// Reads as far as the two are equal, a piece at a time.
