@@ -108,7 +108,7 @@ BOOST_AUTO_TEST_CASE(a_stage_of_other_settings_or_another_model_is_refused_with_
     stage.connect("127.0.0.1", port, give_up_ms);
     return refused.wait();
   };
-  BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "kv f32", "aa"), 100), "not known yet"));
+  BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "kv f32", "aa"), 1000), "not known yet"));
   head.set_model("aa");
   const auto settings = refusal_of(with(Role::STAGE, "kv f16", "aa"), 60'000);
   BOOST_CHECK(contains(settings, "\"kv f16\"") && contains(settings, "\"kv f32\""));
