@@ -26,8 +26,7 @@ std::vector<int32_t> ranks_of(const TokenizerParts& parts) {
     fail(parts, "a token's score is not a number");
   std::vector<float> order = scores;
   std::ranges::sort(order, std::greater<>());
-  const auto same = std::ranges::unique(order);
-  order.erase(same.begin(), same.end());
+  order.erase(std::unique(order.begin(), order.end()), order.end());
   std::vector<int32_t> ranks;
   ranks.reserve(scores.size());
   for (const float score : scores)
