@@ -13,10 +13,6 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-std::shared_ptr<const Tokenizer> small() { return make_tokenizer(small_parts()); }
-
-Ids encode(const Tokenizer& tokenizer, std::vector<Segment> segments) { return tokenizer.encode(segments); }
-
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(a_control_token_is_one_only_in_trusted_text) {

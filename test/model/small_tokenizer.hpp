@@ -34,4 +34,10 @@ inline model::TokenizerParts small_parts() {
   return parts;
 }
 
+inline std::shared_ptr<const model::Tokenizer> small() { return model::make_tokenizer(small_parts()); }
+
+inline std::vector<int32_t> encode(const model::Tokenizer& tokenizer, std::vector<model::Segment> segments) {
+  return tokenizer.encode(segments);
+}
+
 }  // namespace convoy::test

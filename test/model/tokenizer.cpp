@@ -21,8 +21,6 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-std::shared_ptr<const Tokenizer> small() { return make_tokenizer(small_parts()); }
-
 const Tokenizer& golden(const std::string& name) {
   static std::map<std::string, std::shared_ptr<const Tokenizer>> loaded;
   auto& tokenizer = loaded[name];
@@ -32,8 +30,6 @@ const Tokenizer& golden(const std::string& name) {
   }
   return *tokenizer;
 }
-
-Ids encode(const Tokenizer& tokenizer, std::vector<Segment> segments) { return tokenizer.encode(segments); }
 
 /// Byte-pair encoding as its definition says it, for small()'s merges.
 Ids defined_bpe(const std::string& word) {
