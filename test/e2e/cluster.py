@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,13 @@ BINARY = os.environ["CONVOY_BINARY"]
 SOURCE = pathlib.Path(os.environ["CONVOY_SOURCE_DIR"])
 MODEL = pathlib.Path(os.environ.get("CONVOY_MODEL") or SOURCE / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 SKIPPED = 77  # ctest's SKIP_RETURN_CODE
+
+
+def run_convoy(*args, timeout=120):
+    """A command that needs no cluster; it has to succeed."""
+    done = subprocess.run([BINARY, *args], capture_output=True, text=True, timeout=timeout)
+    if done.returncode != 0:
+        raise AssertionError(f"convoy {args[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
 
 def free_port():
@@ -69,7 +77,8 @@ class Cluster:
         settings = {"gateway": {"port": self.gateway_port}, "pipeline": {}, "stage": {}, "cache": {}, "log": {}}
         for section, values in sections.items():
             settings.setdefault(section, {}).update(values)
-        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\nnodes = [\n{listed}\n]\n'
+        own = "".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.pop("cluster", {}).items())
+        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\n{own}nodes = [\n{listed}\n]\n'
         for section, values in settings.items():
             if values:
                 text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
@@ -156,7 +165,7 @@ class Cluster:
         return response, answer
 
     def model_id(self):
-        return self.model.name.removesuffix(".gguf")
+        return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", self.model.name)
 
     def metric_names(self):
         """Of all families that have a sample."""
