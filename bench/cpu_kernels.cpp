@@ -2,8 +2,6 @@
 // of activations and number of threads, the bytes of weights read and the arithmetic done in a second, as
 // JSON lines.
 
-#include <time.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
@@ -12,12 +10,14 @@
 #include <random>
 #include <vector>
 
+#include "bench/seconds.hpp"
 #include "gpu/backend.hpp"
 #include "gpu/cpu/fast.hpp"
 
 namespace {
 
 using namespace convoy;
+using bench::Seconds;
 using model::DType;
 
 constexpr DType types[] = {DType::f32,  DType::f16,    DType::bf16, DType::f8_e4m3, DType::q8_0, DType::q4_0,
@@ -35,18 +35,8 @@ std::vector<std::byte> random_blocks(size_t bytes) {
   return blocks;
 }
 
-/// Wall time, and what the process's threads spent on their cores: they differ where others use the machine.
-struct Seconds {
-  double wall = 1e9, cpu = 1e9;
-};
-double seconds_now(clockid_t clock) {
-  timespec t{};
-  clock_gettime(clock, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
-}
-
 /// Of a product, the best of several.
-Seconds time_of(gpu::Backend& backend, const gpu::Weight& weight, int64_t rows, int repeats) {
+Seconds time_of_product(gpu::Backend& backend, const gpu::Weight& weight, int64_t rows, int repeats) {
   const auto values = [&](int64_t width) { return static_cast<size_t>(rows * width); };
   const gpu::Buffer h = backend.allocate(values(weight.columns) * sizeof(float));
   const gpu::Buffer out = backend.allocate(values(weight.rows) * sizeof(float));
@@ -54,13 +44,10 @@ Seconds time_of(gpu::Backend& backend, const gpu::Weight& weight, int64_t rows, 
   std::normal_distribution<float> normal;
   std::generate_n(static_cast<float*>(h.get()), values(weight.columns), [&] { return normal(random); });
   const gpu::Projection projection[] = {{&weight, nullptr, {out.get(), rows, weight.rows}}};
-  Seconds best;
+  Seconds best{1e9, 1e9};
   for (int i = 0; i <= repeats; ++i) {  // the first touches pages and wakes threads
-    const double wall = seconds_now(CLOCK_MONOTONIC), cpu = seconds_now(CLOCK_PROCESS_CPUTIME_ID);
-    backend.linear({h.get(), rows, weight.columns}, projection);
-    if (i == 0) continue;
-    best.wall = std::min(best.wall, seconds_now(CLOCK_MONOTONIC) - wall);
-    best.cpu = std::min(best.cpu, seconds_now(CLOCK_PROCESS_CPUTIME_ID) - cpu);
+    const Seconds took = bench::time_of([&] { backend.linear({h.get(), rows, weight.columns}, projection); });
+    if (i > 0) best = {std::min(best.wall, took.wall), std::min(best.cpu, took.cpu)};
   }
   return best;
 }
@@ -97,7 +84,7 @@ int main(int argc, char** argv) try {
     for (const int64_t threads : threads_list) {
       const auto backend = gpu::make_fast_backend(*table, static_cast<int>(threads));
       for (const int64_t rows : rows_list) {
-        const Seconds best = time_of(*backend, weight, rows, repeats);
+        const Seconds best = time_of_product(*backend, weight, rows, repeats);
         const double flops = 2.0 * static_cast<double>(outputs) * static_cast<double>(columns * rows);
         boost::json::object line{{"type", std::string(model::info(type).name)},
                                  {"kernels", table->name},

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/seconds.hpp"
 #include "gpu/backend.hpp"
 #include "gpu/cpu/cores.hpp"
 #include "gpu/engine.hpp"
@@ -28,23 +28,8 @@
 namespace {
 
 using namespace convoy;
-
-double seconds_now(clockid_t clock) {
-  timespec t{};
-  clock_gettime(clock, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
-}
-
-/// Wall time, and what the process's threads spent on their cores: they differ where others use the machine.
-struct Seconds {
-  double wall = 0, cpu = 0;
-};
-template <class Work>
-Seconds time_of(const Work& work) {
-  const double wall = seconds_now(CLOCK_MONOTONIC), cpu = seconds_now(CLOCK_PROCESS_CPUTIME_ID);
-  work();
-  return {seconds_now(CLOCK_MONOTONIC) - wall, seconds_now(CLOCK_PROCESS_CPUTIME_ID) - cpu};
-}
+using bench::Seconds;
+using bench::time_of;
 
 uint64_t sum_of(const std::vector<uint64_t>& memory) {
   constexpr size_t line = 8, ahead = 64 * line;  // as far ahead as the kernels fetch, or about so

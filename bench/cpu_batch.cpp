@@ -1,0 +1,142 @@
+// Batches of decodes in one process on the CPU backend: for each number of sequences and each length of what
+// they have in their caches, the tokens of all of them a second. `bench/run cpu` calls it and prints its JSON
+// lines.
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <iostream>
+#include <memory>
+#include <vector>
+
+#include "bench/seconds.hpp"
+#include "bench/timed_backend.hpp"
+#include "gpu/engine.hpp"
+#include "model/checkpoint/checkpoint.hpp"
+
+namespace {
+
+using namespace convoy;
+using bench::Seconds;
+using bench::TimedBackend;
+
+/// Rows of a step that fills caches.
+constexpr int64_t prompt_rows = 512;
+
+/// Median, best: what other processes take from a step makes it slower, never faster.
+struct Steps {
+  Seconds median, best;
+  std::array<double, TimedBackend::phases> phases{};  // of a step, the mean
+};
+
+class Batches {
+ public:
+  Batches(const std::string& path, gpu::Kernels kernels, int threads, int64_t sequences, int64_t context)
+      : checkpoint_(model::Checkpoint::open(path)),
+        blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
+        backend_(new TimedBackend(gpu::make_cpu_backend(kernels, threads))),
+        engine_(std::unique_ptr<gpu::Backend>(backend_), checkpoint_, {0, checkpoint_->config().layers - 1},
+                {blocks_ * static_cast<uint32_t>(sequences), static_cast<uint32_t>(sequences), context,
+                 std::max(prompt_rows, sequences)}) {
+    engine_.bind_thread();  // as a stage does
+  }
+
+  /// Starts all sequences anew, each with so many tokens in its cache.
+  void fill(int64_t sequences, int64_t context, float temperature) {
+    engine_.reset();
+    for (uint32_t slot = 0; slot < sequences; ++slot) {
+      gpu::StepPlan plan{.step = ++number_};
+      plan.starts.push_back({slot, 1, {.temperature = temperature, .seed = slot}});
+      for (uint32_t b = 0; b < blocks_; ++b) plan.block_changes.push_back({slot, b, slot * blocks_ + b});
+      for (int64_t at = 0; at < context; at += prompt_rows) {
+        std::vector<int32_t> ids;
+        for (int64_t i = at; i < std::min(context, at + prompt_rows); ++i)
+          ids.push_back(static_cast<int32_t>((i * 7919 + 11 + slot) % checkpoint_->config().vocab));
+        plan.sequences = {{slot, static_cast<uint32_t>(at), std::move(ids), 0}};
+        engine_.run(plan, {});
+        plan = {.step = ++number_};
+      }
+    }
+  }
+
+  /// Steps in which the first `rows` sequences bring one token each, fed back, from position `context` on.
+  Steps decode(int64_t rows, int64_t context, int64_t steps) {
+    std::vector<int32_t> last(static_cast<size_t>(rows), 1);
+    std::vector<double> wall, cpu;
+    Steps out;
+    for (int64_t i = -1; i < steps; ++i) {  // the first wakes threads and touches pages
+      gpu::StepPlan plan{.step = ++number_};
+      const auto position = static_cast<uint32_t>(context + std::max<int64_t>(i, 0));
+      for (uint32_t slot = 0; slot < rows; ++slot)
+        plan.sequences.push_back({slot, position, {last[slot]}, 1});
+      backend_->take();
+      gpu::StepOutput result;
+      const Seconds took = bench::time_of([&] { result = engine_.run(plan, {}); });
+      for (size_t slot = 0; slot < last.size(); ++slot)
+        last[slot] = result.result.sequences.at(slot).tokens.at(0).id;
+      if (i < 0) continue;
+      wall.push_back(took.wall), cpu.push_back(took.cpu);
+      const auto phases = backend_->take();
+      for (size_t p = 0; p < phases.size(); ++p) out.phases[p] += phases[p] / static_cast<double>(steps);
+    }
+    std::ranges::sort(wall), std::ranges::sort(cpu);
+    out.median = {wall[wall.size() / 2], cpu[cpu.size() / 2]}, out.best = {wall[0], cpu[0]};
+    return out;
+  }
+
+ private:
+  std::shared_ptr<const model::Checkpoint> checkpoint_;
+  uint32_t blocks_;
+  TimedBackend* backend_;  // the engine's
+  gpu::Engine engine_;
+  uint64_t number_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::string path, kernels = "fast";
+  int threads = 1;
+  int64_t steps = 16;
+  std::vector<int64_t> rows_list{1, 2, 4, 8, 16, 32, 64}, contexts{64};
+  float temperature = 0;
+  bool phases = false;
+  CLI::App app{"Measures steps of several decodes of a checkpoint in one process"};
+  app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
+  app.add_option("--kernels", kernels)->check(CLI::IsMember({"fast", "reference"}));
+  app.add_option("--threads", threads)->check(CLI::Range(1, 256));
+  app.add_option("--rows", rows_list, "sequences of a step")->check(CLI::Range(1, 1024));
+  app.add_option("--contexts", contexts, "tokens in each sequence's cache")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
+  app.add_flag("--phases", phases, "what each operation takes of a step");
+  CLI11_PARSE(app, argc, argv);
+
+  const int64_t sequences = std::ranges::max(rows_list);
+  Batches batches(path, gpu::kernels_named(kernels), threads, sequences, std::ranges::max(contexts) + steps);
+  for (const int64_t context : contexts) {
+    batches.fill(sequences, context, temperature);
+    for (const int64_t rows : rows_list) {
+      const Steps took = batches.decode(rows, context, steps);
+      const auto count = static_cast<double>(rows);
+      boost::json::object line{{"threads", threads},
+                               {"rows", rows},
+                               {"context_tokens", context},
+                               {"temperature", temperature},
+                               {"tokens_per_s", count / took.median.wall},
+                               {"tokens_per_s_best", count / took.best.wall},
+                               {"cpu_ms_per_token", took.median.cpu * 1e3 / count},
+                               {"cpu_ms_per_token_best", took.best.cpu * 1e3 / count}};
+      if (phases) {
+        boost::json::object of_step;
+        for (size_t p = 0; p < took.phases.size(); ++p)
+          if (took.phases[p] > 0) of_step[TimedBackend::names[p]] = took.phases[p] * 1e3;
+        line["step_ms"] = std::move(of_step);
+      }
+      std::cout << boost::json::serialize(line) << std::endl;
+    }
+  }
+} catch (const std::exception& e) {
+  std::cerr << "convoy_bench_batch: " << e.what() << '\n';
+  return 1;
+}
