@@ -6,6 +6,10 @@
   return static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum));
 }
 
+/// Rows above rows_as_stored_max are cut into tiles of this many to row_tile.
+constexpr int rows_unpacked_min = (row_tile + 1) / 2;
+static_assert(rows_as_stored_max + 1 >= row_tile / 2 + 1);
+
 /// Adds one block to the sums of R rows.
 template <class F, int R>
 inline __attribute__((always_inline)) void add_block(const Block& w, const Activations& x, int64_t row,
@@ -76,31 +80,68 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
   for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
 }
 
-/// R rows against a tile that was unpacked before.
+/// R rows against a tile that was unpacked before; `ahead` as above.
 template <class F, int R>
-void tile_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x, int64_t row) {
+void tile_unpacked(const Product& p, int64_t first, const Block* tile, const std::byte* ahead,
+                   const Activations& x, int64_t row) {
   const int64_t blocks = x.columns / block_values;
   Vf acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) acc[r] = splat(0);
-  for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
+  if (ahead) {
+    for (int64_t b = 0; b < blocks; b += F::blocks) {
+      prefetch<F::bytes * lanes>(ahead + b / F::blocks * F::bytes * lanes);
+      for (int i = 0; i < F::blocks; ++i) add_block<F, R>(tile[b + i], x, row, b + i, blocks, acc);
+    }
+  } else {
+    for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
+}
+
+/// The same for R rows or fewer.
+template <class F, int R>
+void up_to_rows_unpacked(const Product& p, int64_t first, const Block* tile, const std::byte* ahead,
+                         const Activations& x, int64_t row, int64_t rows) {
+  if constexpr (R > rows_unpacked_min)
+    if (rows < R) return up_to_rows_unpacked<F, R - 1>(p, first, tile, ahead, x, row, rows);
+  tile_unpacked<F, R>(p, first, tile, ahead, x, row);
+}
+
+/// The same for R rows or fewer against weights as stored.
+template <class F, int R>
+void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
+                          const Activations& x) {
+  if constexpr (R > 1)
+    if (x.rows < R) return up_to_rows_as_stored<F, R - 1>(p, first, tile, ahead, x);
+  tile_as_stored<F, R>(p, first, tile, ahead, x);
+}
+
+/// More rows than are computed as stored: in as few tiles of rows as there can be, of about the same size.
+template <class F>
+void rows_unpacked(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
+                   const Activations& x, Block* unpacked) {
+  for (int64_t b = 0; b < x.columns / block_values; b += F::blocks)
+    F::unpack(tile + b / F::blocks * F::bytes, p.row_bytes, unpacked + b);
+  int64_t tiles = (x.rows + row_tile - 1) / row_tile;
+  for (int64_t row = 0, rows; row < x.rows; row += rows, --tiles) {
+    rows = (x.rows - row + tiles - 1) / tiles;
+    up_to_rows_unpacked<F, row_tile>(p, first, unpacked, row == 0 ? ahead : nullptr, x, row, rows);
+  }
 }
 
 template <class F>
 void linear_quantized(const Product& p, int64_t first, int64_t last, const Activations& x,
                       std::byte* scratch) {
-  const int64_t blocks = x.columns / block_values;
   Block* unpacked = reinterpret_cast<Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + blocks);
-  const bool as_stored = x.rows <= rows_as_stored_max;
+  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + x.columns / block_values);
   const std::byte* begin = p.weights + first * p.row_bytes;
   const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
   // Whole tiles, because a tile is read across its rows.
   const int64_t tile_bytes = output_tile * p.row_bytes;
   const int64_t distance = (prefetch_bytes + tile_bytes - 1) / tile_bytes * tile_bytes;
-  if (as_stored && !p.fetched) {
+  if (!p.fetched) {
     for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
   }
   for (int64_t o = first; o < last; o += output_tile) {
@@ -113,28 +154,9 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
       __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
       tile = rows;
     }
-    if (as_stored) {
-      switch (x.rows) {
-        case 1:
-          tile_as_stored<F, 1>(p, o, tile, ahead, x);
-          break;
-        case 2:
-          tile_as_stored<F, 2>(p, o, tile, ahead, x);
-          break;
-        case 3:
-          tile_as_stored<F, 3>(p, o, tile, ahead, x);
-          break;
-        case 4:
-          tile_as_stored<F, 4>(p, o, tile, ahead, x);
-          break;
-      }
-      continue;
-    }
-    for (int64_t b = 0; b < blocks; b += F::blocks)
-      F::unpack(tile + b / F::blocks * F::bytes, p.row_bytes, unpacked + b);
-    int64_t row = 0;
-    for (; row + row_tile <= x.rows; row += row_tile) tile_unpacked<F, row_tile>(p, o, unpacked, x, row);
-    for (; row + 2 <= x.rows; row += 2) tile_unpacked<F, 2>(p, o, unpacked, x, row);
-    for (; row < x.rows; ++row) tile_unpacked<F, 1>(p, o, unpacked, x, row);
+    if (x.rows <= rows_as_stored_max)
+      up_to_rows_as_stored<F, rows_as_stored_max>(p, o, tile, ahead, x);
+    else
+      rows_unpacked<F>(p, o, tile, ahead, x, unpacked);
   }
 }

@@ -108,6 +108,27 @@ BOOST_AUTO_TEST_CASE(every_instruction_set_gives_the_bits_of_the_scalar_kernels)
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_row_of_a_product_is_the_same_among_any_number_of_rows) {
+  constexpr int64_t rows_max = 70;
+  Random random;
+  for (DType type : weight_types) {
+    const bool plain = convoy::model::info(type).block_values == 1;
+    const Shape all{17, plain ? 300 : 256, rows_max};
+    const auto weights = random.weights(type, all.outputs, all.columns);
+    const auto values = random.values(all.rows * all.columns);
+    const auto expected = run(scalar_kernels(), type, weights, all, values);
+    for (const KernelTable* kernels : runnable_kernels()) {
+      if (kernels == &scalar_kernels()) continue;
+      for (int64_t rows = 1; rows <= rows_max; ++rows) {
+        const auto out = run(*kernels, type, weights, {all.outputs, all.columns, rows},
+                             {values.begin(), values.begin() + rows * all.columns});
+        BOOST_TEST(same_bits(out, {expected.begin(), expected.begin() + rows * all.outputs}),
+                   kernels->name << " " << convoy::model::info(type).name << ", " << rows << " rows");
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(weights_at_the_ends_of_their_range_do_not_saturate) {
   struct Case {
     DType type;

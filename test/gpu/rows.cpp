@@ -107,6 +107,19 @@ std::unique_ptr<Engine> whole(const std::shared_ptr<TinyCheckpoint>& checkpoint,
   return std::make_unique<Engine>(choice.make(), checkpoint, model::LayerRange{0, 2}, limits());
 }
 
+/// Every number of sequences on one thread of the fast kernels; elsewhere the tiles' ends.
+std::vector<uint32_t> batch_sizes(const BackendChoice& choice) {
+#ifdef __SANITIZE_ADDRESS__
+  constexpr bool slow = true;  // tests are several times slower
+#else
+  constexpr bool slow = false;
+#endif
+  if (slow || choice.kernels == Kernels::reference || choice.threads > 1) return {1, 2, 5, 8, 9, 33, 70};
+  std::vector<uint32_t> all(70);
+  std::iota(all.begin(), all.end(), 1u);
+  return all;
+}
+
 const Feed subject = feed_of(150, 21, {0, 1, 2});
 
 }  // namespace
@@ -136,6 +149,41 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_neighbours_or_blocks) {
           const auto engine = whole(checkpoint, choice);
           BOOST_TEST(same_bits(run(*engine, feeds, chunk, 1), expected));
         }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_how_many_sequences_share_a_step) {
+  constexpr uint32_t sequences_max = 70, tokens = 3;
+  for_each_model([](const auto& checkpoint, const std::vector<BackendChoice>& choices) {
+    EngineLimits many = limits();
+    many.kv_blocks = many.slots = sequences_max;
+    std::vector<Feed> feeds;
+    for (uint32_t i = 0; i < sequences_max; i++) feeds.push_back(feed_of(tokens, 100 + i, {i}, i));
+    const auto engine_of = [&](const BackendChoice& choice) {
+      return std::make_unique<Engine>(choice.make(), checkpoint, model::LayerRange{0, 2}, many);
+    };
+    std::vector<std::vector<float>> alone;  // of each sequence, the last token's
+    const auto single = engine_of(choices.front());
+    for (const Feed& feed : feeds) {
+      const auto logits = run(*single, {&feed, 1}, tokens, 0);
+      alone.emplace_back(logits.end() - vocab, logits.end());
+    }
+    for (const BackendChoice& choice : choices) {
+      const auto engine = engine_of(choice);
+      run(*engine, feeds, 1, 0);
+      for (const uint32_t sequences : batch_sizes(choice)) {
+        StepPlan last;  // brings the last token again
+        for (uint32_t i = 0; i < sequences; i++)
+          last.sequences.push_back({i, tokens - 1, {feeds[i].tokens.back()}, 1});
+        engine->run(last, {});
+        uint32_t same = 0;
+        for (uint32_t i = 0; i < sequences; i++) {
+          const auto logits = engine->logits().subspan(i * vocab, vocab);
+          same += same_bits({logits.begin(), logits.end()}, alone[i]);
+        }
+        BOOST_TEST(same == sequences, choice.name() << ", " << sequences << " sequences");
+      }
+    }
   });
 }
 
