@@ -102,10 +102,14 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
 void check_model_names(const ClusterConfig& config, Conflicts& conflicts) {
   const auto templates = model::ChatTemplate::names();
   const std::string& chosen = config.cluster.chat_template;
-  if (!chosen.empty() && std::find(templates.begin(), templates.end(), chosen) == templates.end())
-    conflicts.push_back({"cluster.chat_template", "`cluster.chat_template` is " + model::in_quotes(chosen) +
-                                                      ", which is no built-in template" +
-                                                      model::suggestion(chosen, templates)});
+  if (!chosen.empty() && !model::ChatTemplate::is_path(chosen) &&
+      std::find(templates.begin(), templates.end(), chosen) == templates.end())
+    conflicts.push_back(
+        {"cluster.chat_template",
+         "`cluster.chat_template` is " + model::in_quotes(chosen) +
+             ", which is no template that comes with Convoy, nor a file's path (which ends in "
+             ".jinja or has a slash)" +
+             model::suggestion(chosen, templates)});
   if (!model::names_random_model(config.cluster.model)) return;
   try {
     model::random_config_json(model::parse_random_model(config.cluster.model));
@@ -187,15 +191,37 @@ std::string model_problem(const std::filesystem::path& path) {
   return "";
 }
 
-}  // namespace
+void check_template_file(const ClusterConfig& config, const std::filesystem::path& folder,
+                         Conflicts& conflicts) {
+  const std::string& chosen = config.cluster.chat_template;
+  if (!model::ChatTemplate::is_path(chosen)) return;
+  try {
+    model::ChatTemplate::named((folder / chosen).string(), {});
+  } catch (const InputError& e) {
+    conflicts.push_back({"cluster.chat_template", "`cluster.chat_template` is " + model::in_quotes(chosen) +
+                                                      ": " + e.where() + ": " + e.problem() + "; " +
+                                                      e.mend()});
+  }
+}
 
-Conflicts check_model_files(const ClusterConfig& config, const std::filesystem::path& folder) {
-  if (model::names_random_model(config.cluster.model)) return {};
+void check_model_file(const ClusterConfig& config, const std::filesystem::path& folder,
+                      Conflicts& conflicts) {
+  if (model::names_random_model(config.cluster.model)) return;
   const std::string path = model::resolve_model(config.cluster.model, folder);
   const std::string problem = model_problem(path);
-  if (problem.empty()) return {};
-  return {{"cluster.model", "`cluster.model` is \"" + config.cluster.model + "\": " + path + ": " + problem +
-                                "; give the path of a model (scripts/fetch-model fetches one)"}};
+  if (problem.empty()) return;
+  conflicts.push_back({"cluster.model", "`cluster.model` is \"" + config.cluster.model + "\": " + path +
+                                            ": " + problem +
+                                            "; give the path of a model (scripts/fetch-model fetches one)"});
+}
+
+}  // namespace
+
+Conflicts check_files(const ClusterConfig& config, const std::filesystem::path& folder) {
+  Conflicts conflicts;
+  check_template_file(config, folder, conflicts);
+  check_model_file(config, folder, conflicts);
+  return conflicts;
 }
 
 }  // namespace convoy::actors

@@ -18,7 +18,7 @@ void add_check_config(CLI::App& app, int& exit_code) {
       command->add_flag("--print-docs", *print_docs, "Print the page of all keys (docs/configuration.md)");
   auto* path = command->add_option("FILE", *file, "The configuration, usually cluster.conf");
   path->excludes(docs);
-  command->add_flag("--no-model", *no_model, "The model need not be there yet");
+  command->add_flag("--no-model", *no_model, "The model, and a chat template's file, need not be there yet");
   command->callback([=, &exit_code] {
     if (*print_docs) {
       std::fputs(actors::configuration_page().c_str(), stdout);

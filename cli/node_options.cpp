@@ -21,7 +21,8 @@ void add_text(gateway::ServedModel& served, const ClusterConfig& config,
   }
   served.tokenizer = model::Tokenizer::load(checkpoint.path());
   if (!config.cluster.chat_template.empty())
-    served.chat = model::ChatTemplate::by_name(config.cluster.chat_template);
+    served.chat =
+        model::ChatTemplate::named(config.cluster.chat_template, model::special_tokens(*served.tokenizer));
   else
     served.chat = model::ChatTemplate::of(*served.tokenizer);
 }

@@ -9,7 +9,6 @@
 #include "cli/json_lines.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/error.hpp"
-#include "model/text_file.hpp"
 
 namespace convoy::cli {
 
@@ -64,23 +63,18 @@ void add_render(CLI::App& app, int& exit_code) {
       R"(Read JSON lines {"messages", "tools", "add_generation_prompt", "thinking"}, write {"text"})");
   auto model = std::make_shared<std::string>();
   auto name = std::make_shared<std::string>();
-  auto jinja = std::make_shared<std::string>();
   auto tokens = std::make_shared<model::SpecialTokens>();
   CLI::Option_group* source = command->add_option_group("template", "Which chat template");
   source->add_option("--model", *model, "The one of a checkpoint's directory or GGUF file");
-  source->add_option("--template", *name, "A built-in one, by its name");
-  CLI::Option* file = source->add_option("--jinja", *jinja, "The one in a file");
-  command->add_option("--bos", tokens->bos, "With --jinja: its bos_token")->needs(file);
-  command->add_option("--eos", tokens->eos, "With --jinja: its eos_token")->needs(file);
+  CLI::Option* chosen = source->add_option(
+      "--template", *name,
+      "A Jinja file (its path ends in .jinja or has a slash), or the name of one of Convoy's");
+  command->add_option("--bos", tokens->bos, "With --template: its bos_token")->needs(chosen);
+  command->add_option("--eos", tokens->eos, "With --template: its eos_token")->needs(chosen);
   source->require_option(1);
   command->callback([=, &exit_code] {
     const model::ChatTemplate chat_template =
-        !model->empty() ? template_of(*model)
-        : !jinja->empty()
-            ? model::ChatTemplate::from_text(
-                  model::read_text_file(*jinja, model::jinja::template_bytes_max, "use a shorter template"),
-                  *tokens)
-            : model::ChatTemplate::by_name(*name);
+        model->empty() ? model::ChatTemplate::named(*name, *tokens) : template_of(*model);
     filter_json_lines([&](const json::object& line, const std::string& where) {
       return render(chat_template, line, where);
     });

@@ -118,7 +118,7 @@ std::string Completion::make_key(size_t index, const Prompt& prompt) {
   if (context.weights_digest.empty() || variants.empty()) return {};  // not known yet who would answer
   context.kernel_variant = model.kernel_variant + "\n" + variants;
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
-  if (model.chat) context.template_id = model.chat->name();
+  if (model.chat) context.template_id = model.chat->sha256();
   // The same messages are another prompt tomorrow.
   if (endpoint_ == Endpoint::chat && model.chat->reads_clock()) {
     model::Sha256 tokens;

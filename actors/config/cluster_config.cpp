@@ -7,6 +7,7 @@
 
 #include "actors/config/config_table.hpp"
 #include "actors/config_check.hpp"
+#include "model/chat/chat_template.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
 #include "model/format/gguf_parts.hpp"
@@ -270,13 +271,13 @@ ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more) 
   return result;
 }
 
-ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model) {
+ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_files) {
   // One byte more than allowed: parse_config says that it is too long.
   const std::string text = model::read_text_file(
       file, config_bytes_max + 1, "give the path of a configuration (convoy's own is cluster.conf)");
   const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
   MoreChecks more;
-  if (with_model) more = [&](const ClusterConfig& config) { return check_model_files(config, folder); };
+  if (with_files) more = [&](const ClusterConfig& config) { return check_files(config, folder); };
   ConfigResult result = read_cluster_config(text, more);
   if (!result.problems.empty()) {
     const auto place = [&](const ConfigProblem& p) {
@@ -295,6 +296,8 @@ ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_m
   };
   config.cluster.model = model::resolve_model(config.cluster.model, config.file.parent_path());
   config.cluster.run_dir = resolve(config.cluster.run_dir);
+  if (model::ChatTemplate::is_path(config.cluster.chat_template))
+    config.cluster.chat_template = resolve(config.cluster.chat_template);
   if (config.cluster.model_id.empty()) config.cluster.model_id = default_model_id(config.cluster.model);
   return std::move(result.config);
 }

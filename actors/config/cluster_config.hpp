@@ -32,7 +32,7 @@ struct ClusterConfig {
     bool dev = true;
     std::string model;  // a GGUF file or a checkpoint's directory; absolute after load_cluster_config()
     std::string model_id;
-    std::string chat_template;
+    std::string chat_template;    // a name, or a path: absolute after load_cluster_config()
     std::string run_dir = "run";  // absolute after load_cluster_config()
     std::vector<NodeConfig> nodes;
   } cluster;
@@ -143,10 +143,10 @@ using MoreChecks = std::function<std::vector<ConfigConflict>(const ClusterConfig
 /// Reads and checks everything at once. Pure but for `more`: touches no file.
 ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more = nullptr);
 
-/// Reads the file; resolves `model` and `run_dir` relative to its folder; sets model_id. with_model: a model
-/// that is not there is a problem too (to end a cluster, nobody needs it). Throws InputError whose text has a
-/// line `FILE:LINE:COLUMN: …` for every problem.
-ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_model = false);
+/// Reads the file; resolves `model`, `chat_template` and `run_dir` relative to its folder; sets model_id.
+/// with_files: a model or a template that is not there is a problem too (to end a cluster, nobody needs
+/// them). Throws InputError whose text has a line `FILE:LINE:COLUMN: …` for every problem.
+ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_files = false);
 
 /// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf
 /// and, of a split one, without the part's number.

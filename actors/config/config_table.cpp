@@ -33,7 +33,9 @@ void add_cluster_keys(std::vector<Key>& t) {
       "folder."));
   t.push_back(key<s, &S::chat_template>(
       "cluster", "chat_template",
-      "Name of a built-in chat template. Empty: recognised from the checkpoint's own."));
+      "Chat template: a Jinja file, relative to this one, whose path ends in .jinja or has a slash; or the "
+      "name of "
+      "one that comes with Convoy (chat-templates.md). Empty: the checkpoint's own."));
   t.push_back(key<s, &S::run_dir>(
       "cluster", "run_dir", "Folder for sockets, logs, process ids and secrets. Relative to this file."));
   t.push_back({.section = "cluster",

@@ -11,7 +11,7 @@
 #include <fstream>
 #include <system_error>
 
-#include "model/chat/chat_template.hpp"
+#include "model/chat/chat_texts.hpp"
 #include "model/config.hpp"
 #include "model/error.hpp"
 #include "model/format/safetensors_writer.hpp"
@@ -179,7 +179,7 @@ std::string tokenizer_config_json(const Config& config) {
   return json::serialize(json::object{{"tokenizer_class", "PreTrainedTokenizerFast"},
                                       {"bos_token", same ? end_token : begin_token},
                                       {"eos_token", end_token},
-                                      {"chat_template", made_template_jinja},
+                                      {"chat_template", find_chat_text("made")->jinja},
                                       {"clean_up_tokenization_spaces", false}}) +
          "\n";
 }

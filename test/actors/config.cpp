@@ -10,6 +10,7 @@
 #include "actors/config/config_table.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "model/error.hpp"
+#include "test/model/files.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
@@ -258,6 +259,8 @@ BOOST_AUTO_TEST_CASE(contradictions_are_reported_beside_wrong_values_but_not_abo
 
 BOOST_AUTO_TEST_CASE(an_unknown_template_or_random_model_is_reported_with_the_nearest) {
   expect_one(with("chat_template = \"smollm\"\n"), 5, {"`cluster.chat_template`", "did you mean `smollm2`?"});
+  BOOST_TEST(problems(with("chat_template = \"own.jinja\"\n"))
+                 .empty());  // a path: whether it is there is asked later
   expect_one("[cluster]\nname = \"c\"\nmodel = \"random:qwenn\"\nnodes = [" + head_node + "]\n", 3,
              {"`cluster.model`", "qwenn"});
 }
@@ -303,6 +306,40 @@ BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
   std::ofstream(file).close();
   BOOST_CHECK_THROW(load_cluster_config(file), InputError);  // empty: keys are missing
   std::filesystem::remove_all(folder);
+}
+
+BOOST_AUTO_TEST_CASE(a_templates_file_is_relative_to_the_configuration_and_its_mistakes_stand_at_its_key) {
+  const test::TemporaryFolder folder;
+  const auto with_template = [&](const std::string& chosen) {
+    return folder.write("c.conf",
+                        "[cluster]\nname = \"c\"\nmodel = \"random:deepseek-llm-7b:1\"\nchat_template = \"" +
+                            chosen + "\"\nnodes = [" + head_node + "]\n");
+  };
+  const auto mistake = [&](const std::string& chosen) -> std::string {
+    try {
+      load_cluster_config(with_template(chosen), true);
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  std::filesystem::create_directory(folder.path() / "sub");
+  folder.write("sub/own.jinja", "{{ messages }}");
+  BOOST_TEST(load_cluster_config(with_template("sub/own.jinja"), true).cluster.chat_template ==
+             (folder.path() / "sub/own.jinja").string());
+  BOOST_TEST(load_cluster_config(with_template("smollm2"), true).cluster.chat_template == "smollm2");
+  for (const auto& [chosen, part] : {std::pair("nope.jinja", "No such file"), {"sub/", "directory"}}) {
+    BOOST_TEST(mistake(chosen).find(":4:1: `cluster.chat_template` is ") != std::string::npos,
+               mistake(chosen));
+    BOOST_TEST(mistake(chosen).find(part) != std::string::npos, mistake(chosen));
+  }
+  folder.write("own.jinja", "a\n{{ b");
+  BOOST_TEST(mistake("own.jinja").find("own.jinja: chat template, line 2: ") != std::string::npos,
+             mistake("own.jinja"));
+  folder.write("own.jinja", "a\xff");
+  BOOST_TEST(mistake("own.jinja").find("UTF-8") != std::string::npos, mistake("own.jinja"));
+  BOOST_CHECK_NO_THROW(
+      load_cluster_config(with_template("nope.jinja")));  // ending a cluster needs no template
 }
 
 BOOST_AUTO_TEST_CASE(a_model_is_named_after_its_file_or_folder) {

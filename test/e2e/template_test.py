@@ -1,4 +1,4 @@
-"""A checkpoint with a chat template that Convoy has not built in: it is interpreted, and what clients write stays text."""
+"""A checkpoint with a chat template of its own: it is interpreted, and what clients write stays text."""
 import json
 import pathlib
 import subprocess

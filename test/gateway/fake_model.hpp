@@ -64,17 +64,11 @@ class ByteTokenizer : public model::Tokenizer {
 };
 
 /// "<ctl>role:content" for each message.
-inline std::vector<model::Segment> render_plain(std::span<const model::Message> messages,
-                                                const model::RenderOptions&) {
-  std::vector<model::Segment> segments;
-  for (const auto& m : messages) {
-    const std::string& content = *m.content.get();
-    if (content == "refuse me") throw InputError("the template refuses this", "messages", "");
-    segments.push_back({"<ctl>" + m.role + ":", true});
-    segments.push_back({content, false});
-  }
-  return segments;
-}
+inline constexpr std::string_view plain_template =
+    "{% for m in messages %}"
+    "{% if m.content == 'refuse me' %}{{ raise_exception('the template refuses this') }}{% endif %}"
+    "{{ '<ctl>' + m.role + ':' + m.content }}"
+    "{% endfor %}";
 
 inline ServedModel fake_model(int64_t context_tokens = 1000) {
   return {"fake-model",
@@ -82,7 +76,7 @@ inline ServedModel fake_model(int64_t context_tokens = 1000) {
           context_tokens,
           vocab,
           std::make_shared<ByteTokenizer>(),
-          model::ChatTemplate("plain", "", render_plain),
+          model::ChatTemplate::from_text(plain_template, {}),
           {end_token},
           "0123456789abcdef"};
 }

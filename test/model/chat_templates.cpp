@@ -1,4 +1,4 @@
-// Every built-in chat template, and interpreted ones, against what jinja2 gives: stored renderings and the
+// The chat templates that come with Convoy, and more, against what jinja2 gives: stored renderings and the
 // tokenizers' cases tell it.
 
 #include <boost/test/unit_test.hpp>
@@ -7,6 +7,7 @@
 #include <set>
 
 #include "model/chat/chat_template.hpp"
+#include "model/chat/chat_texts.hpp"
 #include "model/chat/python_json.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
@@ -25,14 +26,33 @@ std::time_t recorded() {
   return std::mktime(&time);
 }
 
-/// By its publisher's text where that is in the repository, else built in.
-ChatTemplate golden_template(const std::string& name) {
-  const fs::path file = source_dir() / "test/golden/templates" / (name + ".jinja");
-  if (!fs::exists(file)) return ChatTemplate::by_name(name);
-  return ChatTemplate::from_text(read_file(file),
-                                 name.starts_with("deepseek")
-                                     ? SpecialTokens{"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"}
-                                     : SpecialTokens{"<s>", "</s>"});
+/// Those that the stored renderings were made with.
+SpecialTokens tokens_of(std::string_view name) {
+  if (name.starts_with("deepseek")) return {"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"};
+  if (name.starts_with("llama")) return {"<|begin_of_text|>", "<|eot_id|>"};
+  return {"<s>", "</s>"};
+}
+
+std::string tokenizers_text(const std::string& tokenizer) {
+  const fs::path file = golden_tokenizer_dir(tokenizer) / "tokenizer_config.json";
+  return std::string(parse_json(read_file(file), "golden").at("chat_template").as_string());
+}
+
+/// One that comes with Convoy, or a text of the tests'; nullopt: its licence does not allow a copy.
+std::optional<ChatTemplate> golden_template(const std::string& name) {
+  if (find_chat_text(name)) return ChatTemplate::named(name, tokens_of(name));
+  if (name != "llama3-first")
+    return ChatTemplate::named((source_dir() / "test/golden/templates" / (name + ".jinja")).string(),
+                               tokens_of(name));
+  if (golden_tokenizer_dir("llama3").empty()) return std::nullopt;
+  return ChatTemplate::from_text(tokenizers_text("llama3"), tokens_of(name));
+}
+
+std::vector<ChatTemplate> all_templates() {
+  std::vector<ChatTemplate> all;
+  for (const std::string_view name : ChatTemplate::names())
+    all.push_back(ChatTemplate::named(name, tokens_of(name)));
+  return all;
 }
 
 /// The text, or nothing where it is refused.
@@ -57,26 +77,30 @@ void check(const ChatTemplate& chat_template, const json::object& line, const js
   if (own && !text.is_null()) BOOST_TEST(*own == text.as_string(), told);
 }
 
-/// The tokenizer's cases, with the template that its own configuration is recognised as.
+/// The tokenizer's cases, with its own template.
 void check_cases(const std::string& tokenizer, const std::string& name) {
-  const auto config =
-      parse_json(read_file(golden_tokenizer_dir(tokenizer) / "tokenizer_config.json"), "golden").as_object();
-  const ChatTemplate chat_template = ChatTemplate::from_text(config.at("chat_template").as_string(), {});
-  BOOST_TEST(chat_template.name() == name);
+  const ChatTemplate chat_template = ChatTemplate::from_text(tokenizers_text(tokenizer), tokens_of(name));
+  BOOST_TEST((chat_template.name() == name || !find_chat_text(name)));
   const json::object cases = golden_cases(tokenizer);
   BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 20);
   for (const json::value& c : cases.at("chat").as_array()) check(chat_template, c.as_object(), c.at("text"));
 }
 
-/// Messages that try everything a client can to write a control token.
-std::vector<Message> hostile(const std::string& role) {
-  const ToolCall call{.type = "<x>", .name = "<x>", .arguments = "<x>"};
-  return {{"system", "<x>"},
-          {"user", "<x>"},
-          {.role = "assistant", .content = "<x>", .tool_calls = std::vector{call}},
-          {"tool", "<x>"},
-          {.role = "assistant", .content = "<x>", .reasoning_content = "<x>"},
-          {role, "<x>"}};
+/// Conversations that try everything a client can to write a control token, for templates of every
+/// strictness.
+std::vector<std::vector<Message>> hostile() {
+  const auto calls = [](const json::value& arguments) {
+    const ToolCall call{.id = "<x>456789", .type = "<x>", .name = "<x>", .arguments = arguments};
+    return Message{.role = "assistant", .content = "<x>", .tool_calls = std::vector{call}};
+  };
+  const Message system{"system", "<x>"}, user{"user", "<x>"}, said{"assistant", "<x>"},
+      thought{.role = "assistant", .content = "<x>", .reasoning_content = "<x>"},
+      done{.role = "tool", .content = "<x>", .tool_call_id = "<x>456789"};
+  return {{user},
+          {system, user, said, user},
+          {system, user, calls("<x>"), done, thought, user},
+          {user, calls({{"<x>", "<x>"}}), done, said, user},
+          {system, user, {"<x>", "<x>"}}};
 }
 
 }  // namespace
@@ -92,17 +116,17 @@ BOOST_AUTO_TEST_CASE(llama3_renders_every_case_as_the_reference_does) {
     BOOST_TEST_MESSAGE("skipped: llama3's licence does not allow a copy, and ../shared has none");
     return;
   }
-  check_cases("llama3", "llama3-first");
+  check_cases("llama3", "llama");
 }
 
 BOOST_AUTO_TEST_CASE(smollm2_renders_every_case_as_the_reference_does) {
   const json::object cases = golden_cases("smollm2");
   BOOST_REQUIRE_GE(cases.at("chat").as_array().size(), 10);
   for (const json::value& c : cases.at("chat").as_array())
-    check(ChatTemplate::by_name("smollm2"), c.as_object(), c.at("text"));
+    check(ChatTemplate::named("smollm2", {}), c.as_object(), c.at("text"));
 }
 
-BOOST_AUTO_TEST_CASE(every_template_renders_the_stored_conversations_as_its_publishers_text_does) {
+BOOST_AUTO_TEST_CASE(every_template_renders_the_stored_conversations_as_jinja2_does) {
   const auto golden =
       parse_json(read_file(source_dir() / "test/golden/templates/cases.json"), "golden").as_object();
   const json::array& conversations = golden.at("conversations").as_array();
@@ -112,55 +136,59 @@ BOOST_AUTO_TEST_CASE(every_template_renders_the_stored_conversations_as_its_publ
     BOOST_TEST(renderings.contains(name), "no renderings of " << name);
   for (const auto& [name, texts] : renderings) {
     BOOST_REQUIRE_EQUAL(texts.as_array().size(), conversations.size());
-    const ChatTemplate chat_template = golden_template(name);
-    for (size_t i = 0; i < conversations.size(); i++)
-      check(chat_template, conversations[i].as_object(), texts.as_array()[i]);
+    const auto chat_template = golden_template(name);
+    for (size_t i = 0; chat_template && i < conversations.size(); i++)
+      check(*chat_template, conversations[i].as_object(), texts.as_array()[i]);
   }
 }
 
 BOOST_AUTO_TEST_CASE(nothing_that_a_client_wrote_is_trusted_in_any_template) {
-  const json::array tools = {{{"name", "<x>"}}};
-  for (const std::string_view name : ChatTemplate::names()) {
-    const ChatTemplate chat_template = ChatTemplate::by_name(name);
-    size_t found = 0;
-    for (const std::string role : {"user", "<x>"}) {
-      for (const Segment& segment : chat_template.render(hostile(role), {.tools = &tools})) {
+  const json::array tools = {json::parse(R"({"type": "<x>", "function": {"name": "<x>", "description": "<x>",
+      "parameters": {"type": "object", "properties": {"<x>": {"type": "<x>", "description": "<x>"}}}}})")};
+  for (const ChatTemplate& chat_template : all_templates()) {
+    const std::string& name = chat_template.name();
+    size_t accepted = 0, found = 0;
+    for (const std::vector<Message>& messages : hostile()) {
+      std::vector<Segment> segments;
+      try {
+        segments = chat_template.render(messages, {.tools = &tools});
+      } catch (const InputError&) {  // a template need not take all of them
+        continue;
+      }
+      accepted++;
+      for (const Segment& segment : segments) {
         if (segment.trusted) BOOST_TEST(segment.text.find("<x>") == segment.text.npos, name << segment.text);
         if (!segment.trusted) found += segment.text.find("<x>") != segment.text.npos;
       }
     }
-    BOOST_TEST(found >= 6, name);
+    BOOST_TEST(accepted >= 3, name);
+    BOOST_TEST(found >= 10, name << found);
   }
 }
 
-BOOST_AUTO_TEST_CASE(names_and_digests_are_each_given_once) {
+BOOST_AUTO_TEST_CASE(every_text_that_comes_with_convoy_is_its_file_byte_for_byte_and_known_by_its_name) {
   std::set<std::string> names, digests;
-  for (const std::string_view name : ChatTemplate::names()) {
-    BOOST_TEST(names.emplace(name).second, name);
-    BOOST_TEST(digests.insert(ChatTemplate::by_name(name).sha256()).second, name);
-    BOOST_TEST(ChatTemplate::by_name(name).sha256().size() == 64);
+  for (const ChatText& text : chat_texts()) {
+    const auto file = source_dir() / "model/chat/texts" / (std::string(text.name) + ".jinja");
+    BOOST_TEST(read_file(file) == std::string(text.jinja) + "\n");
+    const ChatTemplate chat_template = ChatTemplate::from_text(text.jinja, {});
+    BOOST_TEST(chat_template.name() == text.name);
+    BOOST_TEST(names.emplace(text.name).second, text.name);
+    BOOST_TEST(digests.insert(chat_template.sha256()).second, text.name);
+    BOOST_TEST(chat_template.sha256().size() == 64);
   }
-  BOOST_TEST(names.size() > 20);
-}
-
-BOOST_AUTO_TEST_CASE(checkpoints_that_we_make_bring_the_text_that_their_template_is_recognised_by) {
-  BOOST_TEST(ChatTemplate::from_text(made_template_jinja, {}).name() == "made");
-  BOOST_TEST(read_file(source_dir() / "test/golden/templates/made.jinja") ==
-             std::string(made_template_jinja) + "\n");
+  BOOST_TEST(names.size() >= 9);
 }
 
 BOOST_AUTO_TEST_CASE(a_newline_at_the_end_of_the_jinja_text_does_not_matter) {
-  const auto config =
-      parse_json(read_file(golden_tokenizer_dir("qwen3") / "tokenizer_config.json"), "golden").as_object();
-  const std::string text(config.at("chat_template").as_string());
+  const std::string text = tokenizers_text("qwen3");
   BOOST_TEST(ChatTemplate::from_text(text + "\n", {}).name() == "qwen3");
   BOOST_TEST(ChatTemplate::from_text(text + " \n", {}).name().starts_with("jinja-"));
 }
 
 BOOST_AUTO_TEST_CASE(no_messages_and_tools_that_are_no_objects_are_refused) {
   const json::array tools = {"get_weather"};
-  for (const std::string_view name : ChatTemplate::names()) {
-    const ChatTemplate chat_template = ChatTemplate::by_name(name);
+  for (const ChatTemplate& chat_template : all_templates()) {
     BOOST_CHECK_THROW(chat_template.render({}, {.add_generation_prompt = true}), InputError);
     const std::vector<Message> messages = {{"user", "Hi"}};
     BOOST_CHECK_THROW(chat_template.render(messages, {.tools = &tools}), InputError);

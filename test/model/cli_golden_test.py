@@ -87,7 +87,7 @@ class Golden(unittest.TestCase):
             bad = {"messages": [{"role": "user", "content": "Hi"}, {"role": "user", "content": None}]}
             code, answers, errors = run("render", folder, [good, bad])
             self.assertEqual((code, len(answers)), (BAD_INPUT, 1))
-            self.assertIn("line 2: messages[1]", errors)
+            self.assertIn("line 2: chat template, line 20: calls `startswith` of none", errors)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include <boost/json.hpp>
 
 #include "builders.hpp"
+#include "model/chat/chat_texts.hpp"
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/rewrite/rewrite_config.hpp"
@@ -111,19 +112,26 @@ BOOST_AUTO_TEST_CASE(the_tokenizers_own_end_of_a_text_ends_an_answer) {
 BOOST_AUTO_TEST_CASE(the_token_with_which_the_template_ends_a_turn_ends_an_answer) {
   const auto tokenizer =
       tokenizer_with({"<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
-                      "<｜end▁of▁sentence｜>", "<｜Assistant｜>", "<|begin_of_text|>"});
+                      "<｜end▁of▁sentence｜>", "<｜Assistant｜>", "<|begin_of_text|>", "</s>"});
   const auto ends_with = [&](const char* name) {
-    return end_tokens(config_with({7}), tokenizer.get(), ChatTemplate::by_name(name));
+    return end_tokens(config_with({7}), tokenizer.get(), ChatTemplate::named(name, {.eos = "</s>"}));
   };
-  for (const char* name : {"smollm2", "qwen2", "qwen2.5", "qwen3", "qwen3-thinking-2507"})
+  for (const char* name : {"smollm2", "qwen2.5", "qwen3", "qwen3-coder", "qwq-32b"})
     BOOST_TEST(ends_with(name) == (Ids{7, 311}), name << boost::test_tools::per_element());
-  for (const char* name : {"llama3", "llama3.1"})
-    BOOST_TEST(ends_with(name) == (Ids{7, 312}), name << boost::test_tools::per_element());
-  for (const char* name : {"deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1", "made"})
+  for (const char* name : {"deepseek-v3", "deepseek-r1-distill-tools", "made"})
     BOOST_TEST(ends_with(name) == (Ids{7, 315}), name << boost::test_tools::per_element());
+  // Told by the tokenizer, and by a text that no name is known for.
+  BOOST_TEST(ends_with("mistral-nemo") == (Ids{7, 318}), boost::test_tools::per_element());
+  const auto llama = ChatTemplate::from_text(
+      "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim "
+      "+ "
+      "'<|eot_id|>' }}{% endfor %}",
+      {});
+  BOOST_TEST(end_tokens(config_with({7}), tokenizer.get(), llama) == (Ids{7, 312}),
+             boost::test_tools::per_element());
   // A vocabulary that lacks the token writes it as words: none of them ends anything.
   BOOST_TEST(end_tokens(config_with({7}), make_tokenizer(test::small_parts()).get(),
-                        ChatTemplate::by_name("smollm2")) == Ids{7},
+                        ChatTemplate::named("smollm2", {})) == Ids{7},
              boost::test_tools::per_element());
 }
 
@@ -137,7 +145,7 @@ BOOST_AUTO_TEST_CASE(inspect_names_the_ends_of_a_folder_that_only_its_tokenizer_
   TokenizerParts parts = test::small_parts();
   parts.eos = "<|x|>";
   parts.added.push_back({.id = 310, .content = "<｜end▁of▁sentence｜>", .special = true});
-  parts.chat_template = std::string(made_template_jinja);
+  parts.chat_template = std::string(find_chat_text("made")->jinja);
   folder.write("tokenizer.json", tokenizer_json(parts));
   folder.write("tokenizer_config.json", tokenizer_config_json(parts, std::nullopt));
   const auto checkpoint = Checkpoint::open(folder.path());

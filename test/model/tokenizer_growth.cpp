@@ -113,7 +113,7 @@ BOOST_AUTO_TEST_CASE(form_c_takes_time_in_proportion_to_the_text) {
 
 BOOST_AUTO_TEST_CASE(every_template_takes_time_in_proportion_to_the_messages) {
   for (const std::string_view name : ChatTemplate::names()) {
-    const ChatTemplate chat = ChatTemplate::by_name(name);
+    const ChatTemplate chat = ChatTemplate::named(name, {.bos = "<s>", .eos = "</s>"});
     grows_in_proportion(std::string(name), 10'000, [&](size_t n) {
       (void)chat.render(conversation(n), {.add_generation_prompt = true});
     });
@@ -122,7 +122,7 @@ BOOST_AUTO_TEST_CASE(every_template_takes_time_in_proportion_to_the_messages) {
 
 BOOST_AUTO_TEST_CASE(a_conversation_is_encoded_in_time_in_proportion_to_its_messages) {
   const auto tokenizer = qwen3();
-  const ChatTemplate chat = ChatTemplate::by_name("qwen3");
+  const ChatTemplate chat = ChatTemplate::named("qwen3", {});
   grows_in_proportion("messages", 10'000, [&](size_t n) {
     (void)tokenizer->encode(chat.render(conversation(n), {.add_generation_prompt = true}));
   });

@@ -62,7 +62,10 @@ Value Interpreter::evaluate(const CallExpression& node, const ScopePtr& scope) {
   const Value callee = evaluate(*node.callee, scope);
   if (callee.undefined()) {
     const auto* member = std::get_if<Attribute>(&node.callee->node);
-    const std::string* name = member ? &member->name : callee.get<Undefined>()->name;
+    if (member)
+      meter_.fail("calls `" + member->name + "` of " + std::string(evaluate(*member->object, scope).kind()) +
+                  ", which has no such method");
+    const std::string* name = callee.get<Undefined>()->name;
     meter_.fail("calls " + (name ? "`" + *name + "`, which is not known" : "what is undefined"));
   }
   return call(callee, evaluate(node.arguments, scope));

@@ -1,10 +1,7 @@
-#include "model/chat/chat_template_jinja.hpp"
+#include "model/chat/chat_variables.hpp"
 
 #include <algorithm>
-#include <memory>
 
-#include "model/chat/jinja/interpreter.hpp"
-#include "model/chat/jinja/parser.hpp"
 #include "model/chat/python_json.hpp"
 #include "model/error.hpp"
 
@@ -107,8 +104,10 @@ Value message(Meter& meter, const Message& message, const std::string& where) {
   return Dictionary::make(meter, std::move(entries));
 }
 
-std::shared_ptr<jinja::Scope> variables(Meter& meter, std::span<const Message> messages,
-                                        const RenderOptions& options, const SpecialTokens& tokens) {
+}  // namespace
+
+std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, std::span<const Message> messages,
+                                             const RenderOptions& options, const SpecialTokens& tokens) {
   auto scope = std::make_shared<jinja::Scope>();
   std::vector<Value> all;
   for (const Message& each : messages)
@@ -129,25 +128,6 @@ std::shared_ptr<jinja::Scope> variables(Meter& meter, std::span<const Message> m
   if (tokens.bos) scope->set("bos_token", own(*tokens.bos));
   if (tokens.eos) scope->set("eos_token", own(*tokens.eos));
   return scope;
-}
-
-}  // namespace
-
-ChatTemplate interpreted_template(std::string_view text, const std::string& sha256,
-                                  const SpecialTokens& tokens) {
-  const auto body = std::make_shared<const jinja::Body>(jinja::parse_template(text));
-  const auto render = [body, tokens](std::span<const Message> messages, const RenderOptions& options) {
-    jinja::State state(options.limits, options.now);
-    const Text prompt =
-        jinja::Interpreter(state).run(*body, variables(state.meter, messages, options, tokens));
-    std::vector<Segment> segments;
-    prompt.for_each_run([&](std::string_view bytes, bool trusted) {
-      segments.push_back({std::string(bytes), trusted});
-    });
-    return segments;
-  };
-  const bool reads_clock = text.find("strftime_now") != text.npos;
-  return {"jinja-" + sha256, sha256, render, reads_clock};
 }
 
 }  // namespace convoy::model
