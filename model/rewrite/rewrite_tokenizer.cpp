@@ -7,6 +7,7 @@
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/rewrite/rewrite_config.hpp"
+#include "model/rewrite/rewrite_scores.hpp"
 #include "model/tokenizer/end_tokens.hpp"
 
 namespace convoy::model {
@@ -66,18 +67,49 @@ void write_gguf_rules(const TokenizerParts& parts, GgufWriter& gguf) {
       .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
 }
 
-/// Scores cannot say everything that a list of merges can, nor the other way round.
+/// A blank before every text, whether it begins with one or not; none after tokens but control tokens.
+bool prepends_blank(const TokenizerParts& parts) {
+  const auto prepends = [](const NormalStep& step) { return step.kind == NormalStep::Kind::prepend; };
+  return std::ranges::any_of(parts.normalizer, prepends) ||
+         std::ranges::any_of(parts.rules, [](const SplitRule& rule) { return rule.prefix != Prefix::none; });
+}
+
+std::vector<NormalStep> gguf_normalizer(bool prepends) {
+  std::vector<NormalStep> steps;
+  if (prepends) steps.push_back({NormalStep::Kind::prepend, "", std::string(blank_mark)});
+  steps.push_back({NormalStep::Kind::replace, " ", std::string(blank_mark)});
+  return steps;
+}
+
+/// What sentencepiece, by which a GGUF's vocabulary with scores goes, does in one way only.
+void add_lost_pieces(const TokenizerParts& parts, std::vector<std::string>& lost) {
+  const auto lacks = [&](bool it, const char* what) {
+    if (it) lost.emplace_back(what);
+  };
+  const bool prepends = prepends_blank(parts);
+  lacks(!parts.rules.empty() || parts.normalizer != gguf_normalizer(prepends),
+        "where a pre-tokenizer adds blanks or cuts words");
+  lacks(parts.drops_leading_blank != prepends, "whether an answer's first blank is written");
+  const auto bytes = std::ranges::count_if(parts.vocabulary,
+                                           [](const auto& t) { return byte_of_piece(t.first).has_value(); });
+  lacks(!parts.byte_fallback || (bytes < 256 && !parts.fuse_unknown),
+        "how characters without a token are unknown");
+  lacks(parts.ignore_merges, "that words which are tokens are not merged");
+  if (!parts.scores.empty()) return;
+  for (const std::string& token : scores_of_list(parts).differing)
+    lost.push_back("how the token " + in_quotes(token) + " is merged");
+}
+
 void write_gguf_scores(const TokenizerParts& parts, size_t tokens, GgufWriter& gguf) {
-  if (parts.scores.empty())
-    throw InputError("merges sentencepiece-like tokens by a list, where GGUF has scores", parts.where,
-                     "write safetensors instead");
+  const std::vector<float> own = parts.scores.empty() ? scores_of_list(parts).scores : parts.scores;
   std::vector<float> scores(tokens, 0.0F);
-  for (size_t i = 0; i < parts.scores.size(); ++i)
-    scores[static_cast<size_t>(parts.vocabulary[i].second)] = parts.scores[i];
+  for (size_t i = 0; i < own.size(); ++i) scores[static_cast<size_t>(parts.vocabulary[i].second)] = own[i];
   gguf.key("tokenizer.ggml.model", "llama")
       .key("tokenizer.ggml.pre", "default")
       .key("tokenizer.ggml.scores", std::span<const float>(scores))
-      .key("tokenizer.ggml.add_space_prefix", parts.drops_leading_blank);
+      .key("tokenizer.ggml.add_space_prefix", prepends_blank(parts));
+  if (const auto id = id_of(parts, parts.unknown))
+    gguf.key("tokenizer.ggml.unknown_token_id", static_cast<uint32_t>(*id));
 }
 
 void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
@@ -156,6 +188,7 @@ std::vector<std::string> lost_in_gguf(const std::optional<TokenizerParts>& parts
     lost.push_back(std::to_string(ends - std::size(end_keys)) + " of " + std::to_string(ends) +
                    " tokens that end an answer");
   if (!parts) return lost;
+  if (parts->alphabet == Alphabet::sentencepiece) add_lost_pieces(*parts, lost);
   for (const AddedToken& token : parts->added) {
     std::string words;
     for (const auto& [is, word] : {std::pair{token.lstrip, "lstrip"},

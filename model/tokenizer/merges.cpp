@@ -10,10 +10,6 @@
 namespace convoy::model {
 namespace {
 
-// A token costs as many bytes' time as it has places to cut it, each of which is tried: the square of its
-// length. Sentencepiece's default is 16 characters.
-constexpr size_t piece_bytes_max = 512;
-
 [[noreturn]] void fail(const TokenizerParts& parts, const std::string& what) {
   throw InputError(what, parts.where, "check that the file is whole and a tokenizer");
 }

@@ -9,6 +9,10 @@
 
 namespace convoy::model {
 
+/// A sentencepiece-like token costs as many bytes' time as it has places to cut it, each of which is tried:
+/// the square of its length. Sentencepiece's default is 16 characters.
+constexpr size_t piece_bytes_max = 512;
+
 /// As the file lists them. Throws InputError for a merge that makes no sense.
 std::vector<Bpe::Merge> listed_merges(const TokenizerParts& parts, const Vocabulary& vocabulary);
 

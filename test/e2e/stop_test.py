@@ -152,6 +152,7 @@ class Tokenizers(Stop):
         document = json.loads((TOKENIZERS / "sentencepiece/tokenizer.json").read_text())
         folder = self.made(document, ["▁the", "▁of", "</s>"], None, eos_token="</s>", chat_template=TURNS)
         self.stops(folder, "the of")
+        self.stops(self.gguf_of(folder), "the of")
 
     def test_one_like_llama_3s(self):
         control = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
