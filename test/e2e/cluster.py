@@ -77,8 +77,7 @@ class Cluster:
         settings = {"gateway": {"port": self.gateway_port}, "pipeline": {}, "stage": {}, "cache": {}, "log": {}}
         for section, values in sections.items():
             settings.setdefault(section, {}).update(values)
-        own = "".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.pop("cluster", {}).items())
-        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\n{own}nodes = [\n{listed}\n]\n'
+        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\nnodes = [\n{listed}\n]\n'
         for section, values in settings.items():
             if values:
                 text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())

@@ -20,6 +20,9 @@ SMALL = {"kv_tokens": 512, "context_tokens_max": 256, "sequences_max": 1}
 TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"  # in which no token ends a turn
 CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+LLAMA3 = ("{% for m in messages %}{{ bos_token if loop.first }}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+          "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+          "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 LLAMA3_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
                 r"\s+(?!\S)|\s+")
@@ -59,10 +62,9 @@ class Stop(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="convoy-"))
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def chat(self, model, stages=1, max_tokens=24, cluster=None):
+    def chat(self, model, stages=1, max_tokens=24):
         """What the model says, and why it ends."""
-        with Cluster(stages=stages, model=model, cluster=cluster or {}, stage={"threads": 1},
-                     pipeline=SMALL) as running:
+        with Cluster(stages=stages, model=model, stage={"threads": 1}, pipeline=SMALL) as running:
             response, answer = running.post("/v1/chat/completions", {
                 "model": running.model_id(), "messages": [{"role": "user", "content": "Is it so?"}],
                 "max_tokens": max_tokens, "temperature": 0}, {"Cache-Control": "no-store"})
@@ -161,8 +163,8 @@ class Tokenizers(Stop):
             BYTE_LEVEL | {"use_regex": False}]}
         document = small_json(control, words, ignore_merges=True)
         folder = self.made(document, ["O", "k", "<|eot_id|>"], "<|end_of_text|>", bos_token="<|begin_of_text|>",
-                           eos_token="<|end_of_text|>")
-        self.stops(folder, cluster={"chat_template": "llama3.1"})
+                           eos_token="<|end_of_text|>", chat_template=LLAMA3)
+        self.stops(folder)
 
     @unittest.skipUnless(MODEL.exists(), f"no {MODEL}")
     def test_smollm2_with_its_own_weights(self):
