@@ -3,6 +3,7 @@
 #include <cstring>
 #include <set>
 #include <string_view>
+#include <vector>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/checkpoint/weight_names.hpp"
@@ -52,9 +53,35 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
                        index_file.path().string() + ": tensor " + in_quotes(name), mend);
 }
 
+/// Qwen's FP8 checkpoints have their scales in BF16. They become float32 here, all in one piece of memory: a
+/// part in 16384 of the weights' size.
+void widen_scales(const std::vector<Tensor*>& weights, const std::string& directory) {
+  size_t bytes = 0;
+  for (const Tensor* weight : weights) {
+    weight->scales_owner->will_need(weight->scales);
+    bytes += 2 * weight->scales.size();
+  }
+  if (bytes == 0) return;
+  std::span<std::byte> memory;
+  const auto owner = Mapping::reserve(bytes, directory, memory);
+  for (Tensor* weight : weights) {
+    const auto widened = memory.first(2 * weight->scales.size());
+    for (size_t i = 0; i < widened.size() / sizeof(float); ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, weight->scales.data() + i * sizeof bits, sizeof bits);
+      const float scale = bf16_to_f32(bits);
+      std::memcpy(widened.data() + i * sizeof scale, &scale, sizeof scale);
+    }
+    weight->scales = widened;
+    weight->scales_owner = owner;
+    memory = memory.subspan(widened.size());
+  }
+}
+
 /// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
 /// or "_scale". (The former name says inverse; what stands there is multiplied.)
 void attach_scales(TensorMap& tensors, const std::string& directory) {
+  std::vector<Tensor*> narrow;
   for (auto& [name, tensor] : tensors) {
     const std::string_view suffix = scales_suffix(tensor.type);
     if (suffix.empty()) continue;
@@ -67,14 +94,16 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
                                                 : "is I8 without its weight_scale",
                        place, "use a checkpoint in DeepSeek's FP8, one of `convoy quantize`, or in bf16");
     const Tensor& found = scales->second;
-    if (found.type != DType::f32 ||
+    if ((found.type != DType::f32 && found.type != DType::bf16) ||
         found.shape != scales_shape(tensor.type, tensor.shape[0], tensor.shape[1]))
-      throw InputError(fp8 ? "has scales that are not F32, one for each block of 128 by 128"
-                           : "has scales that are not F32, one for each row",
+      throw InputError(fp8 ? "has scales that are not F32 or BF16, one for each block of 128 by 128"
+                           : "has scales that are not F32 or BF16, one for each row",
                        place, "the checkpoint is damaged, or of a kind that Convoy doesn't read");
     tensor.scales = found.bytes;
     tensor.scales_owner = found.owner;
+    if (found.type == DType::bf16) narrow.push_back(&tensor);
   }
+  widen_scales(narrow, directory);
   std::erase_if(tensors, [&](const auto& entry) {
     const std::string_view name = entry.first;
     const auto belongs_to = [&](DType type) {

@@ -45,6 +45,18 @@ struct Safetensors {
     header[name] = entry;
     data += bytes;
   }
+  /// Other bytes for a tensor, which may be more or less.
+  void replace(const std::string& name, const char* dtype, const std::string& bytes) {
+    std::string all;
+    for (auto& [key, entry] : header) {
+      if (key == "__metadata__") continue;
+      const std::string own = key == name ? bytes : bytes_of(std::string(key).c_str());
+      entry.as_object()["data_offsets"] = {all.size(), all.size() + own.size()};
+      all += own;
+    }
+    header[name].as_object()["dtype"] = dtype;
+    data = std::move(all);
+  }
   /// The data begin so many bytes behind a multiple of 8.
   std::string text(size_t odd = 0) const {
     std::string text = json::serialize(header);
@@ -87,6 +99,48 @@ fs::path rewritten(const fs::path& source, RewriteTarget target, const fs::path&
 }
 
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(scales_of_fp8_may_be_bf16) {
+  // Qwen's own FP8 checkpoints have them so.
+  const fs::path model = golden("deepseek-v3-fp8");
+  Safetensors narrow(model / "model.safetensors"), wide = narrow;
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : narrow.header)
+    if (name.ends_with("_scale_inv")) names.emplace_back(name);
+  BOOST_REQUIRE(names.size() > 20u);
+  for (const std::string& name : names) {
+    const std::string own = narrow.bytes_of(name.c_str());
+    std::string bits, rounded;
+    for (size_t at = 0; at < own.size(); at += sizeof(float)) {
+      float scale;
+      std::memcpy(&scale, own.data() + at, sizeof scale);
+      bits += test::raw(f32_to_bf16(scale));
+      rounded += test::raw(bf16_to_f32(f32_to_bf16(scale)));
+    }
+    narrow.replace(name, "BF16", bits);
+    wide.replace(name, "F32", rounded);
+  }
+  const TemporaryFolder in_bf16, in_f32;
+  for (const auto& [folder, file] : {std::pair{&in_bf16, &narrow}, {&in_f32, &wide}}) {
+    folder->write("model.safetensors", file->text());
+    fs::copy(model / "config.json", folder->path());
+  }
+  const auto checkpoint = Checkpoint::open(in_bf16.path()), expected = Checkpoint::open(in_f32.path());
+  const std::vector<Tensor> own = weights_of(all_of(*checkpoint)), others = weights_of(all_of(*expected));
+  BOOST_REQUIRE(own.size() == others.size());
+  size_t scaled = 0;
+  for (size_t i = 0; i < own.size(); ++i) {
+    BOOST_TEST((bytes_of(own[i]) == bytes_of(others[i]) && scales_of(own[i]) == scales_of(others[i])));
+    scaled += !own[i].scales.empty();
+  }
+  BOOST_TEST(scaled > 20u);
+
+  narrow.replace(names.front(), "F16", narrow.bytes_of(names.front().c_str()));
+  const TemporaryFolder in_f16;
+  in_f16.write("model.safetensors", narrow.text());
+  fs::copy(model / "config.json", in_f16.path());
+  CHECK_INPUT_ERROR(Checkpoint::open(in_f16.path()), "not F32 or BF16");
+}
 
 BOOST_AUTO_TEST_CASE(a_head_that_is_not_the_embedding_is_the_head_though_the_configuration_ties_them) {
   const TemporaryFolder folder;
