@@ -8,7 +8,7 @@
 #include "model/families.hpp"
 #include "model/format/gguf_parts.hpp"
 #include "model/json.hpp"
-#include "model/tokenizer/end_tokens.hpp"
+#include "model/tokenizer/end_names.hpp"
 
 namespace convoy::model {
 

@@ -8,7 +8,7 @@
 #include "model/json.hpp"
 #include "model/rewrite/rewrite_config.hpp"
 #include "model/rewrite/rewrite_scores.hpp"
-#include "model/tokenizer/end_tokens.hpp"
+#include "model/tokenizer/end_names.hpp"
 
 namespace convoy::model {
 

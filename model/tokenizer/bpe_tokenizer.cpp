@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <deque>
 
 #include "model/digest.hpp"
 #include "model/error.hpp"
@@ -236,16 +237,18 @@ class BpeTokenizer final : public Tokenizer {
       if (rule.behaviour == SplitBehaviour::removed) return {};
     for (const NormalStep& step : normalizer_.steps())
       if (step.kind == NormalStep::Kind::replace && !(step.from == " " && step.to == blank_mark)) return {};
-    std::vector<std::string> tokens;
-    for (int32_t id = 0; id < size(); ++id) tokens.emplace_back(bytes(id));
-    for (const AddedToken& token : parts.added) tokens.push_back(token.content);
+    std::vector<std::string_view> tokens;
+    for (int32_t id = 0; id < size(); ++id) tokens.push_back(bytes(id));
+    for (const AddedToken& token : parts.added) tokens.emplace_back(token.content);
+    std::deque<std::string> with_blanks;
     if (pieces) {  // a text may have the mark itself, which is longer than the blank it stands for
       for (const auto& [text, id] : parts.vocabulary) {
-        tokens.push_back(text);
-        std::string blanks = text;
+        tokens.emplace_back(text);
+        if (text.find(blank_mark) == text.npos) continue;
+        std::string& blanks = with_blanks.emplace_back(text);
         for (size_t at = 0; (at = blanks.find(blank_mark, at)) != blanks.npos; at += blank_mark.size())
           blanks.replace(at, blank_mark.size(), blank_mark.size(), ' ');
-        tokens.push_back(std::move(blanks));
+        tokens.emplace_back(blanks);
       }
     }
     return {tokens,

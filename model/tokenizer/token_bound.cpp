@@ -12,11 +12,11 @@ bool is_blank(size_t byte) { return byte == ' ' || (byte >= '\t' && byte <= '\r'
 
 }  // namespace
 
-TokenBound::TokenBound(std::span<const std::string> tokens, const Rules& rules)
+TokenBound::TokenBound(std::span<const std::string_view> tokens, const Rules& rules)
     : normalises_(rules.shrinks_by_max > 1) {
   std::array<size_t, 256> longest = {};  // token that has the byte
   std::array<bool, 256> alone = {};      // has a token of its own
-  for (const std::string& token : tokens) {
+  for (const std::string_view token : tokens) {
     for (const char c : token) {
       size_t& known = longest[static_cast<uint8_t>(c)];
       known = std::max(known, token.size());

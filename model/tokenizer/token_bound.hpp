@@ -6,7 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
-#include <string>
+#include <string_view>
 
 #include "model/tokenizer/tokenizer.hpp"
 
@@ -21,7 +21,7 @@ class TokenBound {
   };
   /// tokens: what each stands for. A byte that has no token of its own may be left out of the ids, and counts
   /// nothing.
-  TokenBound(std::span<const std::string> tokens, const Rules& rules);
+  TokenBound(std::span<const std::string_view> tokens, const Rules& rules);
   /// Of a tokenizer that may leave out any text.
   TokenBound() = default;
 

@@ -9,7 +9,7 @@
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/rewrite/rewrite_config.hpp"
-#include "model/tokenizer/end_tokens.hpp"
+#include "model/tokenizer/end_names.hpp"
 #include "small_tokenizer.hpp"
 
 using namespace convoy;

@@ -1,4 +1,4 @@
-#include "model/tokenizer/end_tokens.hpp"
+#include "model/tokenizer/end_names.hpp"
 
 #include <algorithm>
 
