@@ -41,8 +41,8 @@ class TimedBackend final : public gpu::Backend {
   void linear(gpu::Rows h, std::span<const gpu::Projection> projections) override {
     time(products, [&] { backend_->linear(h, projections); });
   }
-  void gated_linear(gpu::Rows h, const gpu::Weight& gate, const gpu::Weight& up, gpu::Rows out) override {
-    time(gated, [&] { backend_->gated_linear(h, gate, up, out); });
+  void gated_linear(gpu::Rows h, const gpu::GatedProjection& projection) override {
+    time(gated, [&] { backend_->gated_linear(h, projection); });
   }
   void rope_write(gpu::Rows q, gpu::Rows k, gpu::Rows v, const gpu::HeadNorms& head_norms,
                   const gpu::AttentionShape& shape, std::span<const gpu::SequenceRows> sequences,

@@ -42,6 +42,15 @@ struct Projection {
   Rows out;            // [rows, weight->rows]
 };
 
+/// A gated MLP's two products of the same rows, and their biases.
+struct GatedProjection {
+  const Weight* gate;
+  const Weight* up;
+  const Weight* gate_bias;  // nullptr: none
+  const Weight* up_bias;
+  Rows out;  // [rows, gate->rows]
+};
+
 /// The rows of one sequence in a step, and where its KV lies.
 struct SequenceRows {
   int64_t first_row = 0, rows = 0;
@@ -147,8 +156,8 @@ class Backend {
   virtual void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) = 0;
   /// Several products of the same rows: q, k, v in one call.
   virtual void linear(Rows h, std::span<const Projection> projections) = 0;
-  /// out = silu(h · gateᵀ) ⊙ (h · upᵀ)   (SwiGLU, arXiv 2002.05202)
-  virtual void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) = 0;
+  /// out = silu(h · gateᵀ + gate_bias) ⊙ (h · upᵀ + up_bias)   (SwiGLU, arXiv 2002.05202)
+  virtual void gated_linear(Rows h, const GatedProjection& projection) = 0;
   /// Normalises each head of q and k (if there are norms) and rotates it at its row's position, in place, and
   /// writes k and v into the cache.
   virtual void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,

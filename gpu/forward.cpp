@@ -82,6 +82,9 @@ Forward::Layer Forward::adopt(const model::LayerWeights& w) {
               .o_bias = maybe(w.o_bias),
               .q_norm = maybe(w.q_norm),
               .k_norm = maybe(w.k_norm),
+              .gate_bias = maybe(w.gate_bias),
+              .up_bias = maybe(w.up_bias),
+              .down_bias = maybe(w.down_bias),
               .latent = {},
               .experts = {}};
   if (const auto& l = w.latent)
@@ -189,8 +192,9 @@ void Forward::mlp(const Layer& layer) {
   const bool every_token = layer.gate.rows > 0;  // a dense MLP, or shared experts
   if (every_token) {
     const Rows gated = gated_.first(rows_, layer.gate.rows);
-    backend_.gated_linear(h, layer.gate, layer.up, gated);
-    const Projection down[] = {{&layer.down, nullptr, delta}};
+    backend_.gated_linear(h,
+                          {&layer.gate, &layer.up, pointer(layer.gate_bias), pointer(layer.up_bias), gated});
+    const Projection down[] = {{&layer.down, pointer(layer.down_bias), delta}};
     backend_.linear(gated, down);
   }
   if (!layer.experts) return;

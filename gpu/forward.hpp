@@ -65,7 +65,7 @@ class Forward {
   };
   struct Layer {
     Weight attention_norm, q, k, v, o, mlp_norm, gate, up, down;
-    std::optional<Weight> q_bias, k_bias, v_bias, o_bias, q_norm, k_norm;
+    std::optional<Weight> q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, gate_bias, up_bias, down_bias;
     std::optional<Latent> latent;
     std::optional<Experts> experts;
   };

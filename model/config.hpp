@@ -94,7 +94,7 @@ struct Config {
   int64_t prediction_layers = 0;  // multi-token prediction, after the model's own; never run
   int64_t context = 0;            // positions
   double rms_eps = 0;
-  bool qkv_bias = false, o_bias = false;
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;  // mlp: gate, up and down of a dense MLP
   bool qk_norm = false;  // each head's query and key is normalised before it is rotated
   bool tied_head = false;
   Rope rope;

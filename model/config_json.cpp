@@ -81,10 +81,8 @@ void refuse_unsupported(const Fields& fields, const Family& family) {
   for (const char* name :
        {"attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"})
     fields.only(name, 1);
-  const AttentionBias bias = family.attention_bias;
-  if (bias == AttentionBias::refused) fields.only("attention_bias", false);
-  // A reference that never reads the one never reads the other.
-  if (bias == AttentionBias::refused || bias == AttentionBias::optional) fields.only("mlp_bias", false);
+  if (family.attention_bias == AttentionBias::refused)
+    for (const char* name : {"attention_bias", "mlp_bias"}) fields.only(name, false);
   if (const json::value* kinds = fields.find("layer_types")) {
     const json::array* list = kinds->if_array();
     if (!list ||
@@ -287,6 +285,7 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   config.rms_eps = fields.need_number("rms_norm_eps");
   config.tied_head = fields.truth("tie_word_embeddings");
   config.o_bias = family.attention_bias == AttentionBias::optional && fields.truth("attention_bias");
+  config.mlp_bias = family.attention_bias == AttentionBias::optional && fields.truth("mlp_bias");
   config.qkv_bias = config.o_bias || family.attention_bias == AttentionBias::qkv;
   config.qk_norm = family.qk_norm;
   if (config.architecture == "qwen3_moe") read_qwen3_moe(fields, config);

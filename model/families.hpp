@@ -14,7 +14,8 @@ namespace convoy::model {
 enum class AttentionBias : uint8_t {
   never,     // the reference does not read attention_bias
   qkv,       // always on queries, keys and values, never on the output: it does not read it either
-  optional,  // on those and the output if attention_bias says so; a GGUF says it by having them
+  optional,  // on those and the output if attention_bias says so, on a dense MLP's three if mlp_bias does; a
+             // GGUF says it by having them
   refused,   // where attention_bias asks for some the checkpoint is refused
 };
 

@@ -53,7 +53,7 @@ void ExpertRunner::run(Backend& backend, Rows h, const ExpertSet& experts, const
     const int64_t width = experts.gate[expert].rows;
     const Rows gated{rooms_.gated.at_least(count * width), count, width},
         result{rooms_.results.at_least(count * h.width), count, h.width};
-    backend.gated_linear(gathered, experts.gate[expert], experts.up[expert], gated);
+    backend.gated_linear(gathered, {&experts.gate[expert], &experts.up[expert], nullptr, nullptr, gated});
     const Projection down[] = {{&experts.down[expert], nullptr, result}};
     backend.linear(gated, down);
     // Experts come in the order of their numbers, so each row's sum has one order.

@@ -57,7 +57,7 @@ class FastBackend final : public CpuBackend {
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
-  void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) override;
+  void gated_linear(Rows h, const GatedProjection& projection) override;
   void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -197,11 +197,12 @@ void FastBackend::linear(Rows h, std::span<const Projection> projections) {
   if (count > 0) multiply(activations(h, quantize), std::span(parts).first(count));
 }
 
-void FastBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) {
+void FastBackend::gated_linear(Rows h, const GatedProjection& p) {
   if (h.rows == 0) return;
-  assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && out.rows == h.rows);
-  if (gate.scales || up.scales) return gated_multiply(pool_, scratch_, h, gate, up, out);
-  const Part part[] = {{product_of(gate, nullptr, out, false), product_of(up, nullptr, out, true)}};
+  const Weight &gate = *p.gate, &up = *p.up;
+  assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && p.out.rows == h.rows);
+  if (gate.scales || up.scales) return gated_multiply(pool_, scratch_, h, p);
+  const Part part[] = {{product_of(gate, p.gate_bias, p.out, false), product_of(up, p.up_bias, p.out, true)}};
   multiply(activations(h, quantized(gate.type) || quantized(up.type)), part);
 }
 

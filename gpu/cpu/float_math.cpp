@@ -84,15 +84,18 @@ void multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& we
   });
 }
 
-void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& gate, const Weight& up,
-                    Rows out) {
+void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const GatedProjection& projection) {
+  const Weight &gate = *projection.gate, &up = *projection.up;
+  const Rows out = projection.out;
+  const auto bias = [](const Weight* weight, int64_t o) { return weight ? vector_values(*weight)[o] : 0.0f; };
   assert(gate.columns == h.width && up.columns == h.width && h.rows == out.rows);
   assert(gate.rows == out.width && up.rows == out.width);
   for_outputs(pool, scratch, out.width, h.width, [&](int64_t o, float* w) {
     float* const w_up = w + h.width;
     read_row(gate, o, w), read_row(up, o, w_up);
     for (int64_t r = 0; r < h.rows; r++) {
-      const float gated = dot(row_of(h, r), w, h.width), value = dot(row_of(h, r), w_up, h.width);
+      const float gated = dot(row_of(h, r), w, h.width) + bias(projection.gate_bias, o),
+                  value = dot(row_of(h, r), w_up, h.width) + bias(projection.up_bias, o);
       row_of(out, r)[o] = gated / (1.0f + std::exp(-gated)) * value;
     }
   });

@@ -32,9 +32,8 @@ inline size_t multiply_scratch_bytes(int64_t columns) {
 /// out[r][o] = h[r] · weight[o] (+ bias[o])
 void multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& weight, const Weight* bias,
               Rows out);
-/// out = silu(h · gateᵀ) ⊙ (h · upᵀ)
-void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const Weight& gate, const Weight& up,
-                    Rows out);
+/// Backend::gated_linear.
+void gated_multiply(ThreadPool& pool, ThreadScratch& scratch, Rows h, const GatedProjection& projection);
 
 /// The values of a vector that adopt_weight took.
 const float* vector_values(const Weight& weight);

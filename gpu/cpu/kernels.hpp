@@ -38,7 +38,7 @@ struct Product {
   int64_t outputs = 0;
   const float* bias = nullptr;  // [outputs] or nullptr
   float* out = nullptr;         // [rows, outputs]
-  bool gate = false;            // out = silu(out) · product instead of out = product + bias
+  bool gate = false;            // out = silu(out) · (product + bias) instead of out = product + bias
   // With few rows, the memory's latency counts: whose beginning is fetched at the end, and whether ours has
   // been.
   const std::byte* next = nullptr;

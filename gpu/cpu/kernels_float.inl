@@ -53,11 +53,11 @@ template <class T, int O, int R>
 
 void store_output(const Product& p, int64_t row, int64_t output, Vf acc) {
   float* out = p.out + row * p.outputs + output;
-  const float sum = sum_lanes(acc);
+  const float product = sum_lanes(acc), sum = p.bias ? product + p.bias[output] : product;
   if (p.gate)
     store_part(out, mul(silu(splat(*out)), splat(sum)), 1);
   else
-    *out = p.bias ? sum + p.bias[output] : sum;
+    *out = sum;
 }
 
 /// O outputs times R rows against weights as stored.

@@ -42,10 +42,8 @@ inline __attribute__((always_inline)) void add_block(const Block& w, const Activ
 void store_outputs(const Product& p, int64_t row, int64_t first, Vf acc) {
   float* out = p.out + row * p.outputs + first;
   const int64_t n = p.outputs - first;
-  if (p.gate)
-    acc = mul(silu(n < lanes ? load_part(out, n) : load(out)), acc);
-  else if (p.bias)
-    acc = add(acc, n < lanes ? load_part(p.bias + first, n) : load(p.bias + first));
+  if (p.bias) acc = add(acc, n < lanes ? load_part(p.bias + first, n) : load(p.bias + first));
+  if (p.gate) acc = mul(silu(n < lanes ? load_part(out, n) : load(out)), acc);
   n < lanes ? store_part(out, acc, n) : store(out, acc);
 }
 

@@ -46,7 +46,7 @@ class ReferenceBackend final : public CpuBackend {
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
-  void gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) override;
+  void gated_linear(Rows h, const GatedProjection& projection) override;
   void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -77,8 +77,8 @@ void ReferenceBackend::linear(Rows h, std::span<const Projection> projections) {
   for (const Projection& p : projections) multiply(pool_, scratch_, h, *p.weight, p.bias, p.out);
 }
 
-void ReferenceBackend::gated_linear(Rows h, const Weight& gate, const Weight& up, Rows out) {
-  gated_multiply(pool_, scratch_, h, gate, up, out);
+void ReferenceBackend::gated_linear(Rows h, const GatedProjection& projection) {
+  gated_multiply(pool_, scratch_, h, projection);
 }
 
 void ReferenceBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,

@@ -1,7 +1,7 @@
 #pragma once
 // A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or a GGUF,
 // in one file or in parts, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads
-// headers only; the pages of a weight are touched when it is used.
+// headers, and scales that have to be widened, only; the pages of a weight are touched when it is used.
 
 #include <filesystem>
 #include <map>
@@ -49,6 +49,7 @@ struct LayerWeights {
   std::optional<Tensor> q_norm, k_norm;  // [head_dim], the same for all heads
   std::optional<LatentWeights> latent;
   Tensor gate, up, down;  // the dense MLP, or the shared experts as one; without those no tensors
+  std::optional<Tensor> gate_bias, up_bias, down_bias;  // the dense MLP's: [intermediate] twice, [hidden]
   std::optional<ExpertWeights> experts;
 };
 

@@ -322,6 +322,7 @@ Config read_config(const GgufModel& gguf) {
   };
   config.qkv_bias = family->attention_bias == AttentionBias::qkv || (optional_bias && has(names::q_bias));
   config.o_bias = optional_bias && has(names::o_bias);
+  config.mlp_bias = optional_bias && has(names::gate_bias);
   config.qk_norm = family->qk_norm;
   config.rope.pairs = family->gguf_pairs;
   config.tied_head = !gguf.tensors.contains("output.weight");

@@ -63,7 +63,7 @@ class Collector {
     if (has_experts(c_, n))
       experts(*c_.moe, w);
     else
-      mlp(dense_mlp(), c_.intermediate, w);
+      dense(w);
     return w;
   }
 
@@ -110,6 +110,14 @@ class Collector {
     w.gate = find(name.in(parts_.naming, "gate"), {width, c_.hidden}, false);
     w.up = find(name.in(parts_.naming, "up"), {width, c_.hidden}, false);
     w.down = find(name.in(parts_.naming, "down"), {c_.hidden, width}, false);
+  }
+
+  void dense(LayerWeights& w) {
+    mlp(dense_mlp(), c_.intermediate, w);
+    if (!c_.mlp_bias) return;
+    w.gate_bias = vector(names::gate_bias, c_.intermediate);
+    w.up_bias = vector(names::up_bias, c_.intermediate);
+    w.down_bias = vector(names::down_bias, c_.hidden);
   }
 
   void experts(const Experts& moe, LayerWeights& w) {

@@ -22,7 +22,9 @@ void for_each_common(const LayerWeights& w, const auto& use) {
   };
   for (const Tensor* tensor : {&w.attention_norm, &w.o, &w.mlp_norm, &w.q}) use(*tensor);
   if (!w.gate.shape.empty()) use(w.gate), use(w.up), use(w.down);
-  for (const auto* part : {&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias, &w.q_norm, &w.k_norm}) maybe(*part);
+  for (const auto* part : {&w.q_bias, &w.k_bias, &w.v_bias, &w.o_bias, &w.q_norm, &w.k_norm, &w.gate_bias,
+                           &w.up_bias, &w.down_bias})
+    maybe(*part);
   if (const auto& l = w.latent) {
     for (const auto* part : {&l->q_a, &l->q_a_norm, &l->kv_b, &l->k_b, &l->v_b}) maybe(*part);
     use(l->kv_a), use(l->kv_a_norm);

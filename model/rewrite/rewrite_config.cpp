@@ -127,6 +127,7 @@ json::object config_object(const Config& c) {
     root["head_dim"] = c.head_dim;
   if (c.moe && !c.latent) put_qwen3_moe(c, root);
   if (c.o_bias) root["attention_bias"] = true;
+  if (c.mlp_bias) root["mlp_bias"] = true;
   put_rope(c, root);
   if (c.bos_token >= 0) root["bos_token_id"] = c.bos_token;
   if (c.end_tokens.size() == 1) root["eos_token_id"] = c.end_tokens.front();

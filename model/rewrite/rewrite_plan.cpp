@@ -190,6 +190,9 @@ class Planner {
     matrix(names::o, WeightKind::attention, w.o);
     mlp(w.experts ? shared_experts() : dense_mlp(), w.experts ? WeightKind::experts : WeightKind::dense_mlp,
         w);
+    if (w.gate_bias) vector(names::gate_bias, *w.gate_bias);
+    if (w.up_bias) vector(names::up_bias, *w.up_bias);
+    if (w.down_bias) vector(names::down_bias, *w.down_bias);
     if (w.experts) experts(*w.experts);
   }
 

@@ -62,7 +62,7 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
     backend.attention(rows_of(qs, n), shape, sequence, kv, rows_of(attended, n));
     const Projection out[] = {{&o, nullptr, rows_of(delta, n)}};
     backend.linear(rows_of(attended, n), out);
-    backend.gated_linear(rows_of(h, n), gate, up, rows_of(gated, n));
+    backend.gated_linear(rows_of(h, n), {&gate, &up, nullptr, nullptr, rows_of(gated, n)});
     std::vector<int32_t> all(static_cast<size_t>(n));
     for (int64_t r = 0; r < n; ++r) all[static_cast<size_t>(r)] = static_cast<int32_t>(r);
     backend.head(rows_of(x, n), rows_of(delta, n), norm, 1e-5f, head, all, rows_of(logits, n));

@@ -36,6 +36,11 @@ checkpoints = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True, "mlp_bias": False,
         "rms_norm_eps": 1e-05,
     },
+    # And on the MLP's too, as IBM's Granite Code models.
+    "llama-mlp-bias": smaller | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True, "mlp_bias": True,
+        "rms_norm_eps": 1e-05,
+    },
     "mistral": smaller | {
         "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None, "rms_norm_eps": 1e-05,
         "rope_theta": 1000000.0,

@@ -65,6 +65,10 @@ BOOST_AUTO_TEST_CASE(biases_on_all_of_attention_agree_with_the_golden_logits_in_
   require_every_split("llama-bias", 2);
 }
 
+BOOST_AUTO_TEST_CASE(biases_on_the_mlp_agree_with_the_golden_logits_in_every_split) {
+  require_every_split("llama-mlp-bias", 2);
+}
+
 BOOST_AUTO_TEST_CASE(mistral_agrees_with_the_golden_logits_in_every_split) {
   require_every_split("mistral", 2);
 }
@@ -107,7 +111,8 @@ BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are
     require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
     require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
-  for (const char* model : {"llama-bias", "mistral", "qwen3", "qwen3-moe", "qwen3-moe-mixed"})
+  for (const char* model :
+       {"llama-bias", "llama-mlp-bias", "mistral", "qwen3", "qwen3-moe", "qwen3-moe-mixed"})
     require_golden(verify(model) + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
   require_golden(verify("deepseek-v3-fp8") + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
 }

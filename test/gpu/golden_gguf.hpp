@@ -99,7 +99,8 @@ class GoldenGguf {
   void write_mlp(const std::string& to, const std::string& from, int64_t n) {
     for (const char* part : {"gate", "up", "down"}) {
       const std::string name = part;
-      add_if_there(to + "ffn_" + name + ".weight", from + "mlp." + name + "_proj.weight");
+      for (const std::string kind : {".weight", ".bias"})
+        add_if_there(to + "ffn_" + name + kind, from + "mlp." + name + "_proj" + kind);
       if (!has_experts(config_, n)) continue;
       Matrix all;
       for (int64_t e = 0; e < config_.moe->routing.experts; ++e) {

@@ -76,6 +76,7 @@ void require_same_logits(const std::string& model, const std::string& architectu
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_llama_with_biases_has_the_golden_logits) {
   require_same_logits("llama-bias", "llama");
+  require_same_logits("llama-mlp-bias", "llama");
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_of_mistral_is_one_of_llama_and_has_the_golden_logits) {

@@ -37,6 +37,20 @@ KvLayer poisoned_kv(Backend& backend, int64_t blocks, int64_t width) {
   return kv;
 }
 
+/// silu of the gate's products times the other's, each with its bias if there are any.
+std::vector<double> gated_product(const std::vector<float>& h, const model::Tensor& gate,
+                                  const model::Tensor& up, int64_t n,
+                                  const std::vector<float>& gate_bias = {},
+                                  const std::vector<float>& up_bias = {}) {
+  std::vector<double> gates = product(h, widened(gate), n), ups = product(h, widened(up), n);
+  for (size_t i = 0; i < ups.size(); i++) {
+    if (!gate_bias.empty())
+      gates[i] += gate_bias[i % gate_bias.size()], ups[i] += up_bias[i % up_bias.size()];
+    gates[i] *= ups[i] / (1 + std::exp(-gates[i]));
+  }
+  return gates;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(embed_widens_the_rows_of_its_ids) {
@@ -131,10 +145,9 @@ BOOST_AUTO_TEST_CASE(scaled_weights_are_scaled_before_the_bias_is_added) {
           for (size_t i = 0; i < expected.size(); i++) expected[i] += widened(bias)[i % outputs];
           BOOST_TEST(error_of(y.read(), expected) < float_tolerance);
 
-          backend.gated_linear(input.view, backend.adopt(gate), backend.adopt(up), gated.view);
-          expected = product(h, widened(gate), n);
-          const std::vector<double> ups = product(h, widened(up), n);
-          for (size_t i = 0; i < ups.size(); i++) expected[i] *= ups[i] / (1 + std::exp(-expected[i]));
+          const Weight wgate = backend.adopt(gate), wup = backend.adopt(up);
+          backend.gated_linear(input.view, {&wgate, &wup, nullptr, nullptr, gated.view});
+          expected = gated_product(h, gate, up, n);
           BOOST_TEST(error_of(gated.read(), expected) < 4 * float_tolerance);
         }
   });
@@ -148,11 +161,16 @@ BOOST_AUTO_TEST_CASE(gated_linear_multiplies_silu_of_the_gate_with_up) {
         const std::vector<float> h = maker.values(3 * n);
         const model::Tensor gate = maker.make({96, n}, type, 1), up = maker.make({96, n}, type, 1);
         DeviceRows input(backend, 3, n, h), out(backend, 3, 96);
-        backend.gated_linear(input.view, backend.adopt(gate), backend.adopt(up), out.view);
-        std::vector<double> expected = product(h, widened(gate), n);
-        const std::vector<double> ups = product(h, widened(up), n);
-        for (size_t i = 0; i < ups.size(); i++) expected[i] *= ups[i] / (1 + std::exp(-expected[i]));
-        BOOST_TEST(error_of(out.read(), expected) < 2 * tolerance(choice, type));
+        const Weight wgate = backend.adopt(gate), wup = backend.adopt(up);
+        backend.gated_linear(input.view, {&wgate, &wup, nullptr, nullptr, out.view});
+        BOOST_TEST(error_of(out.read(), gated_product(h, gate, up, n)) < 2 * tolerance(choice, type));
+
+        const model::Tensor gate_bias = maker.make({96}, DType::f32, 30),
+                            up_bias = maker.make({96}, DType::f32, 30);
+        const Weight wgate_bias = backend.adopt(gate_bias), wup_bias = backend.adopt(up_bias);
+        backend.gated_linear(input.view, {&wgate, &wup, &wgate_bias, &wup_bias, out.view});
+        BOOST_TEST(error_of(out.read(), gated_product(h, gate, up, n, widened(gate_bias), widened(up_bias))) <
+                   2 * tolerance(choice, type));
       }
   });
 }

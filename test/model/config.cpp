@@ -118,6 +118,14 @@ BOOST_AUTO_TEST_CASE(qwen2_has_biases_on_q_k_and_v_and_llama_on_the_output_too_i
   BOOST_TEST(!with(mistral(), "attention_bias", "true").qkv_bias);
 }
 
+BOOST_AUTO_TEST_CASE(llama_has_biases_on_the_mlp_if_it_says_so_and_others_never) {
+  BOOST_TEST(with(llama(), "mlp_bias", "true").mlp_bias);
+  BOOST_TEST(!parse(llama()).mlp_bias);
+  BOOST_TEST(!with(qwen2(), "mlp_bias", "true").mlp_bias);  // the references don't read it
+  BOOST_TEST(!with(mistral(), "mlp_bias", "true").mlp_bias);
+  CHECK_INPUT_ERROR(with(qwen3(), "mlp_bias", "true"), "mlp_bias");
+}
+
 BOOST_AUTO_TEST_CASE(a_window_that_is_smaller_than_the_context_is_refused_and_a_wider_one_changes_nothing) {
   BOOST_TEST(parse(mistral()).architecture == "mistral");
   BOOST_CHECK_NO_THROW(with(mistral(), "sliding_window", "2048"));  // the context
@@ -265,15 +273,10 @@ BOOST_AUTO_TEST_CASE(rotary_factors_that_give_no_numbers_are_refused) {
 
 BOOST_AUTO_TEST_CASE(a_field_that_would_change_the_result_is_refused_by_name) {
   const std::vector<std::pair<std::string, std::string>> unsupported = {
-      {"model_type", R"("gemma3")"},
-      {"architectures", R"(["LlamaForSequenceClassification"])"},
-      {"hidden_act", R"("gelu")"},
-      {"mlp_bias", "true"},
-      {"partial_rotary_factor", "0.5"},
-      {"rope_interleaved", "true"},
-      {"quantization_config", R"({"quant_method":"awq"})"},
-      {"residual_multiplier", "0.22"},
-      {"layer_types", R"(["full_attention","sliding_attention"])"},
+      {"model_type", R"("gemma3")"},   {"architectures", R"(["LlamaForSequenceClassification"])"},
+      {"hidden_act", R"("gelu")"},     {"partial_rotary_factor", "0.5"},
+      {"rope_interleaved", "true"},    {"quantization_config", R"({"quant_method":"awq"})"},
+      {"residual_multiplier", "0.22"}, {"layer_types", R"(["full_attention","sliding_attention"])"},
       {"use_sliding_window", "true"},
   };
   for (const auto& [name, value] : unsupported) CHECK_INPUT_ERROR(with(llama(), name, value), name);

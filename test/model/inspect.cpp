@@ -86,8 +86,8 @@ BOOST_AUTO_TEST_CASE(models_have_as_many_parameters_as_was_published) {
 }
 
 BOOST_AUTO_TEST_CASE(every_byte_of_the_files_is_counted_once) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "qwen3", "qwen3-moe-mixed",
-                           "deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "llama-mlp-bias", "qwen3",
+                           "qwen3-moe-mixed", "deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"}) {
     const auto checkpoint = Checkpoint::open(golden(name));
     const Inspection found = inspect(*checkpoint);
     BOOST_TEST(found.bytes == data_bytes_of_shards(golden(name)), name);

@@ -61,6 +61,11 @@ void for_each_weight(const Checkpoint& a, const Checkpoint& b, const auto& use) 
       use(layer + "gate", x.gate, y.gate);
       use(layer + "up", x.up, y.up);
       use(layer + "down", x.down, y.down);
+      if (x.gate_bias) {
+        use(layer + "gate bias", *x.gate_bias, *y.gate_bias);
+        use(layer + "up bias", *x.up_bias, *y.up_bias);
+        use(layer + "down bias", *x.down_bias, *y.down_bias);
+      }
     }
     if (x.latent) {
       if (x.latent->q_a) use(layer + "q_a", *x.latent->q_a, *y.latent->q_a);
@@ -138,8 +143,8 @@ Counts run_to_the_end(const RewriteOptions& options) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(bf16_weights_written_as_bf16_are_the_same_to_the_bit) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-moe-mixed",
-                           "deepseek-v2-lite", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "llama-mlp-bias", "mistral", "qwen3",
+                           "qwen3-moe-mixed", "deepseek-v2-lite", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                result = rewrite(golden(name), RewriteTarget::bf16, folder.path() / "out");
@@ -200,8 +205,8 @@ BOOST_AUTO_TEST_CASE(int8_rows_are_read_back_within_half_a_step_of_a_scale_that_
 }
 
 BOOST_AUTO_TEST_CASE(a_gguf_and_the_safetensors_made_of_it_have_the_weights_in_their_places) {
-  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "mistral", "qwen3", "qwen3-yarn",
-                           "qwen3-moe", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
+  for (const char* name : {"llama-gqa", "qwen2-bias", "llama-bias", "llama-mlp-bias", "mistral", "qwen3",
+                           "qwen3-yarn", "qwen3-moe", "deepseek-v2-lite", "deepseek-v2", "deepseek-v3"}) {
     const TemporaryFolder folder;
     const auto source = Checkpoint::open(golden(name)),
                gguf = rewrite(golden(name), RewriteTarget::q8_0, folder.path() / "a.gguf"),
