@@ -9,6 +9,7 @@ usage: compare.py CONVOY [--models NAME ...] [--types TYPE ...] [--work DIR]
 """
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 root = Path(__file__).resolve().parents[2]
 golden = root / "test/golden/models"
 default_model = root / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-small = ["llama-gqa", "llama3-rope", "qwen2-bias",
-         "deepseek-v2-lite", "deepseek-v2", "deepseek-v2-ungrouped", "deepseek-v3"]
+small = ["llama-gqa", "llama3-rope", "llama-bias", "llama-mlp-bias", "mistral", "qwen2-bias",
+         "qwen3", "qwen3-yarn", "qwen3-moe", "qwen3-moe-mixed", "deepseek-v2-lite", "deepseek-v2", "deepseek-v2-ungrouped", "deepseek-v3"]
 safetensors_types, gguf_types = ["bf16", "fp8-block", "int8"], ["q8_0", "q4_k"]
 
 context, greedy_tokens = 512, 8
@@ -48,11 +49,13 @@ def run(*command):
     return done.stdout
 
 
-def byte_tokenizer():
-    """A tokenizer.json of 256 tokens: llama.cpp wants a tokenizer in the file, and the package gguf wants merges."""
+def byte_tokenizer(vocab):
+    """A tokenizer.json of at most 256 tokens: llama.cpp wants a tokenizer in the file, and the package gguf merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokens = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"À"}) + ["ab"]  # no UTF-8 has À's byte
+    letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"À"})  # no UTF-8 has À's byte
+    letters = ["a", "b"] + [letter for letter in letters if letter not in "ab"]
+    tokens = letters[: vocab - 1] + ["ab"]
     tokenizer = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(tokens)}, merges=[("a", "b")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,7 +71,8 @@ def source_of(name, work):
     source = work / name
     if not source.exists():
         shutil.copytree(golden / name.removesuffix("-ungrouped"), source)
-        (source / "tokenizer.json").write_text(byte_tokenizer())
+        vocab = json.loads((source / "config.json").read_text())["vocab_size"]
+        (source / "tokenizer.json").write_text(byte_tokenizer(vocab))
         if name == "deepseek-v2-lite":
             lengthen(source, 27)
         if name == "deepseek-v2-ungrouped":
@@ -116,12 +120,23 @@ class Transformers:
         if method == "fp8":
             refuse_partial_blocks(path)
             options["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
-        elif method and "n_routed_experts" in config:
+        elif method and ("n_routed_experts" in config or "num_experts" in config):
             path = widen_int8(path, config)
         elif method:
             options["quantization_config"] = transformers.CompressedTensorsConfig(dequantize=True)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="eager", **options).to(torch.float32).eval()
+            path, config=self.config_of(path), dtype=torch.float32, attn_implementation="eager",
+            **options).to(torch.float32).eval()
+
+    def config_of(self, path):
+        """transformers does not read attn_factor, but takes the whole that cos and sin are multiplied by."""
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(path)
+        scaling = json.loads((path / "config.json").read_text()).get("rope_scaling") or {}
+        if "attn_factor" in scaling:
+            config.rope_parameters["attention_factor"] = scaling["attn_factor"] * (0.1 * math.log(scaling["factor"]) + 1)
+        return config
 
     def logits(self, tokens):
         with self.torch.no_grad():
@@ -286,6 +301,9 @@ def main():
                 print(f"{name:24} not compared: {why}")
                 continue
             for kind in args.types:
+                if kind in gguf_types and name == "qwen3-moe-mixed":
+                    print(f"{name:24} {kind:10} not compared: a GGUF has no dense layers among those with experts")
+                    continue
                 out = work / f"{name}.{kind}{'.gguf' if kind in gguf_types else ''}"
                 if not out.exists():
                     run(convoy, "quantize", "--model", source, "--to", kind, "--out", out, "--no-measurement")
