@@ -4,16 +4,8 @@
 #include <cassert>
 #include <cmath>
 
+#include "gpu/cpu/vector_clones.hpp"
 #include "model/matrix_bytes.hpp"
-
-// One function compiled for several instruction sets, chosen when the program starts. Nothing is fused (see
-// CMakeLists.txt) and lanes are added in one order, so all of them give the same bits. Sanitizers run before
-// the choice can be made.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CONVOY_VECTOR_CLONES
-#else
-#define CONVOY_VECTOR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#endif
 
 namespace convoy::gpu {
 
