@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gpu/step.hpp"
+#include "gpu/token_counts.hpp"
 #include "model/config.hpp"
 #include "model/tensor.hpp"
 
@@ -118,6 +119,7 @@ struct StepBounds {
   AttentionShape attention{};  // heads = 0: no such layers
   LatentShape latent{};        // heads = 0: no such layers
   int64_t experts = 0, experts_chosen = 0, expert_width = 0;
+  int64_t vocab = 0;  // 0: the range gives no logits
 };
 
 /// Everything the sampler needs for one row of logits.
@@ -125,15 +127,18 @@ struct SampleRow {
   const model::Sampling* sampling = nullptr;
   uint64_t position = 0;   // of the sampled token in its sequence: counter of the random number
   uint32_t generated = 0;  // tokens sampled before it
-  std::span<const int32_t> prompt, output;  // the sequence so far, for penalties
+  /// Of the sequence, for penalties: nullptr if there are none. It may hold tokens of this step that come
+  /// after the row; those are listed.
+  const TokenCounts* counts = nullptr;
+  std::span<const int32_t> later_prompt{}, later_output{};
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Names everything that shapes the bits of a result, such as "cpu-int8": told in handshakes, part of
-  /// the answer cache's key.
+  /// Names everything that shapes the bits of a result, such as "cpu-int8 integer-masses": told in
+  /// handshakes, part of the answer cache's key.
   virtual std::string_view variant() const = 0;
 
   /// The calling thread will make all other calls: it may be bound to what the backend computes on.

@@ -23,11 +23,25 @@ struct Sequence {
   uint32_t prompt_tokens = 0;
   model::Sampling sampling = {};
   std::vector<int32_t> tokens = {};  // at the positions that are in the cache
+  TokenCounts counts = {};           // of them, on the last stage if they are penalised
   uint64_t run = 0;                  // the latest that brought rows
   // If the latest step sampled here: which one that was, and the token behind the others once it is known.
   std::optional<uint64_t> sampled_in = {};
   std::optional<int32_t> sampled = {};
+
+  TokenCounts::Of part(size_t position) const {
+    return position < prompt_tokens ? TokenCounts::Of::prompt : TokenCounts::Of::output;
+  }
+  /// Replaces what there is from the position on.
+  void write(uint32_t first_position, std::span<const int32_t> ids, bool count);
 };
+
+void Sequence::write(uint32_t first_position, std::span<const int32_t> ids, bool count) {
+  for (size_t p = first_position; count && p < tokens.size(); p++) counts.remove(tokens[p], part(p));
+  tokens.resize(first_position);
+  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  for (size_t p = first_position; count && p < tokens.size(); p++) counts.add(tokens[p], part(p));
+}
 
 void check_limits(const EngineLimits& l, const model::Config& config) {
   if (l.kv_blocks == 0 || l.slots == 0 || l.rows_per_step <= 0)
@@ -247,8 +261,7 @@ void Engine::State::lay_out(const StepPlan& plan) {
     Sequence& sequence = this->sequence(step.slot);
     if (sequence.run == runs) refuse("slot " + to_string(step.slot) + " comes twice");
     sequence.run = runs;
-    sequence.tokens.resize(step.first_position);
-    sequence.tokens.insert(sequence.tokens.end(), step.tokens.begin(), step.tokens.end());
+    sequence.write(step.first_position, step.tokens, forward.last() && sequence.sampling.penalized());
     sequence.sampled_in = step.sampled_rows > 0 ? std::optional(plan.step) : std::nullopt;
     sequence.sampled.reset();
   }
@@ -279,10 +292,11 @@ StepResult Engine::State::sample(const StepPlan& plan) {
   for (const SeqStep& step : plan.sequences) {
     const Sequence& sequence = this->sequence(step.slot);
     const std::span<const int32_t> tokens = sequence.tokens;
+    const size_t prompt_end = std::min<size_t>(sequence.prompt_tokens, tokens.size());
     for (size_t seen = tokens.size() - step.sampled_rows + 1; seen <= tokens.size(); seen++) {
-      const size_t prompt = std::min<size_t>(sequence.prompt_tokens, seen);
-      samples.push_back({&sequence.sampling, seen, static_cast<uint32_t>(seen - prompt), tokens.first(prompt),
-                         tokens.subspan(prompt, seen - prompt)});
+      const size_t prompt = std::min(prompt_end, seen), output = std::max(prompt_end, seen);
+      samples.push_back({&sequence.sampling, seen, static_cast<uint32_t>(seen - prompt), &sequence.counts,
+                         tokens.subspan(prompt, prompt_end - prompt), tokens.subspan(output)});
     }
   }
   std::vector<SampledToken> sampled(samples.size());

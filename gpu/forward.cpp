@@ -37,7 +37,8 @@ StepBounds step_bounds(const model::Config& c, model::LayerRange range, const Fo
                     .context_tokens = limits.context_tokens,
                     .hidden = c.hidden,
                     .columns = std::max({c.hidden, widths.q_a, widths.attended, widths.gated}),
-                    .kv_type = limits.kv_type};
+                    .kv_type = limits.kv_type,
+                    .vocab = widths.logits};
   const float scale = model::attention_scale(c);
   if (const auto& l = c.latent)
     bounds.latent = {c.heads,

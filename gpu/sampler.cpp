@@ -5,25 +5,23 @@
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <vector>
+
+#include "gpu/cpu/vector_clones.hpp"
+#include "gpu/mass_row.hpp"
+#include "gpu/sampling_mass.hpp"
 
 namespace convoy::gpu {
 namespace {
 
 using model::Sampling;
 
+static_assert(model::vocab_max <= mass_tokens_max);
+
 constexpr float masked = -std::numeric_limits<float>::infinity();
 constexpr float largest_float = std::numeric_limits<float>::max();
 
-struct Candidate {
-  int32_t id;
-  float logit;
-};
-bool ranks_before(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-}
-
 /// Nothing if all are masked.
+CONVOY_VECTOR_CLONES
 std::optional<int32_t> arg_max(std::span<const float> logits) {
   constexpr size_t lanes = 16;  // so that the compiler can use vectors
   float largest[lanes];
@@ -37,101 +35,55 @@ std::optional<int32_t> arg_max(std::span<const float> logits) {
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), best) - logits.begin());
 }
 
-double log_sum_exp(std::span<const float> logits) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits) sum += std::exp(logit - largest);
-  return largest + std::log(sum);
-}
+/// Of raw logits: where log-probabilities are measured from.
+struct Normalizer {
+  float best = 0;
+  uint64_t log_total = 0;  // ln(Σ e^(logit − best)), in units of 2^-32
 
-std::vector<TokenLogprob> top_of(std::span<const float> logits, size_t count, double normalizer) {
-  std::vector<Candidate> all(logits.size());
-  for (size_t i = 0; i < all.size(); i++) all[i] = {static_cast<int32_t>(i), logits[i]};
-  count = std::min(count, all.size());
-  std::partial_sort(all.begin(), all.begin() + static_cast<ptrdiff_t>(count), all.end(), ranks_before);
-  std::vector<TokenLogprob> top;
-  for (size_t i = 0; i < count; i++)
-    top.push_back({all[i].id, static_cast<float>(all[i].logit - normalizer)});
-  return top;
-}
-
-/// Calls use(id, occurrences) once for each id in the vocabulary's range.
-template <class F>
-void count_tokens(std::vector<int32_t> tokens, size_t vocab, F use) {
-  std::sort(tokens.begin(), tokens.end());
-  for (size_t i = 0, end; i < tokens.size(); i = end) {
-    for (end = i; end < tokens.size() && tokens[end] == tokens[i];) end++;
-    if (tokens[i] >= 0 && static_cast<size_t>(tokens[i]) < vocab) use(tokens[i], end - i);
+  /// Both differences are of float64, and a product with 2^-32 is exact, fused or not.
+  float logprob(float logit) const {
+    const double below = static_cast<double>(logit) - static_cast<double>(best);
+    return static_cast<float>(below - static_cast<double>(log_total) * 0x1p-32);
   }
+};
+
+/// As often as the row knows of: without the step's tokens that come after it.
+uint32_t seen(uint32_t count, std::span<const int32_t> later, int32_t id) {
+  if (later.empty()) return count;
+  return count - std::min(count, static_cast<uint32_t>(std::count(later.begin(), later.end(), id)));
 }
 
+/// Each product and sum is rounded by itself on every device: nothing here may be fused (CMakeLists.txt).
 void apply_penalties(std::span<float> logits, const SampleRow& row) {
   const Sampling& s = *row.sampling;
-  if (s.repetition_penalty != 1.0f) {
-    std::vector<int32_t> seen(row.prompt.begin(), row.prompt.end());
-    seen.insert(seen.end(), row.output.begin(), row.output.end());
-    count_tokens(std::move(seen), logits.size(), [&](int32_t id, size_t) {
-      const float logit =
-          logits[id] > 0 ? logits[id] / s.repetition_penalty : logits[id] * s.repetition_penalty;
-      logits[id] = std::clamp(logit, -largest_float, largest_float);  // two infinities would make a NaN
-    });
+  if (!s.penalized()) return;
+  for (const TokenCounts::Count& count : row.counts->counts()) {
+    if (count.id < 0 || static_cast<size_t>(count.id) >= logits.size()) continue;
+    float& logit = logits[count.id];
+    const uint32_t prompt = seen(count.prompt, row.later_prompt, count.id);
+    const uint32_t output = seen(count.output, row.later_output, count.id);
+    if (s.repetition_penalty != 1.0f && prompt + output > 0) {
+      const float moved = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
+      logit = std::clamp(moved, -largest_float, largest_float);  // two infinities would make a NaN
+    }
+    if (output > 0) logit -= s.presence_penalty + s.frequency_penalty * static_cast<float>(output);
   }
-  if (s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f)
-    count_tokens({row.output.begin(), row.output.end()}, logits.size(), [&](int32_t id, size_t count) {
-      logits[id] -= s.presence_penalty + s.frequency_penalty * static_cast<float>(count);
-    });
 }
 
-/// The smallest set of the most likely candidates that holds at least top_p of the mass; first the most
-/// likely.
-void keep_top_p(std::vector<Candidate>& candidates, std::vector<double>& mass, float top_p) {
-  double total = 0;
-  for (double m : mass) total += m;
-  // A heap, because the set is usually tiny beside the vocabulary.
-  const auto later = [](const Candidate& a, const Candidate& b) { return ranks_before(b, a); };
-  std::make_heap(candidates.begin(), candidates.end(), later);
-  std::vector<Candidate> kept;
-  mass.clear();
-  for (double sum = 0; !candidates.empty() && (kept.empty() || sum < top_p * total);) {
-    std::pop_heap(candidates.begin(), candidates.end(), later);
-    kept.push_back(candidates.back());
-    candidates.pop_back();
-    mass.push_back(std::exp(kept.back().logit));
-    sum += mass.back();
-  }
-  candidates = std::move(kept);
-}
-
-/// best: the most likely one.
-int32_t draw(std::span<const float> logits, int32_t best, const Sampling& s, uint64_t position) {
-  const float best_logit = logits[best];
-  // Divided after the subtraction, so that a tiny temperature ends in -inf, never in inf - inf.
-  const auto scaled = [&](float logit) { return (logit - best_logit) / s.temperature; };
-  const float least = s.min_p > 0 ? std::log(s.min_p) : masked;
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); i++)
-    if (const float logit = scaled(logits[i]); logit != masked && logit >= least)
-      candidates.push_back({static_cast<int32_t>(i), logit});
-  if (s.top_k > 0 && s.top_k < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + s.top_k, candidates.end(), ranks_before);
-    candidates.resize(s.top_k);
-    std::sort(candidates.begin(), candidates.end(), ranks_before);
-  }
-  std::vector<double> mass(candidates.size());
-  for (size_t i = 0; i < mass.size(); i++) mass[i] = std::exp(candidates[i].logit);
-  if (s.top_p < 1.0f) keep_top_p(candidates, mass, s.top_p);
-
-  double total = 0;
-  for (double m : mass) total += m;
-  double left = uniform_at(s.seed, position) * total;
-  for (size_t i = 0; i < candidates.size(); i++)
-    if ((left -= mass[i]) < 0) return candidates[i].id;
-  return best;  // rounding took the last candidate's share
+/// best: the largest logit.
+int32_t draw(std::span<const float> logits, float best, const Sampling& s, uint64_t position,
+             std::byte* scratch) {
+  MassRow row(logits, scratch);
+  row.fill(best, halvings_scale(s.temperature),
+           s.min_p > 0 ? halvings_within(least_mass(s.min_p)) : halvings_max);
+  if (s.top_k > 0 && s.top_k < logits.size()) row.keep_first(s.top_k);
+  if (s.top_p < 1.0f) row.keep_share(s.top_p);
+  return row.draw(random_word(s.seed, position));
 }
 
 }  // namespace
 
+CONVOY_VECTOR_CLONES
 bool all_finite(std::span<const float> values) {
   constexpr uint32_t exponent = 0x7f800000;  // all ones in infinities and NaNs alone
   uint32_t bad = 0;
@@ -139,19 +91,30 @@ bool all_finite(std::span<const float> values) {
   return !bad;
 }
 
-SampledToken sample_token(std::span<float> logits, const SampleRow& row) {
+size_t sample_scratch_bytes(int64_t vocab) {
+  return MassRow::bytes(vocab) + static_cast<size_t>(vocab) * sizeof(float);
+}
+
+SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::byte* scratch) {
   const Sampling& s = *row.sampling;
   SampledToken token;
   if (!all_finite(logits)) {
     token.fault = RowFault::not_finite;
     return token;
   }
-  std::vector<float> raw;
-  double normalizer = 0;
+  std::span<const float> raw;
+  Normalizer normalizer;
   if (s.logprobs) {
-    raw.assign(logits.begin(), logits.end());
-    normalizer = log_sum_exp(raw);
-    if (s.top_logprobs > 0) token.top = top_of(raw, s.top_logprobs, normalizer);
+    auto* const kept =
+        reinterpret_cast<float*>(scratch + MassRow::bytes(static_cast<int64_t>(logits.size())));
+    std::copy(logits.begin(), logits.end(), kept);
+    raw = {kept, logits.size()};
+    MassRow masses(raw, scratch);
+    normalizer.best = raw[*arg_max(raw)];
+    masses.fill(normalizer.best, halvings_scale(1));
+    normalizer.log_total = log_of(masses.total());
+    if (s.top_logprobs > 0)
+      for (int32_t id : masses.ranked(s.top_logprobs)) token.top.push_back({id, normalizer.logprob(raw[id])});
   }
   apply_penalties(logits, row);
   if (row.generated < s.min_tokens)
@@ -161,8 +124,8 @@ SampledToken sample_token(std::span<float> logits, const SampleRow& row) {
     token.fault = RowFault::all_masked;
     return token;
   }
-  token.id = s.temperature > 0 ? draw(logits, *best, s, row.position) : *best;
-  if (s.logprobs) token.logprob = static_cast<float>(raw[token.id] - normalizer);
+  token.id = s.temperature > 0 ? draw(logits, logits[*best], s, row.position, scratch) : *best;
+  if (s.logprobs) token.logprob = normalizer.logprob(raw[token.id]);
   return token;
 }
 
@@ -202,12 +165,11 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
   return counter;
 }
 
-double uniform_at(uint64_t seed, uint64_t position) {
+uint64_t random_word(uint64_t seed, uint64_t position) {
   const auto words =
       philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
                  {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t bits = static_cast<uint64_t>(words[0]) << 32 | words[1];
-  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+  return static_cast<uint64_t>(words[0]) << 32 | words[1];
 }
 
 }  // namespace convoy::gpu

@@ -3,17 +3,23 @@
 // reference of device samplers. A row's result depends on its logits, its parameters and its position alone.
 //
 // Order: penalties and masked end tokens → temperature → min_p → top_k → top_p, then one draw from what is
-// left. Equal logits rank by the lower id. Log-probabilities are of the raw logits.
+// left. Equal logits rank by the lower id. Log-probabilities are of the raw logits. The distribution is made
+// of integers (gpu/sampling_mass.hpp, docs/decisions/0013), so that all devices pick the same token.
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "gpu/backend.hpp"
 
 namespace convoy::gpu {
+
+/// Part of every Backend::variant(): another name whenever the same logits and seed may give another token.
+inline constexpr std::string_view sampling_rule = "integer-masses";
 
 /// Limit of Sampling::top_logprobs (OpenAI's).
 inline constexpr uint32_t top_logprobs_max = 20;
@@ -21,9 +27,12 @@ inline constexpr uint32_t top_logprobs_max = 20;
 /// Whether no value is a NaN or an infinity.
 bool all_finite(std::span<const float> values);
 
+/// Of the memory that sample_token works in, aligned to 64 bytes.
+size_t sample_scratch_bytes(int64_t vocab);
+
 /// Picks a token; may overwrite the logits ([vocab]). SampledToken's log-probabilities are filled if the row
 /// asks for them. With a NaN or an infinity among the logits, or if nothing is left to pick, it has a fault.
-SampledToken sample_token(std::span<float> logits, const SampleRow& row);
+SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::byte* scratch);
 
 /// Why the parameters cannot be used with a vocabulary of that size; nothing if they can.
 std::optional<std::string> refuse_sampling(const model::Sampling& sampling, int64_t vocab);
@@ -32,7 +41,7 @@ std::optional<std::string> refuse_sampling(const model::Sampling& sampling, int6
 /// numbers: as easy as 1, 2, 3", SC 2011).
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-/// Uniform in [0, 1), decided by seed and position alone.
-double uniform_at(uint64_t seed, uint64_t position);
+/// 64 random bits, decided by seed and position alone.
+uint64_t random_word(uint64_t seed, uint64_t position);
 
 }  // namespace convoy::gpu

@@ -112,7 +112,7 @@ float attention_scale(const Config& config);
 /// Limits on what a configuration may ask for; no published model comes near them.
 inline constexpr int64_t layers_max = 4096, heads_max = 4096, head_dim_max = 4096;
 inline constexpr int64_t width_max = 1 << 20;  // hidden, intermediate
-inline constexpr int64_t vocab_max = 1 << 24, context_max = 1 << 24, experts_max = 1 << 12;
+inline constexpr int64_t vocab_max = 1 << 20, context_max = 1 << 24, experts_max = 1 << 12;
 
 /// Reads a Hugging Face config.json, and the end tokens of a generation_config.json beside it. Throws
 /// InputError that names the field. An architecture, or a field that would change the result and is not

@@ -17,6 +17,11 @@ struct Sampling {
   uint32_t top_logprobs = 0;
   uint32_t min_tokens = 0;  // end tokens are masked before that many were sampled
   std::vector<int32_t> end_tokens;
+
+  /// Whether it matters how often the sequence has each token.
+  bool penalized() const {
+    return presence_penalty != 0 || frequency_penalty != 0 || repetition_penalty != 1;
+  }
 };
 
 }  // namespace convoy::model

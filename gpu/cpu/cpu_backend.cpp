@@ -6,7 +6,6 @@
 #include "gpu/cpu/fast.hpp"
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/reference.hpp"
-#include "gpu/sampler.hpp"
 
 namespace convoy::gpu {
 
@@ -16,8 +15,12 @@ void CpuBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t pos
   rope_.set(rope, head_dim, positions);
 }
 
+size_t shared_thread_bytes(const StepBounds& bounds) {
+  return std::max(latent_scratch_bytes(bounds), sample_scratch_bytes(bounds.vocab));
+}
+
 void CpuBackend::reserve(const StepBounds& bounds) {
-  scratch_.reserve(std::max(scratch_bytes(bounds), latent_scratch_bytes(bounds)));
+  scratch_.reserve(std::max(scratch_bytes(bounds), shared_thread_bytes(bounds)));
   each_room(bounds, TakeRoom());
   experts_.reserve(bounds);
 }
@@ -39,8 +42,11 @@ void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing&
 
 void CpuBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
   assert(static_cast<int64_t>(rows.size()) == logits.rows && rows.size() == out.size());
-  for (int64_t r = 0; r < logits.rows; ++r)
-    out[r] = sample_token({row_of(logits, r), static_cast<size_t>(logits.width)}, rows[r]);
+  scratch_.reserve(sample_scratch_bytes(logits.width));
+  pool_.parallel_for(logits.rows, [&](int64_t r, int thread) {
+    out[r] =
+        sample_token({row_of(logits, r), static_cast<size_t>(logits.width)}, rows[r], scratch_.of(thread));
+  });
 }
 
 void CpuBackend::read(Rows from, std::span<float> to) {

@@ -4,6 +4,8 @@
 // sampling.
 
 #include <algorithm>
+#include <string>
+#include <string_view>
 
 #include "gpu/backend.hpp"
 #include "gpu/cpu/experts.hpp"
@@ -11,13 +13,19 @@
 #include "gpu/cpu/memory.hpp"
 #include "gpu/cpu/rope_table.hpp"
 #include "gpu/cpu/thread_pool.hpp"
+#include "gpu/sampler.hpp"
 
 namespace convoy::gpu {
 
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int threads) : pool_(threads), scratch_(threads) {}
+  /// kernels: names what shapes the bits of logits.
+  CpuBackend(std::string_view kernels, int threads)
+      : pool_(threads),
+        scratch_(threads),
+        variant_(std::string(kernels) + " " + std::string(sampling_rule)) {}
 
+  std::string_view variant() const final { return variant_; }
   void bind_thread() final { pool_.bind(); }
   Buffer allocate(size_t bytes) final;
   void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) final;
@@ -42,8 +50,12 @@ class CpuBackend : public Backend {
   RopeTable rope_;
 
  private:
+  const std::string variant_;
   ExpertRunner experts_;
 };
+
+/// Of each thread, in CpuBackend's own operations.
+size_t shared_thread_bytes(const StepBounds& bounds);
 
 /// What CpuBackend::reserve takes: `bytes` are a backend's own of each thread, OwnRooms its own rooms.
 template <class OwnRooms>
@@ -51,7 +63,7 @@ uint64_t scratch_bytes_of(int threads, size_t bytes, const StepBounds& bounds) {
   CountRoom shared;
   OwnRooms().each(bounds, shared);
   ExpertRooms().each(bounds, shared);
-  return shared.bytes + static_cast<uint64_t>(threads) * std::max(bytes, latent_scratch_bytes(bounds));
+  return shared.bytes + static_cast<uint64_t>(threads) * std::max(bytes, shared_thread_bytes(bounds));
 }
 
 }  // namespace convoy::gpu

@@ -48,10 +48,8 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
 /// and values [64 tokens, kv_heads · head_dim].
 class FastBackend final : public CpuBackend {
  public:
-  FastBackend(const KernelTable& kernels, int threads) : CpuBackend(threads), kernels_(kernels) {}
-
   // All tables give the same bits, so the instruction set is not part of the name.
-  std::string_view variant() const override { return "cpu-int8"; }
+  FastBackend(const KernelTable& kernels, int threads) : CpuBackend("cpu-int8", threads), kernels_(kernels) {}
 
   Weight adopt(const model::Tensor& tensor) override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;

@@ -38,9 +38,7 @@ struct ReferenceRooms {
 /// Of keys (stream 0) and values (stream 1) the cache keeps [tokens, kv_heads · head_dim].
 class ReferenceBackend final : public CpuBackend {
  public:
-  using CpuBackend::CpuBackend;
-
-  std::string_view variant() const override { return "cpu-reference"; }
+  explicit ReferenceBackend(int threads) : CpuBackend("cpu-reference", threads) {}
 
   Weight adopt(const model::Tensor& tensor) override { return adopt_weight(tensor); }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;

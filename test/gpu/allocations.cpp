@@ -157,6 +157,30 @@ BOOST_AUTO_TEST_CASE(a_forward_pass_allocates_nothing_from_the_first_step_on) {
   });
 }
 
+BOOST_AUTO_TEST_CASE(sampling_allocates_nothing) {
+  constexpr int64_t rows = 5, vocab = 5000;
+  TensorMaker maker(3);
+  TokenCounts counts;
+  for (const int32_t id : {7, 8, 7, 4999}) counts.add(id, TokenCounts::Of::output);
+  const model::Sampling samplings[rows] = {{},
+                                           {.temperature = 1, .logprobs = true},
+                                           {.temperature = 0.7f, .top_k = 40, .min_p = 0.01f},
+                                           {.temperature = 2, .top_k = 3000, .top_p = 0.9f},
+                                           {.temperature = 1, .top_p = 0.95f, .repetition_penalty = 1.1f}};
+  std::vector<SampleRow> sample_rows;
+  for (const model::Sampling& sampling : samplings) sample_rows.push_back({&sampling, 9, 3, &counts});
+  for (const BackendChoice& choice : backends()) BOOST_TEST_CONTEXT(choice.name()) {
+      const auto backend = choice.make();
+      backend->reserve({.rows = rows, .columns = 32, .vocab = vocab});
+      auto logits = maker.values(rows * vocab, 5);
+      std::vector<SampledToken> sampled(rows);
+      const Allocations any(Allocations::Of::all_threads);
+      backend->sample({logits.data(), rows, vocab}, sample_rows, sampled);
+      const size_t count = any.count();
+      BOOST_TEST(count == 0u, count << " allocations");
+    }
+}
+
 BOOST_AUTO_TEST_CASE(what_a_backend_reserves_is_what_is_counted) {
   for_each_case([](const BackendChoice& choice, const Case& c) {
     const TinyCheckpoint checkpoint(c.weights, c.kind);

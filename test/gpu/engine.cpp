@@ -96,6 +96,42 @@ BOOST_AUTO_TEST_CASE(a_seeded_draw_is_the_same_in_a_draft_and_one_by_one) {
   for (size_t i = 0; i < 6; i++) BOOST_TEST(out.result.sequences.at(0).tokens.at(i).id == one_by_one[i]);
 }
 
+BOOST_AUTO_TEST_CASE(penalties_see_of_a_draft_what_comes_before_each_row) {
+  const auto engine = engine_of();
+  const model::Sampling sampling{.frequency_penalty = 2, .repetition_penalty = 1e6f};
+  const auto one_by_one = generate(*engine, sampling, 6);
+  StepPlan plan = three_tokens(sampling);
+  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  // Rows within the prompt too: they know neither the rest of it nor what was generated.
+  plan.sequences[0].sampled_rows = 8;
+  const auto at_once = engine->run(plan, {}).result.sequences.at(0).tokens;
+  for (size_t i = 0; i < 6; i++) BOOST_TEST(at_once.at(i + 2).id == one_by_one[i]);
+  for (uint32_t rows : {1, 2}) {
+    plan = three_tokens(sampling);
+    plan.sequences[0].tokens.resize(rows);
+    BOOST_TEST(engine->run(plan, {}).result.sequences.at(0).tokens.at(0).id == at_once[rows - 1].id);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(penalties_forget_what_was_written_over) {
+  const model::Sampling sampling{.presence_penalty = 2, .repetition_penalty = 1e6f};
+  const auto engine = engine_of();
+  const auto expected = generate(*engine, sampling, 12);
+  for (const uint32_t back : {0, 1, 3, 5}) {  // to positions of the prompt, and of what was generated
+    StepPlan other = three_tokens(sampling);
+    other.sequences[0].tokens = {10, 50, 60};
+    for (int32_t id = 0; id < 9; id++)
+      other.sequences[0].tokens.push_back(expected[static_cast<size_t>(id)] ^ 1);
+    std::vector<int32_t> all{10, 20, 30};
+    all.insert(all.end(), expected.begin(), expected.end());
+    std::copy_n(all.begin(), back, other.sequences[0].tokens.begin());
+    engine->run(other, {});
+    const auto tail = std::vector<int32_t>(all.begin() + back, all.end() - 1);
+    const auto out = engine->run({.sequences = {{1, back, tail, 1}}}, {});
+    BOOST_TEST(out.result.sequences.at(0).tokens.at(0).id == expected.back(), "back to position " << back);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(tokens_fed_back_from_the_last_stage_to_the_first_give_the_same_answer) {
   const model::Sampling sampling{.temperature = 1.5f, .repetition_penalty = 1.2f, .seed = 5};
   const auto alone = engine_of(), first = engine_of({0, 0}), last = engine_of({1, 2});
