@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/cpu/memory.hpp"
+#include "test/gpu/tiny_model.hpp"
 
 using namespace convoy::gpu;
 using convoy::model::Sampling;
@@ -75,6 +76,32 @@ BOOST_AUTO_TEST_CASE(frequencies_follow_the_softmax_at_the_temperature) {
     }
     BOOST_TEST(chi_square < 35.9, chi_square << ", seed " << seed);  // 5 degrees of freedom, p = 1e-6
   }
+}
+
+BOOST_AUTO_TEST_CASE(every_backend_picks_the_same_tokens_on_any_number_of_threads_and_says_by_which_rule) {
+  constexpr int64_t rows = 30, vocab = 3000;
+  const auto logits = convoy::gpu::test::TensorMaker(8).values(rows * vocab, 6);
+  const Sampling sampling{
+      .temperature = 1.3f, .top_k = 500, .top_p = 0.9f, .logprobs = true, .top_logprobs = 2};
+  std::vector<SampleRow> sample_rows;
+  std::vector<SampledToken> expected;
+  for (int64_t r = 0; r < rows; r++) {
+    const auto row = logits.begin() + r * vocab;
+    sample_rows.push_back({&sampling, static_cast<uint64_t>(r)});
+    expected.push_back(sampled({row, row + vocab}, sampling, static_cast<uint64_t>(r)));
+  }
+  for (const auto& choice : convoy::gpu::test::backends()) BOOST_TEST_CONTEXT(choice.name()) {
+      const auto backend = choice.make();
+      auto copy = logits;
+      std::vector<SampledToken> tokens(rows);
+      backend->sample({copy.data(), rows, vocab}, sample_rows, tokens);
+      for (size_t r = 0; r < rows; r++) {
+        BOOST_TEST(tokens[r].id == expected[r].id);
+        BOOST_TEST(tokens[r].logprob == expected[r].logprob);
+        BOOST_TEST(tokens[r].top.at(1).logprob == expected[r].top.at(1).logprob);
+      }
+      BOOST_TEST(backend->variant().find(sampling_rule) != std::string_view::npos);
+    }
 }
 
 BOOST_AUTO_TEST_CASE(top_k_keeps_the_k_best_and_lower_ids_among_equals) {
@@ -162,6 +189,23 @@ BOOST_AUTO_TEST_CASE(logprobs_are_of_the_raw_distribution) {
   BOOST_TEST(token.top[2].id == 2);
   BOOST_TEST(token.top[2].logprob == 2.5 - std::log(norm), boost::test_tools::tolerance(1e-6));
   BOOST_TEST(sampled(five, {}).top.empty());
+}
+
+BOOST_AUTO_TEST_CASE(logprobs_of_large_vocabularies_are_exact_to_4e_6) {
+  for (const float spread : {0.1f, 3.0f, 20.0f}) {
+    std::mt19937 random(12);
+    std::normal_distribution<float> normal(0, spread);
+    std::vector<float> logits(49'152);
+    for (float& logit : logits) logit = normal(random);
+    long double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<long double>(logit));
+    const SampledToken token = sampled(logits, {.temperature = 1, .logprobs = true, .top_logprobs = 20});
+    const auto exact = [&](int32_t id) {
+      return static_cast<double>(logits[static_cast<size_t>(id)] - std::log(sum));
+    };
+    BOOST_TEST(std::abs(token.logprob - exact(token.id)) < 4e-6);
+    for (const TokenLogprob& top : token.top) BOOST_TEST(std::abs(top.logprob - exact(top.id)) < 4e-6);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(logits_that_are_not_finite_are_a_fault_and_never_a_token) {
