@@ -11,6 +11,7 @@
 
 #include "bench/seconds.hpp"
 #include "bench/timed_backend.hpp"
+#include "gpu/cpu/cpu_device.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
@@ -34,10 +35,15 @@ class Batches {
   Batches(const std::string& path, gpu::Kernels kernels, int threads, int64_t sequences, int64_t context)
       : checkpoint_(model::Checkpoint::open(path)),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
-        backend_(new TimedBackend(gpu::make_cpu_backend(kernels, threads))),
-        engine_(std::unique_ptr<gpu::Backend>(backend_), checkpoint_, {0, checkpoint_->config().layers - 1},
-                {blocks_ * static_cast<uint32_t>(sequences), static_cast<uint32_t>(sequences), context,
-                 std::max(prompt_rows, sequences)}) {
+        engine_(
+            [&](const gpu::StageShape& shape) {
+              auto backend = std::make_unique<TimedBackend>(gpu::make_cpu_backend(kernels, threads));
+              backend_ = backend.get();
+              return std::make_unique<gpu::CpuDevice>(std::move(backend), shape);
+            },
+            checkpoint_, {0, checkpoint_->config().layers - 1},
+            {blocks_ * static_cast<uint32_t>(sequences), static_cast<uint32_t>(sequences), context,
+             std::max(prompt_rows, sequences)}) {
     engine_.bind_thread();  // as a stage does
   }
 
@@ -87,7 +93,7 @@ class Batches {
  private:
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   uint32_t blocks_;
-  TimedBackend* backend_;  // the engine's
+  TimedBackend* backend_ = nullptr;  // the device's  // the engine's
   gpu::Engine engine_;
   uint64_t number_ = 0;
 };

@@ -81,7 +81,7 @@ class Bench {
         int64_t context)
       : vocab_(checkpoint->config().vocab),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
-        engine_(gpu::make_cpu_backend(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
+        engine_(gpu::cpu_device(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
                 {blocks_, 1, context, context}) {
     engine_.bind_thread();  // as a stage does
   }
@@ -166,7 +166,7 @@ class Turns {
     Stage(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
           model::LayerRange range, gpu::EngineLimits limits)
         : thread_([=, this] {
-            gpu::Engine engine(gpu::make_cpu_backend(kernels, threads), checkpoint, range, limits);
+            gpu::Engine engine(gpu::cpu_device(kernels, threads), checkpoint, range, limits);
             engine.bind_thread();
             for (go_.acquire(); work_; go_.acquire()) {
               took_ = time_of([&] { work_(engine); }).wall;

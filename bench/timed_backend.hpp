@@ -27,9 +27,7 @@ class TimedBackend final : public gpu::Backend {
   void check_heads(int64_t head_dim) const override { backend_->check_heads(head_dim); }
   gpu::Buffer allocate(size_t bytes) override { return backend_->allocate(bytes); }
   gpu::Weight adopt(const model::Tensor& tensor) override { return backend_->adopt(tensor); }
-  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) override {
-    backend_->set_rope(rope, head_dim, positions);
-  }
+  void set_rope(const gpu::Rotations& rotations) override { backend_->set_rope(rotations); }
   void reserve(const gpu::StepBounds& bounds) override { backend_->reserve(bounds); }
 
   void embed(const gpu::Weight& table, std::span<const int32_t> ids, gpu::Rows x) override {

@@ -25,7 +25,7 @@ LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint
     if (end <= first || (!last && end >= layers))
       throw InputError("a stage cannot begin at layer " + std::to_string(end), "--split",
                        "give ascending layers from 1 to " + std::to_string(layers - 1));
-    stages_.push_back(std::make_unique<gpu::Engine>(gpu::make_cpu_backend(kernels, threads), checkpoint,
+    stages_.push_back(std::make_unique<gpu::Engine>(gpu::cpu_device(kernels, threads), checkpoint,
                                                     model::LayerRange{first, end - 1}, limits));
     first = end;
   }

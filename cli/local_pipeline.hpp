@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 

@@ -1,8 +1,9 @@
 #pragma once
-// Backend: the dozen coarse operations that a forward pass is made of; the reference of each fits on a page.
-// They happen in the order of the calls, and those that hand something to the host wait for it. One thread
-// calls a backend. A row's result depends on that row and its cache alone, in one order of additions whatever
-// its neighbours, so that replays are bit-identical; of latent attention's two orders LatentShape says when.
+// Backend: the coarse operations that the CPU's device makes a forward pass of; the reference of each fits on
+// a page. They happen in the order of the calls, and those that hand something to the host wait for it. One
+// thread calls a backend. A row's result depends on that row and its cache alone, in one order of additions
+// whatever its neighbours, so that replays are bit-identical; of latent attention's two orders LatentShape
+// says when.
 
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "gpu/device.hpp"
 #include "gpu/step.hpp"
 #include "gpu/token_counts.hpp"
 #include "model/config.hpp"
@@ -148,8 +150,8 @@ class Backend {
   virtual void check_heads(int64_t) const {}
   virtual Buffer allocate(size_t bytes) = 0;
   virtual Weight adopt(const model::Tensor& tensor) = 0;
-  /// Rotations for all positions below `positions`, kept by the backend for rope_write and latent_write.
-  virtual void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) = 0;
+  /// What rope_write and latent_write rotate by. They outlive the backend.
+  virtual void set_rope(const Rotations& rotations) = 0;
   /// Takes the memory that operations within these bounds work in, so that a step needs no more: one that is
   /// found missing is found before the first. Operations beyond take it when they come.
   virtual void reserve(const StepBounds& bounds) = 0;
@@ -196,6 +198,9 @@ class Backend {
 enum class Kernels : uint8_t { reference, fast };
 /// By the names that commands and configuration use: "reference" or "fast".
 Kernels kernels_named(std::string_view name);
+
+/// The device that computes each step by such a backend before submit() returns.
+DeviceFactory cpu_device(Kernels kernels, int threads);
 
 /// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for
 /// `fast`.

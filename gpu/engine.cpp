@@ -1,13 +1,14 @@
 #include "gpu/engine.hpp"
 
 #include <cassert>
-#include <optional>
+#include <deque>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
-#include "gpu/forward.hpp"
-#include "gpu/kv_pool.hpp"
+#include "gpu/block_tables.hpp"
 #include "gpu/sampler.hpp"
+#include "gpu/stage_shape.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gpu {
@@ -20,28 +21,22 @@ using std::to_string;
 /// What the engine knows of the sequence in a slot.
 struct Sequence {
   bool started = false;
-  uint32_t prompt_tokens = 0;
-  model::Sampling sampling = {};
-  std::vector<int32_t> tokens = {};  // at the positions that are in the cache
-  TokenCounts counts = {};           // of them, on the last stage if they are penalised
-  uint64_t run = 0;                  // the latest that brought rows
+  int64_t length = 0;  // tokens that are in the cache
+  uint64_t run = 0;    // the latest that brought rows
   // If the latest step sampled here: which one that was, and the token behind the others once it is known.
   std::optional<uint64_t> sampled_in = {};
   std::optional<int32_t> sampled = {};
-
-  TokenCounts::Of part(size_t position) const {
-    return position < prompt_tokens ? TokenCounts::Of::prompt : TokenCounts::Of::output;
-  }
-  /// Replaces what there is from the position on.
-  void write(uint32_t first_position, std::span<const int32_t> ids, bool count);
 };
 
-void Sequence::write(uint32_t first_position, std::span<const int32_t> ids, bool count) {
-  for (size_t p = first_position; count && p < tokens.size(); p++) counts.remove(tokens[p], part(p));
-  tokens.resize(first_position);
-  tokens.insert(tokens.end(), ids.begin(), ids.end());
-  for (size_t p = first_position; count && p < tokens.size(); p++) counts.add(tokens[p], part(p));
-}
+/// A step that the device has.
+struct Flying {
+  uint64_t run = 0;
+  uint64_t epoch = 0, step = 0;
+  struct Sampled {
+    uint32_t slot, rows;
+  };
+  std::vector<Sampled> sampled = {};  // in the order of the plan; on the last stage
+};
 
 void check_limits(const EngineLimits& l, const model::Config& config) {
   if (l.kv_blocks == 0 || l.slots == 0 || l.rows_per_step <= 0)
@@ -56,9 +51,7 @@ void check_limits(const EngineLimits& l, const model::Config& config) {
                      "use f32, bf16 or f16");
 }
 
-/// What can never work is refused before a weight is read.
-model::LayerRange checked(model::LayerRange range, const model::Config& config, const Backend& backend) {
-  if (!config.latent) backend.check_heads(config.head_dim);
+model::LayerRange checked(model::LayerRange range, const model::Config& config) {
   if (range.first < 0 || range.first > range.last || range.last >= config.layers)
     throw InputError("layers " + to_string(range.first) + " to " + to_string(range.last), "layer range",
                      "the model has layers 0 to " + to_string(config.layers - 1));
@@ -68,89 +61,125 @@ model::LayerRange checked(model::LayerRange range, const model::Config& config, 
 }  // namespace
 
 struct Engine::State {
-  State(std::unique_ptr<Backend> b, std::shared_ptr<const model::Checkpoint> c, model::LayerRange range,
+  State(const DeviceFactory& open, std::shared_ptr<const model::Checkpoint> c, model::LayerRange range,
         const EngineLimits& l, const std::function<void(int64_t, int64_t)>& progress)
       : limits((check_limits(l, c->config()), l)),
-        backend(std::move(b)),
         checkpoint(std::move(c)),
-        config(checkpoint->config()),
-        forward(*backend, *checkpoint, checked(range, config, *backend),
-                {l.rows_per_step, l.context_tokens, l.kv_type, l.deterministic}, progress),
-        kv(*backend, range.count(), model::cache_streams(config), l.kv_type, l.kv_blocks, l.slots,
-           l.context_tokens),
+        shape(stage_shape(checkpoint->config(), checked(range, checkpoint->config()), l.deterministic)),
+        rotations(checkpoint->config().rope, shape.head_dim, l.context_tokens),
+        device(open(shape)),
+        facts(device->facts()),
+        tables(l.kv_blocks, l.slots, l.context_tokens),
         sequences(l.slots),
         written_by(l.kv_blocks) {
-    backend->set_rope(config.rope, config.head_dim, l.context_tokens);
-    backend->wait();
+    weights = checkpoint->stage(range);
+    for (size_t layer = 0; layer < weights.layers.size(); layer++) {
+      device->load(static_cast<int64_t>(layer), parts_of(weights.layers[layer]));
+      if (progress) progress(static_cast<int64_t>(layer) + 1, shape.layers);
+    }
+    device->load(-1, end_parts_of(weights));
+    device->open({l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step, l.kv_type}, rotations.view());
   }
 
   void start(const SeqStart& start);
   void change(const BlockChange& change);
-  void check(const StepPlan& plan, std::span<const float> input) const;
+  void check(const StepPlan& plan, std::span<const float> input, std::span<const float> output) const;
   void check(const SeqStep& step) const;
   void lay_out(const StepPlan& plan);
   void claim_blocks(const SeqStep& step, std::span<const uint32_t> table);
-  StepResult sample(const StepPlan& plan);
   const Sequence& sequence(uint32_t slot) const;
   Sequence& sequence(uint32_t slot) { return const_cast<Sequence&>(std::as_const(*this).sequence(slot)); }
+  const Sequence& fed_back(const SeqStep& step) const;
+  /// Whether rows may say token_fed_back to the device: it samples and embeds.
+  bool device_feeds_back() const { return facts.feeds_back && shape.first && shape.last; }
 
   const EngineLimits limits;
-  std::unique_ptr<Backend> backend;
-  std::shared_ptr<const model::Checkpoint> checkpoint;
-  const model::Config& config;
-  Forward forward;
-  KvPool kv;
+  const std::shared_ptr<const model::Checkpoint> checkpoint;
+  const StageShape shape;
+  const RotationTable rotations;
+  model::StageWeights weights;  // the device computes on their bytes
+  const std::unique_ptr<Device> device;
+  const DeviceFacts facts;
+  BlockTables tables;
   std::vector<Sequence> sequences;  // of each slot
+  std::deque<Flying> in_flight;
 
-  // The step that runs.
-  std::vector<int32_t> ids, sampled_rows;
-  std::vector<SequenceRows> rows;
-  std::vector<SampleRow> samples;
+  // The step that is handed over.
+  std::vector<SlotStart> starts;
+  std::vector<SlotRows> rows;
+  std::vector<int32_t> ids;
   struct Claim {
     uint64_t run = 0;
     uint32_t slot = 0;
   };
-  std::vector<Claim> written_by;  // which slot writes a block in this step
-  uint64_t runs = 0;              // steps so far: tells this step's claims from older ones
-  std::vector<float> hidden, logits;
+  std::vector<Claim> written_by;      // which slot writes a block in this step
+  uint64_t runs = 0;                  // steps so far: tells this step's claims from older ones
+  std::vector<float> hidden, logits;  // of run(), and of the latest step that was done
   bool keep_logits = false;
 };
 
-Engine::Engine(std::unique_ptr<Backend> backend, std::shared_ptr<const model::Checkpoint> checkpoint,
+Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
                model::LayerRange range, const EngineLimits& limits,
                const std::function<void(int64_t, int64_t)>& progress)
-    : state_(std::make_unique<State>(std::move(backend), std::move(checkpoint), range, limits, progress)) {}
+    : state_(std::make_unique<State>(device, std::move(checkpoint), range, limits, progress)) {}
 Engine::~Engine() = default;
+
+void Engine::submit(const StepPlan& plan, std::span<const float> input, std::span<float> output) {
+  State& s = *state_;
+  if (in_flight() >= depth()) refuse("more than " + to_string(depth()) + " steps in flight");
+  s.runs++;
+  for (const SeqStart& start : plan.starts) s.start(start);
+  for (const BlockChange& change : plan.block_changes) s.change(change);
+  s.check(plan, input, output);
+  s.lay_out(plan);
+
+  s.starts.clear();
+  for (const SeqStart& start : plan.starts)
+    s.starts.push_back({start.slot, start.prompt_tokens, &start.sampling});
+  Flying flying{s.runs, plan.epoch, plan.step};
+  if (last())
+    for (const SlotRows& rows : s.rows)
+      if (rows.sampled_rows > 0) flying.sampled.push_back({rows.slot, rows.sampled_rows});
+  s.in_flight.push_back(std::move(flying));
+  s.device->submit({.number = s.runs,
+                    .starts = s.starts,
+                    .block_changes = plan.block_changes,
+                    .sequences = s.rows,
+                    .ids = s.ids,
+                    .in = input.data(),
+                    .out = output.data(),
+                    .keep_logits = s.keep_logits});
+  for (uint32_t slot : plan.ends) {
+    s.sequence(slot) = {};
+    s.tables.clear(slot);
+  }
+}
+
+std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
+  State& s = *state_;
+  const DeviceDone* done = s.device->next_done(wait);
+  if (!done) return std::nullopt;
+  assert(!s.in_flight.empty() && s.in_flight.front().run == done->number);
+  const Flying flying = std::move(s.in_flight.front());
+  s.in_flight.pop_front();
+  StepResult result{flying.epoch, flying.step, {}};
+  auto next = done->sampled.begin();
+  for (const auto& [slot, rows] : flying.sampled) {
+    result.sequences.push_back({slot, {next, next + rows}});
+    next += rows;
+  }
+  s.logits.assign(done->logits.begin(), done->logits.end());
+  s.device->release(done->number);
+  feed_back(result);
+  return result;
+}
 
 StepOutput Engine::run(const StepPlan& plan, std::span<const float> input) {
   State& s = *state_;
-  s.runs++;
-  s.logits.clear();
-  for (const SeqStart& start : plan.starts) s.start(start);
-  for (const BlockChange& change : plan.block_changes) s.change(change);
-  s.check(plan, input);
-  s.lay_out(plan);
-
-  StepOutput out;
-  out.result = {plan.epoch, plan.step, {}};
-  if (plan.rows() > 0) {
-    s.forward.first() ? s.forward.begin(s.ids) : s.forward.begin(input);
-    s.forward.layers(s.rows, s.kv);
-    if (s.forward.last()) {
-      out.result = s.sample(plan);
-      feed_back(out.result);
-    } else {
-      s.hidden.resize(static_cast<size_t>(plan.rows() * s.config.hidden));
-      s.backend->read(s.forward.hidden(), s.hidden);
-      out.hidden = s.hidden;
-    }
-    s.backend->wait();
-  }
-  for (uint32_t slot : plan.ends) {
-    s.sequence(slot) = {};
-    s.kv.clear(slot);
-  }
-  return out;
+  s.hidden.resize(last() ? 0 : static_cast<size_t>(plan.rows() * s.shape.hidden));
+  submit(plan, input, s.hidden);
+  for (;;)
+    if (auto result = next_done(std::chrono::seconds(1))) return {s.hidden, std::move(*result)};
 }
 
 void Engine::feed_back(const StepResult& result) {
@@ -162,14 +191,11 @@ void Engine::feed_back(const StepResult& result) {
 }
 
 bool Engine::resolve(StepPlan& plan) const {
+  if (state_->device_feeds_back()) return true;
   bool all = true;
   for (SeqStep& step : plan.sequences) {
     if (step.tokens != std::vector{token_fed_back}) continue;
-    const Sequence& sequence = state_->sequence(step.slot);
-    if (!sequence.sampled_in || step.first_position != sequence.tokens.size())
-      refuse("slot " + to_string(step.slot) +
-             " continues with the token it sampled, but none was for position " +
-             to_string(step.first_position));
+    const Sequence& sequence = state_->fed_back(step);
     if (sequence.sampled)
       step.tokens = {*sequence.sampled};
     else
@@ -179,18 +205,22 @@ bool Engine::resolve(StepPlan& plan) const {
 }
 
 void Engine::reset() {
+  state_->device->reset();
+  state_->in_flight.clear();
   for (uint32_t slot = 0; slot < state_->limits.slots; slot++) {
     state_->sequences[slot] = {};
-    state_->kv.clear(slot);
+    state_->tables.clear(slot);
   }
 }
 
-void Engine::bind_thread() { state_->backend->bind_thread(); }
-bool Engine::first() const { return state_->forward.first(); }
-bool Engine::last() const { return state_->forward.last(); }
+void Engine::bind_thread() { state_->device->enter_thread(); }
+bool Engine::first() const { return state_->shape.first; }
+bool Engine::last() const { return state_->shape.last; }
+uint32_t Engine::depth() const { return state_->facts.depth; }
+uint32_t Engine::in_flight() const { return static_cast<uint32_t>(state_->in_flight.size()); }
 void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }
 std::span<const float> Engine::logits() const { return state_->logits; }
-std::string_view Engine::variant() const { return state_->backend->variant(); }
+std::string_view Engine::variant() const { return state_->facts.variant; }
 
 /// The sequence that a plan refers to.
 const Sequence& Engine::State::sequence(uint32_t slot) const {
@@ -199,29 +229,41 @@ const Sequence& Engine::State::sequence(uint32_t slot) const {
   return sequences[slot];
 }
 
+/// The sequence whose latest token that step goes on with.
+const Sequence& Engine::State::fed_back(const SeqStep& step) const {
+  const Sequence& sequence = this->sequence(step.slot);
+  if (!sequence.sampled_in || step.first_position != sequence.length)
+    refuse("slot " + to_string(step.slot) +
+           " continues with the token it sampled, but none was for position " +
+           to_string(step.first_position));
+  return sequence;
+}
+
 void Engine::State::start(const SeqStart& start) {
   if (start.slot >= limits.slots)
     refuse("start of slot " + to_string(start.slot) + " of " + to_string(limits.slots));
   if (start.prompt_tokens == 0 || start.prompt_tokens > limits.context_tokens)
     refuse("prompt of " + to_string(start.prompt_tokens) + " tokens in slot " + to_string(start.slot) +
            ", context is " + to_string(limits.context_tokens));
-  if (const auto why = refuse_sampling(start.sampling, config.vocab)) refuse(*why);
-  sequences[start.slot] = {.started = true, .prompt_tokens = start.prompt_tokens, .sampling = start.sampling};
-  kv.clear(start.slot);
+  if (const auto why = refuse_sampling(start.sampling, shape.vocab)) refuse(*why);
+  sequences[start.slot] = {.started = true};
+  tables.clear(start.slot);
 }
 
 void Engine::State::change(const BlockChange& change) {
   sequence(change.slot);
-  kv.map(change);
+  tables.map(change);
 }
 
-void Engine::State::check(const StepPlan& plan, std::span<const float> input) const {
+void Engine::State::check(const StepPlan& plan, std::span<const float> input,
+                          std::span<const float> output) const {
   if (plan.rows() > limits.rows_per_step)
     refuse(to_string(plan.rows()) + " rows, rows_per_step is " + to_string(limits.rows_per_step));
-  const int64_t expected = forward.first() ? 0 : plan.rows() * config.hidden;
+  const int64_t values = plan.rows() * shape.hidden, expected = shape.first ? 0 : values;
   if (static_cast<int64_t>(input.size()) != expected)
     refuse("input of " + to_string(input.size()) + " values, " + to_string(expected) + " expected for " +
            to_string(plan.rows()) + " rows");
+  assert(static_cast<int64_t>(output.size()) == (shape.last ? 0 : values));  // our own
   for (const SeqStep& step : plan.sequences) check(step);
   for (uint32_t slot : plan.ends) sequence(slot);
 }
@@ -231,37 +273,38 @@ void Engine::State::check(const SeqStep& step) const {
   const Sequence& sequence = this->sequence(step.slot);
   if (step.tokens.empty()) refuse(who + " brings no token");
   // At an earlier position than expected a sequence is rewritten: a replay, or a draft that was not accepted.
-  if (step.first_position > sequence.tokens.size())
+  if (step.first_position > sequence.length)
     refuse(who + " continues at position " + to_string(step.first_position) + ", its cache ends at " +
-           to_string(sequence.tokens.size()));
+           to_string(sequence.length));
   const int64_t end = int64_t{step.first_position} + static_cast<int64_t>(step.tokens.size());
   if (end > limits.context_tokens)
     refuse(who + " reaches " + to_string(end) + " tokens, context is " + to_string(limits.context_tokens));
   if (step.sampled_rows > step.tokens.size())
     refuse(who + " samples " + to_string(step.sampled_rows) + " of " + to_string(step.tokens.size()) +
            " rows");
+  if (device_feeds_back() && step.tokens == std::vector{token_fed_back}) {
+    fed_back(step);
+    return;
+  }
   for (int32_t id : step.tokens)
-    if (id < 0 || id >= config.vocab)
-      refuse(who + " brings token " + to_string(id) + ", vocabulary is " + to_string(config.vocab));
+    if (id < 0 || id >= shape.vocab)
+      refuse(who + " brings token " + to_string(id) + ", vocabulary is " + to_string(shape.vocab));
 }
 
 /// Rows of all sequences, one after the other.
 void Engine::State::lay_out(const StepPlan& plan) {
-  ids.clear(), rows.clear(), sampled_rows.clear();
+  ids.clear(), rows.clear();
   for (const SeqStep& step : plan.sequences) {
-    const int64_t count = static_cast<int64_t>(step.tokens.size()),
-                  first_row = static_cast<int64_t>(ids.size());
-    const auto table = kv.table(step.slot, step.first_position + count);
-    claim_blocks(step, table);
-    rows.push_back({first_row, count, step.first_position, table});
+    const int64_t count = static_cast<int64_t>(step.tokens.size()), end = step.first_position + count;
+    claim_blocks(step, tables.table(step.slot, end));
+    rows.push_back(
+        {step.slot, static_cast<int64_t>(ids.size()), count, step.first_position, step.sampled_rows});
     ids.insert(ids.end(), step.tokens.begin(), step.tokens.end());
-    for (int64_t r = first_row + count - step.sampled_rows; r < first_row + count; r++)
-      sampled_rows.push_back(static_cast<int32_t>(r));
 
     Sequence& sequence = this->sequence(step.slot);
     if (sequence.run == runs) refuse("slot " + to_string(step.slot) + " comes twice");
     sequence.run = runs;
-    sequence.write(step.first_position, step.tokens, forward.last() && sequence.sampling.penalized());
+    sequence.length = end;
     sequence.sampled_in = step.sampled_rows > 0 ? std::optional(plan.step) : std::nullopt;
     sequence.sampled.reset();
   }
@@ -277,37 +320,6 @@ void Engine::State::claim_blocks(const SeqStep& step, std::span<const uint32_t> 
              to_string(step.slot));
     claim = {runs, step.slot};
   }
-}
-
-StepResult Engine::State::sample(const StepPlan& plan) {
-  StepResult result{plan.epoch, plan.step, {}};
-  if (sampled_rows.empty()) return result;
-  const Rows out = forward.logits(sampled_rows);
-  if (keep_logits) {
-    logits.resize(sampled_rows.size() * static_cast<size_t>(config.vocab));
-    backend->read(out, logits);
-  }
-
-  samples.clear();
-  for (const SeqStep& step : plan.sequences) {
-    const Sequence& sequence = this->sequence(step.slot);
-    const std::span<const int32_t> tokens = sequence.tokens;
-    const size_t prompt_end = std::min<size_t>(sequence.prompt_tokens, tokens.size());
-    for (size_t seen = tokens.size() - step.sampled_rows + 1; seen <= tokens.size(); seen++) {
-      const size_t prompt = std::min(prompt_end, seen), output = std::max(prompt_end, seen);
-      samples.push_back({&sequence.sampling, seen, static_cast<uint32_t>(seen - prompt), &sequence.counts,
-                         tokens.subspan(prompt, prompt_end - prompt), tokens.subspan(output)});
-    }
-  }
-  std::vector<SampledToken> sampled(samples.size());
-  backend->sample(out, samples, sampled);
-  auto next = std::make_move_iterator(sampled.begin());
-  for (const SeqStep& step : plan.sequences)
-    if (step.sampled_rows > 0) {
-      result.sequences.push_back({step.slot, {next, next + step.sampled_rows}});
-      next += step.sampled_rows;
-    }
-  return result;
 }
 
 }  // namespace convoy::gpu

@@ -1,14 +1,17 @@
 #pragma once
-// Engine: a layer range on its device. Owns the weights, the KV pool, and what each slot has seen; executes
-// steps in the order they come. One thread calls it (the stage's device thread, or a tool).
+// Engine: a layer range on its device. Loads the weights, checks what plans say (a peer's bytes), keeps slots
+// and lengths, and gives results in the order of the steps. One thread calls it (the stage's device thread,
+// or a tool).
 
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "gpu/backend.hpp"
+#include "gpu/device.hpp"
 #include "gpu/step.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
@@ -26,43 +29,52 @@ struct EngineLimits {
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.
 struct StepOutput {
-  std::span<const float> hidden;  // [rows, hidden]; empty on the last stage. Valid until the next step
+  std::span<const float> hidden;  // [rows, hidden]; empty on the last stage. Valid until the next run()
   StepResult result;              // on the last stage
 };
 
 class Engine {
  public:
-  /// Loads the layers. progress(done, total) in layers; may be empty.
-  Engine(std::unique_ptr<Backend> backend, std::shared_ptr<const model::Checkpoint> checkpoint,
+  /// Opens the device and loads the layers. progress(done, total) in layers; may be empty.
+  Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
          model::LayerRange range, const EngineLimits& limits,
          const std::function<void(int64_t, int64_t)>& progress = {});
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// The calling thread will run all steps: it and the backend's own may be bound to cores.
+  /// The calling thread will run all steps: it and the device's own may be bound to cores.
   void bind_thread();
 
-  bool first() const;  // embeds token ids
-  bool last() const;   // computes logits and samples
+  bool first() const;      // embeds token ids
+  bool last() const;       // computes logits and samples
+  uint32_t depth() const;  // steps that may be in flight
+  uint32_t in_flight() const;
 
-  /// Runs one step. input: [rows, hidden] float32 from the stage before; empty on the first stage.
+  /// Begins a step. input: [rows, hidden] float32 from the stage before, empty on the first stage; output:
+  /// the same for the next one, empty on the last stage. Both stay valid until the step is done.
   /// Throws std::runtime_error with the offending values if the plan breaks a limit or refers to a slot,
-  /// position or block that it may not (the peer's bytes are validated here, where they are used).
+  /// position or block that it may not (the peer's bytes are validated here, where they are used), or if
+  /// depth() steps are in flight.
+  void submit(const StepPlan& plan, std::span<const float> input, std::span<float> output);
+  /// The oldest step in flight, once it is done: on the last stage what it sampled. Nothing after `wait`.
+  std::optional<StepResult> next_done(std::chrono::microseconds wait);
+
+  /// One step from beginning to end, with none in flight.
   StepOutput run(const StepPlan& plan, std::span<const float> input);
 
   /// What the last stage sampled in that step, for plans that say token_fed_back. Results for sequences that
   /// have ended or moved on are ignored.
   void feed_back(const StepResult& result);
-  /// Puts the tokens that were fed back into a plan that comes next. False: one is not there yet. Throws
-  /// std::runtime_error if it never will be.
+  /// Puts the tokens that were fed back into a plan that comes next, unless the device has them itself.
+  /// False: one is not there yet. Throws std::runtime_error if it never will be.
   bool resolve(StepPlan& plan) const;
 
-  /// Forgets all sequences: a new epoch.
+  /// Forgets all sequences, and steps in flight: a new epoch.
   void reset();
 
-  /// Logits of the sampled rows of the latest step, [rows, vocab], for `convoy verify`; last stage only. They
-  /// are copied before sampling when keep_logits was set.
+  /// Logits of the sampled rows of the latest step that was done, [rows, vocab], for `convoy verify`; last
+  /// stage only. They are copied before sampling when keep_logits was set.
   void keep_logits(bool keep);
   std::span<const float> logits() const;
 

@@ -12,208 +12,198 @@ namespace {
 /// row.
 constexpr int64_t absorbed_rows_max = 170;
 
-const Weight* pointer(const std::optional<Weight>& weight) { return weight ? &*weight : nullptr; }
+/// What each layer keeps of a token: keys and values, or the latent with its rotated key.
+std::vector<int64_t> cache_widths(const StageShape& s) {
+  if (s.has_latent) return {s.latent.cached()};
+  return {s.kv_heads * s.head_dim, s.kv_heads * s.head_dim};
+}
+
+/// As the backend reads them: the bytes are the caller's.
+model::Tensor tensor_of(const WeightRef& ref) {
+  model::Tensor tensor{.type = ref.type, .shape = {ref.rows, ref.columns}, .bytes = ref.bytes, .owner = {}};
+  tensor.scales = ref.scales;
+  return tensor;
+}
 
 }  // namespace
 
-ActivationWidths activation_widths(const model::Config& c, model::LayerRange range) {
+ActivationWidths activation_widths(const StageShape& s) {
   ActivationWidths w;
-  w.hidden = c.hidden;
-  if (const auto& l = c.latent) {
-    w.q_a = l->q_rank, w.q = c.heads * l->query();
-    w.kv_a = l->cached(), w.attended = c.heads * l->value;
+  w.hidden = s.hidden;
+  if (s.has_latent) {
+    w.q_a = s.latent.q_rank, w.q = s.heads * s.latent.query();
+    w.kv_a = s.latent.cached(), w.attended = s.heads * s.latent.value;
   } else {
-    w.q = w.attended = c.heads * c.head_dim;
-    w.k = w.v = c.kv_heads * c.head_dim;
+    w.q = w.attended = s.heads * s.head_dim;
+    w.k = w.v = s.kv_heads * s.head_dim;
   }
-  w.gated = std::max(c.intermediate, c.moe ? c.moe->shared * c.moe->width : 0);
-  if (range.last == c.layers - 1) w.logits = c.vocab;
+  w.gated = std::max(s.intermediate, s.shared_experts * s.expert_width);
+  if (s.last) w.logits = s.vocab;
   return w;
 }
 
-StepBounds step_bounds(const model::Config& c, model::LayerRange range, const ForwardLimits& limits) {
-  const ActivationWidths widths = activation_widths(c, range);
+StepBounds step_bounds(const StageShape& s, const DeviceLimits& limits) {
+  const ActivationWidths widths = activation_widths(s);
   StepBounds bounds{.rows = limits.rows,
                     .context_tokens = limits.context_tokens,
-                    .hidden = c.hidden,
-                    .columns = std::max({c.hidden, widths.q_a, widths.attended, widths.gated}),
+                    .hidden = s.hidden,
+                    .columns = std::max({s.hidden, widths.q_a, widths.attended, widths.gated}),
                     .kv_type = limits.kv_type,
                     .vocab = widths.logits};
-  const float scale = model::attention_scale(c);
-  if (const auto& l = c.latent)
-    bounds.latent = {c.heads,
-                     l->latent,
-                     l->nope,
-                     l->rope,
-                     l->value,
-                     scale,
-                     limits.deterministic ? limits.rows : absorbed_rows_max};
+  if (s.has_latent)
+    bounds.latent = {s.heads,
+                     s.latent.latent,
+                     s.latent.nope,
+                     s.latent.rope,
+                     s.latent.value,
+                     s.attention_scale,
+                     s.deterministic ? limits.rows : absorbed_rows_max};
   else
-    bounds.attention = {c.heads, c.kv_heads, c.head_dim, scale};
-  if (c.moe) {
-    bounds.experts = c.moe->routing.experts, bounds.experts_chosen = c.moe->routing.chosen;
-    bounds.expert_width = c.moe->width;
-    bounds.columns = std::max(bounds.columns, c.moe->width);
+    bounds.attention = {s.heads, s.kv_heads, s.head_dim, s.attention_scale};
+  if (s.has_experts) {
+    bounds.experts = s.routing.experts, bounds.experts_chosen = s.routing.chosen;
+    bounds.expert_width = s.expert_width;
+    bounds.columns = std::max(bounds.columns, s.expert_width);
   }
   return bounds;
 }
 
-Forward::Layer Forward::adopt(const model::LayerWeights& w) {
-  const auto one = [&](const model::Tensor& t) { return t.shape.empty() ? Weight{} : backend_.adopt(t); };
-  const auto maybe = [&](const std::optional<model::Tensor>& t) {
-    return t ? std::optional(backend_.adopt(*t)) : std::nullopt;
+Weight& Forward::Weights::place(const WeightRef& ref) {
+  const auto of_expert = [&](std::vector<Weight>& experts) -> Weight& {
+    const auto index = static_cast<size_t>(ref.expert);
+    if (index >= experts.size()) experts.resize(index + 1);
+    return experts[index];
   };
-  const auto all = [&](const std::vector<model::Tensor>& tensors) {
-    std::vector<Weight> weights;
-    for (const model::Tensor& t : tensors) weights.push_back(backend_.adopt(t));
-    return weights;
-  };
-  Layer layer{.attention_norm = one(w.attention_norm),
-              .q = one(w.q),
-              .k = one(w.k),
-              .v = one(w.v),
-              .o = one(w.o),
-              .mlp_norm = one(w.mlp_norm),
-              .gate = one(w.gate),
-              .up = one(w.up),
-              .down = one(w.down),
-              .q_bias = maybe(w.q_bias),
-              .k_bias = maybe(w.k_bias),
-              .v_bias = maybe(w.v_bias),
-              .o_bias = maybe(w.o_bias),
-              .q_norm = maybe(w.q_norm),
-              .k_norm = maybe(w.k_norm),
-              .gate_bias = maybe(w.gate_bias),
-              .up_bias = maybe(w.up_bias),
-              .down_bias = maybe(w.down_bias),
-              .latent = {},
-              .experts = {}};
-  if (const auto& l = w.latent)
-    layer.latent = Latent{maybe(l->q_a),  maybe(l->q_a_norm), one(l->kv_a), one(l->kv_a_norm),
-                          maybe(l->kv_b), maybe(l->k_b),      maybe(l->v_b)};
-  if (const auto& e = w.experts)
-    layer.experts = Experts{one(e->router), maybe(e->router_bias), all(e->gate), all(e->up), all(e->down)};
-  return layer;
+  switch (ref.part) {
+    case Part::expert_gate:
+      return of_expert(expert_gate);
+    case Part::expert_up:
+      return of_expert(expert_up);
+    case Part::expert_down:
+      return of_expert(expert_down);
+    default:
+      return parts[static_cast<size_t>(ref.part)];
+  }
 }
 
-Forward::Forward(Backend& backend, const model::Checkpoint& checkpoint, model::LayerRange range,
-                 const ForwardLimits& limits, const std::function<void(int64_t, int64_t)>& progress)
-    : backend_(backend),
-      config_(checkpoint.config()),
-      bounds_(step_bounds(config_, range, limits)),
-      eps_(static_cast<float>(config_.rms_eps)) {
-  const model::StageWeights weights = checkpoint.stage(range);
-  for (const model::LayerWeights& w : weights.layers) {
-    layers_.push_back(adopt(w));
-    if (progress) progress(static_cast<int64_t>(layers_.size()), range.count());
-  }
-  const auto adopt_if = [&](const std::optional<model::Tensor>& t) {
-    return t ? std::optional(backend.adopt(*t)) : std::nullopt;
-  };
-  embedding_ = adopt_if(weights.embedding);
-  final_norm_ = adopt_if(weights.final_norm);
-  head_ = adopt_if(weights.head);
+void Forward::load(int64_t layer, std::span<const WeightRef> parts) {
+  Weights& into = layer < 0 ? ends_ : layers_[static_cast<size_t>(layer)];
+  for (const WeightRef& ref : parts) into.place(ref) = backend_.adopt(tensor_of(ref));
+}
 
+void Forward::open(const DeviceLimits& limits, const Rotations& rotations) {
   const auto buffer = [&](int64_t width) {
     if (width == 0) return RowBuffer{};
-    return RowBuffer{backend.allocate(static_cast<size_t>(limits.rows * width) * sizeof(float)), width};
+    return RowBuffer{backend_.allocate(static_cast<size_t>(limits.rows * width) * sizeof(float)), width};
   };
-  const ActivationWidths widths = activation_widths(config_, range);
+  const ActivationWidths widths = activation_widths(shape_);
   x_ = buffer(widths.hidden), delta_ = buffer(widths.hidden), h_ = buffer(widths.hidden);
   q_a_ = buffer(widths.q_a), q_ = buffer(widths.q), k_ = buffer(widths.k), v_ = buffer(widths.v);
   kv_a_ = buffer(widths.kv_a), attended_ = buffer(widths.attended), gated_ = buffer(widths.gated);
   logits_ = buffer(widths.logits);
-  backend.reserve(bounds_);
+  bounds_ = step_bounds(shape_, limits);
+  backend_.reserve(bounds_);
+  backend_.set_rope(rotations);
+  cache_.clear();
+  for (int64_t l = 0; l < shape_.layers; l++) {
+    KvLayer& layer = cache_.emplace_back(KvLayer{{}, int64_t{limits.kv_blocks}, limits.kv_type});
+    for (const int64_t width : cache_widths(shape_)) {
+      const int64_t values = limits.kv_blocks * kv_block_tokens * width;
+      layer.streams.push_back(
+          {backend_.allocate(static_cast<size_t>(values) * model::info(limits.kv_type).block_bytes), width});
+    }
+  }
 }
 
 void Forward::begin(std::span<const int32_t> ids) {
-  assert(first());
+  assert(shape_.first);
   rows_ = static_cast<int64_t>(ids.size());
-  backend_.embed(*embedding_, ids, x_.first(rows_));
+  backend_.embed(ends_[Part::embedding], ids, x_.first(rows_));
 }
 
 void Forward::begin(std::span<const float> hidden) {
-  assert(!first());
+  assert(!shape_.first);
   rows_ = static_cast<int64_t>(hidden.size()) / x_.width;
   backend_.write(hidden, x_.first(rows_));
 }
 
-void Forward::layers(std::span<const SequenceRows> sequences, const KvPool& kv) {
+void Forward::layers(std::span<const SequenceRows> sequences) {
   const Rows x = x_.first(rows_), delta = delta_.first(rows_), h = h_.first(rows_);
+  const float eps = shape_.norm_eps;
   for (size_t l = 0; l < layers_.size(); l++) {
-    const Layer& layer = layers_[l];
-    const KvLayer& cache = kv.layer(static_cast<int64_t>(l));
-    backend_.add_norm(x, l == 0 ? Rows{} : delta, layer.attention_norm, eps_, h);
-    if (layer.latent)
-      latent_attention(layer, sequences, cache);
+    const Weights& layer = layers_[l];
+    backend_.add_norm(x, l == 0 ? Rows{} : delta, layer[Part::attention_norm], eps, h);
+    if (shape_.has_latent)
+      latent_attention(layer, sequences, cache_[l]);
     else
-      grouped_attention(layer, sequences, cache);
-    const Projection out[] = {{&layer.o, pointer(layer.o_bias), delta}};
+      grouped_attention(layer, sequences, cache_[l]);
+    const Projection out[] = {{&layer[Part::o], layer.find(Part::o_bias), delta}};
     backend_.linear(attended_.first(rows_), out);
-    backend_.add_norm(x, delta, layer.mlp_norm, eps_, h);
+    backend_.add_norm(x, delta, layer[Part::mlp_norm], eps, h);
     mlp(layer);
   }
 }
 
-void Forward::grouped_attention(const Layer& layer, std::span<const SequenceRows> sequences,
+void Forward::grouped_attention(const Weights& layer, std::span<const SequenceRows> sequences,
                                 const KvLayer& cache) {
   const Rows q = q_.first(rows_), k = k_.first(rows_), v = v_.first(rows_);
-  const Projection qkv[] = {{&layer.q, pointer(layer.q_bias), q},
-                            {&layer.k, pointer(layer.k_bias), k},
-                            {&layer.v, pointer(layer.v_bias), v}};
+  const Projection qkv[] = {{&layer[Part::q], layer.find(Part::q_bias), q},
+                            {&layer[Part::k], layer.find(Part::k_bias), k},
+                            {&layer[Part::v], layer.find(Part::v_bias), v}};
   backend_.linear(h_.first(rows_), qkv);
-  const HeadNorms norms{pointer(layer.q_norm), pointer(layer.k_norm), eps_};
+  const HeadNorms norms{layer.find(Part::q_norm), layer.find(Part::k_norm), shape_.norm_eps};
   backend_.rope_write(q, k, v, norms, bounds_.attention, sequences, cache);
   backend_.attention(q, bounds_.attention, sequences, cache, attended_.first(rows_));
 }
 
-void Forward::latent_attention(const Layer& layer, std::span<const SequenceRows> sequences,
+void Forward::latent_attention(const Weights& layer, std::span<const SequenceRows> sequences,
                                const KvLayer& cache) {
-  const Latent& own = *layer.latent;
   const Rows h = h_.first(rows_), q = q_.first(rows_), kv_a = kv_a_.first(rows_);
-  const float inner_eps = static_cast<float>(config_.latent->norm_eps);
-  if (own.q_a) {
+  const float inner_eps = static_cast<float>(shape_.latent.norm_eps);
+  if (layer.has(Part::q_a)) {
     const Rows q_a = q_a_.first(rows_);
-    const Projection down[] = {{&*own.q_a, nullptr, q_a}, {&own.kv_a, nullptr, kv_a}};
+    const Projection down[] = {{&layer[Part::q_a], nullptr, q_a}, {&layer[Part::kv_a], nullptr, kv_a}};
     backend_.linear(h, down);
-    backend_.add_norm(q_a, Rows{}, *own.q_a_norm, inner_eps, q_a);
-    const Projection up[] = {{&layer.q, nullptr, q}};
+    backend_.add_norm(q_a, Rows{}, layer[Part::q_a_norm], inner_eps, q_a);
+    const Projection up[] = {{&layer[Part::q], nullptr, q}};
     backend_.linear(q_a, up);
   } else {
-    const Projection both[] = {{&layer.q, nullptr, q}, {&own.kv_a, nullptr, kv_a}};
+    const Projection both[] = {{&layer[Part::q], nullptr, q}, {&layer[Part::kv_a], nullptr, kv_a}};
     backend_.linear(h, both);
   }
-  backend_.latent_write(q, kv_a, own.kv_a_norm, inner_eps, bounds_.latent, sequences, cache);
-  const LatentProjections projections{pointer(own.kv_b), pointer(own.k_b), pointer(own.v_b)};
+  backend_.latent_write(q, kv_a, layer[Part::kv_a_norm], inner_eps, bounds_.latent, sequences, cache);
+  const LatentProjections projections{layer.find(Part::kv_b), layer.find(Part::k_b), layer.find(Part::v_b)};
   backend_.latent_attention(q, projections, bounds_.latent, sequences, cache, attended_.first(rows_));
 }
 
-void Forward::mlp(const Layer& layer) {
+void Forward::mlp(const Weights& layer) {
   const Rows h = h_.first(rows_), delta = delta_.first(rows_);
-  const bool every_token = layer.gate.rows > 0;  // a dense MLP, or shared experts
+  const bool every_token = layer.has(Part::gate);  // a dense MLP, or shared experts
   if (every_token) {
-    const Rows gated = gated_.first(rows_, layer.gate.rows);
-    backend_.gated_linear(h,
-                          {&layer.gate, &layer.up, pointer(layer.gate_bias), pointer(layer.up_bias), gated});
-    const Projection down[] = {{&layer.down, pointer(layer.down_bias), delta}};
+    const Rows gated = gated_.first(rows_, layer[Part::gate].rows);
+    backend_.gated_linear(h, {&layer[Part::gate], &layer[Part::up], layer.find(Part::gate_bias),
+                              layer.find(Part::up_bias), gated});
+    const Projection down[] = {{&layer[Part::down], layer.find(Part::down_bias), delta}};
     backend_.linear(gated, down);
   }
-  if (!layer.experts) return;
-  const Experts& e = *layer.experts;
-  backend_.experts(h, {&e.router, pointer(e.router_bias), e.gate, e.up, e.down}, config_.moe->routing,
-                   every_token ? delta : Rows{}, delta);
+  if (!layer.has(Part::router)) return;
+  const ExpertSet experts{&layer[Part::router], layer.find(Part::router_bias), layer.expert_gate,
+                          layer.expert_up, layer.expert_down};
+  backend_.experts(h, experts, shape_.routing, every_token ? delta : Rows{}, delta);
 }
 
 Rows Forward::logits(std::span<const int32_t> rows) {
-  assert(last());
+  assert(shape_.last);
   const Rows out = logits_.first(static_cast<int64_t>(rows.size()));
-  backend_.head(x_.first(rows_), delta_.first(rows_), *final_norm_, eps_, *head_, rows, out);
+  backend_.head(x_.first(rows_), delta_.first(rows_), ends_[Part::final_norm], shape_.norm_eps,
+                ends_[Part::head], rows, out);
   return out;
 }
 
 Rows Forward::hidden() {
-  assert(!last());
-  backend_.add_norm(x_.first(rows_), delta_.first(rows_), layers_.back().mlp_norm, eps_, Rows{});
+  assert(!shape_.last);
+  backend_.add_norm(x_.first(rows_), delta_.first(rows_), layers_.back()[Part::mlp_norm], shape_.norm_eps,
+                    Rows{});
   return x_.first(rows_);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 // TokenCounts: how often each token occurs in a sequence's prompt and in its output, for penalties. Kept up
-// to date as tokens come and go, so that a step's cost is of its own tokens, not of the history. The engine
+// to date as tokens come and go, so that a step's cost is of its own tokens, not of the history. A device
 // owns one for each sequence that is penalised; samplers read it, on any thread, while nobody writes.
 
 #include <cstdint>

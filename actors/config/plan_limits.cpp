@@ -5,6 +5,7 @@
 
 #include "actors/config/placement.hpp"
 #include "gpu/forward.hpp"
+#include "gpu/stage_shape.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
@@ -105,16 +106,17 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
   const model::Config& model = checkpoint.config();
   const SchedulerLimits limits = scheduler_limits(config, model);
   const model::DType kv_type = kv_type_named(config.stage.kv_type);
+  const gpu::StageShape shape = gpu::stage_shape(model, layers, config.stage.deterministic);
   StageMemory memory;
   memory.weights = model::stage_bytes(checkpoint, layers);
   memory.kv = model::kv_bytes_per_token(model, layers.count(), kv_type) * limits.kv_blocks *
               static_cast<uint64_t>(gpu::kv_block_tokens);
   const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
   memory.buffers =
-      static_cast<uint64_t>(rows * gpu::activation_widths(model, layers).sum() + rotations) * sizeof(float);
+      static_cast<uint64_t>(rows * gpu::activation_widths(shape).sum() + rotations) * sizeof(float);
   memory.scratch = gpu::cpu_scratch_bytes(
       gpu::kernels_named(config.stage.kernels), static_cast<int>(stage_threads(config)),
-      gpu::step_bounds(model, layers, {rows, limits.context_tokens, kv_type, config.stage.deterministic}));
+      gpu::step_bounds(shape, {.context_tokens = limits.context_tokens, .rows = rows, .kv_type = kv_type}));
   return memory;
 }
 

@@ -85,7 +85,7 @@ struct StageData {
     } else {
       engine.reset();
       engine = std::make_unique<gpu::Engine>(
-          gpu::make_cpu_backend(options.kernels, options.threads), checkpoint, wanted, limits,
+          gpu::cpu_device(options.kernels, options.threads), checkpoint, wanted, limits,
           [this](int64_t layers, int64_t total) {
             status.loaded_permille = static_cast<uint32_t>(999 * layers / total);
             self->send(reporter, status);

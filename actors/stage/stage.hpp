@@ -13,6 +13,7 @@
 #include <string>
 
 #include "actors/messages.hpp"
+#include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
 
 namespace convoy::actors {

@@ -11,10 +11,6 @@ namespace convoy::gpu {
 
 Buffer CpuBackend::allocate(size_t bytes) { return allocate_aligned(bytes); }
 
-void CpuBackend::set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) {
-  rope_.set(rope, head_dim, positions);
-}
-
 size_t shared_thread_bytes(const StepBounds& bounds) {
   return std::max(latent_scratch_bytes(bounds), sample_scratch_bytes(bounds.vocab));
 }

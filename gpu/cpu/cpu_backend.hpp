@@ -11,7 +11,7 @@
 #include "gpu/cpu/experts.hpp"
 #include "gpu/cpu/latent.hpp"
 #include "gpu/cpu/memory.hpp"
-#include "gpu/cpu/rope_table.hpp"
+#include "gpu/cpu/rotate.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 #include "gpu/sampler.hpp"
 
@@ -28,7 +28,7 @@ class CpuBackend : public Backend {
   std::string_view variant() const final { return variant_; }
   void bind_thread() final { pool_.bind(); }
   Buffer allocate(size_t bytes) final;
-  void set_rope(const model::Rope& rope, int64_t head_dim, int64_t positions) final;
+  void set_rope(const Rotations& rotations) final { rope_ = rotations; }
   void reserve(const StepBounds& bounds) final;
   void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                     std::span<const SequenceRows> sequences, const KvLayer& kv) final;
@@ -47,7 +47,7 @@ class CpuBackend : public Backend {
 
   ThreadPool pool_;
   ThreadScratch scratch_;
-  RopeTable rope_;
+  Rotations rope_;
 
  private:
   const std::string variant_;

@@ -228,8 +228,8 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
         for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
         norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
         norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
-        rope_.rotate(row_of(q, row), shape.heads, d, position);
-        rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
+        rotate(rope_, row_of(q, row), shape.heads, d, position);
+        rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
         for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
         store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
       }

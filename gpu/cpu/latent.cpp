@@ -130,17 +130,17 @@ void projected_up(const HeadTask& t) {
 }  // namespace
 
 void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                  std::span<const SequenceRows> sequences, const KvLayer& kv, const RopeTable& rope) {
-  assert(kv_a.width == shape.latent + shape.rope && rope.width() == shape.rope);
+                  std::span<const SequenceRows> sequences, const KvLayer& kv, const Rotations& rotations) {
+  assert(kv_a.width == shape.latent + shape.rope && rotations.width() == shape.rope);
   const int64_t head_width = shape.nope + shape.rope;
   const float* w = vector_values(norm);
   for (const SequenceRows& s : sequences) {
     for (int64_t i = 0; i < s.rows; i++) {
       const int64_t row = s.first_row + i, position = s.first_position + i;
       float* entry = row_of(kv_a, row);
-      rope.rotate(row_of(q, row) + shape.nope, shape.heads, head_width, position);
+      rotate(rotations, row_of(q, row) + shape.nope, shape.heads, head_width, position);
       rms_norm(entry, w, shape.latent, eps, entry);
-      rope.rotate(entry + shape.latent, 1, shape.rope, position);
+      rotate(rotations, entry + shape.latent, 1, shape.rope, position);
       store_kv(entry, kv_a.width, kv.type, kv_entry(kv, 0, s, position));
     }
   }

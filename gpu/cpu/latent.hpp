@@ -4,13 +4,13 @@
 
 #include "gpu/backend.hpp"
 #include "gpu/cpu/memory.hpp"
-#include "gpu/cpu/rope_table.hpp"
+#include "gpu/cpu/rotate.hpp"
 #include "gpu/cpu/thread_pool.hpp"
 
 namespace convoy::gpu {
 
 void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                  std::span<const SequenceRows> sequences, const KvLayer& kv, const RopeTable& rope);
+                  std::span<const SequenceRows> sequences, const KvLayer& kv, const Rotations& rotations);
 
 /// Scratch of each thread for the next one.
 size_t latent_scratch_bytes(const StepBounds& bounds);

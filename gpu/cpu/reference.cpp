@@ -87,8 +87,8 @@ void ReferenceBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms
       const int64_t row = s.first_row + i, position = s.first_position + i;
       norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
       norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
-      rope_.rotate(row_of(q, row), shape.heads, d, position);
-      rope_.rotate(row_of(k, row), shape.kv_heads, d, position);
+      rotate(rope_, row_of(q, row), shape.heads, d, position);
+      rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
       store_kv(row_of(k, row), k.width, kv.type, kv_entry(kv, 0, s, position));
       store_kv(row_of(v, row), v.width, kv.type, kv_entry(kv, 1, s, position));
     }

@@ -120,7 +120,7 @@ gpu::StepPlan prompt() {
 }
 
 gpu::Engine engine_of(model::LayerRange range) {
-  return {gpu::make_cpu_backend(gpu::Kernels::reference, 1), checkpoint, range, {8, 4, 512, 512}};
+  return {gpu::cpu_device(gpu::Kernels::reference, 1), checkpoint, range, {8, 4, 512, 512}};
 }
 
 }  // namespace

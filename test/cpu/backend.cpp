@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "gpu/cpu/fast.hpp"
+#include "gpu/stage_shape.hpp"
 #include "model/error.hpp"
 #include "test/cpu/inputs.hpp"
 
@@ -40,7 +41,8 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
                k_norm = weight(DType::f32, 1, head_dim, bytes[9]);
   const auto x_all = random.values(rows_total * hidden);
 
-  backend.set_rope({}, head_dim, rows_total);
+  const RotationTable rotations({}, head_dim, rows_total);
+  backend.set_rope(rotations.view());
   const std::vector<uint32_t> blocks{2, 0, 1};
   const size_t cache = static_cast<size_t>(3 * kv_block_tokens * kv_heads * head_dim) * sizeof(float);
   const int64_t kv_width = kv_heads * head_dim;

@@ -6,8 +6,8 @@
 #include <new>
 #include <thread>
 
+#include "gpu/block_tables.hpp"
 #include "gpu/forward.hpp"
-#include "gpu/kv_pool.hpp"
 #include "test/gpu/tiny_model.hpp"
 
 using namespace convoy;
@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(bodies_of_loops_allocate_nothing) {
     const auto checkpoint = std::make_shared<TinyCheckpoint>(c.weights, c.kind);
     EngineLimits limits = tiny_limits;
     limits.kv_type = c.kv, limits.deterministic = c.deterministic;
-    Engine engine(choice.make(), checkpoint, {0, 2}, limits);
+    Engine engine(choice.device(), checkpoint, {0, 2}, limits);
     StepPlan prompts;
     for (uint32_t slot = 0; slot < 2; slot++) {
       prompts.starts.push_back({slot, 400, {}});
@@ -131,9 +131,14 @@ BOOST_AUTO_TEST_CASE(a_forward_pass_allocates_nothing_from_the_first_step_on) {
     const model::Config& config = checkpoint.config();
     const auto backend = choice.make();
     constexpr int64_t rows = 400, context = 512;
-    Forward forward(*backend, checkpoint, {0, 2}, {rows, context, c.kv, c.deterministic}, {});
-    KvPool kv(*backend, config.layers, model::cache_streams(config), c.kv, 24, 3, context);
-    backend->set_rope(config.rope, config.head_dim, context);
+    Forward forward(*backend, stage_shape(config, {0, 2}, c.deterministic));
+    const model::StageWeights weights = checkpoint.stage({0, 2});
+    for (size_t layer = 0; layer < weights.layers.size(); layer++)
+      forward.load(static_cast<int64_t>(layer), parts_of(weights.layers[layer]));
+    forward.load(-1, end_parts_of(weights));
+    const RotationTable rotations(config.rope, config.head_dim, context);
+    forward.open({24, 3, context, rows, c.kv}, rotations.view());
+    BlockTables kv(24, 3, context);
     for (uint32_t slot = 0; slot < 3; slot++)
       for (const BlockChange& change : blocks_of(slot)) kv.map(change);
 
@@ -149,7 +154,7 @@ BOOST_AUTO_TEST_CASE(a_forward_pass_allocates_nothing_from_the_first_step_on) {
       for (size_t i = 0; i < ids.size(); i++) all.push_back(static_cast<int32_t>(i));
       const Allocations any(Allocations::Of::all_threads);
       forward.begin(ids);
-      forward.layers(step, kv);
+      forward.layers(step);
       forward.logits(all);
       const size_t count = any.count();
       BOOST_TEST(count == 0u, count << " allocations in the step of " << ids.size() << " rows");
@@ -185,8 +190,8 @@ BOOST_AUTO_TEST_CASE(what_a_backend_reserves_is_what_is_counted) {
   for_each_case([](const BackendChoice& choice, const Case& c) {
     const TinyCheckpoint checkpoint(c.weights, c.kind);
     for (const int64_t context : {64, 512}) {
-      const StepBounds bounds =
-          step_bounds(checkpoint.config(), {0, 2}, {300, context, c.kv, c.deterministic});
+      const StepBounds bounds = step_bounds(stage_shape(checkpoint.config(), {0, 2}, c.deterministic),
+                                            {.context_tokens = context, .rows = 300, .kv_type = c.kv});
       const auto backend = choice.make();
       const Allocations taken(Allocations::Of::all_threads);
       backend->reserve(bounds);

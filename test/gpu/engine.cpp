@@ -14,7 +14,7 @@ using namespace convoy::gpu::test;
 namespace {
 
 std::unique_ptr<Engine> engine_of(model::LayerRange range = {0, 2}, EngineLimits limits = tiny_limits) {
-  return std::make_unique<Engine>(make_cpu_backend(Kernels::reference, 1),
+  return std::make_unique<Engine>(cpu_device(Kernels::reference, 1),
                                   std::make_shared<TinyCheckpoint>(model::DType::f32), range, limits);
 }
 
@@ -270,7 +270,7 @@ BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused)
 
 BOOST_AUTO_TEST_CASE(loading_reports_every_layer) {
   std::vector<int64_t> done;
-  Engine engine(make_cpu_backend(Kernels::reference, 1), std::make_shared<TinyCheckpoint>(model::DType::f32),
+  Engine engine(cpu_device(Kernels::reference, 1), std::make_shared<TinyCheckpoint>(model::DType::f32),
                 {1, 2}, tiny_limits, [&](int64_t layers, int64_t total) {
                   BOOST_TEST(total == 2);
                   done.push_back(layers);
@@ -321,7 +321,7 @@ BOOST_AUTO_TEST_CASE(a_row_that_is_not_finite_ends_itself_and_touches_no_other) 
                          << (kernels == Kernels::fast ? ", fast" : ", reference")) {
         const auto checkpoint = std::make_shared<PoisonedCheckpoint>(kind);
         const auto engine = [&] {
-          return std::make_unique<Engine>(make_cpu_backend(kernels, 1), checkpoint, model::LayerRange{0, 2},
+          return std::make_unique<Engine>(cpu_device(kernels, 1), checkpoint, model::LayerRange{0, 2},
                                           tiny_limits);
         };
         const StepPlan alone = three_tokens();

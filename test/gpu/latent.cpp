@@ -100,7 +100,8 @@ std::vector<std::vector<float>> run(Backend& backend, const std::vector<Sequence
                                     const Way& way) {
   model::Rope rotation;
   rotation.pairs = model::RopePairs::interleaved;
-  backend.set_rope(rotation, rope, 512);
+  const RotationTable rotations(rotation, rope, 512);
+  backend.set_rope(rotations.view());
   const Weight weight = backend.adopt(norm()), joint = backend.adopt(projections().joint),
                key = backend.adopt(projections().key), values = backend.adopt(projections().values);
   const LatentProjections split{nullptr, &key, &values}, whole{&joint, nullptr, nullptr};
@@ -267,8 +268,8 @@ BOOST_AUTO_TEST_CASE(an_entry_takes_latent_and_key_in_the_caches_type_and_nothin
   // 70 tokens into blocks 7 and 4: bytes that kept two different fillings were not written.
   const Sequence s = sequence_of(70, 37, {7, 4});
   for_each_backend([&](const BackendChoice&, Backend& backend) {
-    model::Rope rotation;
-    backend.set_rope(rotation, rope, 512);
+    const RotationTable rotations({}, rope, 512);
+    backend.set_rope(rotations.view());
     for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
       const int64_t block_bytes = kv_block_tokens * entry * model::info(type).block_bytes;
       std::vector<bool> written(static_cast<size_t>(all_blocks * block_bytes), false);

@@ -43,7 +43,8 @@ std::vector<std::vector<float>> run(Backend& backend, const std::vector<Sequence
                                     int64_t chunk) {
   model::Rope still;
   still.frequency_divisors.assign(shape.head_dim / 2, 1e30f);
-  backend.set_rope(still, shape.head_dim, 512);
+  const RotationTable rotations(still, shape.head_dim, 512);
+  backend.set_rope(rotations.view());
   const size_t bytes =
       static_cast<size_t>(all_blocks * kv_block_tokens * width) * model::info(type).block_bytes;
   KvLayer kv{{{backend.allocate(bytes), width}, {backend.allocate(bytes), width}}, all_blocks, type};

@@ -185,7 +185,8 @@ BOOST_AUTO_TEST_CASE(rope_write_rotates_pairs_by_their_position) {
       const KvLayer kv = poisoned_kv(backend, 4, d);
       model::Rope rope;
       rope.pairs = pairs;
-      backend.set_rope(rope, d, 128);
+      const RotationTable rotations(rope, d, 128);
+      backend.set_rope(rotations.view());
       const std::vector<uint32_t> table = {3, 1};
       const SequenceRows sequence{0, rows, first_position, table};
       backend.rope_write(dq.view, dk.view, dv.view, {}, {heads, kv_heads, d, 1}, {&sequence, 1}, kv);
@@ -221,7 +222,8 @@ BOOST_AUTO_TEST_CASE(rope_write_normalises_each_head_by_its_own_size_before_it_t
     for (int64_t i = 0; i < d; i++) q[i] *= 100;  // no head is measured by another's size
     const model::Tensor q_norm = maker.make({d}, DType::f32, 1), k_norm = maker.make({d}, DType::bf16, 1);
     const Weight wq = backend.adopt(q_norm), wk = backend.adopt(k_norm);
-    backend.set_rope({}, d, 128);
+    const RotationTable rotations({}, d, 128);
+    backend.set_rope(rotations.view());
     const std::vector<uint32_t> table = {3, 1};
     const SequenceRows sequence[] = {{0, rows, first_position, table}};
     const auto write = [&](const std::vector<float>& qs, const std::vector<float>& ks,
@@ -253,7 +255,8 @@ BOOST_AUTO_TEST_CASE(attention_is_causal_and_grouped_over_what_rope_write_put_in
     const std::vector<uint32_t> table = {2, 0, 3};
     model::Rope still;  // rotates by nothing
     still.frequency_divisors.assign(d / 2, 1e30f);
-    backend.set_rope(still, d, total);
+    const RotationTable rotations(still, d, total);
+    backend.set_rope(rotations.view());
     DeviceRows other_q(backend, total, heads * d, maker.values(total * heads * d)),
         dk(backend, total, width, k), dv(backend, total, width, v);
     const SequenceRows written{0, total, 0, table};

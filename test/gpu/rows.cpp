@@ -104,7 +104,7 @@ EngineLimits limits() {
 
 std::unique_ptr<Engine> whole(const std::shared_ptr<TinyCheckpoint>& checkpoint,
                               const BackendChoice& choice) {
-  return std::make_unique<Engine>(choice.make(), checkpoint, model::LayerRange{0, 2}, limits());
+  return std::make_unique<Engine>(choice.device(), checkpoint, model::LayerRange{0, 2}, limits());
 }
 
 /// Every number of sequences on one thread of the fast kernels; elsewhere the tiles' ends.
@@ -160,7 +160,7 @@ BOOST_AUTO_TEST_CASE(logits_do_not_depend_on_how_many_sequences_share_a_step) {
     std::vector<Feed> feeds;
     for (uint32_t i = 0; i < sequences_max; i++) feeds.push_back(feed_of(tokens, 100 + i, {i}, i));
     const auto engine_of = [&](const BackendChoice& choice) {
-      return std::make_unique<Engine>(choice.make(), checkpoint, model::LayerRange{0, 2}, many);
+      return std::make_unique<Engine>(choice.device(), checkpoint, model::LayerRange{0, 2}, many);
     };
     std::vector<std::vector<float>> alone;  // of each sequence, the last token's
     const auto single = engine_of(choices.front());
@@ -209,7 +209,7 @@ BOOST_AUTO_TEST_CASE(stages_give_the_logits_of_the_whole) {
       std::vector<std::pair<int64_t, int64_t>> ranges = {{0, first_end}, {first_end + 1, second_end}};
       if (second_end < 2) ranges.push_back({second_end + 1, 2});
       for (const auto& [first, last] : ranges) {
-        Engine stage(choices.front().make(), checkpoint, {first, last}, limits());
+        Engine stage(choices.front().device(), checkpoint, {first, last}, limits());
         BOOST_TEST(stage.first() == (first == 0));
         BOOST_TEST(stage.last() == (last == 2));
         stage.keep_logits(true);

@@ -12,6 +12,7 @@
 
 #include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
+#include "gpu/stage_shape.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/error.hpp"
 #include "model/format/quantize.hpp"
@@ -26,6 +27,7 @@ struct BackendChoice {
            " threads";
   }
   std::unique_ptr<Backend> make() const { return make_cpu_backend(kernels, threads); }
+  DeviceFactory device() const { return cpu_device(kernels, threads); }
 };
 
 /// All that this build and this processor have, on numbers of threads that do and do not divide the work.

@@ -1,23 +1,18 @@
 #pragma once
-// KvPool: the keys and values of a stage's layers in blocks of kv_block_tokens tokens, and each slot's block
-// table. The pipeline decides which block goes where; the pool checks what it is told. The engine calls it,
-// on its thread.
+// BlockTables: which KV block of the pool holds which tokens of each slot. The pipeline decides; Engine
+// checks by its table what it is told, and a device finds the blocks by its own. Belongs to one thread.
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "gpu/backend.hpp"
+#include "gpu/step.hpp"
 
 namespace convoy::gpu {
 
-class KvPool {
+class BlockTables {
  public:
-  /// Every layer has these streams, with values of `type`.
-  KvPool(Backend& backend, int64_t layers, std::span<const model::CacheStream> streams, model::DType type,
-         uint32_t blocks, uint32_t slots, int64_t context_tokens);
-
-  const KvLayer& layer(int64_t index) const { return layers_[index]; }
+  BlockTables(uint32_t blocks, uint32_t slots, int64_t context_tokens);
 
   /// Empties the slot's table.
   void clear(uint32_t slot);
@@ -30,7 +25,6 @@ class KvPool {
  private:
   uint32_t blocks_;
   int64_t entries_max_;
-  std::vector<KvLayer> layers_;
   std::vector<std::vector<uint32_t>> tables_;  // of each slot
 };
 

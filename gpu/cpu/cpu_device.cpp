@@ -1,0 +1,116 @@
+#include "gpu/cpu/cpu_device.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+namespace convoy::gpu {
+
+CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape)
+    : backend_(std::move(backend)), shape_(shape), forward_(*backend_, shape) {
+  if (!shape.has_latent) backend_->check_heads(shape.head_dim);
+}
+
+void CpuDevice::open(const DeviceLimits& limits, const Rotations& rotations) {
+  forward_.open(limits, rotations);
+  tables_.emplace(limits.kv_blocks, limits.slots, limits.context_tokens);
+  slots_.assign(limits.slots, {});
+}
+
+void CpuDevice::submit(const DeviceStep& step) {
+  assert(held_ == Held::nothing);
+  for (const SlotStart& start : step.starts) this->start(start);
+  for (const BlockChange& change : step.block_changes) tables_->map(change);
+  lay_out(step);
+  done_ = {.number = step.number};
+  if (!rows_.empty()) {
+    const int64_t rows = rows_.back().first_row + rows_.back().rows;
+    if (shape_.first)
+      forward_.begin(step.ids);
+    else
+      forward_.begin(std::span(step.in, static_cast<size_t>(rows * shape_.hidden)));
+    forward_.layers(rows_);
+    if (shape_.last)
+      sample(step);
+    else
+      backend_->read(forward_.hidden(), {step.out, static_cast<size_t>(rows * shape_.hidden)});
+  }
+  held_ = Held::done;
+}
+
+const DeviceDone* CpuDevice::next_done(std::chrono::microseconds) {
+  if (held_ != Held::done) return nullptr;
+  held_ = Held::given_out;
+  return &done_;
+}
+
+void CpuDevice::release(uint64_t number) {
+  assert(held_ == Held::given_out && number == done_.number);
+  held_ = Held::nothing;
+}
+
+void CpuDevice::reset() {
+  held_ = Held::nothing;
+  for (uint32_t slot = 0; slot < slots_.size(); slot++) start({.slot = slot});
+}
+
+void CpuDevice::start(const SlotStart& start) {
+  tables_->clear(start.slot);
+  Slot& slot = slots_[start.slot];
+  slot = {};
+  slot.prompt_tokens = start.prompt_tokens;
+  if (start.sampling) slot.sampling = *start.sampling;
+}
+
+void CpuDevice::Slot::write(size_t first_position, std::span<const int32_t> ids) {
+  const bool count = sampling.penalized();
+  for (size_t p = first_position; count && p < tokens.size(); p++) counts.remove(tokens[p], part(p));
+  tokens.resize(first_position);
+  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  for (size_t p = first_position; count && p < tokens.size(); p++) counts.add(tokens[p], part(p));
+}
+
+/// Where the step's rows lie in the cache, and which of them are sampled.
+void CpuDevice::lay_out(const DeviceStep& step) {
+  rows_.clear(), sampled_rows_.clear();
+  for (const SlotRows& s : step.sequences) {
+    rows_.push_back(
+        {s.first_row, s.rows, s.first_position, tables_->table(s.slot, s.first_position + s.rows)});
+    for (int64_t r = s.first_row + s.rows - s.sampled_rows; r < s.first_row + s.rows; r++)
+      sampled_rows_.push_back(static_cast<int32_t>(r));
+    if (!shape_.last) continue;
+    slots_[s.slot].write(static_cast<size_t>(s.first_position),
+                         step.ids.subspan(static_cast<size_t>(s.first_row), static_cast<size_t>(s.rows)));
+  }
+}
+
+void CpuDevice::sample(const DeviceStep& step) {
+  if (sampled_rows_.empty()) return;
+  const Rows out = forward_.logits(sampled_rows_);
+  if (step.keep_logits) {
+    logits_.resize(sampled_rows_.size() * static_cast<size_t>(shape_.vocab));
+    backend_->read(out, logits_);
+    done_.logits = logits_;
+  }
+  sample_rows_.clear();
+  for (const SlotRows& s : step.sequences) {
+    const Slot& slot = slots_[s.slot];
+    const std::span<const int32_t> tokens = slot.tokens;
+    const size_t prompt_end = std::min<size_t>(slot.prompt_tokens, tokens.size());
+    for (size_t seen = tokens.size() - s.sampled_rows + 1; seen <= tokens.size(); seen++) {
+      const size_t prompt = std::min(prompt_end, seen), output = std::max(prompt_end, seen);
+      sample_rows_.push_back({&slot.sampling, seen, static_cast<uint32_t>(seen - prompt), &slot.counts,
+                              tokens.subspan(prompt, prompt_end - prompt), tokens.subspan(output)});
+    }
+  }
+  sampled_.assign(sample_rows_.size(), {});
+  backend_->sample(out, sample_rows_, sampled_);
+  done_.sampled = sampled_;
+}
+
+DeviceFactory cpu_device(Kernels kernels, int threads) {
+  return [=](const StageShape& shape) {
+    return std::make_unique<CpuDevice>(make_cpu_backend(kernels, threads), shape);
+  };
+}
+
+}  // namespace convoy::gpu

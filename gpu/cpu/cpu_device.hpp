@@ -1,0 +1,63 @@
+#pragma once
+// CpuDevice: steps computed by a CPU backend, each before submit() returns. Owns the range's weights, cache
+// and block tables, and what its slots have seen, which the sampler's penalties ask for.
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "gpu/block_tables.hpp"
+#include "gpu/device.hpp"
+#include "gpu/forward.hpp"
+
+namespace convoy::gpu {
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape);
+
+  DeviceFacts facts() const override { return {.variant = backend_->variant()}; }
+  void enter_thread() override { backend_->bind_thread(); }
+  void load(int64_t layer, std::span<const WeightRef> parts) override { forward_.load(layer, parts); }
+  void open(const DeviceLimits& limits, const Rotations& rotations) override;
+  void submit(const DeviceStep& step) override;
+  const DeviceDone* next_done(std::chrono::microseconds wait) override;
+  void release(uint64_t number) override;
+  void reset() override;
+
+ private:
+  struct Slot {
+    uint32_t prompt_tokens = 0;
+    model::Sampling sampling = {};
+    std::vector<int32_t> tokens = {};  // at the positions that are in the cache; on the last stage alone
+    TokenCounts counts = {};           // of them, if they are penalised
+
+    TokenCounts::Of part(size_t position) const {
+      return position < prompt_tokens ? TokenCounts::Of::prompt : TokenCounts::Of::output;
+    }
+    /// Replaces what there is from the position on.
+    void write(size_t first_position, std::span<const int32_t> ids);
+  };
+  enum class Held : uint8_t { nothing, done, given_out };  // what done_ is
+
+  void start(const SlotStart& start);
+  void lay_out(const DeviceStep& step);
+  void sample(const DeviceStep& step);
+
+  std::unique_ptr<Backend> backend_;
+  StageShape shape_;
+  Forward forward_;
+  std::optional<BlockTables> tables_;
+  std::vector<Slot> slots_;
+
+  // The latest step.
+  std::vector<SequenceRows> rows_;
+  std::vector<int32_t> sampled_rows_;
+  std::vector<SampleRow> sample_rows_;
+  std::vector<SampledToken> sampled_;
+  std::vector<float> logits_;
+  DeviceDone done_;
+  Held held_ = Held::nothing;
+};
+
+}  // namespace convoy::gpu
