@@ -33,12 +33,31 @@ rlim_t open_descriptors() {
   return static_cast<rlim_t>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
 }
 
-rlim_t lowest_free_descriptor() {
-  const int free = ::dup(0);
-  BOOST_TEST_REQUIRE(free > 0);
-  ::close(free);
-  return static_cast<rlim_t>(free);
-}
+/// Descriptors in every gap below the highest one that is open, as long as it lives: the next one is `limit`.
+class NoGaps {
+ public:
+  NoGaps() {
+    int highest = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
+      highest = std::max(highest, std::stoi(entry.path().filename()));
+    // The iterator's own was among them and is free again: it is filled too, or lies just above.
+    for (;;) {
+      const int filling = ::dup(0);
+      BOOST_TEST_REQUIRE(filling > 0);
+      held_.push_back(filling);
+      if (filling > highest) break;
+    }
+    limit = static_cast<rlim_t>(held_.back()) + 1;
+  }
+  ~NoGaps() {
+    for (const int descriptor : held_) ::close(descriptor);
+  }
+
+  rlim_t limit = 0;
+
+ private:
+  std::vector<int> held_;
+};
 
 }  // namespace
 
@@ -58,26 +77,31 @@ BOOST_AUTO_TEST_CASE(connections_leave_descriptors_to_the_rest_of_the_process) {
 
 BOOST_AUTO_TEST_CASE(a_client_for_whom_there_is_no_descriptor_is_told_so_at_once) {
   Cluster cluster;
-  BOOST_TEST(Client(cluster.gateway->port()).get("/livez").result_int() == 200u);
-  for (int i = 0; i < 3; ++i) {
-    const int client = ::socket(AF_INET, SOCK_STREAM, 0);
-    const timeval patience{10, 0};
-    ::setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    const DescriptorLimit none_left(lowest_free_descriptor());
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(cluster.gateway->port());
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    BOOST_TEST_REQUIRE(::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
-    std::string answer;
-    char piece[4096];
-    for (ssize_t bytes; (bytes = ::recv(client, piece, sizeof piece, 0)) > 0;)
-      answer.append(piece, static_cast<size_t>(bytes));
-    ::close(client);
-    BOOST_TEST(answer.starts_with("HTTP/1.1 503"), answer);
-    BOOST_TEST(answer.find("too_many_connections") != answer.npos);
-    BOOST_TEST(answer.find("x-request-id") != answer.npos);
+  Client served(cluster.gateway->port());  // and stays, so that nothing is closed beside what follows
+  BOOST_TEST(served.get("/livez").result_int() == 200u);
+  int clients[3];
+  for (int& client : clients) client = ::socket(AF_INET, SOCK_STREAM, 0);
+  {
+    const NoGaps filled;
+    const DescriptorLimit none_left(filled.limit);
+    for (const int client : clients) {
+      const timeval patience{10, 0};
+      ::setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(cluster.gateway->port());
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      BOOST_TEST_REQUIRE(::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+      std::string answer;
+      char piece[4096];
+      for (ssize_t bytes; (bytes = ::recv(client, piece, sizeof piece, 0)) > 0;)
+        answer.append(piece, static_cast<size_t>(bytes));
+      BOOST_TEST(answer.starts_with("HTTP/1.1 503"), answer);
+      BOOST_TEST(answer.find("too_many_connections") != answer.npos);
+      BOOST_TEST(answer.find("x-request-id") != answer.npos);
+    }
   }
+  for (const int client : clients) ::close(client);
   // One more may be told so, whose accepting began before.
   const auto deadline = std::chrono::steady_clock::now() + 5s;
   while (Client(cluster.gateway->port()).get("/livez").result_int() != 200)
