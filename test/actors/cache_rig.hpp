@@ -16,6 +16,7 @@
 
 #include "actors/cache/answer_cache.hpp"
 #include "actors/cache/redis_server.hpp"
+#include "test/patience.hpp"
 
 namespace rig {
 
@@ -24,9 +25,6 @@ using namespace convoy::actors;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
-
-inline constexpr int patience_ms = 5000;  // for what must happen at some time
-inline constexpr int noise_ms = 20;       // what the scheduler of a loaded machine may add to a time-out
 
 /// What arrived at a fake actor, in order.
 struct Inbox {
@@ -42,7 +40,7 @@ struct Inbox {
   }
   Item take() {
     std::unique_lock lock(mutex);
-    if (!arrived.wait_for(lock, milliseconds(patience_ms), [&] { return !items.empty(); }))
+    if (!arrived.wait_for(lock, test::patience, [&] { return !items.empty(); }))
       BOOST_FAIL("nothing arrived");
     auto item = std::move(items.front());
     items.pop_front();
@@ -94,10 +92,10 @@ inline Frame<msg::Store> store(const std::string& key, unsigned tokens,
 inline std::string key_of(char c) { return std::string(32, c); }
 
 /// For tests that are not about time: a loaded machine may be slow.
-inline CacheOptions patient(uint32_t timeout_ms = 2000) {
+inline CacheOptions patient(uint32_t timeout_ms = test::patience_ms) {
   CacheOptions options;
   options.timeout_ms = timeout_ms;
-  options.store_timeout_ms = 2000;
+  options.store_timeout_ms = test::patience_ms;
   options.circuit_retry_ms = 600'000;  // no background probes
   return options;
 }
@@ -135,10 +133,8 @@ struct Fixture {
     return 0;
   }
   void await_metric(const std::string& name, const std::string& result, double at_least) {
-    const auto give_up = Clock::now() + milliseconds(patience_ms);
-    while (metric(name, result) < at_least && Clock::now() < give_up)
-      std::this_thread::sleep_for(milliseconds(2));
-    BOOST_REQUIRE_GE(metric(name, result), at_least);
+    BOOST_REQUIRE_MESSAGE(test::comes_true([&] { return metric(name, result) >= at_least; }),
+                          name << " " << result << " stays below " << at_least);
   }
 
   /// Sends a request that must reach the router; returns the milliseconds that took.

@@ -26,7 +26,7 @@ struct Places {
   }
   bool wait_for(size_t count) {
     std::unique_lock lock(mutex);
-    return changed.wait_for(lock, 10s, [&] { return threads.size() >= count; });
+    return changed.wait_for(lock, convoy::test::patience, [&] { return threads.size() >= count; });
   }
   std::mutex mutex;
   std::condition_variable changed;

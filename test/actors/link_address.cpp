@@ -51,7 +51,7 @@ BOOST_AUTO_TEST_CASE(an_address_is_free_as_soon_as_its_links_are_gone) {
   for (uint64_t incarnation = 3; incarnation < 6; ++incarnation) {
     Side here(system, options_of(), "here", incarnation);
     port = here.links.listen("127.0.0.1", port);
-    there.links.connect("127.0.0.1", port, 5000);
+    there.links.connect("127.0.0.1", port, patience_ms);
     BOOST_REQUIRE(here.up.wait());
     BOOST_CHECK_EQUAL(unix_connections(port), 2u);
   }
@@ -64,7 +64,7 @@ BOOST_AUTO_TEST_CASE(a_peer_without_unix_sockets_is_linked_over_tcp) {
     Side here(system, listener_has ? with : without),
         there(system, listener_has ? without : with, "there", 2);
     const auto port = here.links.listen("127.0.0.1", 0);
-    there.links.connect("127.0.0.1", port, 5000);
+    there.links.connect("127.0.0.1", port, patience_ms);
     BOOST_CHECK(there.up.wait());
     BOOST_CHECK_EQUAL(unix_connections(port), 0u);
   }
@@ -89,7 +89,7 @@ BOOST_AUTO_TEST_CASE(another_users_unix_socket_beside_our_peer_is_passed_by, *on
   asio::io_context io;
   std::optional<LinkAcceptor> trap;
   as_another_user([&] { trap.emplace(listen_at(io, unix_beside(loopback(port)), "trap")); });
-  here.links.connect("127.0.0.1", port, 5000);
+  here.links.connect("127.0.0.1", port, patience_ms);
   BOOST_CHECK(here.up.wait());
   BOOST_CHECK_EQUAL(unix_connections(port), 0u);
 }

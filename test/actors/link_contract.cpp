@@ -8,7 +8,6 @@
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 #include <numeric>
-#include <thread>
 
 #include "link_rig.hpp"
 
@@ -18,13 +17,8 @@ extern char** environ;
 
 namespace {
 
-#ifdef __SANITIZE_THREAD__
-constexpr bool instrumented = true;  // each message costs milliseconds, for the suppressed reports about CAF
-#else
-constexpr bool instrumented = false;
-#endif
-constexpr uint32_t lease_ms = 800;
-constexpr auto slack = 1500ms;  // for a machine that is busy with other things
+constexpr uint32_t lease_ms = 1500;
+constexpr uint32_t long_lease_ms = 10 * patience_ms;  // ends in no test
 
 struct Subject {
   Subject() : recorder_actor(system.spawn(recorder, record)) {}
@@ -55,16 +49,16 @@ struct Near final : Subject {
 };
 
 struct Far final : Subject {
-  explicit Far(bool unix_sockets) {
+  explicit Far(bool unix_sockets, uint32_t lease = lease_ms) {
     LinkOptions options = options_of("test", unix_sockets);
-    options.limits.lease_ms = lease_ms;
+    options.limits.lease_ms = lease;
     auto up = std::make_shared<Slot<PeerIdentity>>();
     links.emplace(system, options, identity("near", Role::NODE, 0, 1),
                   Links::Events{.up = [up](const PeerIdentity& peer) { up->set(peer); }});
     links->publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(recorder_actor));
     const uint16_t port = links->listen("127.0.0.1", 0);
-    const auto port_text = std::to_string(port), lease = std::to_string(lease_ms);
-    const char* arguments[] = {LINK_PEER, port_text.c_str(), lease.c_str(), nullptr};
+    const auto port_text = std::to_string(port), lease_text = std::to_string(lease);
+    const char* arguments[] = {LINK_PEER, port_text.c_str(), lease_text.c_str(), nullptr};
     BOOST_REQUIRE_EQUAL(
         posix_spawn(&pid, LINK_PEER, nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
     const auto peer = up->wait();
@@ -91,13 +85,14 @@ struct Far final : Subject {
 
 const std::string near = "near", over_tcp = "far over TCP", over_unix = "far over Unix-domain sockets";
 
-std::unique_ptr<Subject> make(const std::string& where) {
+std::unique_ptr<Subject> make(const std::string& where, uint32_t lease = lease_ms) {
   if (where == near) return std::make_unique<Near>();
-  return std::make_unique<Far>(where == over_unix);
+  return std::make_unique<Far>(where == over_unix, lease);
 }
 
 /// Waits for the down message of a monitored handle. Nothing if none came in time.
-std::optional<caf::error> down(caf::scoped_actor& self, const EchoActor& of, std::chrono::milliseconds time) {
+std::optional<caf::error> down(caf::scoped_actor& self, const EchoActor& of,
+                               std::chrono::milliseconds time = patience) {
   std::optional<caf::error> reason;
   self->receive(
       [&](const caf::down_msg& message) {
@@ -115,7 +110,7 @@ const auto far_places = boost::unit_test::data::make({over_tcp, over_unix});
 
 BOOST_DATA_TEST_CASE(mail_arrives_complete_and_in_order, places, where) {
   const auto subject = make(where);
-  constexpr size_t count = instrumented ? 1'000 : 20'000;
+  constexpr size_t count = sanitized ? 1'000 : 20'000;  // where each costs milliseconds
   for (size_t step = 0; step < count; ++step) mail(subject->stage, plan(step));
   BOOST_REQUIRE(subject->record->wait_for(count));
   std::vector<uint64_t> expected(count);
@@ -130,7 +125,7 @@ BOOST_DATA_TEST_CASE(a_monitor_sees_the_actor_end, places, where) {
   BOOST_CHECK(!down(self, subject->stage, 100ms));
   mail(subject->stage, plan(1));
   mail(subject->stage, die());
-  const auto reason = down(self, subject->stage, 5s);
+  const auto reason = down(self, subject->stage);
   BOOST_REQUIRE(reason);
   BOOST_CHECK(*reason != caf::none);
   BOOST_CHECK(subject->record->wait_for(1));  // what it said before its end arrives
@@ -141,34 +136,30 @@ BOOST_DATA_TEST_CASE(a_monitor_set_after_the_end_fires_at_once, places, where) {
   caf::scoped_actor self(subject->system);
   self->monitor(subject->stage);
   mail(subject->stage, die());
-  BOOST_REQUIRE(down(self, subject->stage, 5s));
+  BOOST_REQUIRE(down(self, subject->stage));
   self->monitor(subject->stage);
-  BOOST_CHECK(down(self, subject->stage, 1s));
+  BOOST_CHECK(down(self, subject->stage));
 }
 
-BOOST_DATA_TEST_CASE(kill_9_is_seen_at_once, places, where) {
-  const auto subject = make(where);
+BOOST_DATA_TEST_CASE(kill_9_is_seen_by_the_closed_connection_and_not_by_the_lease, places, where) {
+  const auto subject = make(where, long_lease_ms);
   caf::scoped_actor self(subject->system);
   self->monitor(subject->stage);
   mail(subject->stage, plan(1));
   BOOST_REQUIRE(subject->record->wait_for(1));
-  const auto begin = Clock::now();
   subject->kill_hard();
-  BOOST_REQUIRE(down(self, subject->stage, 5s));
-  const auto took = Clock::now() - begin;
-  BOOST_TEST_MESSAGE(where << ": seen after " << in_ms(took) << " ms");
-  BOOST_CHECK(took < std::chrono::milliseconds(lease_ms) / 2);  // by the closed connection, not by the lease
+  BOOST_CHECK(down(self, subject->stage));
 }
 
 BOOST_DATA_TEST_CASE(a_frozen_one_goes_down_when_its_lease_ends, places, where) {
   const auto subject = make(where);
   caf::scoped_actor self(subject->system);
   self->monitor(subject->stage);
-  BOOST_CHECK(
-      !down(self, subject->stage, std::chrono::milliseconds(2 * lease_ms)));  // leases keep a silent link up
+  BOOST_CHECK(!down(self, subject->stage,
+                    std::chrono::milliseconds(lease_ms + lease_ms / 3)));  // leases keep a silent link up
   const auto begin = Clock::now();
   subject->freeze();
-  BOOST_REQUIRE(down(self, subject->stage, subject->notice() + slack));
+  BOOST_REQUIRE(down(self, subject->stage));
   const auto took = Clock::now() - begin;
   BOOST_TEST_MESSAGE(where << ": seen after " << in_ms(took) << " ms");
   BOOST_CHECK(took >= subject->notice() / 2);
@@ -180,7 +171,7 @@ BOOST_DATA_TEST_CASE(after_down_there_is_silence, places, where) {
   self->monitor(subject->stage);
   subject->freeze();
   for (uint64_t step = 0; step < 10; ++step) mail(subject->stage, plan(step));
-  BOOST_REQUIRE(down(self, subject->stage, subject->notice() + slack));
+  BOOST_REQUIRE(down(self, subject->stage));
   const auto before = subject->record->steps().size();
   subject->unfreeze();
   mail(subject->stage, plan(100));
@@ -193,13 +184,11 @@ BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
   if (where == near) {  // near, a living actor could answer; far, nothing may be asked
     self->monitor(subject->stage);
     subject->kill_hard();
-    BOOST_REQUIRE(down(self, subject->stage, 5s));
+    BOOST_REQUIRE(down(self, subject->stage));
   }
-  bool failed = false;
-  const auto begin = Clock::now();
-  self->request(subject->stage, 5s, plan(1)).receive([] {}, [&](const caf::error&) { failed = true; });
-  BOOST_CHECK(failed);
-  BOOST_CHECK(Clock::now() - begin < 2s);
+  caf::error failed;
+  self->request(subject->stage, patience, plan(1)).receive([] {}, [&](const caf::error& e) { failed = e; });
+  BOOST_CHECK(failed && failed != caf::sec::request_timeout);
 }
 
 BOOST_DATA_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone, far_places, where) {
@@ -209,35 +198,59 @@ BOOST_DATA_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone,
   mail(far.stage, plan(1));
   BOOST_REQUIRE(far.record->wait_for(1));  // it knows the link
   far.freeze();
-  BOOST_REQUIRE(down(self, far.stage, far.notice() + slack));
+  BOOST_REQUIRE(down(self, far.stage));
   far.unfreeze();
   int status = -1;
-  for (int tries = 0; tries < 500 && waitpid(far.pid, &status, WNOHANG) == 0; ++tries)
-    std::this_thread::sleep_for(10ms);
+  BOOST_REQUIRE(
+      convoy::test::comes_true([pid = far.pid, &status] { return waitpid(pid, &status, WNOHANG) != 0; }));
   BOOST_CHECK(WIFEXITED(status));
   BOOST_CHECK_EQUAL(WEXITSTATUS(status), 0);  // its Events::down ran
   far.pid = 0;
 }
 
-BOOST_DATA_TEST_CASE(control_mail_does_not_wait_for_bulk, far_places, where) {
-  Far far(where == over_unix);
-  constexpr size_t frames = 64, frame_bytes = 8 << 20;  // 512 MB, at least 32 MB in flight nearly always
-  constexpr double p50_ms_max = instrumented ? 500 : 5;
-  const auto hidden = activations(0, frame_bytes);
-  std::vector<double> ms;
-  size_t queued = 0;
-  while (far.record->hidden() < frames) {
-    while (queued < frames && queued < far.record->hidden() + 8) {
-      mail(far.stage, hidden);
-      ++queued;
-    }
+namespace {
+
+/// How long a plan and its answer take, in the middle.
+class Pings {
+ public:
+  explicit Pings(Far& far) : far_(far) {}
+  void once() {
+    const size_t answered = far_.record->steps().size();
     const auto begin = Clock::now();
-    mail(far.stage, plan(ms.size()));
-    BOOST_REQUIRE(far.record->wait_for(ms.size() + 1));
-    ms.push_back(in_ms(Clock::now() - begin));
+    mail(far_.stage, plan(answered));
+    BOOST_REQUIRE(far_.record->wait_for(answered + 1));
+    ms_.push_back(in_ms(Clock::now() - begin));
   }
-  std::sort(ms.begin(), ms.end());
-  BOOST_TEST_MESSAGE(ms.size() << " pings during the transfer, p50 " << ms[ms.size() / 2] << " ms");
-  BOOST_CHECK_GE(ms.size(), instrumented ? 3u : 20u);
-  BOOST_CHECK_LT(ms[ms.size() / 2], p50_ms_max);
+  size_t count() const { return ms_.size(); }
+  double p50_ms() {
+    std::sort(ms_.begin(), ms_.end());
+    return ms_[ms_.size() / 2];
+  }
+
+ private:
+  Far& far_;
+  std::vector<double> ms_;
+};
+
+}  // namespace
+
+// Behind the hidden states that are always queued, a ping would take as long as those: eight frames.
+BOOST_DATA_TEST_CASE(control_mail_does_not_wait_for_bulk, far_places, where) {
+  Far far(where == over_unix, long_lease_ms);
+  constexpr size_t frames = 64, frames_ahead = 8,
+                   frame_bytes = 8 << 20;  // at least 32 MB in flight nearly always
+  Pings at_rest(far), beside(far);
+  for (int i = 0; i < 20; ++i) at_rest.once();
+  const auto hidden = activations(0, frame_bytes);
+  size_t queued = 0;
+  const auto begin = Clock::now();
+  while (far.record->hidden() < frames) {
+    for (; queued < frames && queued < far.record->hidden() + frames_ahead; ++queued) mail(far.stage, hidden);
+    beside.once();
+  }
+  const double frame_ms = in_ms(Clock::now() - begin) / frames;
+  BOOST_TEST_MESSAGE(where << ": a frame takes " << frame_ms << " ms; of " << beside.count()
+                           << " pings p50 is " << beside.p50_ms() << " ms, at rest " << at_rest.p50_ms()
+                           << " ms");
+  BOOST_TEST(beside.p50_ms() < frame_ms * frames_ahead / 2 + 10 * at_rest.p50_ms());
 }

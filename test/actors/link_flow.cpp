@@ -25,7 +25,7 @@ struct Hoard {
     gone.swap(frames);
     return gone.size();
   }
-  bool wait_for(size_t count, std::chrono::milliseconds time = 5s) {
+  bool wait_for(size_t count, std::chrono::milliseconds time = patience) {
     std::unique_lock lock(mutex);
     return changed.wait_for(lock, time, [&] { return received >= count; });
   }
@@ -48,7 +48,7 @@ struct Pair {
         there(system, std::move(of_there), "there", 2),
         hoard_actor(system.spawn(hoarder, hoard)) {
     there.links.publish(Role::STAGE, 2, caf::actor_cast<caf::actor>(hoard_actor));
-    here.links.connect("127.0.0.1", there.links.listen("127.0.0.1", 0), 5000);
+    here.links.connect("127.0.0.1", there.links.listen("127.0.0.1", 0), patience_ms);
     peer = here.up.wait().value();
     BOOST_REQUIRE(there.up.wait());
   }
@@ -74,7 +74,8 @@ LinkOptions small_window() {
 
 /// The text of a down message's reason; "(none)" if none came.
 template <class Handle>
-std::string down_reason(caf::scoped_actor& self, const Handle& handle, std::chrono::milliseconds time = 5s) {
+std::string down_reason(caf::scoped_actor& self, const Handle& handle,
+                        std::chrono::milliseconds time = patience) {
   std::string reason = "(none)";
   self->monitor(handle);
   self->receive([&](const caf::down_msg& message) { reason = caf::to_string(message.reason); },
@@ -247,7 +248,7 @@ BOOST_AUTO_TEST_CASE(the_last_words_before_links_are_destroyed_arrive) {
   EchoActor far;
   {
     Side here(system);
-    here.links.connect("127.0.0.1", port, 5000);
+    here.links.connect("127.0.0.1", port, patience_ms);
     far = here.links.remote<EchoActor>(here.up.wait().value(), Role::STAGE, 1);
     for (uint64_t step = 0; step < 100; ++step) mail(far, plan(step));
   }
@@ -271,14 +272,12 @@ BOOST_AUTO_TEST_CASE(an_event_may_use_the_links_that_are_closing) {
                                                .down =
                                                    [&](const PeerIdentity&, const std::string&) {
                                                      ++downs;
-                                                     here->connect("127.0.0.1", port, 60'000);
+                                                     here->connect("127.0.0.1", port, 3'600'000);
                                                    },
                                                .refused = {}});
-  here->connect("127.0.0.1", port, 5000);
+  here->connect("127.0.0.1", port, patience_ms);
   BOOST_REQUIRE(up.wait());
-  const auto begin = std::chrono::steady_clock::now();
-  here->close();
-  BOOST_CHECK(std::chrono::steady_clock::now() - begin < 5s);
+  here->close();  // does not wait until that connection is given up
   BOOST_CHECK_EQUAL(downs, 1);
   here->close();  // again: nothing is left to do
   here.reset();

@@ -13,12 +13,10 @@ BOOST_FIXTURE_TEST_SUITE(handshake, Fixture)
 
 BOOST_AUTO_TEST_CASE(another_cluster_is_refused_with_both_names) {
   Side here(system), there(system, options_of("other"), "there", 2);
-  const auto begin = Clock::now();
-  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 10'000);
-  const auto reason = there.refused.wait();
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 10 * patience_ms);
+  const auto reason = there.refused.wait();  // and not when it gives up: trying again would not help
   BOOST_CHECK(contains(reason, "\"other\""));
   BOOST_CHECK(contains(reason, "\"test\""));
-  BOOST_CHECK(Clock::now() - begin < 5s);  // trying again would not help
   BOOST_CHECK(!here.up.wait(50ms));
 }
 
@@ -68,7 +66,7 @@ BOOST_AUTO_TEST_CASE(nothing_but_a_hello_is_read_before_the_handshake) {
 
 BOOST_AUTO_TEST_CASE(who_says_nothing_is_closed_after_handshake_timeout_ms) {
   auto options = patient();
-  options.limits.handshake_timeout_ms = 200;
+  options.limits.handshake_timeout_ms = 1000;
   Side here(system, options);
   const auto port = here.links.listen("127.0.0.1", 0);
   RawConnection silent(port), half(port);
@@ -89,7 +87,7 @@ BOOST_AUTO_TEST_CASE(plaintext_stays_on_loopback) {
   Side here(system);
   BOOST_CHECK_THROW(here.links.listen("0.0.0.0", 0), convoy::InputError);
   BOOST_CHECK_THROW(here.links.listen("10.1.2.3", 0), convoy::InputError);
-  here.links.connect("10.1.2.3", 80, 5000);
+  here.links.connect("10.1.2.3", 80, patience_ms);
   BOOST_CHECK(contains(here.refused.wait(), "loopback"));
   auto options = options_of();
   options.dev = false;
@@ -118,7 +116,7 @@ BOOST_AUTO_TEST_CASE(a_connect_waits_for_its_listener) {
   const auto port = here.links.listen("127.0.0.1", 0);
   Side late(system, options_of(), "late", 3);
   const uint16_t later = free_port(system);
-  there.links.connect("127.0.0.1", later, 10'000);
+  there.links.connect("127.0.0.1", later, patience_ms);
   BOOST_CHECK(!there.up.wait(200ms));
   late.links.listen("127.0.0.1", later);
   BOOST_CHECK(there.up.wait());
@@ -131,9 +129,9 @@ BOOST_AUTO_TEST_CASE(links_max_holds) {
   Side here(system, options), first(system, options_of(), "first", 2),
       second(system, options_of(), "second", 3);
   const auto port = here.links.listen("127.0.0.1", 0);
-  first.links.connect("127.0.0.1", port, 5000);
+  first.links.connect("127.0.0.1", port, patience_ms);
   BOOST_REQUIRE(first.up.wait());
-  second.links.connect("127.0.0.1", port, 300);
+  second.links.connect("127.0.0.1", port, 1500);
   BOOST_CHECK(contains(second.refused.wait(), "links_max = 1"));
   BOOST_CHECK(!second.up.wait(50ms));
 }
@@ -141,7 +139,7 @@ BOOST_AUTO_TEST_CASE(links_max_holds) {
 BOOST_AUTO_TEST_CASE(a_process_is_linked_once) {
   Side here(system), there(system, options_of(), "there", 2);
   const auto port = here.links.listen("127.0.0.1", 0);
-  there.links.connect("127.0.0.1", port, 5000);
+  there.links.connect("127.0.0.1", port, patience_ms);
   BOOST_REQUIRE(there.up.wait());
   there.links.connect("127.0.0.1", port, 100);
   BOOST_CHECK(!there.refused.wait(200ms));  // there is nothing left to do
@@ -154,8 +152,9 @@ BOOST_DATA_TEST_CASE_F(Fixture, two_that_connect_to_each_other_end_with_one_link
   for (int round = 0; round < 10; ++round) {
     Side here(system, options), there(system, options, "there", 2);
     const auto here_port = here.links.listen("127.0.0.1", 0), there_port = there.links.listen("127.0.0.1", 0);
-    here.links.connect("127.0.0.1", there_port, 400);
-    there.links.connect("127.0.0.1", here_port, 400);
+    const uint32_t give_up_ms = round < 9 ? patience_ms : 2000;
+    here.links.connect("127.0.0.1", there_port, give_up_ms);
+    there.links.connect("127.0.0.1", here_port, give_up_ms);
     const auto peer = here.up.wait();
     BOOST_REQUIRE(peer);
     BOOST_REQUIRE(there.up.wait());
@@ -165,7 +164,7 @@ BOOST_DATA_TEST_CASE_F(Fixture, two_that_connect_to_each_other_end_with_one_link
     mail(stage, plan(1));
     BOOST_CHECK(there.record->wait_for(1));  // its echo answers to its own recorder
     if (round < 9) continue;
-    BOOST_CHECK(!here.refused.wait(450ms));  // neither goes on to try and then gives up
+    BOOST_CHECK(!here.refused.wait(2200ms));  // neither goes on to try and then gives up
     BOOST_CHECK(!there.refused.wait(1ms));
   }
 }

@@ -37,7 +37,7 @@ BOOST_AUTO_TEST_CASE(a_stranger_that_listens_is_told_nothing) {
   asio::io_context io;
   LinkAcceptor trap = listen_at(io, LinkEndpoint(loopback(0)), "trap");
   Side here(system);
-  here.links.connect("127.0.0.1", tcp_endpoint(trap.local_endpoint()).port(), 60'000);
+  here.links.connect("127.0.0.1", tcp_endpoint(trap.local_endpoint()).port(), 10 * patience_ms);
   RawConnection raw(LinkSocket(trap.accept()));
   BOOST_REQUIRE_EQUAL(raw.receive().first, FrameTraits<msg::Challenge>::type_id);
   FrameBuilder<msg::Challenge> answer;
@@ -53,7 +53,7 @@ BOOST_AUTO_TEST_CASE(another_clusters_secret_is_refused_on_both_sides) {
   auto other = options_of();
   other.secret[7] ^= 1;
   Side here(system), there(system, other, "there", 2);
-  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 60'000);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 10 * patience_ms);
   BOOST_CHECK(contains(there.refused.wait(), "does not know this cluster's secret"));
   BOOST_CHECK(!here.up.wait(50ms));
   other.secret.clear();
@@ -63,13 +63,13 @@ BOOST_AUTO_TEST_CASE(another_clusters_secret_is_refused_on_both_sides) {
 BOOST_AUTO_TEST_CASE(strangers_over_tcp_leave_room_for_unix_domain_peers) {
   auto options = options_of();
   options.limits.handshakes_max = 4;
-  options.limits.handshake_timeout_ms = 20'000;
+  options.limits.handshake_timeout_ms = 2 * patience_ms;
   Side here(system, options), there(system, options_of(), "there", 2);
   const auto port = here.links.listen("127.0.0.1", 0);
   std::vector<std::unique_ptr<RawConnection>> crowd;
   for (int i = 0; i < 100; ++i) crowd.push_back(std::make_unique<RawConnection>(port));
   BOOST_CHECK(crowd.back()->closed());  // more than handshakes_max
-  there.links.connect("127.0.0.1", port, 5000);
+  there.links.connect("127.0.0.1", port, patience_ms);
   BOOST_CHECK(here.up.wait());
   BOOST_CHECK_EQUAL(unix_connections(port), 2u);
 }
@@ -110,9 +110,9 @@ BOOST_AUTO_TEST_CASE(a_stage_of_other_settings_or_another_model_is_refused_with_
   };
   BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "kv f32", "aa"), 1000), "not known yet"));
   head.set_model("aa");
-  const auto settings = refusal_of(with(Role::STAGE, "kv f16", "aa"), 60'000);
+  const auto settings = refusal_of(with(Role::STAGE, "kv f16", "aa"), 10 * patience_ms);
   BOOST_CHECK(contains(settings, "\"kv f16\"") && contains(settings, "\"kv f32\""));
-  const auto model = refusal_of(with(Role::STAGE, "kv f32", "bb"), 60'000);
+  const auto model = refusal_of(with(Role::STAGE, "kv f32", "bb"), 10 * patience_ms);
   BOOST_CHECK(contains(model, "model bb there, aa here"));
   BOOST_CHECK(!up.wait(1ms));
 }

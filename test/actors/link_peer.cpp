@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
   making.unlock();
   const auto stage = system.spawn(echo, [head] { return head->wait().value(); });
   links->publish(Role::STAGE, 1, caf::actor_cast<caf::actor>(stage));
-  links->connect("127.0.0.1", static_cast<uint16_t>(std::atoi(argv[1])), 5000);
+  links->connect("127.0.0.1", static_cast<uint16_t>(std::atoi(argv[1])), patience_ms);
   const auto code = outcome->wait(std::chrono::minutes(10));
   links.reset();
   caf::anon_send_exit(stage, caf::exit_reason::user_shutdown);

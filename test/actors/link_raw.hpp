@@ -64,7 +64,7 @@ class RawConnection {
     return send(FrameTraits<T>::type_id, frame.bytes(), role, instance);
   }
   /// The next frame; type 0 if the connection ends, or nothing comes in time.
-  std::pair<uint16_t, convoy::schema::FrameBytes> receive(int timeout_ms = 5000) {
+  std::pair<uint16_t, convoy::schema::FrameBytes> receive(int timeout_ms = patience_ms) {
     wire::HeaderBytes head;
     wire::Header header;
     if (!receive(head.data(), head.size(), timeout_ms) || wire::refuse_header(head, 64 << 20, header))
@@ -74,7 +74,7 @@ class RawConnection {
     return {header.type, buffer};
   }
   /// Reads until the other side closes; false if it does not.
-  bool closed(int timeout_ms = 5000) {
+  bool closed(int timeout_ms = patience_ms) {
     for (std::byte byte; receive(&byte, 1, timeout_ms);) {
     }
     return ended_;

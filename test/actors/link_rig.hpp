@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/link/link.hpp"
+#include "test/patience.hpp"
 
 namespace rig {
 
@@ -20,6 +21,7 @@ using namespace std::chrono_literals;
 using convoy::schema::FrameBuilder;
 using convoy::schema::Reading;
 using convoy::schema::Role;
+using convoy::test::patience, convoy::test::patience_ms, convoy::test::sanitized;
 using Clock = std::chrono::steady_clock;
 
 using ReplyActor = caf::typed_actor<caf::reacts_to<Frame<msg::StepResult>>>;
@@ -93,7 +95,7 @@ class Record {
       ++hidden_;
     changed_.notify_all();
   }
-  bool wait_for(size_t steps, std::chrono::milliseconds time = 20s) {
+  bool wait_for(size_t steps, std::chrono::milliseconds time = patience) {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, time, [&] { return steps_.size() >= steps; });
   }
@@ -129,7 +131,7 @@ class Slot {
     value_ = std::move(value);
     changed_.notify_all();
   }
-  std::optional<T> wait(std::chrono::milliseconds time = 10s) {
+  std::optional<T> wait(std::chrono::milliseconds time = patience) {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, time, [&] { return value_.has_value(); });
     return value_;

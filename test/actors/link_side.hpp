@@ -50,14 +50,14 @@ inline bool contains(const std::optional<std::string>& text, const std::string& 
 
 inline LinkOptions patient() {
   LinkOptions options = options_of();
-  options.limits.lease_ms = 10'000;  // raw peers send no leases
+  options.limits.lease_ms = 2 * patience_ms;  // raw peers send no leases
   return options;
 }
 
 /// A link still works: somebody decent connects and gets an answer.
 inline void check_alive(caf::actor_system& system, uint16_t port) {
   Side decent(system, options_of(), "decent", 1000 + port);
-  decent.links.connect("127.0.0.1", port, 5000);
+  decent.links.connect("127.0.0.1", port, patience_ms);
   const auto peer = decent.up.wait();
   BOOST_REQUIRE(peer);
   const auto stage = decent.links.remote<EchoActor>(*peer, Role::STAGE, 1);
@@ -65,7 +65,7 @@ inline void check_alive(caf::actor_system& system, uint16_t port) {
   self->monitor(stage);
   mail(stage, die());
   bool down = false;
-  self->receive([&](const caf::down_msg&) { down = true; }, caf::after(5s) >> [] {});
+  self->receive([&](const caf::down_msg&) { down = true; }, caf::after(patience) >> [] {});
   BOOST_CHECK(down);
 }
 

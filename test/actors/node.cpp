@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "test/patience.hpp"
+
 namespace {
 
 using namespace convoy;
@@ -64,7 +66,7 @@ struct Fixture {
   std::vector<std::string> said() {
     caf::scoped_actor self(system);
     const auto pass = [&](const auto& to, const auto& mail) {
-      self->request(to, std::chrono::seconds(20), mail)
+      self->request(to, convoy::test::patience, mail)
           .receive([] {}, [](const caf::error&) { BOOST_FAIL("the actor ended"); });
     };
     pass(actor, PeerDown{identity(schema::Role::NODE, "nobody", 0), ""});

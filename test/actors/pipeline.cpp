@@ -10,6 +10,7 @@
 #include "actors/config/placement.hpp"
 #include "actors/router.hpp"
 #include "actors/stage/step_codec.hpp"
+#include "test/patience.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
@@ -72,7 +73,7 @@ struct Fixture : System {
   template <class T>
   Frame<T> next(caf::scoped_actor& mailbox) {
     Frame<T> found;
-    const auto end = std::chrono::steady_clock::now() + 5s;
+    const auto end = std::chrono::steady_clock::now() + convoy::test::patience;
     while (!found && std::chrono::steady_clock::now() < end)
       mailbox->receive(
           [&](const Frame<T>& frame) { found = frame; },

@@ -9,6 +9,7 @@
 #include "actors/stage/step_codec.hpp"
 #include "test/cores.hpp"
 #include "test/gpu/tiny_model.hpp"
+#include "test/patience.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
@@ -81,7 +82,7 @@ struct Fixture : System {
 
   /// The next message of that type, if one comes; others that come first are dropped.
   template <class T>
-  Frame<T> next(caf::scoped_actor& mailbox, std::chrono::milliseconds time = 5s) {
+  Frame<T> next(caf::scoped_actor& mailbox, std::chrono::milliseconds time = convoy::test::patience) {
     Frame<T> found;
     const auto end = std::chrono::steady_clock::now() + time;
     while (!found && std::chrono::steady_clock::now() < end)
@@ -94,7 +95,8 @@ struct Fixture : System {
 
   /// Waits for a report of that health; its reason.
   std::string await(msg::Health health) {
-    for (const auto end = std::chrono::steady_clock::now() + 5s; std::chrono::steady_clock::now() < end;) {
+    for (const auto end = std::chrono::steady_clock::now() + convoy::test::patience;
+         std::chrono::steady_clock::now() < end;) {
       const auto frame = next<msg::StageReport>(head);
       BOOST_REQUIRE(frame);
       const msg::Reading report(frame);
@@ -246,10 +248,7 @@ BOOST_FIXTURE_TEST_CASE(a_next_stage_that_refuses_is_tried_again_until_another_i
   assign(1, {0, 1}, 1, "127.0.0.1", 1001);
   await(msg::Health::LOADING);
   caf::anon_send(stage, PeerRefused{"127.0.0.1:1001", "refused"});
-  for (const auto end = std::chrono::steady_clock::now() + 5s;
-       connects().size() < 2 && std::chrono::steady_clock::now() < end;)
-    std::this_thread::sleep_for(5ms);
-  BOOST_CHECK_EQUAL(connects().size(), 2u);
+  BOOST_CHECK(convoy::test::comes_true([&] { return connects().size() == 2; }));
   assign(2, {0, 1}, 1, "127.0.0.1", 1002);
   caf::anon_send(stage, PeerRefused{"127.0.0.1:1001", "refused"});  // of the one that was named before
   std::this_thread::sleep_for(100ms);
@@ -269,10 +268,7 @@ BOOST_FIXTURE_TEST_CASE(a_link_to_the_next_stage_that_breaks_is_remade, Fixture)
   await(msg::Health::READY);
   mortal.reset();
   BOOST_CHECK_EQUAL(await(msg::Health::LOADING), "connecting to the next stage");
-  for (const auto end = std::chrono::steady_clock::now() + 5s;
-       connects().size() < 2 && std::chrono::steady_clock::now() < end;)
-    std::this_thread::sleep_for(5ms);
-  BOOST_CHECK_EQUAL(connects().size(), 2u);
+  BOOST_CHECK(convoy::test::comes_true([&] { return connects().size() == 2; }));
   link(1, 1001);
   await(msg::Health::READY);
 }
@@ -284,7 +280,7 @@ BOOST_FIXTURE_TEST_CASE(a_stage_reports_what_its_steps_cost, Fixture) {
   await(msg::Health::READY);
   mail(stage, encode_activations(prompt(), std::vector<float>(3 * 128)));
   float cost_us = 0;
-  for (const auto end = std::chrono::steady_clock::now() + 5s;
+  for (const auto end = std::chrono::steady_clock::now() + convoy::test::patience;
        cost_us == 0 && std::chrono::steady_clock::now() < end;) {
     const auto frame = next<msg::StageReport>(head);
     BOOST_REQUIRE(frame);

@@ -46,10 +46,10 @@ int exit_code_of_a_process(Fate fate, bool dead_before = false) {
     }
     log::LogFile log("", {});
     int seconds = 0;
-    tend_until_told(log, [&] { return fate != Fate::lives && ++seconds < 20; });
+    tend_until_told(log, [&] { return fate != Fate::lives && ++seconds < 60; });
     watch.let_go();
     actors::end_and_wait(system, actor);
-    _exit(watch.exit_code(seconds < 20 ? ok : failed));
+    _exit(watch.exit_code(seconds < 60 ? ok : failed));
   }
   int status = 0;
   BOOST_REQUIRE_EQUAL(waitpid(pid, &status, 0), pid);

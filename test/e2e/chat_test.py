@@ -11,8 +11,7 @@ import termios
 import threading
 import time
 
-BINARY = os.environ["CONVOY_BINARY"]
-PATIENCE_S = 20
+from cluster import BINARY, PATIENCE_S
 failures = []
 
 

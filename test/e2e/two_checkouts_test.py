@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 
-from cluster import BINARY, MODEL, SKIPPED, Cluster, alive, free_port, wait_for
+from cluster import BINARY, MODEL, PATIENCE_S, SKIPPED, Cluster, alive, free_port, wait_for
 
 
 def node_pid(cluster):
@@ -103,7 +103,7 @@ class Start(unittest.TestCase):
 
     def test_of_two_up_at_once_one_wins_and_loses_nothing(self):
         ups = [popen(self.cluster, "up") for _ in range(2)]
-        texts = [up.communicate(timeout=60) for up in ups]
+        texts = [up.communicate(timeout=PATIENCE_S) for up in ups]
         self.assertEqual(sorted(up.returncode for up in ups), [0, 3], texts)
         loser = texts[[up.returncode for up in ups].index(3)][1]
         self.assertRegex(loser, r"already runs \((node node1, )?pid \d+\)")
@@ -113,9 +113,9 @@ class Start(unittest.TestCase):
     def test_an_interrupted_up_ends_what_it_started(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             up = popen(self.cluster, "up")
-            node = wait_for(lambda: node_pid(self.cluster), 20, "it starts")
+            node = wait_for(lambda: node_pid(self.cluster), "it starts")
             up.send_signal(number)
-            _, error = up.communicate(timeout=20)
+            _, error = up.communicate(timeout=PATIENCE_S)
             self.assertEqual(up.returncode, 1, error)
             self.assertIn("interrupted by " + number.name, error)
             self.assertFalse(alive(node))
@@ -123,16 +123,15 @@ class Start(unittest.TestCase):
 
     def test_down_ends_a_cluster_that_still_starts(self):
         up = popen(self.cluster, "up")
-        node = wait_for(lambda: node_pid(self.cluster), 20, "it starts")
+        node = wait_for(lambda: node_pid(self.cluster), "it starts")
         self.assertIn("is down", self.cluster.convoy("down").stdout)
-        up.communicate(timeout=20)
+        up.communicate(timeout=PATIENCE_S)
         self.assertNotEqual(up.returncode, 0)
         self.assertFalse(alive(node))
 
     def test_up_says_why_stages_keep_ending_and_ends(self):
-        started = time.monotonic()
         up = popen(self.cluster, "up")
-        node = wait_for(lambda: node_pid(self.cluster), 20, "it starts")
+        node = wait_for(lambda: node_pid(self.cluster), "it starts")
         def stages():
             try:
                 return [int(p) for p in pathlib.Path(f"/proc/{node}/task").glob("*/children") for p in p.read_text().split()]
@@ -146,12 +145,11 @@ class Start(unittest.TestCase):
                 except OSError:
                     pass
             return up.poll() is not None
-        wait_for(crash, 60, "up gives up")
+        wait_for(crash, "up gives up")
         error = up.communicate()[1]
         self.assertEqual(up.returncode, 4, error)
         self.assertRegex(error, r"stage 0 of node node1 ended \d+ times \(signal 6 \(Aborted\)\)")
         self.assertIn("supervisor.ended", error)
-        self.assertLess(time.monotonic() - started, 60)
         self.assertFalse(alive(node))
 
 
@@ -244,15 +242,15 @@ class RunDirectory(unittest.TestCase):
                 shutil.rmtree(cluster.dir / "run")
                 if ask_down:
                     cluster.convoy("down")
-                wait_for(lambda: not any(alive(p) for p in pids), 1 if ask_down else 15, "it ends")
+                wait_for(lambda: not any(alive(p) for p in pids), "it ends", 5 if ask_down else PATIENCE_S)
 
     def test_a_node_whose_run_directory_is_deleted_says_so_to_its_supervisor(self):
         cluster = Cluster(stages=1)
         self.addCleanup(cluster.__exit__, None)
         node = subprocess.Popen([BINARY, "node", "--config", cluster.config, "--name", "node1"], stderr=subprocess.PIPE, text=True)
-        wait_for((cluster.dir / "run/node1.json").exists, 20, "it starts")
+        wait_for((cluster.dir / "run/node1.json").exists, "it starts")
         shutil.rmtree(cluster.dir / "run")
-        _, error = node.communicate(timeout=20)
+        _, error = node.communicate(timeout=PATIENCE_S)
         self.assertEqual(node.returncode, 4, error)
         self.assertIn("node.run_dir_deleted", error)
 
@@ -264,12 +262,12 @@ class RunDirectory(unittest.TestCase):
             self.assertEqual(log.stat().st_mode & 0o777, 0o600)
             os.rename(log, run / "moved.log")
             os.kill(first, signal.SIGHUP)
-            wait_for(log.exists, 5, "SIGHUP makes a new one")
+            wait_for(log.exists, "SIGHUP makes a new one")
             self.assertTrue(alive(first))
             self.assertTrue(cluster.status()["ready"])
             os.truncate(log, (64 << 20) + 1)  # as if so much had been written
-            wait_for((run / "node1.log.1").exists, 5, "it is rotated")
-            wait_for(log.exists, 5, "and a new one begun")
+            wait_for((run / "node1.log.1").exists, "it is rotated")
+            wait_for(log.exists, "and a new one begun")
             cluster.convoy("down")
             kept = log.read_text()
             self.assertIn("node.stopping", kept)
@@ -285,7 +283,7 @@ class End(unittest.TestCase):
             for _ in range(3):
                 node = subprocess.Popen([BINARY, "node", "--config", cluster.config, "--name", "node1"],
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                wait_for(cluster.ready, 30, "it is ready")
+                wait_for(cluster.ready, "it is ready")
                 asking = [popen(cluster, "status", "--json") for _ in range(2)]
                 node.terminate()
                 while node.poll() is None:
@@ -294,7 +292,7 @@ class End(unittest.TestCase):
                 self.assertEqual(node.returncode, 0)
                 self.assertFalse((cluster.dir / "run/node1.json").exists())
                 for status in asking:
-                    json.loads(status.communicate(timeout=20)[0])
+                    json.loads(status.communicate(timeout=PATIENCE_S)[0])
         finally:
             cluster.__exit__(None)
 
@@ -312,7 +310,7 @@ class Program(unittest.TestCase):
                 shutil.copy(installed, folder / "new")
                 os.rename(folder / "new", program)
                 os.kill(killed, signal.SIGKILL)
-                wait_for(lambda: cluster.ready() and cluster.stage_pids()[:1] not in ([], [killed], [0]), 30, "ready again")
+                wait_for(lambda: cluster.ready() and cluster.stage_pids()[:1] not in ([], [killed], [0]), "ready again")
                 self.assertIn("is down", cluster.convoy("down").stdout)  # the new program ends the old one's cluster
         finally:
             module.BINARY = installed

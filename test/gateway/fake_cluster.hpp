@@ -14,6 +14,7 @@
 
 #include "gateway/gateway.hpp"
 #include "test/gateway/fake_model.hpp"
+#include "test/patience.hpp"
 
 namespace convoy::gateway::test {
 
@@ -42,7 +43,7 @@ class Inbox {
     return frame;
   }
   Frame<T> take() {
-    auto frame = wait(20s);
+    auto frame = wait(convoy::test::patience);
     if (!frame) BOOST_FAIL("nothing arrived in the inbox");
     return *frame;
   }
@@ -157,7 +158,7 @@ class Cluster {
     auto stages = b->initStages(static_cast<unsigned>(variants.size()));
     for (unsigned i = 0; i < variants.size(); ++i) stages[i].setKernelVariant(variants[i]);
     caf::scoped_actor self(system);
-    self->request(gateway->actor(), std::chrono::seconds(10), std::move(b).finish())
+    self->request(gateway->actor(), convoy::test::patience, std::move(b).finish())
         .receive([] {}, [](const caf::error&) { BOOST_ERROR("the gateway does not listen"); });
   }
   void pipeline_says(bool ready, const char* reason) {
@@ -186,7 +187,7 @@ class Cluster {
   std::optional<Gateway> gateway;
 };
 
-/// One blocking connection; a read that gets nothing for 20 s fails.
+/// One blocking connection; a read that gets nothing for long fails.
 class Client {
  public:
   using Response = http::response<http::string_body>;
@@ -194,7 +195,7 @@ class Client {
     if (receive_buffer_bytes)
       socket_.set_option(asio::socket_base::receive_buffer_size(receive_buffer_bytes));
     socket_.connect({asio::ip::address_v4::loopback(), port});
-    const timeval limit{20, 0};
+    const timeval limit{convoy::test::patience.count(), 0};
     ::setsockopt(socket_.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   }
   void send(const std::string& bytes) { asio::write(socket_, asio::buffer(bytes)); }

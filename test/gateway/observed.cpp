@@ -24,10 +24,8 @@ double sample(Cluster& cluster, const std::string& name_and_labels) {
 }
 
 void await_sample(Cluster& cluster, const std::string& name_and_labels, double wanted) {
-  const auto give_up = std::chrono::steady_clock::now() + 20s;
-  while (sample(cluster, name_and_labels) != wanted && std::chrono::steady_clock::now() < give_up)
-    std::this_thread::sleep_for(5ms);
-  BOOST_TEST(sample(cluster, name_and_labels) == wanted, name_and_labels);
+  BOOST_TEST(convoy::test::comes_true([&] { return sample(cluster, name_and_labels) == wanted; }),
+             name_and_labels);
 }
 
 /// What this process writes to stderr meanwhile.
@@ -46,15 +44,15 @@ class Captured {
   }
   /// The lines of that event, once there are so many.
   std::vector<std::string> lines(const std::string& event, size_t count) const {
-    const auto give_up = std::chrono::steady_clock::now() + 20s;
-    for (;;) {
-      std::vector<std::string> found;
+    std::vector<std::string> found;
+    convoy::test::comes_true([&] {
+      found.clear();
       std::ifstream in(file_);
       for (std::string line; std::getline(in, line);)
         if (line.find(" " + event + " ") != std::string::npos) found.push_back(line);
-      if (found.size() >= count || std::chrono::steady_clock::now() > give_up) return found;
-      std::this_thread::sleep_for(5ms);
-    }
+      return found.size() >= count;
+    });
+    return found;
   }
 
  private:

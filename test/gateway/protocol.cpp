@@ -134,7 +134,7 @@ BOOST_AUTO_TEST_CASE(http_1_0_streams_until_the_connection_ends) {
 BOOST_AUTO_TEST_CASE(every_answer_has_a_date_and_the_requests_id) {
   GatewayOptions options;
   options.connections_max = 2;
-  options.body_timeout_ms = 100;
+  options.body_timeout_ms = 1000;
   Cluster cluster(options);
   Client client(cluster.gateway->port());
   const auto is_marked = [](const Client::Response& response) {
@@ -180,11 +180,11 @@ BOOST_AUTO_TEST_CASE(targets_lead_to_the_same_however_they_are_written) {
 
 BOOST_AUTO_TEST_CASE(a_connection_rests_between_requests_for_longer_than_a_header_may_take) {
   GatewayOptions options;
-  options.header_timeout_ms = 50;
+  options.header_timeout_ms = 500;
   Cluster cluster(options);
   Client client(cluster.gateway->port());
   BOOST_TEST(client.get("/livez").result_int() == 200u);
-  std::this_thread::sleep_for(300ms);
+  std::this_thread::sleep_for(800ms);
   BOOST_TEST(client.get("/livez").result_int() == 200u);
 
   options.keepalive_timeout_ms = 50;
@@ -198,7 +198,7 @@ BOOST_AUTO_TEST_CASE(a_connection_rests_between_requests_for_longer_than_a_heade
 
 BOOST_AUTO_TEST_CASE(a_client_that_reads_slowly_but_steadily_gets_all_of_it) {
   GatewayOptions options;
-  options.write_timeout_ms = 1000;
+  options.write_timeout_ms = 2000;
   Cluster cluster(options, fake_model(20'000'000));
   Client client(cluster.gateway->port(), 16'384);
   client.ask(http::verb::post, chat_path, chat_body(R"("max_tokens":10000000)"));
@@ -212,10 +212,10 @@ BOOST_AUTO_TEST_CASE(a_client_that_reads_slowly_but_steadily_gets_all_of_it) {
   const auto begin = std::chrono::steady_clock::now();
   while (bytes < many.size() * 6 && !ec) {
     bytes += client.socket().read_some(asio::buffer(piece), ec);
-    if (std::chrono::steady_clock::now() - begin < 2500ms) std::this_thread::sleep_for(20ms);
+    if (std::chrono::steady_clock::now() - begin < 5s) std::this_thread::sleep_for(20ms);
   }
   BOOST_TEST(!ec, "after " << bytes << " bytes: " << ec.message());
-  BOOST_TEST((std::chrono::steady_clock::now() - begin > 2s));  // or it was not slow
+  BOOST_TEST((std::chrono::steady_clock::now() - begin > 4s));  // or it was not slow
 }
 
 BOOST_AUTO_TEST_CASE(the_system_looks_after_clients_that_are_silent) {
@@ -224,10 +224,7 @@ BOOST_AUTO_TEST_CASE(the_system_looks_after_clients_that_are_silent) {
   BOOST_TEST(client.get("/livez").result_int() == 200u);
   const uint16_t port = client.socket().local_endpoint().port();
   // Before that, the timer of an acknowledgement may run.
-  const auto deadline = std::chrono::steady_clock::now() + 5s;
-  while (timer_of(cluster.gateway->port(), port) != "02" && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(10ms);
-  BOOST_TEST(timer_of(cluster.gateway->port(), port) == "02");
+  BOOST_TEST(convoy::test::comes_true([&] { return timer_of(cluster.gateway->port(), port) == "02"; }));
 }
 
 BOOST_AUTO_TEST_CASE(the_gateway_can_be_called_localhost) {

