@@ -22,6 +22,8 @@ Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) { reset(); }
 
 void Scheduler::reset() {
   sequences_.clear();
+  prefilling_.clear();
+  known_.clear();
   waiting_.clear();
   in_flight_.clear();
   ended_slots_.clear();
@@ -100,6 +102,8 @@ void Scheduler::release(std::map<SequenceId, Sequence>::iterator sequence) {
     else
       --running_;
   }
+  prefilling_.erase(sequence->first);
+  known_.erase(sequence->first);
   sequences_.erase(sequence);
 }
 
@@ -118,6 +122,7 @@ void Scheduler::start_waiting() {
     s.canary = s.started = true;
     s.slot = free_slots_.back();
     free_slots_.pop_back();
+    prefilling_.insert(next_id_);
     sequences_.emplace(next_id_++, std::move(s));
   }
   // First come, first served: a long request at the head is not overtaken, or it might never start. Growth up
@@ -130,6 +135,7 @@ void Scheduler::start_waiting() {
     free_slots_.pop_back();
     reserved_ += s.reserved_blocks;
     ++running_;
+    prefilling_.insert(waiting_.front());
     waiting_.pop_front();
   }
 }
@@ -151,24 +157,13 @@ void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPl
     step.tokens.assign(s.tokens.begin() + s.planned, s.tokens.begin() + end);
   if (end >= s.tokens.size()) {
     step.sampled_rows = 1;
-    s.decoding = true;
     ++s.in_flight;
+    prefilling_.erase(id);
+    known_.erase(id);
     flying.sampled.push_back({id, s.slot, 1});
   }
   s.planned = end;
   plan.sequences.push_back(std::move(step));
-}
-
-bool Scheduler::any_known() const {
-  return std::any_of(sequences_.begin(), sequences_.end(),
-                     [](const auto& entry) { return entry.second.decoding && entry.second.in_flight == 0; });
-}
-
-bool Scheduler::any_prefill() const {
-  return std::any_of(sequences_.begin(), sequences_.end(), [](const auto& entry) {
-    const Sequence& s = entry.second;
-    return s.started && !s.decoding && s.planned < s.prompt_tokens;
-  });
 }
 
 /// Whether its next token may be planned although the last one is still being computed: one ahead, and not
@@ -183,8 +178,7 @@ bool Scheduler::goes_on_ahead(SequenceId id) const {
 /// The decodes of the next step: those whose token is known, those of the oldest micro-batch in flight ahead
 /// of their tokens, or both together.
 void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
-  size_t decoding = 0;
-  for (const auto& [id, s] : sequences_) decoding += s.decoding;
+  const size_t decoding = running_ + canary_running_ - prefilling_.size();
   if (decoding == 0) return;
   const size_t batches = micro_batches(decoding, limits_.stages, cost_);
   const size_t each = (decoding + batches - 1) / batches;
@@ -197,9 +191,9 @@ void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
   });
   // A step that waits for tokens holds up what is planned behind it, unless they are there when its turn
   // comes: when it is P steps behind the one that samples them.
-  const bool prefill = any_prefill();
+  const bool prefill = !prefilling_.empty();
   const bool may_wait = in_flight_.end() - oldest >= static_cast<ptrdiff_t>(limits_.stages) || !prefill;
-  if (in_flight < batches && any_known()) {  // one more micro-batch fills the stages
+  if (in_flight < batches && !known_.empty()) {  // one more micro-batch fills the stages
     add_known(each, plan, flying);
   } else if (in_flight <= batches && may_wait) {
     if (oldest != in_flight_.end()) add_ahead(*oldest, each, plan, flying);
@@ -212,15 +206,11 @@ void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
 /// At most so many decodes whose token is known, from behind the one that was served last on: the remainder
 /// rotates.
 void Scheduler::add_known(size_t most, gpu::StepPlan& plan, FlyingStep& flying) {
-  auto next = sequences_.upper_bound(last_decoded_);
-  for (size_t seen = 0; seen < sequences_.size() && most > 0; ++seen) {
-    if (next == sequences_.end()) next = sequences_.begin();
-    if (Sequence& s = next->second; s.decoding && s.in_flight == 0) {
-      last_decoded_ = next->first;
-      add_rows(next->first, s, 1, plan, flying);
-      --most;
-    }
-    ++next;
+  for (; most > 0 && !known_.empty(); --most) {
+    auto next = known_.upper_bound(last_decoded_);
+    if (next == known_.end()) next = known_.begin();
+    last_decoded_ = *next;
+    add_rows(last_decoded_, sequences_.at(last_decoded_), 1, plan, flying);  // which takes it from these
   }
 }
 
@@ -236,8 +226,9 @@ void Scheduler::add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& pl
 
 void Scheduler::add_prefill(gpu::StepPlan& plan, FlyingStep& flying) {
   uint32_t budget = limits_.prefill_tokens;
-  for (auto& [id, s] : sequences_) {
-    if (!s.started || s.decoding || s.planned == s.prompt_tokens) continue;
+  for (auto next = prefilling_.begin(); next != prefilling_.end();) {
+    const SequenceId id = *next++;  // which add_rows() may take from these
+    Sequence& s = sequences_.at(id);
     // The canary's one token does not wait behind long prompts.
     const uint32_t count = s.canary ? 1 : std::min(budget, s.prompt_tokens - s.planned);
     if (count == 0) continue;
@@ -314,7 +305,10 @@ std::vector<Progress> Scheduler::commit(const gpu::StepResult& result) {
       p.finish = FinishReason::stop;
     else if (generated == s.max_tokens)
       p.finish = FinishReason::length;
-    if (p.finish != FinishReason::none) release(found);
+    if (p.finish != FinishReason::none)
+      release(found);
+    else if (s.in_flight == 0)
+      known_.insert(id);
     progress.push_back(std::move(p));
   }
   return progress;

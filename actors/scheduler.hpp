@@ -14,6 +14,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -97,7 +98,7 @@ class Scheduler {
     uint32_t prompt_tokens = 0, max_tokens = 0;
     uint32_t planned = 0;  // positions that have been given to a step
     uint32_t reserved_blocks = 0;
-    bool started = false, decoding = false, canary = false;
+    bool started = false, canary = false;
     uint32_t in_flight = 0;  // steps that sample
     uint32_t slot = 0;
     std::vector<uint32_t> blocks;
@@ -118,8 +119,6 @@ class Scheduler {
   void add_known(size_t most, gpu::StepPlan& plan, FlyingStep& flying);
   void add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying);
   bool goes_on_ahead(SequenceId id) const;
-  bool any_known() const;
-  bool any_prefill() const;
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
   void add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
   void release(std::map<SequenceId, Sequence>::iterator sequence);
@@ -127,6 +126,9 @@ class Scheduler {
   SchedulerLimits limits_;
   StepCost cost_;
   std::map<SequenceId, Sequence> sequences_;  // started and waiting, by age
+  // Of those that started: whose prompt goes on, and whose next token is known. The rest have steps in
+  // flight.
+  std::set<SequenceId> prefilling_, known_;
   std::deque<SequenceId> waiting_;
   std::deque<FlyingStep> in_flight_;
   std::vector<uint32_t> free_blocks_, free_slots_, ended_slots_;
