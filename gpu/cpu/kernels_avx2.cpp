@@ -33,6 +33,8 @@ constexpr int score_strips = 2;  // times 16 keys at once in attention
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
 
+void leave_upper_lanes() { _mm256_zeroupper(); }
+
 Vf splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 Vf load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 Vf load(const Half* p) {

@@ -35,6 +35,8 @@ constexpr int64_t prefetch_bytes =
 
 __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 
+void leave_upper_lanes() { _mm256_zeroupper(); }
+
 Vf splat(float x) { return {_mm512_set1_ps(x)}; }
 Vf load(const float* p) { return {_mm512_loadu_ps(p)}; }
 Vf load(const Half* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }

@@ -35,6 +35,8 @@ constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 1;
 constexpr int64_t prefetch_bytes = 0;
 
+void leave_upper_lanes() {}
+
 float widen(float x) { return x; }
 float widen(Half x) { return model::f16_to_f32(x.bits); }
 float widen(Bfloat x) { return model::bf16_to_f32(x.bits); }
