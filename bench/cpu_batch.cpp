@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -27,12 +28,13 @@ constexpr int64_t prompt_rows = 512;
 /// Median, best: what other processes take from a step makes it slower, never faster.
 struct Steps {
   Seconds median, best;
-  std::array<double, TimedBackend::phases> phases{};  // of a step, the mean
+  std::array<double, TimedBackend::phases> phases{};  // the median of each
 };
 
 class Batches {
  public:
-  Batches(const std::string& path, gpu::Kernels kernels, int threads, int64_t sequences, int64_t context)
+  Batches(const std::string& path, gpu::Kernels kernels, int threads, int64_t sequences, int64_t context,
+          model::DType kv_type)
       : checkpoint_(model::Checkpoint::open(path)),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
         engine_(
@@ -43,7 +45,7 @@ class Batches {
             },
             checkpoint_, {0, checkpoint_->config().layers - 1},
             {blocks_ * static_cast<uint32_t>(sequences), static_cast<uint32_t>(sequences), context,
-             std::max(prompt_rows, sequences)}) {
+             std::max(prompt_rows, sequences), kv_type}) {
     engine_.bind_thread();  // as a stage does
   }
 
@@ -69,6 +71,7 @@ class Batches {
   Steps decode(int64_t rows, int64_t context, int64_t steps) {
     std::vector<int32_t> last(static_cast<size_t>(rows), 1);
     std::vector<double> wall, cpu;
+    std::array<std::vector<double>, TimedBackend::phases> phases;
     Steps out;
     for (int64_t i = -1; i < steps; ++i) {  // the first wakes threads and touches pages
       gpu::StepPlan plan{.step = ++number_};
@@ -82,11 +85,15 @@ class Batches {
         last[slot] = result.result.sequences.at(slot).tokens.at(0).id;
       if (i < 0) continue;
       wall.push_back(took.wall), cpu.push_back(took.cpu);
-      const auto phases = backend_->take();
-      for (size_t p = 0; p < phases.size(); ++p) out.phases[p] += phases[p] / static_cast<double>(steps);
+      const auto took_in = backend_->take();
+      for (size_t p = 0; p < phases.size(); ++p) phases[p].push_back(took_in[p]);
     }
-    std::ranges::sort(wall), std::ranges::sort(cpu);
-    out.median = {wall[wall.size() / 2], cpu[cpu.size() / 2]}, out.best = {wall[0], cpu[0]};
+    const auto median = [](std::vector<double>& sorted) {
+      std::ranges::sort(sorted);
+      return sorted[sorted.size() / 2];
+    };
+    out.median = {median(wall), median(cpu)}, out.best = {wall[0], cpu[0]};
+    std::ranges::transform(phases, out.phases.begin(), median);
     return out;
   }
 
@@ -107,6 +114,9 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> rows_list{1, 2, 4, 8, 16, 32, 64}, contexts{64};
   float temperature = 0;
   bool phases = false;
+  model::DType kv_type = model::DType::f32;
+  const std::map<std::string, model::DType> kv_types{
+      {"f32", model::DType::f32}, {"bf16", model::DType::bf16}, {"f16", model::DType::f16}};
   CLI::App app{"Measures steps of several decodes of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
   app.add_option("--kernels", kernels)->check(CLI::IsMember({"fast", "reference"}));
@@ -115,11 +125,14 @@ int main(int argc, char** argv) try {
   app.add_option("--contexts", contexts, "tokens in each sequence's cache")->check(CLI::Range(1, 1 << 20));
   app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 20));
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
-  app.add_flag("--phases", phases, "what each operation takes of a step");
+  app.add_option("--kv-type", kv_type, "of cached keys and values")
+      ->transform(CLI::CheckedTransformer(kv_types));
+  app.add_flag("--phases", phases, "what each operation takes of a step, of the processor");
   CLI11_PARSE(app, argc, argv);
 
   const int64_t sequences = std::ranges::max(rows_list);
-  Batches batches(path, gpu::kernels_named(kernels), threads, sequences, std::ranges::max(contexts) + steps);
+  Batches batches(path, gpu::kernels_named(kernels), threads, sequences, std::ranges::max(contexts) + steps,
+                  kv_type);
   for (const int64_t context : contexts) {
     batches.fill(sequences, context, temperature);
     for (const int64_t rows : rows_list) {
@@ -128,6 +141,7 @@ int main(int argc, char** argv) try {
       boost::json::object line{{"threads", threads},
                                {"rows", rows},
                                {"context_tokens", context},
+                               {"kv_type", std::string(model::info(kv_type).name)},
                                {"temperature", temperature},
                                {"tokens_per_s", count / took.median.wall},
                                {"tokens_per_s_best", count / took.best.wall},
@@ -137,7 +151,7 @@ int main(int argc, char** argv) try {
         boost::json::object of_step;
         for (size_t p = 0; p < took.phases.size(); ++p)
           if (took.phases[p] > 0) of_step[TimedBackend::names[p]] = took.phases[p] * 1e3;
-        line["step_ms"] = std::move(of_step);
+        line["step_cpu_ms"] = std::move(of_step);
       }
       std::cout << boost::json::serialize(line) << std::endl;
     }

@@ -1,6 +1,6 @@
 #pragma once
-// TimedBackend: a backend that adds up what each operation of another takes, for `--phases`. Called by one
-// thread, as every backend.
+// TimedBackend: a backend that adds up what each operation of another takes of the processor, for `--phases`.
+// Called by one thread, as every backend.
 
 #include <array>
 #include <utility>
@@ -19,7 +19,7 @@ class TimedBackend final : public gpu::Backend {
 
   explicit TimedBackend(std::unique_ptr<gpu::Backend> backend) : backend_(std::move(backend)) {}
 
-  /// Seconds of wall time in each phase since the last call.
+  /// Seconds of processor time in each phase since the last call, of all threads.
   std::array<double, phases> take() { return std::exchange(seconds_, {}); }
 
   std::string_view variant() const override { return backend_->variant(); }
@@ -80,7 +80,7 @@ class TimedBackend final : public gpu::Backend {
  private:
   template <class Work>
   void time(Phase phase, const Work& work) {
-    seconds_[phase] += time_of(work).wall;
+    seconds_[phase] += time_of(work).cpu;
   }
 
   std::unique_ptr<gpu::Backend> backend_;
