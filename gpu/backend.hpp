@@ -117,7 +117,6 @@ struct StepBounds {
   int64_t context_tokens = 0;  // of a sequence
   int64_t hidden = 0;
   int64_t columns = 0;  // of the widest weight
-  model::DType kv_type = model::DType::f32;
   AttentionShape attention{};  // heads = 0: no such layers
   LatentShape latent{};        // heads = 0: no such layers
   int64_t experts = 0, experts_chosen = 0, expert_width = 0;

@@ -48,7 +48,6 @@ StepBounds step_bounds(const StageShape& s, const DeviceLimits& limits) {
                     .context_tokens = limits.context_tokens,
                     .hidden = s.hidden,
                     .columns = std::max({s.hidden, widths.q_a, widths.attended, widths.gated}),
-                    .kv_type = limits.kv_type,
                     .vocab = widths.logits};
   if (s.has_latent)
     bounds.latent = {s.heads,

@@ -116,7 +116,7 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
       static_cast<uint64_t>(rows * gpu::activation_widths(shape).sum() + rotations) * sizeof(float);
   memory.scratch = gpu::cpu_scratch_bytes(
       gpu::kernels_named(config.stage.kernels), static_cast<int>(stage_threads(config)),
-      gpu::step_bounds(shape, {.context_tokens = limits.context_tokens, .rows = rows, .kv_type = kv_type}));
+      gpu::step_bounds(shape, {.context_tokens = limits.context_tokens, .rows = rows}));
   return memory;
 }
 

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
-#include <numeric>
 #include <optional>
 #include <string>
 
@@ -22,8 +21,9 @@ constexpr int64_t rows_per_pass = 128;
 /// Chunks that a loop is cut into for each thread, so that a thread that lost its core delays the others
 /// little.
 constexpr int64_t chunks_per_thread = 2;
-/// Rows that one chunk of an operation on single rows takes; fewer rows than two of these stay on the caller.
-constexpr int64_t rows_per_chunk = 16;
+/// Rows that one chunk of an operation on single rows takes, some microseconds of work; fewer rows than two
+/// of these stay on the caller. Rotations wait for the lines of the cache that they write.
+constexpr int64_t norm_rows_per_chunk = 16, rotate_rows_per_chunk = 2;
 /// Products of the same rows in one call: queries, keys and values.
 constexpr size_t projections_max = 3;
 
@@ -71,18 +71,17 @@ class FastBackend final : public CpuBackend {
 
   /// body(first, last) over ranges of rows, on several threads if there are many.
   template <class Body>
-  void for_rows(int64_t rows, const Body& body);
+  void for_rows(int64_t rows, int64_t rows_per_chunk, const Body& body);
   Activations activations(Rows h, bool quantize);
   void multiply(const Activations& x, std::span<const Part> parts);
   void norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const;
-  void widen(AttentionTask& task, const KvLayer& kv, const uint32_t* counting, float* to);
 
   const KernelTable& kernels_;
   FastRooms rooms_;
 };
 
 template <class Body>
-void FastBackend::for_rows(int64_t rows, const Body& body) {
+void FastBackend::for_rows(int64_t rows, int64_t rows_per_chunk, const Body& body) {
   if (rows < 2 * rows_per_chunk) return body(0, rows);
   pool_.parallel_for((rows + rows_per_chunk - 1) / rows_per_chunk, [&](int64_t chunk, int) {
     body(chunk * rows_per_chunk, std::min(rows, (chunk + 1) * rows_per_chunk));
@@ -112,7 +111,7 @@ void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows 
 void FastBackend::add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) {
   assert(w.columns == x.width);
   const float* weight = vector_values(w);
-  for_rows(x.rows, [&](int64_t first, int64_t last) {
+  for_rows(x.rows, norm_rows_per_chunk, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r)
       kernels_.add_norm(row_of(x, r), delta.data ? row_of(delta, r) : nullptr, weight, eps,
                         h.data ? row_of(h, r) : nullptr, x.width);
@@ -128,7 +127,7 @@ Activations FastBackend::activations(Rows h, bool quantize) {
   x.q = rooms_.q.at_least(values), x.d = rooms_.d.at_least(blocks), x.s = rooms_.s.at_least(blocks);
   x.sum = rooms_.sum.at_least(3 * blocks);
   x.sum_low = x.sum + blocks, x.sum_high = x.sum_low + blocks;
-  for_rows(h.rows, [&](int64_t first, int64_t last) {
+  for_rows(h.rows, norm_rows_per_chunk, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels_.quantize_row(x, r);
   });
   return x;
@@ -218,41 +217,25 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
   const int64_t d = shape.head_dim, width = k.width;
   void* const keys = kv.streams[0].memory.get();
   void* const values = kv.streams[1].memory.get();
-  for (const SequenceRows& s : sequences) {
-    for_rows(s.rows, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t row = s.first_row + i, position = s.first_position + i;
-        const KvPlace place = KvPlace::of(s.blocks.data(), position);
-        const auto key = [&](int64_t j) { return kv_at(keys, kv.type, place.by_value(width, j)); };
-        // Each of a key's values lies in a line of its own: they are fetched while its query is rotated.
-        for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
-        norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
-        norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
-        rotate(rope_, row_of(q, row), shape.heads, d, position);
-        rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
-        for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
-        store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
-      }
-    });
-  }
-}
-
-/// Lets a task read a narrow cache: a float32 copy of the blocks that it needs of its key head, in `to`, with
-/// 0, 1, 2 … for a block table.
-void FastBackend::widen(AttentionTask& t, const KvLayer& kv, const uint32_t* counting, float* to) {
-  const int64_t d = t.head_dim, offset = t.key_offset, width = kv.streams[0].width;
-  const int64_t keys = t.first_position + t.queries / t.group;
-  const int64_t blocks = kv_blocks_for(keys);
-  float* values = to + blocks * d * kv_block_tokens;
-  for (int64_t b = 0; b < blocks; ++b) {
-    KvPlace from = KvPlace::first_in(t.blocks, b), copy = KvPlace::first_in(counting, b);
-    load_kv(kv_at(kv.streams[0].memory.get(), kv.type, from.by_value(width, offset)), d * kv_block_tokens,
-            kv.type, to + copy.by_value(d));
-    for (; from.token < kv_block_tokens; ++from.token, ++copy.token)
-      load_kv(kv_at(kv.streams[1].memory.get(), kv.type, from.by_token(width, offset)), d, kv.type,
-              values + copy.by_token(d));
-  }
-  t.keys = to, t.values = values, t.width = d, t.blocks = counting;
+  const auto write = [&](const SequenceRows& s, int64_t row) {
+    const int64_t position = s.first_position + row - s.first_row;
+    const KvPlace place = KvPlace::of(s.blocks.data(), position);
+    const auto key = [&](int64_t j) { return kv_at(keys, kv.type, place.by_value(width, j)); };
+    // Each of a key's values lies in a line of its own: they are fetched while its query is rotated.
+    for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
+    norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
+    norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
+    rotate(rope_, row_of(q, row), shape.heads, d, position);
+    rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
+    for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
+    store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
+  };
+  for_rows(q.rows, rotate_rows_per_chunk, [&](int64_t first, int64_t last) {
+    for (const SequenceRows& s : sequences) {
+      const int64_t end = std::min(last, s.first_row + s.rows);
+      for (int64_t row = std::max(first, s.first_row); row < end; ++row) write(s, row);
+    }
+  });
 }
 
 void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -264,44 +247,34 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
   int64_t rows_all = 0, count = 0;
   for (const SequenceRows& s : sequences) rows_all += s.rows;
   AttentionTask* const tasks = rooms_.tasks.at_least(rows_all * shape.heads);
-  const bool narrow = kv.type != model::DType::f32;
-  AttentionScratch scratch{0, 0, d, narrow};
+  // Query heads that share a key head read its cache once. A few rows are cut by query head all the same
+  // where their key heads alone would leave threads idle.
+  const bool few = rows_all * shape.kv_heads < pool_.threads();
+  const int64_t width = kv.streams[0].width, rows_max = rows_per_task(group), heads = few ? 1 : group;
+  size_t scratch = 0;
   for (const SequenceRows& s : sequences) {
-    const int64_t rows_max = rows_per_task(group);
-    // A single row is cut by query head, so that few key heads still occupy all threads.
-    const int64_t heads = s.rows == 1 && pool_.threads() > 1 ? 1 : group;
     for (int64_t first = 0; first < s.rows; first += rows_max) {
+      const int64_t rows = std::min(rows_max, s.rows - first);
       for (int64_t head = 0; head < shape.heads; head += heads) {
-        const int64_t offset = head / group * d, rows = std::min(rows_max, s.rows - first);
-        AttentionTask t;
+        const int64_t offset = head / group * d;
+        AttentionTask& t = tasks[count++] = {};
         t.q = row_of(q, s.first_row + first) + head * d;
         t.out = row_of(out, s.first_row + first) + head * d;
         t.row_stride = q.width, t.group = heads, t.queries = rows * heads;
         t.first_position = s.first_position + first;
-        t.head_dim = d, t.scale = shape.scale, t.blocks = s.blocks.data();
-        t.key_offset = offset;
-        if (!narrow) {
-          t.width = kv.streams[0].width;
-          t.keys =
-              static_cast<const float*>(kv.streams[0].memory.get()) + KvPlace().by_value(t.width, offset);
-          t.values =
-              static_cast<const float*>(kv.streams[1].memory.get()) + KvPlace().by_token(t.width, offset);
-        }
+        t.head_dim = d, t.scale = shape.scale, t.blocks = s.blocks.data(), t.width = width, t.type = kv.type;
+        t.keys = kv_at(kv.streams[0].memory.get(), kv.type, KvPlace().by_value(width, offset));
+        t.values = kv_at(kv.streams[1].memory.get(), kv.type, KvPlace().by_token(width, offset));
         const int64_t keys = kv_blocks_for(t.first_position + rows) * kv_block_tokens;
-        scratch.queries = std::max(scratch.queries, t.queries), scratch.keys = std::max(scratch.keys, keys);
-        tasks[count++] = t;
+        scratch = std::max(scratch, attention_scratch_bytes(t.queries, keys));
       }
     }
   }
-  const int64_t counted = narrow ? scratch.keys / kv_block_tokens : 0;
-  uint32_t* const counting = rooms_.counting.at_least(counted);
-  std::iota(counting, counting + counted, 0u);
-  scratch_.reserve(scratch.bytes());
+  scratch_.reserve(scratch);
   pool_.parallel_for(count, [&](int64_t i, int thread) {
     AttentionTask t = tasks[i];
     t.inverse = scratch_.floats_of(thread);
     t.scores = t.inverse + t.queries;
-    if (narrow) widen(t, kv, counting, t.inverse + scratch.scores());
     kernels_.attention(t);
   });
 }

@@ -13,17 +13,10 @@ namespace convoy::gpu {
 /// Queries of one attention task, where a row has no more: they share the keys that are in the first cache.
 inline constexpr int64_t queries_per_task = 24;
 
-/// Of each thread in `attention`: the scores of so many queries with so many keys, and a sum of each; behind
-/// them, of a narrow cache, a key head's widened keys and values.
-struct AttentionScratch {
-  int64_t queries = 0, keys = 0, head_dim = 0;
-  bool narrow = false;
-
-  int64_t scores() const { return queries * (keys + 1); }
-  size_t bytes() const {
-    return static_cast<size_t>(scores() + (narrow ? 2 * keys * head_dim : 0)) * sizeof(float);
-  }
-};
+/// Of each thread in `attention`: the scores of so many queries with so many keys, and a sum of each.
+inline size_t attention_scratch_bytes(int64_t queries, int64_t keys) {
+  return static_cast<size_t>(queries * (keys + 1)) * sizeof(float);
+}
 
 /// Rows of one attention task.
 inline int64_t rows_per_task(int64_t group) { return std::max<int64_t>(1, queries_per_task / group); }
@@ -33,10 +26,8 @@ inline size_t fast_thread_bytes(const StepBounds& b) {
   const size_t products = std::max(linear_scratch_bytes(b.columns), multiply_scratch_bytes(b.columns));
   if (b.attention.heads == 0) return products;
   const int64_t group = b.attention.heads / b.attention.kv_heads;
-  const AttentionScratch attention{rows_per_task(group) * group,
-                                   kv_blocks_for(b.context_tokens) * kv_block_tokens, b.attention.head_dim,
-                                   b.kv_type != model::DType::f32};
-  return std::max(products, attention.bytes());
+  return std::max(products, attention_scratch_bytes(rows_per_task(group) * group,
+                                                    kv_blocks_for(b.context_tokens) * kv_block_tokens));
 }
 
 struct FastRooms {
@@ -46,14 +37,12 @@ struct FastRooms {
   Room<int32_t> sum;  // whole blocks', then their first halves', then their second
   Room<float> head_rows;
   Room<AttentionTask> tasks;
-  Room<uint32_t> counting;  // 0, 1, 2 …
 
   void each(const StepBounds& b, auto&& use) {
     const int64_t blocks = b.rows * b.columns / 32;
     use(q, b.rows * b.columns), use(d, blocks), use(s, blocks), use(sum, 3 * blocks);
     use(head_rows, b.rows * b.hidden);
     use(tasks, b.rows * b.attention.heads);
-    if (b.kv_type != model::DType::f32) use(counting, kv_blocks_for(b.context_tokens));
   }
 };
 

@@ -58,13 +58,13 @@ struct AttentionTask {
   int64_t first_position = 0;  // of the first row
   int64_t head_dim = 0;        // a multiple of attention_values_step
   float scale = 0;
-  const uint32_t* blocks = nullptr;  // block table of the sequence
-  const float* keys = nullptr;       // of the key head in block 0: [head_dim, 64 tokens]
-  const float* values = nullptr;     // of the key head in block 0: [64 tokens] of `width` floats each
-  int64_t width = 0;                 // of all key heads; of a widened copy, which has one, head_dim
-  int64_t key_offset = 0;            // of the key head within the width
-  float* scores = nullptr;           // scratch: [queries, keys rounded up to whole blocks]
-  float* inverse = nullptr;          // scratch: [queries]
+  const uint32_t* blocks = nullptr;       // block table of the sequence
+  model::DType type = model::DType::f32;  // of keys and values: f32, bf16 or f16
+  const void* keys = nullptr;             // of the key head in block 0: [head_dim, 64 tokens]
+  const void* values = nullptr;           // of the key head in block 0: [64 tokens] of `width` values each
+  int64_t width = 0;                      // of all key heads
+  float* scores = nullptr;                // scratch: [queries, keys rounded up to whole blocks]
+  float* inverse = nullptr;               // scratch: [queries]
 };
 
 struct KernelTable {

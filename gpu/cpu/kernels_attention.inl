@@ -1,4 +1,9 @@
 // Causal attention over the paged cache. Part of kernels.inl.
+//
+// T is what the cache holds: float, or Half or Bfloat, which become float32 as they are loaded. Few queries
+// wait for the cache's memory, so what a tile of queries reads first is fetched `rows_ahead` before.
+
+constexpr int64_t rows_ahead = 8;
 
 int64_t keys_of(const AttentionTask& a, int64_t query) { return a.first_position + query / a.group + 1; }
 const float* query_of(const AttentionTask& a, int64_t query) {
@@ -8,39 +13,85 @@ float* out_of(const AttentionTask& a, int64_t query) {
   return a.out + query / a.group * a.row_stride + query % a.group * a.head_dim;
 }
 
-/// Scores of Q queries against the 64 keys of one block; lane = key. Lanes past a query's own position hold
-/// what lies there, and softmax leaves them out.
-template <int Q>
-void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t stride) {
-  const float* keys = a.keys + KvPlace::first_in(a.blocks, block).by_value(a.width);
+/// Rows of a block, `stride` values apart, and those of the next one; nullptr: there is none, or nothing of
+/// it is to be fetched.
+template <class T>
+struct CacheRows {
+  const T *rows, *next;
+  int64_t count, stride;
+  bool fetch;  // not if other queries have just read them
+
+  /// Fetches so many values of the row that comes `rows_ahead` after row i.
+  template <int64_t values>
+  [[gnu::always_inline]] void fetch_after(int64_t i) const {
+    if (!fetch) return;
+    const int64_t at = i + rows_ahead;
+    const T* row = at < count ? rows + at * stride : next ? next + (at - count) * stride : nullptr;
+    prefetch<values* static_cast<int64_t>(sizeof(T))>(reinterpret_cast<const std::byte*>(row));
+  }
+};
+
+template <class T>
+CacheRows<T> keys_in(const AttentionTask& a, int64_t block, int64_t blocks, bool fetch) {
+  const auto at = [&](int64_t b) {
+    return static_cast<const T*>(a.keys) + KvPlace::first_in(a.blocks, b).by_value(a.width);
+  };
+  return {at(block), block + 1 < blocks ? at(block + 1) : nullptr, a.head_dim, kv_block_tokens, fetch};
+}
+
+template <class T>
+CacheRows<T> values_in(const AttentionTask& a, int64_t block, int64_t blocks, bool fetch) {
+  const auto at = [&](int64_t b) {
+    return static_cast<const T*>(a.values) + KvPlace::first_in(a.blocks, b).by_token(a.width);
+  };
+  return {at(block), block + 1 < blocks ? at(block + 1) : nullptr, kv_block_tokens, a.width, fetch};
+}
+
+/// Scores of Q queries against 16·S keys of a block, the first of which is key k; lane = key.
+template <class T, int Q, int S>
+void score_keys(const AttentionTask& a, int64_t query, const CacheRows<T>& keys, int64_t k, float* scores,
+                int64_t stride) {
   const float* q[Q];
-  for (int i = 0; i < Q; ++i) q[i] = query_of(a, query + i);
-  constexpr int strips = score_strips;  // of 16 keys at once
-  for (int64_t k = 0; k < kv_block_tokens; k += strips * lanes) {
-    Vf acc[Q][strips];
+  Vf acc[Q][S];
+#pragma GCC unroll 6
+  for (int i = 0; i < Q; ++i) {
+    q[i] = query_of(a, query + i);
 #pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) acc[i][s] = splat(0);
+  }
+  const CacheRows<T> own{keys.rows + k, keys.next ? keys.next + k : nullptr, keys.count, keys.stride,
+                         keys.fetch};
+  for (int64_t d = 0; d < a.head_dim; ++d) {
+    own.template fetch_after<S * lanes>(d);
+    Vf key[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) key[s] = load(own.rows + d * kv_block_tokens + s * lanes);
+#pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
+      const Vf value = splat(q[i][d]);
 #pragma GCC unroll 4
-      for (int s = 0; s < strips; ++s) acc[i][s] = splat(0);
-    }
-    for (int64_t d = 0; d < a.head_dim; ++d) {
-      Vf key[strips];
-#pragma GCC unroll 4
-      for (int s = 0; s < strips; ++s) key[s] = load(keys + d * kv_block_tokens + k + s * lanes);
-#pragma GCC unroll 4
-      for (int i = 0; i < Q; ++i) {
-        const Vf value = splat(q[i][d]);
-#pragma GCC unroll 4
-        for (int s = 0; s < strips; ++s) acc[i][s] = fma(value, key[s], acc[i][s]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < Q; ++i) {
-      float* out = a.scores + (query + i) * stride + block * kv_block_tokens + k;
-#pragma GCC unroll 4
-      for (int s = 0; s < strips; ++s) store(out + s * lanes, mul(acc[i][s], splat(a.scale)));
+      for (int s = 0; s < S; ++s) acc[i][s] = fma(value, key[s], acc[i][s]);
     }
   }
+#pragma GCC unroll 6
+  for (int i = 0; i < Q; ++i) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) store(scores + i * stride + k + s * lanes, mul(acc[i][s], splat(a.scale)));
+  }
+}
+
+/// Scores of Q queries against the keys of one block that the last of them sees, 16 by 16. Lanes past a
+/// query's own position hold what lies there, and softmax leaves them out.
+template <class T, int Q>
+void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t blocks, int64_t stride) {
+  const CacheRows<T> keys = keys_in<T>(a, block, blocks, query == 0);
+  float* scores = a.scores + query * stride + block * kv_block_tokens;
+  const int64_t seen = keys_of(a, query + Q - 1) - block * kv_block_tokens;
+  const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens;
+  constexpr int64_t wide = score_strips * lanes;
+  int64_t k = 0;
+  for (; k + wide <= end; k += wide) score_keys<T, Q, score_strips>(a, query, keys, k, scores, stride);
+  for (; k < end; k += lanes) score_keys<T, Q, 1>(a, query, keys, k, scores, stride);
 }
 
 /// Turns a query's scores into e^(score − max); returns 1 / their sum.
@@ -66,77 +117,110 @@ float softmax(float* scores, int64_t keys) {
 
 /// Adds probabilities times values of keys [first, last) of one block to 16·D dimensions of Q queries; lane =
 /// dimension.
-template <int Q, int D>
-void add_values(const AttentionTask& a, int64_t query, int64_t dim, int64_t block, int64_t first,
-                int64_t last, int64_t stride) {
-  const float* values = a.values + KvPlace::first_in(a.blocks, block).by_token(a.width, dim);
+template <class T, int Q, int D>
+void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheRows<T>& values,
+                const float* weights, int64_t first, int64_t last, int64_t stride) {
   const float* p[Q];
   Vf acc[Q][D];
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int i = 0; i < Q; ++i) {
-    p[i] = a.scores + (query + i) * stride + block * kv_block_tokens;
+    p[i] = weights + i * stride;
 #pragma GCC unroll 4
     for (int d = 0; d < D; ++d) acc[i][d] = load(out_of(a, query + i) + dim + d * lanes);
   }
+  const CacheRows<T> own{values.rows + dim, values.next ? values.next + dim : nullptr, last, values.stride,
+                         values.fetch};
   for (int64_t k = first; k < last; ++k) {
+    own.template fetch_after<D * lanes>(k);
     Vf value[D];
 #pragma GCC unroll 4
-    for (int d = 0; d < D; ++d) value[d] = load(values + k * a.width + d * lanes);
-#pragma GCC unroll 4
+    for (int d = 0; d < D; ++d) value[d] = load(own.rows + k * own.stride + d * lanes);
+#pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf weight = splat(p[i][k]);
 #pragma GCC unroll 4
       for (int d = 0; d < D; ++d) acc[i][d] = fma(weight, value[d], acc[i][d]);
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int i = 0; i < Q; ++i) {
 #pragma GCC unroll 4
     for (int d = 0; d < D; ++d) store(out_of(a, query + i) + dim + d * lanes, acc[i][d]);
   }
 }
 
-template <int Q>
-void add_values(const AttentionTask& a, int64_t query, int64_t block, int64_t first, int64_t last,
-                int64_t stride) {
+template <class T, int Q>
+void add_values(const AttentionTask& a, int64_t query, const CacheRows<T>& values, const float* weights,
+                int64_t first, int64_t last, int64_t stride) {
   int64_t dim = 0;
   for (; dim + 4 * lanes <= a.head_dim; dim += 4 * lanes)
-    add_values<Q, 4>(a, query, dim, block, first, last, stride);
-  for (; dim < a.head_dim; dim += lanes) add_values<Q, 1>(a, query, dim, block, first, last, stride);
+    add_values<T, Q, 4>(a, query, dim, values, weights, first, last, stride);
+  for (; dim < a.head_dim; dim += lanes)
+    add_values<T, Q, 1>(a, query, dim, values, weights, first, last, stride);
 }
 
-void attention(const AttentionTask& a) {
-  const int64_t keys_max = keys_of(a, a.queries - 1);
-  const int64_t blocks = kv_blocks_for(keys_max), stride = blocks * kv_block_tokens;
-  // Queries of one tile see up to a few keys more than each other: shared up to the shortest, then one by
-  // one.
-  for (int64_t b = 0; b < blocks; ++b) {
-    int64_t query = 0;
-    for (; query + 3 <= a.queries; query += 3) score_block<3>(a, query, b, stride);
-    for (; query < a.queries; ++query) score_block<1>(a, query, b, stride);
-  }
+/// Values of one block for Q queries: those that all of them see, then each one's others.
+template <class T, int Q>
+void add_block_values(const AttentionTask& a, int64_t query, int64_t block, int64_t blocks, int64_t stride) {
+  const CacheRows<T> values = values_in<T>(a, block, blocks, query == 0);
+  const auto last = [&](int64_t of) {
+    const int64_t n = keys_of(a, of) - block * kv_block_tokens;
+    return n < 0 ? 0 : n < kv_block_tokens ? n : kv_block_tokens;
+  };
+  const float* weights = a.scores + query * stride + block * kv_block_tokens;
+  const int64_t shared = last(query);
+  add_values<T, Q>(a, query, values, weights, 0, shared, stride);
+  for (int64_t i = 1; i < Q; ++i)
+    if (shared < last(query + i))
+      add_values<T, 1>(a, query + i, values, weights + i * stride, shared, last(query + i), stride);
+}
+
+/// `queries` queries of one block, Q or fewer at once.
+template <class T, int Q>
+void score_queries(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t blocks,
+                   int64_t stride) {
+  if constexpr (Q > 1)
+    if (queries < Q) return score_queries<T, Q - 1>(a, query, queries, block, blocks, stride);
+  score_block<T, Q>(a, query, block, blocks, stride);
+}
+template <class T, int Q>
+void add_queries_values(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t blocks,
+                        int64_t stride) {
+  if constexpr (Q > 1)
+    if (queries < Q) return add_queries_values<T, Q - 1>(a, query, queries, block, blocks, stride);
+  add_block_values<T, Q>(a, query, block, blocks, stride);
+}
+
+template <class T>
+void attention_over(const AttentionTask& a) {
+  const int64_t blocks = kv_blocks_for(keys_of(a, a.queries - 1)), stride = blocks * kv_block_tokens;
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t query = 0; query < a.queries; query += query_tile)
+      score_queries<T, query_tile>(a, query, a.queries - query, b, blocks, stride);
   for (int64_t query = 0; query < a.queries; ++query) {
-    const float scale = softmax(a.scores + query * stride, keys_of(a, query));
+    a.inverse[query] = softmax(a.scores + query * stride, keys_of(a, query));
     float* out = out_of(a, query);
     for (int64_t d = 0; d < a.head_dim; d += lanes) store(out + d, splat(0));
-    a.inverse[query] = scale;
   }
-  for (int64_t b = 0; b < blocks; ++b) {
-    const auto last = [&](int64_t query) {
-      const int64_t n = keys_of(a, query) - b * kv_block_tokens;
-      return n < 0 ? 0 : n < kv_block_tokens ? n : kv_block_tokens;
-    };
-    int64_t query = 0;
-    for (; query + 3 <= a.queries; query += 3) {
-      const int64_t shared = last(query);
-      add_values<3>(a, query, b, 0, shared, stride);
-      for (int i = 1; i < 3; ++i) add_values<1>(a, query + i, b, shared, last(query + i), stride);
-    }
-    for (; query < a.queries; ++query) add_values<1>(a, query, b, 0, last(query), stride);
-  }
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t query = 0; query < a.queries; query += query_tile)
+      add_queries_values<T, query_tile>(a, query, a.queries - query, b, blocks, stride);
   for (int64_t query = 0; query < a.queries; ++query) {
     float* out = out_of(a, query);
     const Vf scale = splat(a.inverse[query]);
     for (int64_t d = 0; d < a.head_dim; d += lanes) store(out + d, mul(load(out + d), scale));
+  }
+}
+
+void attention(const AttentionTask& a) {
+  switch (a.type) {
+    case model::DType::f32:
+      return attention_over<float>(a);
+    case model::DType::bf16:
+      return attention_over<Bfloat>(a);
+    case model::DType::f16:
+      return attention_over<Half>(a);
+    default:
+      __builtin_abort();  // Engine let no other type in
   }
 }

@@ -33,6 +33,7 @@ struct Float8 {
 constexpr int row_tile = 4;
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 1;
+constexpr int query_tile = 2;
 constexpr int64_t prefetch_bytes = 0;
 
 void leave_upper_lanes() {}

@@ -39,13 +39,22 @@ struct Scene {
 
   /// [rows, group, head_dim] of rows [first, first + rows).
   std::vector<float> run(const KernelTable& kernels, int64_t first, int64_t rows) const {
+    return run(kernels, first, rows, DType::f32, key_cache.data(), value_cache.data());
+  }
+
+  /// The same from caches of another type.
+  std::vector<float> run(const KernelTable& kernels, int64_t first, int64_t rows, DType type,
+                         const void* cached_keys, const void* cached_values) const {
     std::vector<float> out(static_cast<size_t>(rows * group * head_dim), -1);
     AttentionTask t;
     t.row_stride = group * head_dim, t.group = group, t.queries = rows * group, t.first_position = first;
     t.q = q.data() + first * t.row_stride, t.out = out.data();
     t.head_dim = head_dim, t.scale = 1 / std::sqrt(static_cast<float>(head_dim));
     t.blocks = table.data(), t.width = width;
-    t.keys = key_cache.data() + head * head_dim * 64, t.values = value_cache.data() + head * head_dim;
+    const auto bytes = static_cast<int64_t>(convoy::model::info(type).block_bytes);
+    t.type = type;
+    t.keys = static_cast<const std::byte*>(cached_keys) + head * head_dim * 64 * bytes;
+    t.values = static_cast<const std::byte*>(cached_values) + head * head_dim * bytes;
     std::vector<float> scratch(static_cast<size_t>(t.queries * ((first + rows + 63) / 64 * 64 + 1)));
     t.inverse = scratch.data(), t.scores = scratch.data() + t.queries;
     kernels.attention(t);
@@ -109,6 +118,26 @@ BOOST_AUTO_TEST_CASE(a_query_gives_the_same_bits_in_any_chunk) {
         parts.insert(parts.end(), part.begin(), part.end());
       }
       BOOST_TEST(same_bits(parts, whole), kernels->name << " in chunks of " << chunk);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_narrow_cache_gives_the_bits_of_its_values_in_float32) {
+  using namespace convoy::model;
+  Random random;
+  for (const auto& [type, narrow, widen] :
+       {std::tuple{DType::bf16, &f32_to_bf16, &bf16_to_f32}, {DType::f16, &f32_to_f16, &f16_to_f32}}) {
+    Scene scene(random, 80, 2, 7, 150);
+    std::vector<uint16_t> keys, values;
+    for (float& x : scene.key_cache) keys.push_back(narrow(x)), x = widen(keys.back());
+    for (float& x : scene.value_cache) values.push_back(narrow(x)), x = widen(values.back());
+    for (const KernelTable* kernels : runnable_kernels()) {
+      BOOST_TEST(same_bits(scene.run(*kernels, 0, 150, type, keys.data(), values.data()),
+                           scene.run(*kernels, 0, 150)),
+                 kernels->name << " " << info(type).name);
+      BOOST_TEST(same_bits(scene.run(*kernels, 149, 1, type, keys.data(), values.data()),
+                           scene.run(*kernels, 149, 1)),
+                 kernels->name << " " << info(type).name << ", one row");
     }
   }
 }

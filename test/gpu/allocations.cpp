@@ -191,7 +191,7 @@ BOOST_AUTO_TEST_CASE(what_a_backend_reserves_is_what_is_counted) {
     const TinyCheckpoint checkpoint(c.weights, c.kind);
     for (const int64_t context : {64, 512}) {
       const StepBounds bounds = step_bounds(stage_shape(checkpoint.config(), {0, 2}, c.deterministic),
-                                            {.context_tokens = context, .rows = 300, .kv_type = c.kv});
+                                            {.context_tokens = context, .rows = 300});
       const auto backend = choice.make();
       const Allocations taken(Allocations::Of::all_threads);
       backend->reserve(bounds);
