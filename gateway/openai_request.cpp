@@ -33,6 +33,7 @@ std::vector<model::Message> messages_of(const Fields& f) {
   if (!list.is_array()) f.refuse("messages", "must be an array");
   if (list.get_array().empty()) f.refuse("messages", "must not be empty");
   std::vector<model::Message> messages;
+  messages.reserve(list.get_array().size());
   for (const json::value& item : list.get_array()) {
     const std::string key = "messages[" + std::to_string(messages.size()) + "]";
     if (!item.is_object()) f.refuse(key, "must be an object");

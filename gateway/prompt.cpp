@@ -18,12 +18,18 @@ namespace {
                     request.endpoint == Endpoint::chat ? "messages" : "prompt", "context_length_exceeded");
 }
 
-/// Throws ApiError, and InputError for what the tokenizer refuses.
-std::vector<int32_t> encode(const CompletionRequest& request, const ServedModel& model,
-                            std::span<const model::Segment> text, const std::stop_token& stop) {
+/// Of the text, or of what it begins with. Throws ApiError.
+void refuse_what_cannot_fit(const CompletionRequest& request, const ServedModel& model,
+                            std::span<const model::Segment> text) {
   const size_t tokens_min = model.tokenizer->tokens_min(text);
   if (std::cmp_greater_equal(tokens_min, model.context_tokens))
     refuse_length(request, model.context_tokens, "at least " + std::to_string(tokens_min) + " tokens");
+}
+
+/// Throws ApiError, and InputError for what the tokenizer refuses.
+std::vector<int32_t> encode(const CompletionRequest& request, const ServedModel& model,
+                            std::span<const model::Segment> text, const std::stop_token& stop) {
+  refuse_what_cannot_fit(request, model, text);
   return model.tokenizer->encode(text, stop);
 }
 
@@ -32,7 +38,10 @@ std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedM
                                  const std::stop_token& stop) {
   if (!model.tokenizer || !model.chat)
     throw bad_request("this model serves no chat completions: it has no chat template", "model");
-  const model::RenderOptions how{.add_generation_prompt = true, .now = std::time(nullptr)};
+  const model::RenderOptions how{
+      .add_generation_prompt = true, .now = std::time(nullptr), .watch = [&](const auto& beginning) {
+        refuse_what_cannot_fit(request, model, beginning);
+      }};
   return encode(request, model, model.chat->render(request.messages, how), stop);
 }
 

@@ -26,6 +26,14 @@ ChatTemplate from_file(const std::string& path, const SpecialTokens& tokens) {
   }
 }
 
+std::vector<Segment> segments_of(const jinja::Text& text) {
+  std::vector<Segment> segments;
+  text.for_each_run([&](std::string_view bytes, bool trusted) {
+    segments.push_back({std::string(bytes), trusted});
+  });
+  return segments;
+}
+
 }  // namespace
 
 SpecialTokens special_tokens(const Tokenizer& tokenizer) {
@@ -83,13 +91,10 @@ std::vector<Segment> ChatTemplate::render(std::span<const Message> messages,
         throw InputError("a tool is not an object", "tools", "describe it as a JSON object");
   }
   jinja::State state(options.limits, options.now);
-  const jinja::Text prompt =
-      jinja::Interpreter(state).run(*body_, chat_variables(state.meter, messages, options, tokens_));
-  std::vector<Segment> segments;
-  prompt.for_each_run([&](std::string_view bytes, bool trusted) {
-    segments.push_back({std::string(bytes), trusted});
-  });
-  return segments;
+  jinja::Interpreter::Watch watch;
+  if (options.watch) watch = [&](const jinja::Text& printed) { options.watch(segments_of(printed)); };
+  return segments_of(
+      jinja::Interpreter(state).run(*body_, chat_variables(state.meter, messages, options, tokens_), watch));
 }
 
 std::string plain_text(std::span<const Segment> segments) {

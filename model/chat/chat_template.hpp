@@ -3,6 +3,7 @@
 // to segments, of which only the template's own may hold control tokens. Immutable; any thread.
 
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -26,6 +27,8 @@ struct RenderOptions {
   std::optional<bool> thinking = {};          // for templates that leave the choice; else as they default
   std::time_t now = 0;                        // the caller's clock, for templates that write the date
   jinja::Limits limits = {};
+  /// Sees how the prompt begins each time that it has doubled; what it throws ends the rendering.
+  std::function<void(std::span<const Segment>)> watch = {};
 };
 
 /// What templates call `bos_token` and `eos_token`; absent: undefined.

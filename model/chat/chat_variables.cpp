@@ -1,6 +1,7 @@
 #include "model/chat/chat_variables.hpp"
 
 #include <algorithm>
+#include <deque>
 
 #include "model/chat/python_json.hpp"
 #include "model/error.hpp"
@@ -21,18 +22,6 @@ Value given(Meter& meter, std::string_view text) {
   Text made(text, false);
   meter.bytes(made.cost());
   return made;
-}
-
-Value own(std::string_view text) { return Text(text, true); }
-
-/// The words that OpenAI's format has for roles say nothing of the client's own: a template may make a
-/// control token with them ('<|' + role + '|>'), as with its own text. Any other role is a value as every
-/// other.
-Value role(Meter& meter, std::string_view role) {
-  static constexpr std::string_view words[] = {"system",    "developer", "user",
-                                               "assistant", "tool",      "function"};
-  const bool known = std::find(std::begin(words), std::end(words), role) != std::end(words);
-  return known ? own(role) : given(meter, role);
 }
 
 Value from_json(Meter& meter, const json::value& value, const std::string& where) {
@@ -70,49 +59,86 @@ Value from_json(Meter& meter, const json::value& value, const std::string& where
   return {};
 }
 
-Value tool_call(Meter& meter, const ToolCall& call, const std::string& where) {
-  Entries entries, function;
-  if (call.id) entries.emplace_back(own("id"), given(meter, *call.id));
-  if (call.type) entries.emplace_back(own("type"), given(meter, *call.type));
-  Entries& into = call.bare ? entries : function;
-  into.emplace_back(own("name"), given(meter, call.name));
-  into.emplace_back(own("arguments"), from_json(meter, call.arguments, where));
-  if (!call.bare) entries.emplace_back(own("function"), Dictionary::make(meter, std::move(function)));
-  return Dictionary::make(meter, std::move(entries));
-}
+/// Makes the values of one conversation. What every message says again, such as its keys, is one value.
+class Conversation {
+ public:
+  explicit Conversation(Meter& meter) : meter_(meter) {}
 
-Value message(Meter& meter, const Message& message, const std::string& where) {
-  Entries entries;
-  const auto add = [&](std::string_view key, Value value) {
-    entries.emplace_back(own(key), std::move(value));
-  };
-  const auto add_text = [&](std::string_view key, const Field<std::string>& text) {
-    if (text.present()) add(key, text.null() ? Value(None{}) : given(meter, *text.get()));
-  };
-  add("role", role(meter, message.role));
-  add_text("content", message.content);
-  add_text("reasoning_content", message.reasoning_content);
-  if (message.name) add("name", given(meter, *message.name));
-  if (message.tool_calls.null()) add("tool_calls", None{});
-  if (const auto* calls = message.tool_calls.get()) {
-    std::vector<Value> made;
-    for (const ToolCall& call : *calls) made.push_back(tool_call(meter, call, where));
-    add("tool_calls", List::make(meter, std::move(made)));
+  Value list(std::span<const Message> messages) {
+    std::vector<Value> all;
+    all.reserve(messages.size());
+    for (const Message& each : messages) {
+      place_ = all.size();
+      all.push_back(message(each));
+    }
+    return List::make(meter_, std::move(all));
   }
-  if (message.tool_call_id) add("tool_call_id", given(meter, *message.tool_call_id));
-  if (message.prefix) add("prefix", true);
-  return Dictionary::make(meter, std::move(entries));
-}
+
+ private:
+  /// The template's own.
+  const Value& word(std::string_view text) {
+    for (const auto& [known, value] : words_)
+      if (known == text) return value;
+    return words_.emplace_back(text, Text(text, true)).second;
+  }
+
+  /// The words that OpenAI's format has for roles say nothing of the client's own: a template may make a
+  /// control token with them ('<|' + role + '|>'), as with its own text. Any other role is a value as every
+  /// other.
+  Value role(std::string_view role) {
+    static constexpr std::string_view words[] = {"system",    "developer", "user",
+                                                 "assistant", "tool",      "function"};
+    const auto known = std::ranges::find(words, role);
+    return known != std::end(words) ? word(*known) : given(meter_, role);
+  }
+
+  Value text(const Field<std::string>& text) {
+    return text.null() ? Value(None{}) : given(meter_, *text.get());
+  }
+
+  Value tool_call(const ToolCall& call) {
+    Entries entries, function;
+    if (call.id) entries.emplace_back(word("id"), given(meter_, *call.id));
+    if (call.type) entries.emplace_back(word("type"), given(meter_, *call.type));
+    Entries& into = call.bare ? entries : function;
+    into.emplace_back(word("name"), given(meter_, call.name));
+    into.emplace_back(word("arguments"),
+                      from_json(meter_, call.arguments, "messages[" + std::to_string(place_) + "]"));
+    if (!call.bare) entries.emplace_back(word("function"), Dictionary::make(meter_, std::move(function)));
+    return Dictionary::make(meter_, std::move(entries));
+  }
+
+  Value message(const Message& message) {
+    Entries entries;
+    entries.reserve(2);  // as most have
+    entries.emplace_back(word("role"), role(message.role));
+    if (message.content.present()) entries.emplace_back(word("content"), text(message.content));
+    if (message.reasoning_content.present())
+      entries.emplace_back(word("reasoning_content"), text(message.reasoning_content));
+    if (message.name) entries.emplace_back(word("name"), given(meter_, *message.name));
+    if (message.tool_calls.null()) entries.emplace_back(word("tool_calls"), None{});
+    if (const auto* calls = message.tool_calls.get()) {
+      std::vector<Value> made;
+      for (const ToolCall& call : *calls) made.push_back(tool_call(call));
+      entries.emplace_back(word("tool_calls"), List::make(meter_, std::move(made)));
+    }
+    if (message.tool_call_id)
+      entries.emplace_back(word("tool_call_id"), given(meter_, *message.tool_call_id));
+    if (message.prefix) entries.emplace_back(word("prefix"), true);
+    return Dictionary::make(meter_, std::move(entries));
+  }
+
+  Meter& meter_;
+  size_t place_ = 0;  // of the message under way
+  std::deque<std::pair<std::string_view, Value>> words_;
+};
 
 }  // namespace
 
 std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, std::span<const Message> messages,
                                              const RenderOptions& options, const SpecialTokens& tokens) {
   auto scope = std::make_shared<jinja::Scope>();
-  std::vector<Value> all;
-  for (const Message& each : messages)
-    all.push_back(message(meter, each, "messages[" + std::to_string(all.size()) + "]"));
-  scope->set("messages", List::make(meter, std::move(all)));
+  scope->set("messages", Conversation(meter).list(messages));
   scope->set("tools", None{});
   if (options.tools) {
     std::vector<Value> tools;
@@ -125,8 +151,8 @@ std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, std::span<const Messa
     scope->set("thinking", *options.thinking);
     scope->set("enable_thinking", *options.thinking);
   }
-  if (tokens.bos) scope->set("bos_token", own(*tokens.bos));
-  if (tokens.eos) scope->set("eos_token", own(*tokens.eos));
+  if (tokens.bos) scope->set("bos_token", Text(*tokens.bos, true));
+  if (tokens.eos) scope->set("eos_token", Text(*tokens.eos, true));
   return scope;
 }
 

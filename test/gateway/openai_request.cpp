@@ -366,6 +366,23 @@ BOOST_AUTO_TEST_CASE(prompt_and_answer_fit_the_context_together) {
   BOOST_TEST(error.param == "max_tokens");
 }
 
+BOOST_AUTO_TEST_CASE(a_conversation_that_cannot_fit_is_refused_before_all_of_it_is_rendered) {
+  std::string messages = "[";
+  for (int i = 0; i < 5000; i++) messages += R"({"role":"user","content":"hi"},)";
+  const auto longer = good(chat("", messages + R"({"role":"user","content":"refuse me"}])"));
+  const auto early = std::get<ApiError>(encoded(longer, 1000));
+  BOOST_TEST(early.code == "context_length_exceeded");  // the template did not get as far as its own refusal
+  BOOST_TEST(early.param == "messages");
+  BOOST_TEST(early.message.find("at least") != std::string::npos);
+  BOOST_TEST(std::get<ApiError>(encoded(longer, 1'000'000)).code.empty());
+
+  const auto fits = good(chat("", messages + R"({"role":"user","content":"hi"}])"));
+  const int64_t tokens = std::ssize(std::get<Prompt>(encoded(fits, 1'000'000)).tokens);
+  BOOST_TEST(tokens == 5001 * 8);  // "<ctl>user:hi"
+  BOOST_TEST(std::get<Prompt>(encoded(fits, tokens + 1)).max_tokens == 1u);
+  BOOST_TEST(std::get<ApiError>(encoded(fits, tokens)).code == "context_length_exceeded");
+}
+
 BOOST_AUTO_TEST_CASE(what_template_or_vocabulary_refuse_is_the_clients_error) {
   const auto refused =
       std::get<ApiError>(encoded(good(chat("", R"([{"role":"user","content":"refuse me"}])")), 1000));

@@ -148,6 +148,35 @@ BOOST_AUTO_TEST_CASE(neighbours_of_one_origin_are_one_segment) {
   BOOST_TEST(parts[1].text == "HiHi");
 }
 
+BOOST_AUTO_TEST_CASE(a_long_prompt_is_seen_as_it_grows_and_can_be_given_up) {
+  const std::string text = "{% for i in range(2000) %}{% set b %}{{ 'x' * 100 }}{% endset %}<{{ b }}>" +
+                           std::string("{{ messages[0].content }}{% endfor %}{{ 'the end' }}");
+  std::vector<std::string> seen;
+  const RenderOptions watched{.watch = [&](std::span<const Segment> beginning) {
+    BOOST_TEST((beginning.size() > 1 && beginning[0].trusted && !beginning[1].trusted));
+    seen.push_back(plain_text(beginning));
+  }};
+  const std::string whole = plain_text(segments(text, hello, watched));
+  BOOST_TEST(whole == rendered(text));
+  BOOST_REQUIRE_EQUAL(seen.size(), 6);  // of 4 KiB, 8 KiB, … 128 KiB
+  for (size_t i = 0; i < seen.size(); i++) {
+    BOOST_TEST(whole.starts_with(seen[i]));
+    BOOST_TEST(seen[i].size() >= size_t{4096} << i);
+    BOOST_TEST(seen[i].size() < (size_t{4500} << i));
+  }
+  struct Enough {};
+  size_t rendered_bytes = 0;
+  const RenderOptions impatient{.watch = [&](std::span<const Segment> beginning) {
+    rendered_bytes = plain_text(beginning).size();
+    if (rendered_bytes > 10'000) throw Enough();
+  }};
+  BOOST_CHECK_THROW(segments(text, hello, impatient), Enough);
+  BOOST_TEST(rendered_bytes < 20'000);
+  seen.clear();
+  segments("{% for i in range(40) %}{{ 'x' * 100 }}{% endfor %}", hello, watched);
+  BOOST_TEST(seen.empty());  // too short to be worth a look
+}
+
 BOOST_AUTO_TEST_CASE(an_error_names_the_line_and_what_is_wrong) {
   const std::pair<std::string, std::string> errors[] = {
       {"a\n{{ 1 +\n}}", "line 3"},

@@ -4,10 +4,10 @@
 
 namespace convoy::model::jinja {
 
-Text Interpreter::run(const Body& body, std::shared_ptr<Scope> variables) {
-  Text out;
-  execute(body, variables, out);
-  return out;
+Text Interpreter::run(const Body& body, std::shared_ptr<Scope> variables, const Watch& watch) {
+  watch_ = watch;
+  execute(body, variables, printed_);
+  return std::move(printed_);
 }
 
 Interpreter::Flow Interpreter::execute(const Body& body, const ScopePtr& scope, Text& out) {
@@ -22,6 +22,9 @@ Interpreter::Flow Interpreter::execute(const Body& body, const ScopePtr& scope, 
 void Interpreter::print(Text& out, const Text& text) {
   meter_.bytes(text.cost());
   out.append(text);
+  if (&out != &printed_ || out.size() < watched_at_) return;
+  watched_at_ = 2 * out.size();
+  if (watch_) watch_(out);
 }
 
 Interpreter::Flow Interpreter::execute(const TextStatement& statement, const ScopePtr&, Text& out) {

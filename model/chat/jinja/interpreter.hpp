@@ -1,6 +1,7 @@
 #pragma once
 // Walks a template's tree over one conversation. Made for one rendering, used by its thread.
 
+#include <functional>
 #include <memory>
 #include <string_view>
 
@@ -11,10 +12,13 @@ namespace convoy::model::jinja {
 
 class Interpreter {
  public:
+  using Watch = std::function<void(const Text&)>;
+
   explicit Interpreter(State& state) : state_(state), meter_(state.meter) {}
 
-  /// What the template prints. Throws InputError where jinja2 fails, and at the limits.
-  Text run(const Body& body, std::shared_ptr<Scope> variables);
+  /// What the template prints. Throws InputError where jinja2 fails, and at the limits. `watch`, if there is
+  /// one, sees what was printed so far each time that it has doubled; what it throws ends the rendering.
+  Text run(const Body& body, std::shared_ptr<Scope> variables, const Watch& watch);
 
  private:
   using ScopePtr = std::shared_ptr<Scope>;
@@ -65,6 +69,9 @@ class Interpreter {
 
   State& state_;
   Meter& meter_;
+  Text printed_;              // by the template itself; blocks and macros print to texts of their own
+  size_t watched_at_ = 4096;  // bytes that are printed before they are next looked at
+  Watch watch_;
   Value rendered_;  // by the block whose filters are under way
 };
 

@@ -67,17 +67,24 @@ Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>> entrie
       made->entries_[*place].value = std::move(value);
       continue;
     }
-    if (const Text* name = key.text()) made->places_.emplace(name->view(), made->entries_.size());
-    made->entries_.push_back({std::move(key), std::move(value)});
+    made->add({std::move(key), std::move(value)});
   }
   made->nesting_ = nesting + 1;
   check_nesting(meter, made->nesting_);
   return DictionaryPtr(std::move(made));
 }
 
+void Dictionary::add(Entry entry) {
+  entries_.push_back(std::move(entry));
+  if (entries_.size() <= searched_max) return;
+  const size_t first_without = entries_.size() == searched_max + 1 ? 0 : entries_.size() - 1;
+  for (size_t i = first_without; i < entries_.size(); i++)
+    if (const Text* name = entries_[i].key.text()) places_.emplace(name->view(), i);
+}
+
 const Value* Dictionary::find(std::string_view key) const {
-  const auto found = places_.find(key);
-  return found == places_.end() ? nullptr : &entries_[found->second].value;
+  const auto found = place(key);
+  return found ? &entries_[*found].value : nullptr;
 }
 
 const Value* Dictionary::find(Meter& meter, const Value& key) const {
@@ -85,11 +92,18 @@ const Value* Dictionary::find(Meter& meter, const Value& key) const {
   return found ? &entries_[*found].value : nullptr;
 }
 
-std::optional<size_t> Dictionary::place(Meter& meter, const Value& key) const {
-  if (const Text* name = key.text()) {
-    const auto found = places_.find(name->view());
+std::optional<size_t> Dictionary::place(std::string_view key) const {
+  if (entries_.size() > searched_max) {
+    const auto found = places_.find(key);
     return found == places_.end() ? std::nullopt : std::optional(found->second);
   }
+  for (size_t i = 0; i < entries_.size(); i++)
+    if (const Text* name = entries_[i].key.text(); name && name->view() == key) return i;
+  return std::nullopt;
+}
+
+std::optional<size_t> Dictionary::place(Meter& meter, const Value& key) const {
+  if (const Text* name = key.text()) return place(name->view());
   if (!number_of(key) && !key.none()) return std::nullopt;
   for (size_t i = 0; i < entries_.size(); i++)
     if (equal(meter, entries_[i].key, key)) return i;

@@ -132,10 +132,14 @@ class Dictionary {
   size_t nesting() const { return nesting_; }
 
  private:
+  static constexpr size_t searched_max = 8;  // entries that are found as fast without places_
+
+  void add(Entry entry);
+  std::optional<size_t> place(std::string_view key) const;
   std::optional<size_t> place(Meter& meter, const Value& key) const;
 
   std::vector<Entry> entries_;
-  std::unordered_map<std::string_view, size_t> places_;  // of entries, by keys that are strings
+  std::unordered_map<std::string_view, size_t> places_;  // by keys that are strings; of more entries only
   size_t nesting_ = 0;
 };
 
