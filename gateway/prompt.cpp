@@ -35,13 +35,14 @@ std::vector<int32_t> encode(const CompletionRequest& request, const ServedModel&
 
 /// Throws ApiError, and InputError for what template or tokenizer refuse.
 std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedModel& model,
-                                 const std::stop_token& stop) {
+                                 const GatewayOptions& options, const std::stop_token& stop) {
   if (!model.tokenizer || !model.chat)
     throw bad_request("this model serves no chat completions: it has no chat template", "model");
   const model::RenderOptions how{
-      .add_generation_prompt = true, .now = std::time(nullptr), .watch = [&](const auto& beginning) {
-        refuse_what_cannot_fit(request, model, beginning);
-      }};
+      .add_generation_prompt = true,
+      .now = std::time(nullptr),
+      .limits = {options.template_steps_max, options.template_bytes_max, options.template_depth_max},
+      .watch = [&](const auto& beginning) { refuse_what_cannot_fit(request, model, beginning); }};
   return encode(request, model, model.chat->render(request.messages, how), stop);
 }
 
@@ -95,8 +96,8 @@ std::variant<Prompt, ApiError> encode_prompt(const CompletionRequest& request, s
     if (!model.tokenizer && !request.stop.empty())
       throw bad_request("this model has no tokenizer: 'stop' strings cannot be found", "stop");
     Prompt prompt;
-    prompt.tokens =
-        chat ? chat_tokens(request, model, stop) : completion_tokens(request, index, model, options, stop);
+    prompt.tokens = chat ? chat_tokens(request, model, options, stop)
+                         : completion_tokens(request, index, model, options, stop);
     if (prompt.tokens.empty()) throw bad_request("the prompt is empty", chat ? "messages" : "prompt");
     prompt.max_tokens =
         room_for_answer(request, prompt.tokens.size(), model.context_tokens, options.max_tokens_default);

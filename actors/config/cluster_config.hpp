@@ -55,6 +55,9 @@ struct ClusterConfig {
     uint32_t stop_strings_max = 16;
     uint32_t prompts_max = 32;
     bool control_tokens_in_prompts = false;
+    uint64_t template_steps_max = 10'000'000;
+    uint64_t template_bytes_max = 256 << 20;
+    uint32_t template_depth_max = 400;
     std::vector<std::string> allowed_hosts;
   } gateway;
 

@@ -88,6 +88,15 @@ void add_gateway_keys(std::vector<Key>& t) {
       key<s, &S::control_tokens_in_prompts>("gateway", "control_tokens_in_prompts",
                                             "Whether control tokens in the text prompt of /v1/completions "
                                             "are control tokens. Chat messages are always plain text."));
+  t.push_back(number<s, &S::template_steps_max>(
+      "gateway", "template_steps_max", "", 10'000, 10'000'000'000,
+      "Statements, expressions and elements that the chat template may look at for one conversation."));
+  t.push_back(number<s, &S::template_bytes_max>(
+      "gateway", "template_bytes_max", "bytes", 1 * MiB, 64 * GiB,
+      "Text and lists that the chat template may make or read for one conversation, all together."));
+  t.push_back(number<s, &S::template_depth_max>(
+      "gateway", "template_depth_max", "", 50, 1000,
+      "Levels of the chat template that may be under way at once, macros that call macros included."));
   t.push_back(key<s, &S::allowed_hosts>(
       "gateway", "allowed_hosts",
       "Host names, beside localhost and loopback addresses, that requests may name in Host, and pages in "

@@ -383,6 +383,23 @@ BOOST_AUTO_TEST_CASE(a_conversation_that_cannot_fit_is_refused_before_all_of_it_
   BOOST_TEST(std::get<ApiError>(encoded(fits, tokens)).code == "context_length_exceeded");
 }
 
+BOOST_AUTO_TEST_CASE(a_template_has_the_limits_that_the_configuration_gives_it) {
+  const auto hello = good(chat("", R"([{"role":"user","content":"hi"}])"));
+  const auto refused = [&](const auto& limit) {
+    GatewayOptions options;
+    limit(options);
+    const auto prompt = encode_prompt(hello, 0, test::fake_model(), options, {});
+    return std::holds_alternative<ApiError>(prompt) ? std::get<ApiError>(prompt).message : "";
+  };
+  BOOST_TEST(refused([](auto&) {}).empty());
+  BOOST_TEST(refused([](auto& o) { o.template_steps_max = 3; }).find("more than 3 steps") !=
+             std::string::npos);
+  BOOST_TEST(refused([](auto& o) { o.template_bytes_max = 9; }).find("more than 9 bytes") !=
+             std::string::npos);
+  BOOST_TEST(refused([](auto& o) { o.template_depth_max = 2; }).find("more than 2 levels") !=
+             std::string::npos);
+}
+
 BOOST_AUTO_TEST_CASE(what_template_or_vocabulary_refuse_is_the_clients_error) {
   const auto refused =
       std::get<ApiError>(encoded(good(chat("", R"([{"role":"user","content":"refuse me"}])")), 1000));

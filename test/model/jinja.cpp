@@ -238,6 +238,18 @@ BOOST_AUTO_TEST_CASE(nothing_can_be_nested_without_end) {
   BOOST_TEST(rendered(times(40, "{% if 1 %}") + "a" + times(40, "{% endif %}")) == "a");
 }
 
+BOOST_AUTO_TEST_CASE(depth_has_a_limit_of_its_own_up_to_which_it_is_safe) {
+  const auto deep = [](int levels) {
+    return "{% macro f(n) %}{% if n > 0 %}{% for i in [1] %}{{ f(n - 1) | trim }}{% endfor %}{% endif %}"
+           "{% endmacro %}{{ f(" +
+           std::to_string(levels) + ") }}";
+  };
+  BOOST_TEST(refused(deep(20), {.limits = {.depth_max = 50}}).problem() == "goes more than 50 levels deep");
+  BOOST_TEST(plain_text(segments(deep(20), hello, {.limits = {.depth_max = 1000}})).empty());
+  BOOST_TEST(refused(deep(100'000), {.limits = {.depth_max = 1000}}).problem() ==
+             "goes more than 1000 levels deep");
+}
+
 BOOST_AUTO_TEST_CASE(a_value_that_holds_itself_is_given_back) {
   // Leaks are LeakSanitizer's to find.
   BOOST_TEST(rendered("{% set ns = namespace() %}{% set ns.self = [ns] %}{% macro f() %}{% endmacro %}"

@@ -15,6 +15,7 @@ namespace convoy::model::jinja {
 struct Limits {
   uint64_t steps_max = 10'000'000;           // statements, expressions and elements that it looks at
   uint64_t bytes_max = uint64_t{256} << 20;  // of text and lists that it makes or reads, all together
+  uint32_t depth_max = 400;                  // of what is under way at once, macros that call macros included
 };
 
 /// Of a template's text; published ones stay far below.
@@ -22,12 +23,12 @@ inline constexpr size_t template_bytes_max = size_t{1} << 20;
 inline constexpr size_t nesting_max = 100;  // of statements and expressions
 inline constexpr size_t values_nesting_max =
     64;  // of lists in lists; what JSON brings is held to json_depth_max
-/// Of what is under way at once, macros that call macros included.
-inline constexpr size_t depth_max = 400;
 inline constexpr int64_t range_max = 100'000;  // as jinja2's sandbox
 
+inline std::string place_of(int line) { return "chat template, line " + std::to_string(line); }
+
 [[noreturn]] inline void fail_at(int line, std::string what, std::string mend = "") {
-  throw InputError(std::move(what), "chat template, line " + std::to_string(line), std::move(mend));
+  throw InputError(std::move(what), place_of(line), std::move(mend));
 }
 
 class Meter {
@@ -42,6 +43,7 @@ class Meter {
     bytes_ += count;
     if (bytes_ > limits_.bytes_max) too_much("bytes of text and lists", limits_.bytes_max);
   }
+  std::string place() const { return place_of(line_); }
   [[noreturn]] void fail(std::string what, std::string mend = "") const {
     fail_at(line_, std::move(what), std::move(mend));
   }
@@ -51,8 +53,9 @@ class Meter {
    public:
     Level(Meter& meter, int line) : meter_(meter), line_outside_(std::exchange(meter.line_, line)) {
       meter.steps(1);
-      if (meter.depth_ == depth_max)
-        meter.fail("goes more than " + std::to_string(depth_max) + " levels deep", "use a simpler template");
+      if (meter.depth_ == meter.limits_.depth_max)
+        meter.fail("goes more than " + std::to_string(meter.limits_.depth_max) + " levels deep",
+                   "use a simpler template");
       meter.depth_++;
     }
     ~Level() {
