@@ -3,61 +3,20 @@
 #include <algorithm>
 #include <deque>
 
-#include "model/chat/python_json.hpp"
-#include "model/error.hpp"
+#include "model/chat/jinja/given.hpp"
 
 namespace convoy::model {
 namespace {
 
 namespace json = boost::json;
 using jinja::Dictionary;
+using jinja::given;
 using jinja::List;
 using jinja::Meter;
 using jinja::None;
 using jinja::Text;
 using jinja::Value;
 using Entries = std::vector<std::pair<Value, Value>>;
-
-Value given(Meter& meter, std::string_view text) {
-  Text made(text, false);
-  meter.bytes(made.cost());
-  return made;
-}
-
-Value from_json(Meter& meter, const json::value& value, const std::string& where) {
-  meter.steps(1);
-  switch (value.kind()) {
-    case json::kind::null:
-      return None{};
-    case json::kind::bool_:
-      return value.get_bool();
-    case json::kind::int64:
-      return value.get_int64();
-    case json::kind::uint64:
-      return value.get_uint64() > INT64_MAX ? Value::big(value.get_uint64())
-                                            : Value(static_cast<int64_t>(value.get_uint64()));
-    case json::kind::double_:
-      if (!is_kept_exactly(value.get_double()))
-        throw InputError("holds a number that is too large to be kept exactly", where,
-                         "give it as a string, or leave it out");
-      return value.get_double();
-    case json::kind::string:
-      return given(meter, value.get_string());
-    case json::kind::array: {
-      std::vector<Value> elements;
-      for (const json::value& element : value.get_array())
-        elements.push_back(from_json(meter, element, where));
-      return List::make(meter, std::move(elements));
-    }
-    case json::kind::object: {
-      Entries entries;
-      for (const auto& [key, held] : value.get_object())
-        entries.emplace_back(given(meter, key), from_json(meter, held, where));
-      return Dictionary::make(meter, std::move(entries));
-    }
-  }
-  return {};
-}
 
 /// Makes the values of one conversation. What every message says again, such as its keys, is one value.
 class Conversation {
@@ -103,7 +62,7 @@ class Conversation {
     Entries& into = call.bare ? entries : function;
     into.emplace_back(word("name"), given(meter_, call.name));
     into.emplace_back(word("arguments"),
-                      from_json(meter_, call.arguments, "messages[" + std::to_string(place_) + "]"));
+                      given(meter_, call.arguments, "messages[" + std::to_string(place_) + "]"));
     if (!call.bare) entries.emplace_back(word("function"), Dictionary::make(meter_, std::move(function)));
     return Dictionary::make(meter_, std::move(entries));
   }
@@ -142,7 +101,7 @@ std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, std::span<const Messa
   scope->set("tools", None{});
   if (options.tools) {
     std::vector<Value> tools;
-    for (const json::value& tool : *options.tools) tools.push_back(from_json(meter, tool, "tools"));
+    for (const json::value& tool : *options.tools) tools.push_back(given(meter, tool, "tools"));
     scope->set("tools", List::make(meter, std::move(tools)));
   }
   scope->set("documents", None{});

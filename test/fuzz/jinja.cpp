@@ -22,10 +22,15 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         {.role = "tool", .content = "{\"t\": 20}" + mark, .tool_call_id = "1"},
         {.role = "assistant", .content = "<think>\nx</think>y" + mark, .reasoning_content = mark}};
     const boost::json::array tools = {{{"type", "function"}, {"function", {{"name", mark}}}}};
+    std::string beginning;
     const auto segments = chat.render(messages, {.add_generation_prompt = true,
                                                  .tools = &tools,
                                                  .thinking = true,
-                                                 .limits = {.steps_max = 200'000, .bytes_max = 16 << 20}});
+                                                 .limits = {.steps_max = 200'000, .bytes_max = 16 << 20},
+                                                 .watch = [&](std::span<const model::Segment> seen) {
+                                                   beginning = model::plain_text(seen);
+                                                 }});
+    demand(model::plain_text(segments).starts_with(beginning), "what was seen of a prompt begins it");
     const bool says_mark =
         text.find(mark) != text.npos || text.find(0x5c) != text.npos;  // or writes it in an escape
     for (const model::Segment& segment : segments) {

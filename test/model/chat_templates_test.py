@@ -71,6 +71,7 @@ def compiled(text, now=datetime.datetime.now):
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = tojson
+    environment.filters["from_json"] = json.loads  # as vendors' servers have it; transformers has not
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: now().strftime(form)
     return environment.from_string(text)

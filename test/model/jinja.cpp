@@ -250,6 +250,21 @@ BOOST_AUTO_TEST_CASE(depth_has_a_limit_of_its_own_up_to_which_it_is_safe) {
              "goes more than 1000 levels deep");
 }
 
+BOOST_AUTO_TEST_CASE(json_text_becomes_values_of_the_clients) {
+  const std::vector<Message> asks = {{"user", R"({"<x>": [1, 2.5, null, {"a": "<x>"}], "b": true})"}};
+  const std::string text =
+      "{% set j = messages[0].content | from_json %}{{ j | tojson }} {{ j['<x>'][3].a }}";
+  BOOST_TEST(rendered(text, asks) == R"({"<x>": [1, 2.5, null, {"a": "<x>"}], "b": true} <x>)");
+  BOOST_TEST(trusted(text, asks).find("<x>") == std::string::npos);
+  BOOST_TEST(rendered(R"({{ '[1, "a"]' | from_json }})") == "[1, 'a']");
+  for (const std::string bad : {"{", "", "[1e400]", "nope", "[1] 2"}) {
+    const InputError error = refused("\n{{ '" + bad + "' | from_json }}");
+    BOOST_TEST(error.where() == "chat template, line 2", bad);
+  }
+  BOOST_TEST(!refused("{{ none | from_json }}").problem().empty());
+  BOOST_TEST(!refused("{{ ('[' * 1000000) | from_json }}").problem().empty());
+}
+
 BOOST_AUTO_TEST_CASE(a_value_that_holds_itself_is_given_back) {
   // Leaks are LeakSanitizer's to find.
   BOOST_TEST(rendered("{% set ns = namespace() %}{% set ns.self = [ns] %}{% macro f() %}{% endmacro %}"

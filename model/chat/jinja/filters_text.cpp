@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "model/chat/jinja/filters.hpp"
+#include "model/chat/jinja/given.hpp"
 #include "model/chat/jinja/spelling.hpp"
 #include "model/json.hpp"
 #include "model/utf8.hpp"
@@ -168,8 +169,17 @@ Value tojson(Call& call) {
   return to_json(call.meter, call.self, style);
 }
 
+/// Of texts that publishers write for arguments which come as JSON text.
+Value from_json(Call& call) {
+  const Text& text = call.text();
+  call.meter.bytes(text.size() * sizeof(boost::json::value));
+  const std::string place = call.meter.place();
+  return given(call.meter, parse_json(text.view(), place), place);
+}
+
 constexpr Builtin filters[] = {
     {"capitalize", capitalize},
+    {"from_json", from_json},
     {"indent", indent, 0, {"width", "first", "blank"}},
     {"lower", lower},
     {"replace", replace, 2, {"old", "new", "count"}},
