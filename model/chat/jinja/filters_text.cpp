@@ -86,6 +86,13 @@ TextPtr self_text(Call& call) {
 }
 
 Value string(Call& call) { return self_text(call); }
+
+Value safe(Call& call) {
+  Text text = *self_text(call);
+  text.set_markup();
+  return call.made(std::move(text));
+}
+
 Value upper(Call& call) { return call.made(converted(*self_text(call), upper_case)); }
 Value lower(Call& call) { return call.made(converted(*self_text(call), lower_case)); }
 Value capitalize(Call& call) { return capitalized(call, *self_text(call)); }
@@ -183,7 +190,7 @@ constexpr Builtin filters[] = {
     {"indent", indent, 0, {"width", "first", "blank"}},
     {"lower", lower},
     {"replace", replace, 2, {"old", "new", "count"}},
-    {"safe", string},  // nothing is escaped that it could keep from it
+    {"safe", safe},
     {"string", string},
     {"title", title},
     {"tojson", tojson, 0, {"ensure_ascii", "indent", "separators", "sort_keys"}},

@@ -111,17 +111,26 @@ Value repeated(Meter& meter, const Value& value, int64_t times) {
 
 bool repeats(const Value& value) { return value.text() || (value.list() && value.list()->has_places()); }
 
+Value joined(Meter& meter, const Text& a, const Text& b) {
+  const bool markup = a.markup() || b.markup();
+  // As an escaped text becomes longer, and is made beside the sum.
+  constexpr size_t escaped_at_most = 5;
+  meter.bytes(sizeof(Text) + (a.cost() + b.cost()) * (markup ? 2 * escaped_at_most : 1));
+  Text sum = markup && !a.markup() ? a.escaped() : a;
+  if (markup && !b.markup())
+    sum.append(b.escaped());
+  else
+    sum.append(b);
+  if (markup) sum.set_markup();
+  return sum;
+}
+
 }  // namespace
 
 Value add(Meter& meter, const Value& a, const Value& b) {
   const auto x = number_of(a), y = number_of(b);
   if (x && y) return calculate_numbers(meter, Arithmetic::add, *x, *y);
-  if (a.text() && b.text()) {
-    meter.bytes(sizeof(Text) + a.text()->cost() + b.text()->cost());
-    Text sum = *a.text();
-    sum.append(*b.text());
-    return sum;
-  }
+  if (a.text() && b.text()) return joined(meter, *a.text(), *b.text());
   const bool lists = a.list() && b.list() && a.list()->kind == b.list()->kind &&
                      (a.list()->kind == List::Kind::list || a.list()->kind == List::Kind::tuple);
   if (!lists) refuse(meter, Arithmetic::add, a, b);

@@ -32,6 +32,29 @@ Text Text::slice(size_t begin, size_t end) const {
   return part;
 }
 
+Text Text::escaped() const {
+  Text result;
+  for_each_run([&](std::string_view bytes, bool trusted) {
+    std::string written;
+    for (const char c : bytes) {
+      if (c == '&')
+        written += "&amp;";
+      else if (c == '<')
+        written += "&lt;";
+      else if (c == '>')
+        written += "&gt;";
+      else if (c == '"')
+        written += "&#34;";
+      else if (c == '\'')
+        written += "&#39;";
+      else
+        written += c;
+    }
+    result.append(written, trusted);
+  });
+  return result;
+}
+
 size_t Text::run_at(size_t at) const {
   const auto after = [](size_t position, const Run& run) { return position < run.end; };
   return static_cast<size_t>(std::upper_bound(runs_.begin(), runs_.end(), at, after) - runs_.begin());

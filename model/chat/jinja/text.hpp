@@ -26,6 +26,13 @@ class Text {
   void append(const Text& text, size_t begin, size_t end);
   Text slice(size_t begin, size_t end) const;
 
+  /// With the characters that mean something in HTML written as jinja2 escapes them.
+  Text escaped() const;
+  /// Whether it is what jinja2 calls markup, as `| safe` makes it: joined by `+` to another text it stays so,
+  /// and that one is escaped. Copies keep it, what is cut or made out of it does not.
+  bool markup() const { return markup_; }
+  void set_markup() { markup_ = true; }
+
   /// Calls `each(bytes, trusted)` for every stretch of one origin, in order.
   template <class Each>
   void for_each_run(Each each) const {
@@ -46,6 +53,7 @@ class Text {
 
   std::string bytes_;
   std::vector<Run> runs_;  // ends ascend; neighbours differ in origin
+  bool markup_ = false;
 };
 
 // Python counts characters; a Text counts bytes.
