@@ -18,12 +18,18 @@ class Fields {
  public:
   explicit Fields(const boost::json::object& object, std::string prefix = {})
       : object_(object), prefix_(std::move(prefix)) {}
+  /// One of many: its place is spelled where something is wrong with it.
+  Fields(const boost::json::object& object, std::string_view list, size_t index)
+      : object_(object), list_(list), index_(index) {}
 
   const boost::json::value* find(std::string_view key) const {
     const boost::json::value* v = object_.if_contains(key);
     return v && !v->is_null() ? v : nullptr;
   }
-  std::string path(std::string_view key) const { return prefix_ + std::string(key); }
+  std::string path(std::string_view key) const {
+    const std::string in_list = list_.empty() ? "" : std::string(list_) + "[" + std::to_string(index_) + "].";
+    return in_list + prefix_ + std::string(key);
+  }
 
   [[noreturn]] void refuse(std::string_view key, const std::string& why,
                            std::string code = "invalid_value") const {
@@ -84,6 +90,8 @@ class Fields {
   static std::string shown(double x) { return std::to_string(static_cast<int>(x)); }
   const boost::json::object& object_;
   std::string prefix_;
+  std::string_view list_;  // empty: it is in none
+  size_t index_ = 0;
 };
 
 /// Empty, false or nothing: it asks for nothing.

@@ -35,9 +35,8 @@ std::vector<model::Message> messages_of(const Fields& f) {
   std::vector<model::Message> messages;
   messages.reserve(list.get_array().size());
   for (const json::value& item : list.get_array()) {
-    const std::string key = "messages[" + std::to_string(messages.size()) + "]";
-    if (!item.is_object()) f.refuse(key, "must be an object");
-    const Fields message(item.get_object(), key + ".");
+    if (!item.is_object()) f.refuse("messages[" + std::to_string(messages.size()) + "]", "must be an object");
+    const Fields message(item.get_object(), "messages", messages.size());
     std::string role = message.text("role");
     if (role == "developer") role = "system";  // OpenAI's newer name for it
     if (role != "system" && role != "user" && role != "assistant")
