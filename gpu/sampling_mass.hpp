@@ -15,7 +15,6 @@
 // 2^40·e^x. Masses never grow as logits fall. Below −40·ln 2 = −27.7 they are 0, and the best token's is
 // 2^40, so that the sum of 2^20 tokens' is at most 2^60 and exact in any order.
 
-#include <bit>
 #include <cstdint>
 
 namespace convoy::gpu {
@@ -97,7 +96,7 @@ constexpr uint64_t drawn_unit(uint64_t word, uint64_t total) { return multiply_h
 /// logarithm for each squaring.
 constexpr uint64_t log_of(uint64_t mass) {
   constexpr uint64_t ln2 = 0xB17217F7D1CF79AB;  // · 2^64
-  const int whole = 63 - std::countl_zero(mass);
+  const int whole = 63 - __builtin_clzll(mass);  // nvcc 13 makes 64 of std::countl_zero, always
   uint64_t mantissa = mass << (63 - whole);  // in [1, 2), in units of 2^-63
   uint64_t log2 = static_cast<uint64_t>(whole - mass_bits);
   for (int bit = 0; bit < 32; bit++) {
