@@ -3,7 +3,6 @@
 
 #include <boost/json.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -11,14 +10,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "test/model/files.hpp"
+
 namespace convoy::test {
 
 namespace fs = std::filesystem;
-
-inline fs::path source_dir() {
-  const char* dir = std::getenv("CONVOY_SOURCE_DIR");
-  return dir ? dir : ".";
-}
 
 inline std::string read_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -54,13 +50,6 @@ inline boost::json::object golden_cases(const std::string& name) {
   const fs::path dir = golden_tokenizer_dir(name);
   if (fs::exists(dir / "cases.json")) return boost::json::parse(read_file(dir / "cases.json")).as_object();
   return boost::json::parse(read_file(dir / "../cases.json")).at(name).as_object();
-}
-
-/// The default model, or an empty path.
-inline fs::path default_model() {
-  const char* set = std::getenv("CONVOY_MODEL");
-  const fs::path path = set ? fs::path(set) : source_dir() / "models/SmolLM2-135M-Instruct.Q4_1.gguf";
-  return fs::exists(path) ? path : fs::path();
 }
 
 }  // namespace convoy::test

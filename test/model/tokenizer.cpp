@@ -20,7 +20,7 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-const Tokenizer& golden(const std::string& name) {
+const Tokenizer& known(const std::string& name) {
   static std::map<std::string, std::shared_ptr<const Tokenizer>> loaded;
   auto& tokenizer = loaded[name];
   if (!tokenizer) {
@@ -122,9 +122,9 @@ BOOST_AUTO_TEST_CASE(decoding_what_was_encoded_gives_the_text_back) {
   for (int i = 0; i < 2000; ++i) {
     const std::string text = random_text(random, random() % 60);
     for (const bool control : {false, true}) {
-      const Tokenizer& deepseek = golden("deepseek_v3");
+      const Tokenizer& deepseek = known("deepseek_v3");
       BOOST_TEST(deepseek.decode(deepseek.encode(text, control)) == text);
-      const Tokenizer& qwen = golden("qwen3");
+      const Tokenizer& qwen = known("qwen3");
       BOOST_TEST(qwen.decode(qwen.encode(text, control)) == normalise_nfc(text));
     }
   }
@@ -138,7 +138,7 @@ BOOST_AUTO_TEST_CASE(plain_text_never_becomes_an_added_token) {
     std::set<int32_t> added;
     for (const AddedToken& token : parts.added) added.insert(token.id);
     BOOST_REQUIRE_GT(added.size(), 20);
-    const Tokenizer& t = golden(name);
+    const Tokenizer& t = known(name);
     for (int i = 0; i < 2000; ++i) {
       std::string text;
       for (size_t count = 1 + random() % 8; count > 0; --count) {
@@ -151,7 +151,7 @@ BOOST_AUTO_TEST_CASE(plain_text_never_becomes_an_added_token) {
 }
 
 BOOST_AUTO_TEST_CASE(a_long_word_is_encoded_in_time_in_proportion_to_its_length) {
-  const Tokenizer& t = golden("qwen3");
+  const Tokenizer& t = known("qwen3");
   for (const std::string unit : {"a", "ab", " ", "\n", "漢", "!"}) {
     grows_in_proportion("words of \"" + unit + "\"", 40'000 / unit.size(),
                         [&](size_t n) { (void)t.encode(repeated(unit, n), false); });
@@ -168,7 +168,7 @@ BOOST_AUTO_TEST_CASE(ordinary_text_is_encoded_in_time_in_proportion_to_its_lengt
     text += "\nThe quick brown fox jumps over the lazy dog; it isn't tired of it, and 2 more wait.\n";
   }
   for (const std::string name : {"deepseek_v3", "qwen3"}) {
-    const Tokenizer& t = golden(name);
+    const Tokenizer& t = known(name);
     grows_in_proportion(name, 100'000 / text.size() + 1,
                         [&](size_t n) { (void)t.encode(repeated(text, n), false); });
   }
