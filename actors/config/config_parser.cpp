@@ -47,7 +47,7 @@ class Collector {
       : text_(text), state_(state), open_{{&root, false, 0, ""}} {}
 
   void key(std::string name) {
-    // The parser stands behind the key, at '=', '{' or ']'.
+    // The parser stands behind the key, at '=', '{', '.' or ']'.
     const size_t found = text_.rfind(name, here());
     key_at_ = found == text_.npos ? 0 : found;
     key_ = std::move(name);
@@ -293,17 +293,17 @@ ConfigSyntaxError take_out(std::string& text, const Stop& stop, bool line_is_kno
 
 /// Why these bytes are no configuration at all.
 std::optional<ConfigSyntaxError> no_text(std::string_view text) {
-  const auto refuse = [](int line, std::string why) {
-    return ConfigSyntaxError{{line, line, std::move(why)}, "", ""};
+  const auto refuse = [](const Place& place, std::string why) {
+    return ConfigSyntaxError{{place.line, place.column, std::move(why)}, "", ""};
   };
   if (text.size() > config_bytes_max)
-    return refuse(0, "the file has " + std::to_string(text.size()) + " bytes; at most " +
-                         std::to_string(config_bytes_max) + " are read");
+    return refuse({}, "the file has " + std::to_string(text.size()) + " bytes; at most " +
+                          std::to_string(config_bytes_max) + " are read");
   if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
-    return refuse(1, "the file is UTF-16; save it as UTF-8");
+    return refuse(place_of(text, 0), "the file is UTF-16; save it as UTF-8");
   // CAF takes a zero byte for the end of the text and would ignore what follows.
   if (const size_t zero = text.find('\0'); zero != text.npos)
-    return refuse(place_of(text, zero).line, "zero byte; cluster.conf is plain text");
+    return refuse(place_of(text, zero), "zero byte; cluster.conf is plain text");
   return std::nullopt;
 }
 

@@ -41,7 +41,7 @@ bool rotate(const fs::path& file, const LogRotation& rotation) {
   if (rotation.bytes_max == 0 || lstat(file.c_str(), &status) != 0) return false;
   if (static_cast<uint64_t>(status.st_size) <= rotation.bytes_max) return false;
   std::error_code error;  // the older ones may not be there
-  fs::remove(numbered(file, rotation.files_max), error);
+  if (rotation.files_max > 0) fs::remove(numbered(file, rotation.files_max), error);
   for (uint32_t i = rotation.files_max; i > 1; --i)
     fs::rename(numbered(file, i - 1), numbered(file, i), error);
   if (rotation.files_max > 0)

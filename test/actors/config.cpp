@@ -161,6 +161,7 @@ BOOST_AUTO_TEST_CASE(syntax_errors_say_what_the_parser_does_not_read) {
   expect_one(with("[log]\nlevel = \"info\njson = true\n"), 6, {"ends in the middle"});
   expect_one(with("[cache]\nepoch = 9223372036854775808\n"), 6, {"64 bits"});
   expect_one(with(std::string("[cache]\n") + '\0' + "epoch = 1\n"), 6, {"zero byte"});
+  BOOST_TEST(problems(with(std::string("[cache]\nepo") + '\0' + "ch = 1\n"))[0].column == 4);
   expect_one(with("[cache]\nepoch = " + std::string(100'000, '[') + "\n"), 6, {"deep"});
   expect_one(std::string(config_bytes_max + 1, ' '), 0, {"bytes"});
   expect_one("\xef\xbb\xbf" + with(""), 1, {"BOM"});

@@ -75,6 +75,14 @@ BOOST_FIXTURE_TEST_CASE(a_long_log_is_put_aside_and_only_so_many_are_kept, Fixtu
   BOOST_CHECK(!fs::exists(folder / "node1.log.3"));
 }
 
+BOOST_FIXTURE_TEST_CASE(where_none_are_kept_nothing_else_is_deleted, Fixture) {
+  std::ofstream(folder / "node1.log.0") << "somebody's";
+  write_line("longer than ten bytes");
+  BOOST_CHECK(log::rotate(file, {10, 0}));
+  BOOST_CHECK(!fs::exists(file));
+  BOOST_CHECK_EQUAL(text_of(folder / "node1.log.0"), "somebody's");
+}
+
 BOOST_FIXTURE_TEST_CASE(a_process_that_does_not_rotate_follows_the_one_that_does, Fixture) {
   log::LogFile stage(file, {});
   write_line("to the first file, however long it may be");
