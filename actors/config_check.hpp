@@ -1,6 +1,6 @@
 #pragma once
 // What a table of single keys cannot say: values that contradict each other, or that this version cannot
-// serve. Pure; called by cluster_config.cpp over values that are right one by one.
+// serve. Pure; called by cluster_config.cpp, which leaves out what is about a value that is wrong by itself.
 
 #include <string>
 #include <string_view>

@@ -1,8 +1,8 @@
 #pragma once
-// Every actor's typed interface, on one page. All messages are frames (schema/convoy.capnp), near and far: a
-// handle may be a local actor or a remote handle of a link (actors/link/link.hpp), and behaves the same. Mail
-// is one-way; answers carry the ids of what they answer. CAF 0.17's spelling of typed interfaces stays in
-// this file.
+// The typed interfaces of all actors that others know, on one page. All messages are frames
+// (schema/convoy.capnp), near and far: a handle may be a local actor or a remote handle of a link
+// (actors/link/link.hpp), and behaves the same. Mail is one-way; answers carry the ids of what they answer.
+// Not here: StageReporter, and what the gateway's own messages add to GatewayActor.
 
 #include <caf/all.hpp>
 
@@ -15,7 +15,7 @@ using schema::Frame;
 
 struct AddPipeline;  // a replica is there
 struct StageUp;      // a stage process linked itself to us (below: all of these are local only)
-struct PeerUp;       // any other process did
+struct PeerUp;       // any other process did; in a stage's process a stage, too
 struct PeerRefused;  // or it did not
 struct PeerDown;     // a link ended
 
@@ -97,14 +97,14 @@ using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       //
                                     caf::reacts_to<PeerRefused>,      // the next stage
                                     caf::reacts_to<caf::tick_atom>>;  // try the next stage again
 
-/// Supervises the processes of one machine.
+/// Answers for one machine, whose processes its Supervisor keeps alive.
 using NodeActor =
-    caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,   // kill −9 and start another
+    caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,   // kill −9 and start anew, or pass it on
                      caf::reacts_to<Frame<msg::StatusQuery>>,    // answered on the link it came by
                      caf::reacts_to<Frame<msg::Shutdown>>,       // end all stages, then yourself
                      caf::reacts_to<Frame<msg::PipelineState>>,  // for status
                      caf::reacts_to<PeerUp>,                     // another node, or a client
-                     caf::reacts_to<PeerDown>>;                  // supervise
+                     caf::reacts_to<PeerDown>>;                  // forget it
 
 /// The pipelines follow after spawning the router, because they need its handle.
 struct AddPipeline {
@@ -141,7 +141,8 @@ void end_and_wait(caf::actor_system& system, const Handles&... handles) {
   (end(handles), ...);
 }
 
-/// Sends one frame without a sender: what code outside actors (HTTP sessions, links) uses.
+/// Sends one frame without a sender: what code outside actors (HTTP sessions, the cache's I/O thread,
+/// commands) uses.
 template <class Handle, class T>
 void mail(const Handle& to, Frame<T> frame) {
   caf::anon_send(to, std::move(frame));

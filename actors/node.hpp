@@ -15,7 +15,7 @@ namespace convoy::actors {
 /// What the node actor knows of things that are not actors. Null on nodes that are not the head.
 struct NodeFacts {
   std::function<std::string()> gateway_url;
-  std::function<std::string()> redis_json;  // {"address", "pid", "state"}
+  std::function<std::string()> redis_json;  // {"address", "pid", "state", "reason"}, no reason if off
 };
 
 struct NodeOptions {

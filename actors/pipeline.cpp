@@ -117,7 +117,7 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
 
 void PipelineData::cancel(uint64_t number) {
   const auto found = by_number.find(number);
-  if (found == by_number.end()) return;  // finished meanwhile
+  if (found == by_number.end()) return;  // finished meanwhile, or never ours
   cancelled_total->Increment();
   scheduler.cancel(found->second);
   forget(found->second);

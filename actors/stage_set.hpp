@@ -1,8 +1,8 @@
 #pragma once
-// StageSet: the stages of one pipeline, its epoch and its clock: who is there, what the pipeline is doing,
-// which stage is lost, when a canary is due, whether the pipeline is ready and why not. It decides, and has
-// no effects: the pipeline actor hands in what it hears and the time, and does what comes back. No clock, no
-// actor: tests drive it alone.
+// StageSet: the stages of one pipeline, its epoch and its time-outs: who is there, what the pipeline is
+// doing, which stage is lost, when a canary is due, whether the pipeline is ready and why not. It decides,
+// and has no effects: the pipeline actor hands in what it hears and the time, and does what comes back. No
+// clock, no actor: tests drive it alone.
 
 #include <chrono>
 #include <cstdint>

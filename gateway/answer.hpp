@@ -1,6 +1,6 @@
 #pragma once
 // AnswerReader: holds the cluster's messages of one answer against each other (order, repeats, gaps, counts)
-// and turns their tokens into text. Pure; each session has its own, on its own strand.
+// and turns their tokens into text. Pure; each choice has its own, on its session's strand.
 
 #include <cstdint>
 #include <optional>

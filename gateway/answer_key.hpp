@@ -1,6 +1,6 @@
 #pragma once
-// The answer cache's key: requests with the same key get the same answer. Called by a session for each
-// cacheable request; pure, any thread.
+// The answer cache's key: requests with the same key get the same answer. Called by a completion for each
+// prompt whose answer may be kept; pure, any thread.
 
 #include <boost/json.hpp>
 #include <cstdint>

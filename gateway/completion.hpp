@@ -32,7 +32,7 @@ class Completion {
   /// The gateway shuts down: ends the answer with an error.
   void stop();
   unsigned status() const { return status_; }            // what the client got; 499: it left before the end
-  const std::string& reason() const { return reason_; }  // "ok", "client_gone", or an error's code
+  const std::string& reason() const { return reason_; }  // "ok", "client_gone", or an error's reason()
 
  private:
   enum class State {

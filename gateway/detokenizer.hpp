@@ -1,7 +1,7 @@
 #pragma once
 // Detokenizer: turns the bytes of tokens, in whatever pieces they come, into UTF-8 text that is never cut
-// inside a character, and ends the text at the first stop string. Pure; each session has its own, on its own
-// strand.
+// inside a character, and ends the text at the first stop string. Pure; each answer has its own, on its
+// session's strand.
 
 #include <cstdint>
 #include <string>

@@ -20,7 +20,8 @@ struct Mailroom {
   std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> open;
   std::string lost;  // why the cluster cannot be reached; empty: it can
 
-  /// Frames may come from other processes: one that cannot be read is dropped, not fatal.
+  /// A frame that cannot be read is dropped, not fatal. In this version frames come from this process alone
+  /// (link_roles.cpp).
   template <class T>
   void deliver(const Frame<T>& frame) {
     try {

@@ -50,7 +50,7 @@ using MailroomActor = actors::GatewayActor::extend<caf::reacts_to<OpenMailbox>, 
 MailroomActor spawn_gateway_actor(caf::actor_system& system, std::string node,
                                   std::shared_ptr<Readiness> readiness);
 
-/// Mails the pipeline that nobody waits for this request any more.
+/// Tells the pipelines, through the router, that nobody waits for this request any more.
 void cancel(const actors::RouterActor& router, const std::string& node, uint64_t request);
 
 }  // namespace convoy::gateway

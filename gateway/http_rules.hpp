@@ -1,6 +1,6 @@
 #pragma once
 // What a request must keep beside HTTP's grammar, which Beast checks: how its body is framed, and whom it is
-// for. Called by connections for each header, and by their fuzz target; pure, any thread.
+// for. Called by connections and sessions for each request, and by their fuzz target; pure, any thread.
 
 #include <boost/beast/http.hpp>
 #include <optional>

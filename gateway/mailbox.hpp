@@ -1,6 +1,7 @@
 #pragma once
-// Mailbox: everything that can happen to one answer, in order. The gateway actor and the connection's watch
-// put events in from any thread; the session takes them out on its strand.
+// Mailbox: everything that can happen to the answers of one request, in order. The gateway actor posts what
+// the cluster says, from any thread; what ends the request early is put in front, on the session's strand,
+// where the session takes events out.
 
 #include <boost/asio.hpp>
 #include <chrono>
@@ -33,7 +34,7 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   Mailbox(asio::any_io_executor executor, Clock::time_point deadline)
       : timer_(executor), deadline_(deadline) {}
 
-  /// Any thread. An answer has at most as many messages as tokens, so the queue needs no limit of its own.
+  /// Any thread. An answer has at most two messages more than tokens, so the queue needs no limit of its own.
   void post(Event event) {
     asio::post(timer_.get_executor(), [self = shared_from_this(), event = std::move(event)]() mutable {
       self->put(std::move(event));

@@ -29,9 +29,9 @@ class Metrics {
  public:
   explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
 
-  /// endpoint: one of the known routes or "other" (a client must not make up label values). status: HTTP's,
-  /// or 499 if the client left before its answer was whole. reason: "ok", an answer's finish reason, or an
-  /// error's code.
+  /// endpoint: a known route's label, "other", or "none" where no request could be read (a client must not
+  /// make up label values). status: HTTP's, or 499 if the client left before its answer was whole. reason:
+  /// "ok", "client_gone", or an error's reason().
   void answered(const std::string& endpoint, unsigned status, const std::string& reason);
   /// What became of the cache for an answer: hit, miss or bypass.
   void cache(const std::string& result);

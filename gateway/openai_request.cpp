@@ -41,7 +41,7 @@ std::vector<model::Message> messages_of(const Fields& f) {
     if (role == "developer") role = "system";  // OpenAI's newer name for it
     if (role != "system" && role != "user" && role != "assistant")
       message.refuse("role", "must be system, developer, user or assistant");
-    // Accepted and left out, as the templates have no place for it.
+    // Accepted and left out: templates get roles and contents alone.
     if (const json::value* name = message.find("name"); name && !name->is_string())
       message.refuse("name", "must be a string");
     for (const char* name : {"tool_calls", "tool_call_id", "function_call", "audio", "prefix"})

@@ -18,7 +18,7 @@ json::object usage_object(const Usage& usage) {
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
 }
 
-/// A token as text: its own bytes, even where they are only part of a character. Without a tokenizer its id.
+/// A token as a text of its own: what is only part of a character is U+FFFD. Without a tokenizer its id.
 std::string token_text(const ServedModel& model, int32_t id) {
   if (!model.tokenizer) return "token_id:" + std::to_string(id);
   std::string text;

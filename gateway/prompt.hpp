@@ -1,6 +1,7 @@
 #pragma once
-// From a validated request to token ids that fit the model's context. Pure; may take milliseconds a 10 KB of
-// text, so sessions run long ones on the gateway's encoder threads.
+// From a validated request to token ids that fit the model's context. Pure but for the date that a chat
+// template may write; may take milliseconds a 10 KB of text, so sessions run long ones on the gateway's
+// encoder threads.
 
 #include <cstdint>
 #include <stop_token>

@@ -1,5 +1,5 @@
 #pragma once
-// Names for requests that nobody can guess. Any thread.
+// Names for requests that nobody can guess, and seeds. Any thread.
 
 #include <cstddef>
 #include <string>

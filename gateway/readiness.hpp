@@ -1,6 +1,6 @@
 #pragma once
 // Readiness: what the pipelines said of themselves last, and when. Written by the gateway actor, read by
-// sessions for /readyz and /metrics.
+// sessions for /readyz and /metrics, and for the answer cache's key.
 
 #include <chrono>
 #include <cstdint>

@@ -57,7 +57,7 @@ constexpr std::string_view guided_prefix = "guided_";  // guided_json, guided_re
 constexpr std::string_view true_or_unsupported[] = {"skip_special_tokens", "add_generation_prompt"};
 
 void refuse_unsupported_in_chats(const Fields& f) {
-  // The served templates know neither: whatever is asked for, the answer is the same.
+  // No template is told either: whatever is asked for, the answer is the same.
   for (const char* name : {"reasoning_effort", "verbosity"})
     if (const json::value* v = f.find(name); v && !v->is_string()) f.refuse(name, "must be a string");
   for (const char* name : {"tool_choice", "function_call"})

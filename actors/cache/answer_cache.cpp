@@ -296,8 +296,8 @@ struct AnswerCache::Impl {
 
 namespace {
 
-/// Frames may come from other processes: one that cannot be read is dropped, and the session's deadline ends
-/// it.
+/// A frame that cannot be read is dropped, and the session's deadline ends it. In this version frames come
+/// from this process alone (link_roles.cpp).
 template <class Handler>
 void read_or_drop(const char* type, Handler handler) {
   try {

@@ -1,6 +1,6 @@
 #pragma once
 // RedisServer: Convoy's own redis-server, a process in the run directory that keeps nothing on disk and
-// listens on a Unix socket alone. Owned by the head node's process, which must outlive nothing of it: the
+// listens on a Unix socket alone. Owned by the head node's process, which nothing of it may outlive: the
 // server dies with its owner, and is started again when it dies by itself. Never touches another Redis. One
 // thread starts and stops; any thread may ask in between.
 

@@ -1,7 +1,7 @@
 #pragma once
 // ClusterConfig: cluster.conf as values. Read once by each command before it starts anything, on its main
-// thread; immutable afterwards. Defaults stand here and nowhere else; types, ranges and help stand in
-// config_table.cpp.
+// thread; immutable afterwards. The keys' defaults stand here; a struct of options that repeats one does so
+// for tests. Types, ranges and help stand in config_table.cpp.
 
 #include <cstdint>
 #include <filesystem>

@@ -1,5 +1,6 @@
 #pragma once
-// What configuration and model together allow: what gateway, pipeline and stages must agree on. Pure.
+// What configuration and model together allow: what gateway, pipeline and stages must agree on. Pure, but for
+// how many cores this machine has.
 
 #include <optional>
 #include <string>
@@ -32,7 +33,7 @@ std::string arithmetic_of(const ClusterConfig& config);
 std::string settings_of(const ClusterConfig& config);
 
 /// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
-/// steps whose hidden states fit no frame.
+/// heads that the kernels do not take, steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);
 
 /// Throws InputError if the table of rotary positions, which each stage fills when it starts, were larger

@@ -10,8 +10,8 @@ namespace convoy::actors {
 
 /// The execution unit of a link's I/O thread. A cooperatively scheduled actor that mail finds idle runs here
 /// at once: handing it to the scheduler would wake another thread, and a wake-up costs tens of microseconds
-/// on the way of every token. Detached actors (stages, the cache) keep their own threads. What an actor does
-/// here delays the link, so one that has more than `messages_max` messages goes on in the scheduler.
+/// on the way of every token. Detached actors (stages) keep their own threads. What an actor does here delays
+/// the link, so one that has more than `messages_max` messages goes on in the scheduler.
 class Delivery final : public caf::execution_unit {
  public:
   explicit Delivery(caf::actor_system& system) : caf::execution_unit(&system) {}

@@ -2,7 +2,8 @@
 // Where links are accepted, and who is at the other end of a connection. Beside its TCP address a process
 // accepts links on a Unix-domain socket, which costs less. Its name follows from the address and is free if
 // the address is, so nobody has to be told it; it is an abstract one (man 7 unix), so no file stays behind
-// however the process ends. Called by Links.
+// however the process ends. Called by Links; loopback_endpoint by the gateway and the configuration's checks
+// too.
 
 #include <sys/socket.h>
 

@@ -19,8 +19,8 @@ namespace convoy::actors {
 
 class LinkPort : public std::enable_shared_from_this<LinkPort> {
  public:
-  /// What the port asks of the I/O thread. Called under the port's lock and never after close(): may only
-  /// post.
+  /// What the port asks of the I/O thread. Called under the port's lock and never after close(): write and
+  /// end may only post.
   struct Requests {
     std::function<void(schema::Lane)> write;             // there is something to write
     std::function<void(const std::string& reason)> end;  // the link cannot go on

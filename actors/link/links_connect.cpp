@@ -135,8 +135,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, a
   co_return answer.refusal;
 }
 
-// ---- up and down
-// ------------------------------------------------------------------------------------------------
+// ---- up and down ----
 
 Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk) {
   const PeerIdentity& peer = theirs.peer;

@@ -80,8 +80,7 @@ wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
           .link_id = link_id};
 }
 
-// ---- what is said and heard before a link is up
-// ---------------------------------------------------------------------------------
+// ---- what is said and heard before a link is up ----
 
 asio::awaitable<Links::Impl::Heard> Links::Impl::hear_frame(Handshake& connection) {
   auto in = co_await read_frame(connection.socket, wire::hello_bytes_max);
@@ -169,8 +168,7 @@ asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connect
   co_return answer;
 }
 
-// ---- accepting
-// --------------------------------------------------------------------------------------------------
+// ---- accepting ----
 
 /// Why nobody can be listened to on that connection, or nothing.
 std::string Links::Impl::refuse_connection(LinkSocket& socket, Handshake::From from) const {

@@ -104,7 +104,7 @@ struct Links::Impl final : PeerLink::Owner {
   Connection handshake(LinkSocket socket, Handshake::From from, LinkProof::End us, const std::string& address,
                        std::chrono::milliseconds timeout);
 
-  // links_connect.cpp, on the I/O thread
+  // links_connect.cpp, but for read_answer; on the I/O thread
   asio::awaitable<void> connect(std::string host, uint16_t port, uint32_t give_up_ms);
   asio::awaitable<Refusal> reach(Handshake& connection, asio::ip::tcp::endpoint to);
   asio::awaitable<Refusal> attempt(asio::ip::tcp::endpoint to, std::chrono::milliseconds timeout);
@@ -120,6 +120,7 @@ struct Links::Impl final : PeerLink::Owner {
   bool linked_to(const asio::ip::tcp::endpoint& address) const;  // to whoever listens there
   bool is_forming(
       const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
+  // links_handshake.cpp again
   wire::Greeting greeting(bool bulk, uint64_t link_id);
   void give_up(Handshake& connection);
   asio::awaitable<void> nap(std::chrono::milliseconds time);

@@ -8,7 +8,6 @@
 
 namespace convoy::actors {
 
-/// Who a process is: what it says in its Hello.
 struct PeerIdentity {
   std::string node;
   schema::Role role = schema::Role::NODE;  // node, stage or client

@@ -1,6 +1,6 @@
 #pragma once
 // The two ends of a frame's way: a RemoteHandle is the CAF handle that stands for an actor behind a link, and
-// frame_types() says how a received frame becomes mail of its type. Handles are used by any thread.
+// frame_type() says how a received frame becomes mail of its type. Handles are used by any thread.
 
 #include <caf/actor_proxy.hpp>
 #include <caf/all.hpp>

@@ -35,7 +35,7 @@ int open_pidfd(pid_t pid);
 std::string how_it_ended(int status);
 
 /// For a child's main(): ask the kernel for SIGKILL when the thread that started it ends. Exits if that
-/// already happened.
+/// thread's process is gone already.
 void die_with_parent(int32_t parent_pid);
 
 }  // namespace convoy::actors

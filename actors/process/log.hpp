@@ -31,7 +31,8 @@ struct Field {
 };
 using Fields = std::initializer_list<Field>;
 
-/// Called once by main. level: debug, info, warn or error.
+/// Called by main, and by nodes and stages anew once they know their configuration; before other threads
+/// start. level: debug, info, warn or error.
 void configure(std::string_view level, bool json, std::string_view process);
 
 void debug(std::string_view event, Fields fields = {});

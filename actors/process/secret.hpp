@@ -1,7 +1,7 @@
 #pragma once
 // The cluster's secret and the keys made from it: one 32-byte file by which processes of a cluster know each
-// other, and that keys the answer cache's names and its sealing. Read once at the start of each process; the
-// functions are pure otherwise. Any thread.
+// other, and that keys the answer cache's names and its sealing. Read when a process starts; the functions
+// are pure otherwise. Any thread.
 
 #include <cstddef>
 #include <string>

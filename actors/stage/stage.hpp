@@ -1,9 +1,9 @@
 #pragma once
-// Stage: a layer range in a process of its own. Its actor is detached and is the only thread that computes:
-// it runs steps in order and mails what comes of them straight to the next stage, so that no other thread has
-// to wake up on the way of a token. The last one's next is the first, which waits for sampled tokens, and the
-// pipeline hears of them too (docs/decisions/0006). It blocks on the device; its reporter speaks for it
-// meanwhile.
+// Stage: a layer range in a process of its own. Its actor is detached and computes on its own thread, with
+// the backend's helpers if it has any: it runs steps in order and mails what comes of them straight to the
+// next stage, so that no other thread has to wake up on the way of a token. The last one's next is the first,
+// which waits for sampled tokens, and the pipeline hears of them too (docs/decisions/0006). It blocks on the
+// device; its reporter speaks for it meanwhile.
 
 #include <pthread.h>
 

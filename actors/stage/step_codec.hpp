@@ -1,7 +1,7 @@
 #pragma once
 // Steps between their two shapes: the plain structs that scheduler and engine work with (gpu/step.hpp) and
-// the frames that travel. Pure. Decoding copies, and throws kj::Exception if the bytes are malformed; what
-// the numbers mean is checked by the engine and the scheduler.
+// the frames that travel. Pure. Decoding copies (all but hidden states), and throws kj::Exception if the
+// bytes are malformed; what the numbers mean is checked by the engine and the scheduler.
 
 #include "actors/messages.hpp"
 #include "gpu/step.hpp"
