@@ -35,7 +35,7 @@ class Head {
 
   const actors::PipelineActor& pipeline() const { return pipeline_; }
   std::string url() const;         // of the gateway
-  std::string redis_json() const;  // {"address", "pid", "state"}
+  std::string redis_json() const;  // {"address", "pid", "state", "reason"}
 
   /// From the edge inwards: first no new requests, then, once the stages are gone, no actors.
   void close();
