@@ -28,6 +28,7 @@ struct StageData {
   model::LayerRange range{};  // of the engine
   StageStatus status{};
   uint32_t next_instance = 0;
+  uint64_t next_incarnation = 0;
   uint16_t next_port = 0;                            // 0: a stage alone has no next one
   std::string next_host{};                           // empty: it connects to us
   std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
@@ -134,6 +135,7 @@ struct StageData {
   void meet(const PeerIdentity& peer) {
     if (peer.instance != next_instance || peer.listen_port != next_port) return;
     next = links.next_stage(peer);
+    next_incarnation = peer.incarnation;
     self->monitor(next);
   }
 
@@ -143,7 +145,10 @@ struct StageData {
     if (!next || next.address() != down.source) return;
     log::warn("stage.next_lost", {{"stage", options.instance}});
     next = nullptr;
-    linked_stages.erase(next_instance);
+    // Whoever took its place may have been linked before its end was heard.
+    if (const auto linked = linked_stages.find(next_instance);
+        linked != linked_stages.end() && linked->second.incarnation == next_incarnation)
+      linked_stages.erase(linked);
     connect();  // only the connection may have ended; while loading nobody raises the epoch for that
     tell();
   }

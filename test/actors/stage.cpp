@@ -71,8 +71,9 @@ struct Fixture : System {
     mail(stage, std::move(frame).finish());
   }
 
-  void link(uint32_t instance, uint16_t port, const std::string& node = "here") {
+  void link(uint32_t instance, uint16_t port, const std::string& node = "here", uint64_t incarnation = 0) {
     PeerIdentity peer;
+    peer.incarnation = incarnation;
     peer.node = node;
     peer.role = schema::Role::STAGE;
     peer.instance = instance;
@@ -270,6 +271,19 @@ BOOST_FIXTURE_TEST_CASE(a_link_to_the_next_stage_that_breaks_is_remade, Fixture)
   BOOST_CHECK_EQUAL(await(msg::Health::LOADING), "connecting to the next stage");
   BOOST_CHECK(convoy::test::comes_true([&] { return connects().size() == 2; }));
   link(1, 1001);
+  await(msg::Health::READY);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_successor_is_met_though_it_is_linked_before_its_predecessor_ends, Fixture) {
+  mortal = std::make_shared<caf::scoped_actor>(system);
+  start(1);
+  assign(1, {1, 2}, 0, "", 1000);  // which connects to us
+  link(0, 1000, "here", 1);
+  await(msg::Health::READY);
+  link(0, 2000, "here", 2);
+  mortal.reset();
+  await(msg::Health::LOADING);
+  assign(2, {1, 2}, 0, "", 2000);
   await(msg::Health::READY);
 }
 
