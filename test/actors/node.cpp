@@ -42,10 +42,10 @@ NodeActor::behavior_type other_node(NodeActor::pointer, World* world) {
 }
 
 struct Fixture {
-  Fixture() {
+  explicit Fixture(uint32_t readiness_period_ms = 60'000) {
     options.config.cluster.nodes = {{.name = "head", .listen = "127.0.0.1:1", .roles = {}, .stages = 1},
                                     {.name = "other", .listen = "127.0.0.1:2", .roles = {}, .stages = 2}};
-    options.config.pipeline.readiness_period_ms = 60'000;
+    options.config.pipeline.readiness_period_ms = readiness_period_ms;
     options.name = "head";
     options.head = true;
     NodeEffects effects;
@@ -115,6 +115,11 @@ struct Fixture {
   NodeActor actor;
 };
 
+/// Whatever the pipeline said, it said too long ago.
+struct Silence : Fixture {
+  Silence() : Fixture(0) {}
+};
+
 }  // namespace
 
 BOOST_FIXTURE_TEST_CASE(a_stage_is_replaced_by_the_node_that_owns_it, Fixture) {
@@ -181,6 +186,16 @@ BOOST_FIXTURE_TEST_CASE(a_pipeline_that_fell_silent_is_not_ready, Fixture) {
   const auto silent = boost::json::parse(status_json(options, state, false));
   BOOST_CHECK(!silent.at("ready").as_bool());
   BOOST_CHECK_EQUAL(silent.at("reason").as_string(), "the pipeline is silent");
+}
+
+BOOST_FIXTURE_TEST_CASE(status_does_not_believe_what_the_pipeline_said_a_period_ago, Silence) {
+  up(schema::Role::CLIENT, "cli", 9);
+  pipeline_says(true, "");
+  ask();
+  const auto words = said();
+  BOOST_REQUIRE_EQUAL(words.size(), 1u);
+  BOOST_CHECK(!boost::json::parse(words[0]).at("ready").as_bool());
+  BOOST_CHECK_EQUAL(boost::json::parse(words[0]).at("reason").as_string(), "the pipeline is silent");
 }
 
 BOOST_FIXTURE_TEST_CASE(a_late_end_of_an_earlier_process_does_not_unlink_the_newer_one, Fixture) {

@@ -57,6 +57,9 @@ struct Fixture : System {
   }
 
   void link_stage(uint32_t index, uint64_t incarnation) {
+    link_stage(index, incarnation, static_cast<uint16_t>(1000 + index));
+  }
+  void link_stage(uint32_t index, uint64_t incarnation, uint16_t listen_port) {
     if (stages.size() <= index) stages.resize(index + 1);
     stages[index] = std::make_unique<caf::scoped_actor>(system);
     PeerIdentity peer;
@@ -65,7 +68,7 @@ struct Fixture : System {
     peer.instance = index;
     peer.incarnation = incarnation;
     peer.listen_host = "127.0.0.1";
-    peer.listen_port = static_cast<uint16_t>(1000 + index);
+    peer.listen_port = listen_port;
     caf::anon_send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
   }
 
@@ -283,6 +286,22 @@ BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_t
   ask(10, 1);
   answer(next_plan(), 42);
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
+}
+
+BOOST_FIXTURE_TEST_CASE(who_takes_the_place_of_the_middle_stage_is_linked_with_both_others, Fixture) {
+  start(30'000, 3, 60'000);
+  for (uint32_t i = 0; i < 3; ++i) link_stage(i, 11 + i);
+  for (uint32_t i = 0; i < 3; ++i) next<msg::Assign>(*stages[i]);
+  stages[1].reset();
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::ReplaceStage>(node))->getInstance(), 1u);
+  link_stage(1, 14, 2001);
+  for (const auto& [stage, next_port] : {std::pair{0, 2001}, {1, 1002}, {2, 1000}}) {
+    const auto frame = next<msg::Assign>(*stages[static_cast<size_t>(stage)]);
+    const msg::Reading assign(frame);
+    BOOST_CHECK_EQUAL(assign->getEpoch(), 2u);
+    BOOST_CHECK_EQUAL(assign->getNextHost().cStr(), "127.0.0.1");
+    BOOST_CHECK_EQUAL(assign->getNextPort(), next_port);
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(a_result_that_cannot_be_costs_the_last_stage_its_place, Fixture) {

@@ -211,3 +211,20 @@ BOOST_FIXTURE_TEST_CASE(a_stage_that_lost_its_neighbour_raises_the_epoch_only_wh
   BOOST_CHECK(say(1, Health::READY) == StageSet::Consequence::serve);
   BOOST_CHECK(say(1, Health::LOADING) == StageSet::Consequence::raise);
 }
+
+BOOST_FIXTURE_TEST_CASE(what_went_through_the_stages_in_an_earlier_epoch_makes_no_later_one_ready, Fixture) {
+  const auto serve_anew = [&] {
+    BOOST_REQUIRE(say(1, Health::LOADING) == StageSet::Consequence::raise);
+    set->raise(now);
+    for (uint32_t i = 0; i < 3; ++i) say(i, Health::READY);
+    BOOST_REQUIRE(set->phase() == StageSet::Phase::serving);
+    BOOST_CHECK(!set->ready(now, false));
+    BOOST_CHECK_EQUAL(set->why_not_ready(), "no token went through all stages yet");
+  };
+  serve();
+  BOOST_CHECK(set->ready(now, false));
+  serve_anew();
+  set->committed(now);
+  set->canary_failed("not a number");
+  serve_anew();
+}

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -22,6 +23,7 @@ class Gateway(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.bodies, self.gone, self.busy = [], [], threading.Event(), 0
+        self.retry_after_ms = 50
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self):
@@ -51,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.busy -= 1
             error = json.dumps({"error": {"message": "too many requests wait"}}).encode()
             self.send_response(503)
-            self.send_header("retry-after-ms", "50")
+            self.send_header("retry-after-ms", str(self.server.retry_after_ms))
             self.send_header("Content-Length", str(len(error)))
             self.end_headers()
             self.wfile.write(error)
@@ -259,7 +261,10 @@ def one_503_is_asked_again_after_its_time_and_two_are_said(gateway):
     done = chat(gateway, "hello")
     assert done.returncode == 0 and done.stdout == "echo: hello\n", done
     assert "too many requests wait" in done.stderr, done
-    gateway.busy = 2
+    gateway.busy, gateway.retry_after_ms = 1, 1100
+    done = chat(gateway, "hello")
+    assert "asking again in 2 s" in done.stderr, done
+    gateway.busy, gateway.retry_after_ms = 2, 50
     done = chat(gateway, "hello")
     assert done.returncode == 4 and "too many requests wait" in done.stderr, done
 
@@ -281,6 +286,13 @@ def exit_codes_and_messages_say_what_went_wrong(gateway):
     assert done.returncode == 1 and "no answer within 100 ms (--first-byte-timeout-ms)" in done.stderr, done
     done = chat(gateway, "--silence-timeout-ms", "100", "pause")
     assert done.returncode == 1 and "silence for 100 ms (--silence-timeout-ms)" in done.stderr, done
+    with socket.socket() as deaf, socket.socket() as first:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        first.connect(deaf.getsockname())  # the only one that is let in before somebody accepts
+        done = subprocess.run([BINARY, "chat", "--url", "http://127.0.0.1:%d" % deaf.getsockname()[1], "--model", "m",
+                               "--connect-timeout-ms", "100", "hello"], text=True, capture_output=True, timeout=PATIENCE_S)
+        assert done.returncode == 4 and "within 100 ms (--connect-timeout-ms)" in done.stderr, done
     gateway.shutdown()
     gateway.server_close()
     done = chat(gateway, "hello")

@@ -1,4 +1,5 @@
 """What the commands say, and with which exit code they end, when somebody is wrong: no cluster, no model."""
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -47,6 +48,9 @@ with tempfile.TemporaryDirectory() as folder:
     expect("unless it need not be there", convoy("check-config", "--no-model", conf), OK, "ok")
     expect("all mistakes at once", convoy("check-config", configured("\ufeff" + good + '[log]\njson = yes\nlevle = "info"\n')),
            BAD_INPUT, "BOM", ":6:8: `log.json` is yes", "allowed: true or false", ":7:1: unknown key `log.levle`")
+    expect("up ends with it, too", convoy("up", "--config", conf), BAD_INPUT, ":6:8: `log.json` is yes")
+    expect("up wants its model", convoy("up", "--config", configured(good.replace("random:deepseek-llm-7b:1", "m.gguf"))),
+           BAD_INPUT, "m.gguf", "No such file or directory")
     expect("a stage that does not fit is told with what may be used", convoy("inspect", "random:deepseek-v3", "--stage", "0-60"),
            OK, "allowed here", "warning", "it needs", "and may use")
     expect("the hint keeps the configuration", convoy("chat", "--config", configured(good), "x"), UNAVAILABLE,
@@ -62,6 +66,29 @@ with tempfile.TemporaryDirectory() as folder:
     (folder / "tokenizer.json").write_bytes(b"\x1f\x8b\x08\x00")
     expect("a compressed file is named", convoy("tokenize", "--tokenizer", folder / "tokenizer.json", input=""), BAD_INPUT,
            "gzip")
+
+    (folder / "run").mkdir(mode=0o700)
+    stubborn = subprocess.Popen([sys.executable, "-c", "import fcntl, os, signal, sys, time\nos.umask(0o077)\n"
+                                 "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nlock = open(sys.argv[1], 'w')\n"
+                                 "fcntl.lockf(lock, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(1000)",
+                                 folder / "run/a.lock"], stdout=subprocess.PIPE)
+    stubborn.stdout.readline()
+    expect("down kills a node that does not end", convoy("down", "--grace-ms", "10", "--config", configured(good)), OK,
+           "is down")
+    stubborn.kill()  # if it did not
+    stubborn.communicate()
+
+    # A node that nobody can end: its process is none that this `down` could name, let alone kill.
+    apart = ["unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")), "--pid", "--fork"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode != 0:
+        print("skipped: `down` beside a process that it cannot end; this user may make no namespaces")
+    else:
+        with os.fdopen(os.open(folder / "run/a.lock", os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            expect("down fails if a node still runs", subprocess.run(
+                [*apart, BINARY, "down", "--grace-ms", "10", "--config", conf], capture_output=True, text=True,
+                timeout=60), FAILED, "still run", "my.conf")
+        expect("and not once it is gone", convoy("down", "--config", conf), OK, "was not running")
 
     (folder / "gone").mkdir()
     expect("a deleted current folder is named", subprocess.run(

@@ -125,8 +125,9 @@ class Start(unittest.TestCase):
         up = popen(self.cluster, "up")
         node = wait_for(lambda: node_pid(self.cluster), "it starts")
         self.assertIn("is down", self.cluster.convoy("down").stdout)
-        up.communicate(timeout=PATIENCE_S)
-        self.assertNotEqual(up.returncode, 0)
+        _, error = up.communicate(timeout=PATIENCE_S)
+        self.assertEqual(up.returncode, 1, error)
+        self.assertIn("interrupted by SIGTERM", error)  # it was told, and ended what it had started
         self.assertFalse(alive(node))
 
     def test_up_says_why_stages_keep_ending_and_ends(self):
@@ -239,9 +240,11 @@ class RunDirectory(unittest.TestCase):
             with Cluster(stages=1) as cluster:
                 status = cluster.status()
                 pids = [status["nodes"][0]["pid"], status["redis"]["pid"], status["stages"][0]["pid"]]
+                if ask_down:
+                    os.kill(pids[0], signal.SIGSTOP)  # it would end by itself
                 shutil.rmtree(cluster.dir / "run")
                 if ask_down:
-                    cluster.convoy("down")
+                    self.assertIn("is down", cluster.convoy("down", "--grace-ms", "100").stdout)
                 wait_for(lambda: not any(alive(p) for p in pids), "it ends", 5 if ask_down else PATIENCE_S)
 
     def test_a_node_whose_run_directory_is_deleted_says_so_to_its_supervisor(self):

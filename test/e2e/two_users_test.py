@@ -207,7 +207,7 @@ class BeforeTheStart(unittest.TestCase):
 
     def refused(self, *texts):
         up = self.cluster.convoy("up", check=False)
-        self.assertNotEqual(up.returncode, 0)
+        self.assertEqual(up.returncode, 3)
         for text in texts:
             self.assertIn(text, up.stderr)
         self.assertNotIn("internal", up.stderr)

@@ -132,6 +132,17 @@ BOOST_AUTO_TEST_CASE(penalties_forget_what_was_written_over) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(penalties_forget_the_sequences_that_the_slot_held_before) {
+  const model::Sampling sampling{.presence_penalty = 2, .repetition_penalty = 1e6f};
+  const auto expected = generate(*engine_of(), sampling, 12);
+  const auto engine = engine_of();
+  StepPlan before = three_tokens(sampling);
+  before.sequences[0].tokens = expected;  // all that comes below was there once
+  engine->run(before, {});
+  generate(*engine, {}, 1);  // counts nothing, and takes nothing back that was counted
+  BOOST_TEST(generate(*engine, sampling, 12) == expected, boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(tokens_fed_back_from_the_last_stage_to_the_first_give_the_same_answer) {
   const model::Sampling sampling{.temperature = 1.5f, .repetition_penalty = 1.2f, .seed = 5};
   const auto alone = engine_of(), first = engine_of({0, 0}), last = engine_of({1, 2});
@@ -203,6 +214,28 @@ BOOST_AUTO_TEST_CASE(a_started_slot_forgets_what_it_held) {
   BOOST_CHECK_THROW(engine->run(plan, {}), std::runtime_error);
 }
 
+// The engine refuses such a plan itself, so the device is asked behind its back.
+BOOST_AUTO_TEST_CASE(a_device_too_forgets_which_blocks_a_slot_had_when_it_starts_and_at_reset) {
+  Device* device = nullptr;
+  const auto open = [&](const StageShape& shape) {
+    auto opened = cpu_device(Kernels::reference, 1)(shape);
+    device = opened.get();
+    return opened;
+  };
+  Engine engine(open, std::make_shared<TinyCheckpoint>(model::DType::f32), {0, 2}, tiny_limits);
+  engine.run(three_tokens(), {});
+  const SlotStart start{.slot = 1, .prompt_tokens = 3};
+  const SlotRows rows{.slot = 1, .rows = 3, .sampled_rows = 1};
+  const int32_t ids[] = {10, 20, 30};
+  const auto submit = [&](std::span<const SlotStart> starts) {
+    device->submit({.number = 2, .starts = starts, .sequences = {&rows, 1}, .ids = ids});
+  };
+  BOOST_CHECK_THROW(submit({&start, 1}), std::runtime_error);
+  engine.run(three_tokens(), {});
+  engine.reset();
+  BOOST_CHECK_THROW(submit({}), std::runtime_error);
+}
+
 BOOST_AUTO_TEST_CASE(plans_that_break_a_rule_are_refused_with_the_values) {
   const auto refused = [](const StepPlan& plan, const std::string& words, std::vector<float> input = {}) {
     const auto engine = engine_of();
@@ -241,6 +274,19 @@ BOOST_AUTO_TEST_CASE(plans_that_break_a_rule_are_refused_with_the_values) {
       "block 5 is written by slots 0 and 1");
   refused(rows({1, 3, {1}, 1}), "input of 5 values, 0 expected", std::vector<float>(5));
   refused({.ends = {0}}, "slot 0 holds no sequence");
+}
+
+BOOST_AUTO_TEST_CASE(a_slot_comes_once_in_a_step_even_if_it_writes_other_blocks) {
+  const auto engine = engine_of();
+  const std::vector<int32_t> prompt(kv_block_tokens, 1);
+  engine->run({.starts = {{1, kv_block_tokens, {}}},
+               .block_changes = {{1, 0, 5}, {1, 1, 6}},
+               .sequences = {{1, 0, prompt, 0}}},
+              {});
+  const StepPlan twice{.sequences = {{1, 0, prompt, 0}, {1, kv_block_tokens, {1}, 1}}};
+  BOOST_CHECK_EXCEPTION(engine->run(twice, {}), std::runtime_error, [](const std::runtime_error& e) {
+    return std::string(e.what()).find("slot 1 comes twice") != std::string::npos;
+  });
 }
 
 BOOST_AUTO_TEST_CASE(a_later_stage_wants_exactly_its_rows) {

@@ -47,6 +47,18 @@ boost::test_tools::assertion_result has_fast_kernels(boost::unit_test::test_unit
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
+/// Goes to where that tensor's bytes begin in a safetensors file.
+void seek(std::fstream& file, const char* name, const char* type) {
+  uint64_t header_bytes = 0;
+  file.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
+  std::string header(header_bytes, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(header_bytes));
+  const auto tensor = boost::json::parse(header).at(name);
+  BOOST_REQUIRE_EQUAL(tensor.at("dtype").as_string(), type);
+  file.seekp(static_cast<std::streamoff>(sizeof header_bytes + header_bytes) +
+             tensor.at("data_offsets").at(0).to_number<int64_t>());
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(grouped_query_attention_agrees_with_the_golden_logits_in_every_split) {
@@ -159,6 +171,28 @@ BOOST_AUTO_TEST_CASE(missing_arguments_are_a_usage_error) {
   BOOST_TEST(run_convoy(verify("llama-gqa") + "--kernels quick").exit_code == 2);
 }
 
+// However far off logits may be: a token that the model would not choose is no matter of tolerance.
+BOOST_AUTO_TEST_CASE(tokens_of_another_model_fail) {
+  namespace fs = std::filesystem;
+  const fs::path golden = fs::temp_directory_path() / ("convoy-greedy-" + std::to_string(getpid()));
+  fs::copy_file(golden_models() + "llama-gqa/golden.safetensors", golden,
+                fs::copy_options::overwrite_existing);
+  std::fstream file(golden, std::ios::in | std::ios::out | std::ios::binary);
+  seek(file, "greedy_0", "I64");
+  const auto first = file.tellg();
+  int64_t token = 0;
+  file.read(reinterpret_cast<char*>(&token), sizeof token);
+  token = token == 0 ? 1 : 0;
+  file.seekp(first);
+  file.write(reinterpret_cast<const char*>(&token), sizeof token);
+  file.close();
+  const auto run = run_convoy("verify --model '" + golden_models() + "llama-gqa' --tolerance 1e9 --golden " +
+                              golden.string());
+  fs::remove(golden);
+  BOOST_TEST(run.exit_code == 1, run.output);
+  BOOST_TEST(run.output.find("1 of 4 prompts are outside the tolerance") != std::string::npos, run.output);
+}
+
 // NaN is neither above a tolerance nor below it.
 BOOST_AUTO_TEST_CASE(a_model_whose_logits_are_not_finite_fails) {
   namespace fs = std::filesystem;
@@ -166,14 +200,7 @@ BOOST_AUTO_TEST_CASE(a_model_whose_logits_are_not_finite_fails) {
   fs::remove_all(folder);
   fs::copy(golden_models() + "llama-gqa", folder);
   std::fstream file(folder / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
-  uint64_t header_bytes = 0;
-  file.read(reinterpret_cast<char*>(&header_bytes), sizeof header_bytes);
-  std::string header(header_bytes, ' ');
-  file.read(header.data(), static_cast<std::streamsize>(header_bytes));
-  const auto norm = boost::json::parse(header).at("model.norm.weight");
-  BOOST_REQUIRE_EQUAL(norm.at("dtype").as_string(), "BF16");
-  file.seekp(static_cast<std::streamoff>(sizeof header_bytes + header_bytes) +
-             norm.at("data_offsets").at(0).to_number<int64_t>());
+  seek(file, "model.norm.weight", "BF16");
   const uint16_t not_a_number = 0x7fc0;
   file.write(reinterpret_cast<const char*>(&not_a_number), sizeof not_a_number);
   file.close();
