@@ -28,6 +28,7 @@ struct StageShape {
   float norm_eps = 0, attention_scale = 0;
   bool has_latent = false, has_experts = false;
   model::LatentAttention latent;  // if has_latent
+  int64_t cache_widths[2] = {};   // values that each layer keeps of a token, in its streams; 0: has none
   model::Routing routing;         // if has_experts, as the two below
   int64_t expert_width = 0, shared_experts = 0;
   /// The same bits whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.

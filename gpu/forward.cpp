@@ -12,12 +12,6 @@ namespace {
 /// row.
 constexpr int64_t absorbed_rows_max = 170;
 
-/// What each layer keeps of a token: keys and values, or the latent with its rotated key.
-std::vector<int64_t> cache_widths(const StageShape& s) {
-  if (s.has_latent) return {s.latent.cached()};
-  return {s.kv_heads * s.head_dim, s.kv_heads * s.head_dim};
-}
-
 /// As the backend reads them: the bytes are the caller's.
 model::Tensor tensor_of(const WeightRef& ref) {
   model::Tensor tensor{.type = ref.type, .shape = {ref.rows, ref.columns}, .bytes = ref.bytes, .owner = {}};
@@ -106,7 +100,8 @@ void Forward::open(const DeviceLimits& limits, const Rotations& rotations) {
   cache_.clear();
   for (int64_t l = 0; l < shape_.layers; l++) {
     KvLayer& layer = cache_.emplace_back(KvLayer{{}, int64_t{limits.kv_blocks}, limits.kv_type});
-    for (const int64_t width : cache_widths(shape_)) {
+    for (const int64_t width : shape_.cache_widths) {
+      if (width == 0) continue;
       const int64_t values = limits.kv_blocks * kv_block_tokens * width;
       layer.streams.push_back(
           {backend_.allocate(static_cast<size_t>(values) * model::info(limits.kv_type).block_bytes), width});

@@ -1,6 +1,8 @@
 #include "gpu/stage_shape.hpp"
 
+#include <cassert>
 #include <cmath>
+#include <iterator>
 
 namespace convoy::gpu {
 
@@ -44,6 +46,12 @@ StageShape stage_shape(const model::Config& c, model::LayerRange range, bool det
                    .has_experts = c.moe.has_value(),
                    .deterministic = deterministic};
   if (c.latent) shape.latent = *c.latent;
+  const std::vector<model::CacheStream> streams = model::cache_streams(c);
+  assert(streams.size() <= std::size(shape.cache_widths));
+  for (size_t i = 0; i < streams.size(); i++) {
+    assert(streams[i].tokens_per_entry == 1);
+    shape.cache_widths[i] = streams[i].width;
+  }
   if (c.moe)
     shape.routing = c.moe->routing, shape.expert_width = c.moe->width, shape.shared_experts = c.moe->shared;
   return shape;

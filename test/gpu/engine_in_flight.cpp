@@ -17,10 +17,10 @@ struct Rig {
   LateDevice::Book book;
   Engine engine;
 
-  explicit Rig(bool feeds_back = true, model::LayerRange range = {0, 2})
-      : engine([this, feeds_back](
-                   const StageShape& shape) { return std::make_unique<LateDevice>(book, shape, feeds_back); },
-               std::make_shared<TinyCheckpoint>(model::DType::f32), range, tiny_limits) {}
+  explicit Rig(bool feeds_back = true)
+      : engine(
+            [this, feeds_back](const StageShape&) { return std::make_unique<LateDevice>(book, feeds_back); },
+            std::make_shared<TinyCheckpoint>(model::DType::f32), {0, 2}, tiny_limits) {}
 
   void submit(StepPlan plan) { engine.submit(plan, {}, {}); }
 };

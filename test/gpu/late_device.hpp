@@ -32,8 +32,7 @@ class LateDevice final : public Device {
     bool opened = false;
   };
 
-  LateDevice(Book& book, const StageShape& shape, bool feeds_back)
-      : book_(book), shape_(shape), feeds_back_(feeds_back) {}
+  LateDevice(Book& book, bool feeds_back) : book_(book), feeds_back_(feeds_back) {}
 
   DeviceFacts facts() const override { return {"late", depth, feeds_back_}; }
   void load(int64_t layer, std::span<const WeightRef> parts) override {
@@ -71,7 +70,6 @@ class LateDevice final : public Device {
 
  private:
   Book& book_;
-  StageShape shape_;
   bool feeds_back_;
   size_t given_out_ = 0;
   std::deque<std::vector<SampledToken>> sampled_;
