@@ -132,9 +132,9 @@ std::string Completion::make_key(size_t index, const Prompt& prompt) {
   context.endpoint = std::string(endpoint_ == Endpoint::chat ? "chat" : "completions") +
                      " max_tokens=" + std::to_string(prompt.max_tokens) +
                      " control_tokens=" + std::to_string(edge_.options.control_tokens_in_prompts);
-  if (endpoint_ == Endpoint::completions) request_.body["prompt"] = prompt_value(request_.prompts[index]);
+  if (endpoint_ == Endpoint::completions) (*request_.body)["prompt"] = prompt_value(request_.prompts[index]);
   return answer_key(edge_.cache_secret, {}, context,
-                    request_.body);  // tenants come with a later version's keys
+                    *request_.body);  // tenants come with a later version's keys
 }
 
 void Completion::ask() {

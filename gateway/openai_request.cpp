@@ -28,6 +28,14 @@ std::string content_of(const Fields& message) {
   return text;
 }
 
+/// Accepted and left out, or refused: templates get roles and contents alone.
+void check_further_fields(const Fields& message) {
+  if (const json::value* name = message.find("name"); name && !name->is_string())
+    message.refuse("name", "must be a string");
+  for (const char* name : {"tool_calls", "tool_call_id", "function_call", "audio", "prefix"})
+    if (const json::value* v = message.find(name); v && !neutral(*v)) message.unsupported(name);
+}
+
 std::vector<model::Message> messages_of(const Fields& f) {
   const json::value& list = f.required("messages");
   if (!list.is_array()) f.refuse("messages", "must be an array");
@@ -41,12 +49,9 @@ std::vector<model::Message> messages_of(const Fields& f) {
     if (role == "developer") role = "system";  // OpenAI's newer name for it
     if (role != "system" && role != "user" && role != "assistant")
       message.refuse("role", "must be system, developer, user or assistant");
-    // Accepted and left out: templates get roles and contents alone.
-    if (const json::value* name = message.find("name"); name && !name->is_string())
-      message.refuse("name", "must be a string");
-    for (const char* name : {"tool_calls", "tool_call_id", "function_call", "audio", "prefix"})
-      if (const json::value* v = message.find(name); v && !neutral(*v)) message.unsupported(name);
-    messages.push_back({std::move(role), content_of(message)});
+    std::string content = content_of(message);
+    if (item.get_object().size() > 2) check_further_fields(message);  // than these two
+    messages.push_back({std::move(role), std::move(content)});
   }
   return messages;
 }
@@ -164,6 +169,8 @@ json::object object_of(std::string_view body) {
   options.max_depth = json_depth_max;
   json::error_code ec;
   json::parser parser({}, options);
+  // Freed as a whole: a body of a hundred thousand messages is half a million pieces.
+  parser.reset(json::make_shared_resource<json::monotonic_resource>());
   const size_t used = parser.write_some(body.data(), body.size(), ec);
   if (ec == json::error::too_deep)
     throw bad_request("the body is nested deeper than " + std::to_string(json_depth_max) + " levels", {});
@@ -180,14 +187,14 @@ std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::
   try {
     CompletionRequest request;
     request.endpoint = endpoint;
-    request.body = object_of(body);
-    const Fields f(request.body);
+    request.body.emplace(object_of(body));
+    const Fields f(*request.body);
     request.model = f.text("model");
     if (endpoint == Endpoint::chat)
       request.messages = messages_of(f);
     else
       read_prompts(f, limits.prompts_max, request);
-    refuse_unsupported(f, request.body, endpoint);
+    refuse_unsupported(f, *request.body, endpoint);
     read_sampling(f, request);
     read_logprobs(f, request);
     read_stop(f, limits.stop_strings_max, request);

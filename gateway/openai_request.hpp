@@ -29,7 +29,7 @@ using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, o
 
 struct CompletionRequest {
   Endpoint endpoint = Endpoint::chat;
-  boost::json::object body;  // as it came: the answer cache's key is made of it
+  std::optional<boost::json::object> body;  // as it came, in memory of its own: the cache's key is made of it
   std::string model;
   std::vector<model::Message> messages;  // chat
   std::vector<PromptInput> prompts;      // completions

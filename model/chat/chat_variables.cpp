@@ -68,8 +68,8 @@ class Conversation {
   }
 
   Value message(const Message& message) {
-    Entries entries;
-    entries.reserve(2);  // as most have
+    Entries& entries = entries_;
+    entries.clear();
     entries.emplace_back(word("role"), role(message.role));
     if (message.content.present()) entries.emplace_back(word("content"), text(message.content));
     if (message.reasoning_content.present())
@@ -88,7 +88,8 @@ class Conversation {
   }
 
   Meter& meter_;
-  size_t place_ = 0;  // of the message under way
+  size_t place_ = 0;  // of the message under way, as are
+  Entries entries_;
   std::deque<std::pair<std::string_view, Value>> words_;
 };
 

@@ -7,8 +7,9 @@ namespace convoy::model::jinja {
 namespace json = boost::json;
 
 Value given(Meter& meter, std::string_view text) {
-  Text made(text, false);
-  meter.bytes(made.cost());
+  const std::pmr::polymorphic_allocator<Text> allocator(meter.memory());
+  TextPtr made = std::allocate_shared<const Text>(allocator, text, false);
+  meter.bytes(made->cost());
   return made;
 }
 

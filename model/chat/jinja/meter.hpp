@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <string>
 #include <utility>
 
@@ -43,6 +44,9 @@ class Meter {
     bytes_ += count;
     if (bytes_ > limits_.bytes_max) too_much("bytes of text and lists", limits_.bytes_max);
   }
+  /// For values that live as long as the rendering, freed as a whole: a conversation of a hundred thousand
+  /// messages is three times as many pieces. What bytes() counted bounds it.
+  std::pmr::memory_resource* memory() { return &memory_; }
   std::string place() const { return place_of(line_); }
   [[noreturn]] void fail(std::string what, std::string mend = "") const {
     fail_at(line_, std::move(what), std::move(mend));
@@ -75,6 +79,7 @@ class Meter {
   }
 
   Limits limits_;
+  std::pmr::monotonic_buffer_resource memory_;
   uint64_t steps_ = 0, bytes_ = 0;
   size_t depth_ = 0;
   int line_ = 1;

@@ -10,19 +10,18 @@ namespace convoy::model::jinja {
 
 void Text::append(std::string_view bytes, bool trusted) {
   if (bytes.empty()) return;
+  if (!empty() && trusted != trusted_) runs_before_.push_back({size(), trusted_});
   bytes_ += bytes;
-  if (!runs_.empty() && runs_.back().trusted == trusted)
-    runs_.back().end = bytes_.size();
-  else
-    runs_.push_back({bytes_.size(), trusted});
+  trusted_ = trusted;
 }
 
 void Text::append(const Text& text, size_t begin, size_t end) {
   if (begin >= end) return;
   for (size_t i = text.run_at(begin); begin < end; i++) {
-    const size_t run_end = std::min(text.runs_[i].end, end);
-    append(text.view().substr(begin, run_end - begin), text.runs_[i].trusted);
-    begin = run_end;
+    const auto [run_end, trusted] = text.run(i);
+    const size_t to = std::min(run_end, end);
+    append(text.view().substr(begin, to - begin), trusted);
+    begin = to;
   }
 }
 
@@ -57,7 +56,8 @@ Text Text::escaped() const {
 
 size_t Text::run_at(size_t at) const {
   const auto after = [](size_t position, const Run& run) { return position < run.end; };
-  return static_cast<size_t>(std::upper_bound(runs_.begin(), runs_.end(), at, after) - runs_.begin());
+  return static_cast<size_t>(std::upper_bound(runs_before_.begin(), runs_before_.end(), at, after) -
+                             runs_before_.begin());
 }
 
 size_t count_characters(std::string_view text) {

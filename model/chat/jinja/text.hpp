@@ -18,7 +18,7 @@ class Text {
   size_t size() const { return bytes_.size(); }
   bool empty() const { return bytes_.empty(); }
   /// What it costs to hold or to copy.
-  size_t cost() const { return bytes_.size() + runs_.size() * sizeof(Run); }
+  size_t cost() const { return bytes_.size() + runs() * sizeof(Run); }
 
   void append(std::string_view bytes, bool trusted);
   void append(const Text& text) { append(text, 0, text.size()); }
@@ -37,22 +37,26 @@ class Text {
   template <class Each>
   void for_each_run(Each each) const {
     size_t begin = 0;
-    for (const Run& run : runs_) {
-      each(view().substr(begin, run.end - begin), run.trusted);
-      begin = run.end;
+    for (size_t i = 0; i < runs(); i++) {
+      const auto [end, trusted] = run(i);
+      each(view().substr(begin, end - begin), trusted);
+      begin = end;
     }
   }
-  bool trusted_at(size_t at) const { return runs_[run_at(at)].trusted; }
+  bool trusted_at(size_t at) const { return run(run_at(at)).trusted; }
 
  private:
   struct Run {
     size_t end;
     bool trusted;
   };
+  size_t runs() const { return empty() ? 0 : runs_before_.size() + 1; }
+  Run run(size_t i) const { return i < runs_before_.size() ? runs_before_[i] : Run{size(), trusted_}; }
   size_t run_at(size_t at) const;
 
   std::string bytes_;
-  std::vector<Run> runs_;  // ends ascend; neighbours differ in origin
+  std::vector<Run> runs_before_;  // the last one: most texts have one alone. Ends ascend; neighbours differ
+  bool trusted_ = false;          // the last one, which goes on to the end
   bool markup_ = false;
 };
 

@@ -52,10 +52,11 @@ Value List::make(Meter& meter, std::vector<Value> elements, Kind kind) {
   return ListPtr(std::make_shared<const List>(List{kind, std::move(elements), nesting + 1}));
 }
 
-Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>> entries) {
+Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>>&& entries) {
   constexpr size_t place_bytes = 64;
   meter.bytes(sizeof(Dictionary) + entries.size() * (sizeof(Entry) + place_bytes));
-  auto made = std::make_shared<Dictionary>();
+  const std::pmr::polymorphic_allocator<Dictionary> allocator(meter.memory());
+  const auto made = std::allocate_shared<Dictionary>(allocator, meter.memory());
   made->entries_.reserve(entries.size());
   size_t nesting = 0;
   for (auto& [key, value] : entries) {
@@ -71,7 +72,7 @@ Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>> entrie
   }
   made->nesting_ = nesting + 1;
   check_nesting(meter, made->nesting_);
-  return DictionaryPtr(std::move(made));
+  return DictionaryPtr(made);
 }
 
 void Dictionary::add(Entry entry) {

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -123,9 +124,12 @@ class Dictionary {
     Value key, value;
   };
 
-  static Value make(Meter& meter, std::vector<std::pair<Value, Value>> entries);
+  /// Moves the entries' values out; the vector itself stays the caller's, who may fill it again.
+  static Value make(Meter& meter, std::vector<std::pair<Value, Value>>&& entries);
 
-  const std::vector<Entry>& entries() const { return entries_; }
+  explicit Dictionary(std::pmr::memory_resource* memory) : entries_(memory) {}
+
+  const std::pmr::vector<Entry>& entries() const { return entries_; }
   const Value* find(std::string_view key) const;
   /// Charges for keys that are no strings: it goes through them.
   const Value* find(Meter& meter, const Value& key) const;
@@ -138,7 +142,7 @@ class Dictionary {
   std::optional<size_t> place(std::string_view key) const;
   std::optional<size_t> place(Meter& meter, const Value& key) const;
 
-  std::vector<Entry> entries_;
+  std::pmr::vector<Entry> entries_;
   std::unordered_map<std::string_view, size_t> places_;  // by keys that are strings; of more entries only
   size_t nesting_ = 0;
 };
