@@ -32,9 +32,8 @@ uint32_t restart_delay_ms(uint32_t failures) {
   return std::min<uint32_t>(5000, 100u << std::min<uint32_t>(failures - 2, 6));
 }
 
-uint32_t failures_in_a_row(uint32_t before, milliseconds lived) {
-  constexpr auto stable = milliseconds(10'000);
-  return lived > stable ? 1 : before + 1;
+uint32_t failures_in_a_row(uint32_t before, milliseconds lived, uint32_t stable_ms) {
+  return lived > milliseconds(stable_ms) ? 1 : before + 1;
 }
 
 uint64_t new_incarnation() {
@@ -47,7 +46,6 @@ struct Supervisor::Impl {
     Child child;
     int pidfd = -1;
     bool replaced = false;  // we killed it
-    uint32_t failures = 0;
     Clock::time_point started{}, next_start{};
   };
 
@@ -85,9 +83,9 @@ struct Supervisor::Impl {
   void ended(Entry& e, const std::string& how) {
     if (e.pidfd >= 0) close(e.pidfd);
     e.pidfd = -1;
-    e.failures =
-        failures_in_a_row(e.failures, std::chrono::duration_cast<milliseconds>(Clock::now() - e.started));
-    e.next_start = Clock::now() + milliseconds(restart_delay_ms(e.failures));
+    const auto lived = std::chrono::duration_cast<milliseconds>(Clock::now() - e.started);
+    e.child.failures = failures_in_a_row(e.child.failures, lived, options.stable_ms);
+    e.next_start = Clock::now() + milliseconds(restart_delay_ms(e.child.failures));
     if (!stopping)
       log::warn("supervisor.ended", {{options.kind, e.child.instance}, {"pid", e.child.pid}, {"how", how}});
     e.child.pid = 0;

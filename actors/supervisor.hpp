@@ -14,9 +14,9 @@
 
 namespace convoy::actors {
 
-/// How often in a row a child has failed once it ended again: one that lived for more than ten seconds starts
+/// How often in a row a child has failed once it ended again: one that lived for more than stable_ms starts
 /// from one.
-uint32_t failures_in_a_row(uint32_t before, std::chrono::milliseconds lived);
+uint32_t failures_in_a_row(uint32_t before, std::chrono::milliseconds lived, uint32_t stable_ms);
 /// How long to wait before a child is started again that failed so often in a row: not at all the first time,
 /// then 100 ms doubling to 5 s, so that a model that cannot load does not spin.
 uint32_t restart_delay_ms(uint32_t failures);
@@ -28,8 +28,9 @@ class Supervisor {
     uint64_t incarnation = 0;
     int32_t pid = 0;  // 0: not running, will be started again
     uint32_t restarts = 0;
-    uint32_t crashes = 0;  // ends that nobody asked for, neither replace() nor stop()
-    std::string last_end;  // how the process before ended; empty if there was none
+    uint32_t crashes = 0;   // ends that nobody asked for, neither replace() nor stop()
+    uint32_t failures = 0;  // in a row; they say how long it waits for its next start
+    std::string last_end;   // how the process before ended; empty if there was none
   };
 
   struct Options {
@@ -38,6 +39,7 @@ class Supervisor {
     std::function<Program(uint32_t instance, uint64_t incarnation)> program;
     /// A child ended; called on the supervisor's thread. May be empty.
     std::function<void(const Child&)> ended;
+    uint32_t stable_ms = 10'000;  // a child that lived longer did not fail to start
   };
 
   explicit Supervisor(Options options);

@@ -130,10 +130,19 @@ BOOST_AUTO_TEST_CASE(a_child_that_keeps_ending_is_told_of_and_started_ever_later
 
 BOOST_AUTO_TEST_CASE(a_child_that_lived_long_enough_is_started_at_once_again) {
   using actors::failures_in_a_row;
-  BOOST_CHECK_EQUAL(failures_in_a_row(0, milliseconds(5)), 1u);
-  BOOST_CHECK_EQUAL(failures_in_a_row(6, milliseconds(10'000)), 7u);
-  BOOST_CHECK_EQUAL(failures_in_a_row(6, milliseconds(10'001)), 1u);
-  BOOST_CHECK_EQUAL(actors::restart_delay_ms(failures_in_a_row(6, milliseconds(3'600'000))), 0u);
+  BOOST_CHECK_EQUAL(failures_in_a_row(0, milliseconds(5), 10'000), 1u);
+  BOOST_CHECK_EQUAL(failures_in_a_row(6, milliseconds(10'000), 10'000), 7u);
+  BOOST_CHECK_EQUAL(failures_in_a_row(6, milliseconds(10'001), 10'000), 1u);
+  BOOST_CHECK_EQUAL(actors::restart_delay_ms(failures_in_a_row(6, milliseconds(3'600'000), 10'000)), 0u);
+}
+
+BOOST_AUTO_TEST_CASE(how_long_a_child_lived_says_whether_it_failed_again) {
+  auto options = running({"sleep", "0.1"});
+  options.stable_ms = 10;
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  await([&] { return child(supervisor).restarts >= 3; }, "three ends");
+  BOOST_CHECK_EQUAL(child(supervisor).failures, 1u);
 }
 
 BOOST_AUTO_TEST_CASE(a_program_that_is_not_there_is_said_and_tried_again) {
