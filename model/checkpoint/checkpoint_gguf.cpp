@@ -118,17 +118,21 @@ std::vector<int32_t> read_end_tokens(const Metadata& metadata, int64_t vocab) {
   };
   for (const char* name : {"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"})
     add(token(metadata, "tokenizer.ggml." + std::string(name) + "_token_id", -1));
-  const auto array = [&](const char* key) -> std::span<const GgufValue> {
+  const auto array = [&](const char* key) {
     const GgufValue* value = metadata.find(key);
     const auto* array = value ? std::get_if<GgufArray>(&value->value) : nullptr;
-    return array ? std::span(*array) : std::span<const GgufValue>();
+    return array ? *array : GgufArray();
   };
-  const auto texts = array("tokenizer.ggml.tokens"), types = array("tokenizer.ggml.token_type");
+  const GgufArray texts = array("tokenizer.ggml.tokens"), types = array("tokenizer.ggml.token_type");
   const size_t count = std::min({texts.size(), types.size(), static_cast<size_t>(vocab)});
-  for (size_t id = 0; id < count; ++id) {
-    const auto* text = std::get_if<std::string>(&texts[id].value);
-    const bool control = types[id] == GgufValue{int64_t{3}} || types[id] == GgufValue{uint64_t{3}};
-    if (control && text && names_an_end(*text)) add(static_cast<int32_t>(id));
+  auto text = texts.begin();
+  auto type = types.begin();
+  for (size_t id = 0; id < count; ++id, ++text, ++type) {
+    const GgufValue kind = *type;
+    if (kind != GgufValue{int64_t{3}} && kind != GgufValue{uint64_t{3}}) continue;  // a control token's
+    const GgufValue token = *text;
+    const auto* name = std::get_if<std::string>(&token.value);
+    if (name && names_an_end(*name)) add(static_cast<int32_t>(id));
   }
   return ends;
 }

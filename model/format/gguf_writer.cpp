@@ -12,9 +12,6 @@ namespace {
 constexpr uint64_t alignment = 32;  // the format's default
 constexpr uint32_t version = 3;
 
-// The format's numbers for the types of values.
-constexpr uint32_t u32 = 4, i32 = 5, f32 = 6, boolean = 7, string = 8, array = 9;
-
 template <class T>
 void put(std::string& to, T value) {
   char bytes[sizeof value];
@@ -29,7 +26,7 @@ void put_text(std::string& to, std::string_view text) {
 
 uint64_t padded(uint64_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
-void begin(std::string& to, std::string_view name, uint32_t type) {
+void begin(std::string& to, std::string_view name, GgufType type) {
   put_text(to, name);
   put(to, type);
 }
@@ -37,36 +34,36 @@ void begin(std::string& to, std::string_view name, uint32_t type) {
 }  // namespace
 
 GgufWriter& GgufWriter::key(std::string_view name, uint32_t value) {
-  begin(metadata_, name, u32);
+  begin(metadata_, name, GgufType::u32);
   put(metadata_, value);
   ++keys_;
   return *this;
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, float value) {
-  begin(metadata_, name, f32);
+  begin(metadata_, name, GgufType::f32);
   put(metadata_, value);
   ++keys_;
   return *this;
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, bool value) {
-  begin(metadata_, name, boolean);
+  begin(metadata_, name, GgufType::boolean);
   put(metadata_, static_cast<uint8_t>(value));
   ++keys_;
   return *this;
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, std::string_view value) {
-  begin(metadata_, name, string);
+  begin(metadata_, name, GgufType::string);
   put_text(metadata_, value);
   ++keys_;
   return *this;
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, std::span<const std::string> values) {
-  begin(metadata_, name, array);
-  put(metadata_, string);
+  begin(metadata_, name, GgufType::array);
+  put(metadata_, GgufType::string);
   put(metadata_, uint64_t{values.size()});
   for (const std::string& value : values) put_text(metadata_, value);
   ++keys_;
@@ -74,8 +71,8 @@ GgufWriter& GgufWriter::key(std::string_view name, std::span<const std::string> 
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, std::span<const int32_t> values) {
-  begin(metadata_, name, array);
-  put(metadata_, i32);
+  begin(metadata_, name, GgufType::array);
+  put(metadata_, GgufType::i32);
   put(metadata_, uint64_t{values.size()});
   for (const int32_t value : values) put(metadata_, value);
   ++keys_;
@@ -83,8 +80,8 @@ GgufWriter& GgufWriter::key(std::string_view name, std::span<const int32_t> valu
 }
 
 GgufWriter& GgufWriter::key(std::string_view name, std::span<const float> values) {
-  begin(metadata_, name, array);
-  put(metadata_, f32);
+  begin(metadata_, name, GgufType::array);
+  put(metadata_, GgufType::f32);
   put(metadata_, uint64_t{values.size()});
   for (const float value : values) put(metadata_, value);
   ++keys_;

@@ -120,10 +120,10 @@ class Reader {
     if (!value) fail("there is no " + key, "use a file with a BPE tokenizer");
     return *value;
   }
-  const std::string& string(const GgufValue& value, const std::string& key) const {
-    const std::string* text = std::get_if<std::string>(&value.value);
+  std::string string(GgufValue value, const std::string& key) const {
+    std::string* text = std::get_if<std::string>(&value.value);
     if (!text) fail(key + " has an entry that is not a string");
-    return *text;
+    return std::move(*text);
   }
   /// A whole number ≥ 0 of either sign's type.
   uint64_t number(const GgufValue& value, const std::string& key) const {
@@ -167,10 +167,12 @@ void read_tokens(const Reader& read, TokenizerParts& parts) {
               std::to_string(token_ids_max) + " are supported");
   }
   const bool sentencepiece = parts.alphabet == Alphabet::sentencepiece;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const std::string& text = read.string(tokens[i], key);
+  auto entry = tokens.begin();
+  auto entry_type = types.begin();
+  for (size_t i = 0; i < tokens.size(); ++i, ++entry, ++entry_type) {
+    const std::string text = read.string(*entry, key);
     const int32_t id = static_cast<int32_t>(i);
-    const uint64_t type = read.number(types[i], type_key);
+    const uint64_t type = read.number(*entry_type, type_key);
     if (type == TokenType::normal || (type == TokenType::byte && sentencepiece)) {
       if (type == TokenType::byte && !byte_of_piece(text))
         read.fail("the token " + in_quotes(text) + " is of a byte, but does not name it as <0x0A>");
@@ -195,9 +197,9 @@ void read_sentencepiece(const Reader& read, TokenizerParts& parts) {
   const std::string key = "tokenizer.ggml.scores";
   const GgufArray& scores = read.get<GgufArray>(key);
   for (const auto& [text, id] : parts.vocabulary) {
-    const double* score = static_cast<size_t>(id) < scores.size()
-                              ? std::get_if<double>(&scores[static_cast<size_t>(id)].value)
-                              : nullptr;
+    const auto index = static_cast<size_t>(id);
+    const GgufValue entry = index < scores.size() ? scores.at(index) : GgufValue{};
+    const double* const score = std::get_if<double>(&entry.value);
     if (!score) read.fail(key + " has no number for the token " + in_quotes(text));
     parts.scores.push_back(static_cast<float>(*score));
   }
@@ -213,7 +215,7 @@ void read_merges(const Reader& read, TokenizerParts& parts) {
   const GgufArray& merges = read.get<GgufArray>(key);
   parts.merges.reserve(merges.size());
   for (const GgufValue& v : merges) {
-    const std::string& text = read.string(v, key);
+    const std::string text = read.string(v, key);
     if (text.starts_with("#version")) continue;  // the first line of the merges.txt that it was made of
     const size_t blank = text.find(' ');
     if (blank == text.npos || text.find(' ', blank + 1) != text.npos) {
@@ -230,7 +232,7 @@ std::optional<std::string> token_at(const Reader& read, const std::string& key) 
   const uint64_t id = read.number(at->second, key);
   const GgufArray& tokens = read.get<GgufArray>("tokenizer.ggml.tokens");
   if (id >= tokens.size()) read.fail(key + " is " + std::to_string(id) + ", beyond the vocabulary");
-  return read.string(tokens[id], "tokenizer.ggml.tokens");
+  return read.string(tokens.at(id), "tokenizer.ggml.tokens");
 }
 
 }  // namespace

@@ -8,11 +8,29 @@
 using namespace convoy;
 using namespace convoy::fuzz;
 
+namespace {
+
+/// Decodes every value, of arrays within arrays too: what was checked at first reads without an error.
+size_t count_values(const model::GgufValue& value) {
+  const auto* array = std::get_if<model::GgufArray>(&value.value);
+  if (!array) return 1;
+  size_t count = 0, elements = 0;
+  for (const model::GgufValue& element : *array) {
+    count += count_values(element);
+    elements++;
+  }
+  demand(elements == array->size(), "an array has as many values as it says");
+  return count;
+}
+
+}  // namespace
+
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto file = file_of(data, size);
   if (!file) return 0;
   return load_or_refuse([&] {
     const auto parsed = model::GgufFile::parse(file);
+    for (const auto& [key, value] : parsed.metadata) count_values(value);
     for (const auto& [name, tensor] : parsed.tensors)
       if (tensor.shape.size() <= 2) read_all(tensor);
     const auto checkpoint = model::make_checkpoint(model::read_gguf(file));

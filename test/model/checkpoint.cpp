@@ -56,7 +56,7 @@ BOOST_AUTO_TEST_CASE(the_default_model_opens_with_its_configuration,
   const auto& tokens =
       std::get<GgufArray>(checkpoint->metadata().find("tokenizer.ggml.tokens")->second.value);
   BOOST_TEST(tokens.size() == 49152u);
-  BOOST_TEST(std::get<std::string>(tokens[2].value) == "<|im_end|>");
+  BOOST_TEST(std::get<std::string>(tokens.at(2).value) == "<|im_end|>");
   BOOST_TEST(checkpoint->weights_digest() ==
              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
 }

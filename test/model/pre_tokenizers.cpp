@@ -4,10 +4,10 @@
 #include <boost/json.hpp>
 #include <boost/test/unit_test.hpp>
 
-#include "model/format/gguf_writer.hpp"
 #include "model/rewrite/rewrite.hpp"
 #include "model/rewrite/rewrite_config.hpp"
 #include "test/model/files.hpp"
+#include "test/model/gguf_arrays.hpp"
 #include "test/model/small_tokenizer.hpp"
 #include "test/processor_time.hpp"
 
@@ -46,14 +46,11 @@ TokenizerParts parts_of_json(const std::string& name) {
 
 TokenizerParts parts_of_gguf(const std::string& name) {
   GgufMetadata metadata;
-  GgufArray tokens(1), types(1);
-  tokens[0].value = "a";
-  types[0].value = uint64_t{1};
   metadata["tokenizer.ggml.model"].value = "gpt2";
   metadata["tokenizer.ggml.pre"].value = name;
-  metadata["tokenizer.ggml.tokens"].value = tokens;
-  metadata["tokenizer.ggml.token_type"].value = types;
-  metadata["tokenizer.ggml.merges"].value = GgufArray{};
+  metadata["tokenizer.ggml.tokens"].value = gguf_values<std::string>({"a"});
+  metadata["tokenizer.ggml.token_type"].value = gguf_values<int32_t>({1});
+  metadata["tokenizer.ggml.merges"].value = GgufArray();
   return read_tokenizer_gguf(metadata, name);
 }
 

@@ -75,8 +75,6 @@ void check_gguf_refused(const std::string& named, Change change) {
                         names(named));
 }
 
-GgufArray& array(GgufMetadata& metadata, const char* key) { return std::get<GgufArray>(metadata[key].value); }
-
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(every_setting_encodes_and_decodes_every_case_as_the_reference_does) {
@@ -93,12 +91,9 @@ BOOST_AUTO_TEST_CASE(a_ggufs_pieces_merge_by_their_scores_as_sentencepiece_merge
 
 BOOST_AUTO_TEST_CASE(a_piece_takes_in_a_character_that_has_no_piece_of_its_own) {
   GgufMetadata metadata = sentencepiece_gguf(gguf_cases());
-  const auto append = [&](const std::string& piece, double score) {
-    array(metadata, "tokenizer.ggml.tokens").emplace_back().value = piece;
-    array(metadata, "tokenizer.ggml.scores").emplace_back().value = score;
-    array(metadata, "tokenizer.ggml.token_type").emplace_back().value = uint64_t{1};
-  };
-  append("e\u0301", -1e6);
+  change_values<std::string>(metadata, "tokenizer.ggml.tokens", [](auto& v) { v.push_back("e\u0301"); });
+  change_values<float>(metadata, "tokenizer.ggml.scores", [](auto& v) { v.push_back(-1e6f); });
+  change_values<int32_t>(metadata, "tokenizer.ggml.token_type", [](auto& v) { v.push_back(1); });
   const auto tokenizer = make_tokenizer(read_tokenizer_gguf(metadata, "sentencepiece"));
   const int32_t mark_first = *tokenizer->id_of("<0xCC>"), mark_second = *tokenizer->id_of("<0x81>");
   BOOST_TEST(tokenizer->encode("xe\u0301", false).back() == *tokenizer->id_of("e\u0301"));
@@ -185,7 +180,7 @@ BOOST_AUTO_TEST_CASE(scores_survive_the_way_through_a_gguf_and_are_not_taken_for
   Config config;
   config.vocab = 910;
   GgufWriter writer;
-  write_gguf_tokenizer(scored, config, writer);
+  write_gguf_tokenizer({scored}, config, writer);
   const std::string header = writer.header();
   const auto file = GgufFile::parse(Mapping::copy_of(std::as_bytes(std::span(header)), "written"));
   const auto written = make_tokenizer(read_tokenizer_gguf(file.metadata, "written"));
@@ -296,20 +291,16 @@ BOOST_AUTO_TEST_CASE(sentencepiece_metadata_that_make_no_sense_are_refused) {
     check_gguf_refused(key, [&](GgufMetadata& m) { m.erase(key); });
     check_gguf_refused(key, [&](GgufMetadata& m) { m[key].value = uint64_t{7}; });
   }
-  const auto score = [](double value) {
-    return [value](GgufMetadata& m) { array(m, "tokenizer.ggml.scores")[300].value = value; };
+  const auto scores = [](auto change) {
+    return [change](GgufMetadata& m) { change_values<float>(m, "tokenizer.ggml.scores", change); };
   };
-  check_gguf_refused("score", score(std::numeric_limits<double>::quiet_NaN()));
-  check_gguf_refused("score", score(-std::numeric_limits<double>::infinity()));
-  check_gguf_refused("tokenizer.ggml.scores",
-                     [](GgufMetadata& m) { array(m, "tokenizer.ggml.scores").pop_back(); });
-  check_gguf_refused("<0x0A>",
-                     [](GgufMetadata& m) { array(m, "tokenizer.ggml.tokens")[5].value = "<0xZZ>"; });
-  check_gguf_refused("600 bytes", [](GgufMetadata& m) {
-    array(m, "tokenizer.ggml.tokens")[300].value = std::string(600, 'a');
-  });
-  check_gguf_refused("stands twice", [](GgufMetadata& m) {
-    GgufArray& tokens = array(m, "tokenizer.ggml.tokens");
-    tokens[301] = tokens[300];
-  });
+  check_gguf_refused("score", scores([](auto& v) { v[300] = std::numeric_limits<float>::quiet_NaN(); }));
+  check_gguf_refused("score", scores([](auto& v) { v[300] = -std::numeric_limits<float>::infinity(); }));
+  check_gguf_refused("tokenizer.ggml.scores", scores([](auto& v) { v.pop_back(); }));
+  const auto tokens = [](auto change) {
+    return [change](GgufMetadata& m) { change_values<std::string>(m, "tokenizer.ggml.tokens", change); };
+  };
+  check_gguf_refused("<0x0A>", tokens([](auto& v) { v[5] = "<0xZZ>"; }));
+  check_gguf_refused("600 bytes", tokens([](auto& v) { v[300] = std::string(600, 'a'); }));
+  check_gguf_refused("stands twice", tokens([](auto& v) { v[301] = v[300]; }));
 }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/tokenizer/tokenizer_parts.hpp"
+#include "test/model/gguf_arrays.hpp"
 #include "test/model/golden_tokenizer.hpp"
 
 namespace convoy::test {
@@ -33,18 +34,18 @@ inline std::shared_ptr<const model::Tokenizer> tokenizer_of(const boost::json::o
 
 /// As llama.cpp's converter writes it; `vocabulary` is the "gguf" of cases.json.
 inline model::GgufMetadata sentencepiece_gguf(const boost::json::object& vocabulary) {
-  model::GgufArray tokens, scores, types;
-  for (const auto& v : vocabulary.at("tokens").as_array())
-    tokens.emplace_back().value = std::string(v.as_string());
-  for (const auto& v : vocabulary.at("scores").as_array()) scores.emplace_back().value = v.as_double();
-  for (const auto& v : vocabulary.at("types").as_array())
-    types.emplace_back().value = static_cast<uint64_t>(v.as_int64());
+  using Tokens = std::vector<std::string>;
+  using Scores = std::vector<float>;
+  using Types = std::vector<int32_t>;
   model::GgufMetadata metadata;
   metadata["tokenizer.ggml.model"].value = "llama";
   metadata["tokenizer.ggml.pre"].value = "default";
-  metadata["tokenizer.ggml.tokens"].value = tokens;
-  metadata["tokenizer.ggml.scores"].value = scores;
-  metadata["tokenizer.ggml.token_type"].value = types;
+  metadata["tokenizer.ggml.tokens"].value =
+      gguf_values(boost::json::value_to<Tokens>(vocabulary.at("tokens")));
+  metadata["tokenizer.ggml.scores"].value =
+      gguf_values(boost::json::value_to<Scores>(vocabulary.at("scores")));
+  metadata["tokenizer.ggml.token_type"].value =
+      gguf_values(boost::json::value_to<Types>(vocabulary.at("types")));
   metadata["tokenizer.ggml.bos_token_id"].value = uint64_t{1};
   metadata["tokenizer.ggml.eos_token_id"].value = uint64_t{2};
   return metadata;

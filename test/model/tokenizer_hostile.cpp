@@ -5,6 +5,7 @@
 #include <random>
 
 #include "model/error.hpp"
+#include "test/model/gguf_arrays.hpp"
 #include "test/model/golden_tokenizer.hpp"
 #include "test/model/small_tokenizer.hpp"
 
@@ -69,20 +70,18 @@ void check_refused(const std::string& named, Change change) {
 
 GgufMetadata small_gguf() {
   const TokenizerParts parts = small_parts();
-  GgufArray tokens, types, merges;
-  for (const auto& [text, id] : parts.vocabulary) {
-    tokens.emplace_back().value = text;
-    types.emplace_back().value = uint64_t{1};
-  }
-  tokens.emplace_back().value = "<|x|>";
-  types.emplace_back().value = uint64_t{3};
-  for (const auto& [left, right] : parts.merges) merges.emplace_back().value = left + " " + right;
+  std::vector<std::string> tokens, merges;
+  for (const auto& [text, id] : parts.vocabulary) tokens.push_back(text);
+  std::vector<int32_t> types(tokens.size(), 1);
+  tokens.push_back("<|x|>");
+  types.push_back(3);
+  for (const auto& [left, right] : parts.merges) merges.push_back(left + " " + right);
   GgufMetadata metadata;
   metadata["tokenizer.ggml.model"].value = "gpt2";
   metadata["tokenizer.ggml.pre"].value = "gpt-2";
-  metadata["tokenizer.ggml.tokens"].value = tokens;
-  metadata["tokenizer.ggml.token_type"].value = types;
-  metadata["tokenizer.ggml.merges"].value = merges;
+  metadata["tokenizer.ggml.tokens"].value = gguf_values(tokens);
+  metadata["tokenizer.ggml.token_type"].value = gguf_values(types);
+  metadata["tokenizer.ggml.merges"].value = gguf_values(merges);
   metadata["tokenizer.ggml.eos_token_id"].value = uint64_t{260};
   return metadata;
 }
@@ -191,8 +190,8 @@ BOOST_AUTO_TEST_CASE(a_version_line_among_merges_is_none) {
                boost::test_tools::per_element());
   }
   GgufMetadata metadata = small_gguf();
-  GgufArray& merges = std::get<GgufArray>(metadata["tokenizer.ggml.merges"].value);
-  merges.insert(merges.begin(), GgufValue{"#version: 0.2"});
+  change_values<std::string>(metadata, "tokenizer.ggml.merges",
+                             [](auto& merges) { merges.insert(merges.begin(), "#version: 0.2"); });
   BOOST_TEST(make_tokenizer(read_tokenizer_gguf(metadata, "small"))->encode("abc", false) ==
                  std::vector<int32_t>{257},
              boost::test_tools::per_element());
@@ -238,17 +237,18 @@ BOOST_AUTO_TEST_CASE(gguf_metadata_that_make_no_sense_are_refused) {
     check_gguf_refused(key, [&](GgufMetadata& m) { m.erase(key); });
     check_gguf_refused(key, [&](GgufMetadata& m) { m[key].value = uint64_t{7}; });
   }
-  auto array = [](GgufMetadata& m, const char* key) -> GgufArray& {
-    return std::get<GgufArray>(m[key].value);
+  const auto types = [](auto change) {
+    return [change](GgufMetadata& m) { change_values<int32_t>(m, "tokenizer.ggml.token_type", change); };
   };
-  check_gguf_refused("entries", [&](GgufMetadata& m) { array(m, "tokenizer.ggml.token_type").pop_back(); });
-  check_gguf_refused("type 9",
-                     [&](GgufMetadata& m) { array(m, "tokenizer.ggml.token_type")[5].value = uint64_t{9}; });
-  check_gguf_refused("not a string",
-                     [&](GgufMetadata& m) { array(m, "tokenizer.ggml.tokens")[5].value = true; });
-  check_gguf_refused("stands twice", [&](GgufMetadata& m) {
-    GgufArray& tokens = array(m, "tokenizer.ggml.tokens");
-    tokens[5] = tokens[6];
+  check_gguf_refused("entries", types([](auto& v) { v.pop_back(); }));
+  check_gguf_refused("type 9", types([](auto& v) { v[5] = 9; }));
+  check_gguf_refused("not a number", types([](auto& v) { v[5] = -1; }));
+  for (const char* key : {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"})
+    check_gguf_refused("not a string", [key](GgufMetadata& m) { m[key] = m["tokenizer.ggml.token_type"]; });
+  check_gguf_refused("not a number",
+                     [](GgufMetadata& m) { m["tokenizer.ggml.token_type"] = m["tokenizer.ggml.tokens"]; });
+  check_gguf_refused("stands twice", [](GgufMetadata& m) {
+    change_values<std::string>(m, "tokenizer.ggml.tokens", [](auto& tokens) { tokens[5] = tokens[6]; });
   });
   check_gguf_refused("beyond the vocabulary",
                      [](GgufMetadata& m) { m["tokenizer.ggml.eos_token_id"].value = uint64_t{1} << 63; });
