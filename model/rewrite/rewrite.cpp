@@ -125,7 +125,6 @@ struct Rewriter::State {
     groups = plan_tensors(source, o.target);
     tokenizer = read_tokenizer(source);
     notes = source.notes;
-    if (gguf()) check_loss(lost_in_gguf(tokenizer, source.config));
     std::vector<OutputFile> files = gguf() ? gguf_file() : safetensors_files(groups, o.shard_bytes_max);
     const std::string plan = fingerprint(source, files);
     output = std::make_unique<Output>(o.out, gguf() ? Output::Kind::file : Output::Kind::directory,
@@ -143,10 +142,12 @@ struct Rewriter::State {
     if (!lost.empty()) notes.push_back("the GGUF lacks " + names);
   }
 
-  std::vector<OutputFile> gguf_file() const {
+  std::vector<OutputFile> gguf_file() {
     GgufWriter gguf;
     write_gguf_config(source, options.target, gguf);
-    write_gguf_tokenizer(tokenizer, source.config, gguf);
+    const GgufTokenizer written(tokenizer);
+    check_loss(lost_in_gguf(written, source.config));
+    write_gguf_tokenizer(written, source.config, gguf);
     if (const auto with_bos = tokenizer ? begins_with_bos(source) : std::nullopt)
       gguf.key("tokenizer.ggml.add_bos_token", *with_bos);
     for (const auto& group : groups)

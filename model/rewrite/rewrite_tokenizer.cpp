@@ -67,43 +67,59 @@ void write_gguf_rules(const TokenizerParts& parts, GgufWriter& gguf) {
       .key("tokenizer.ggml.merges", std::span<const std::string>(merges));
 }
 
-/// A blank before every text, whether it begins with one or not; none after tokens but control tokens.
+/// A GGUF says of blanks whether one stands before every text, whether it begins with one or not, a text
+/// being what no control token cuts. A tokenizer that puts one before the first alone is nearer to none: a
+/// chat begins with a control token.
 bool prepends_blank(const TokenizerParts& parts) {
   const auto prepends = [](const NormalStep& step) { return step.kind == NormalStep::Kind::prepend; };
   return std::ranges::any_of(parts.normalizer, prepends) ||
-         std::ranges::any_of(parts.rules, [](const SplitRule& rule) { return rule.prefix != Prefix::none; });
+         std::ranges::any_of(parts.rules, [](const SplitRule& rule) { return rule.prefix == Prefix::each; });
 }
 
-std::vector<NormalStep> gguf_normalizer(bool prepends) {
-  std::vector<NormalStep> steps;
-  if (prepends) steps.push_back({NormalStep::Kind::prepend, "", std::string(blank_mark)});
-  steps.push_back({NormalStep::Kind::replace, " ", std::string(blank_mark)});
-  return steps;
+/// Whether that is all that becomes of blanks, and no word is cut.
+bool writes_blanks_as_gguf(const TokenizerParts& parts) {
+  const NormalStep prepend{NormalStep::Kind::prepend, "", std::string(blank_mark)},
+      replace{NormalStep::Kind::replace, " ", std::string(blank_mark)};
+  if (parts.rules.empty())
+    return parts.normalizer == (prepends_blank(parts) ? std::vector{prepend, replace} : std::vector{replace});
+  const SplitRule& only = parts.rules.front();  // a Metaspace that neither adds nor splits
+  return parts.rules.size() == 1 && parts.normalizer.empty() && only.expression.empty() &&
+         only.prefix == Prefix::none && only.blank == blank_mark;
+}
+
+/// A Metaspace that adds a blank to the first word of a text, and does no more.
+bool prepends_to_first(const TokenizerParts& parts) {
+  TokenizerParts without;
+  without.normalizer = parts.normalizer;
+  without.rules = parts.rules;
+  if (without.rules.size() != 1 || without.rules.front().prefix != Prefix::first) return false;
+  without.rules.front().prefix = Prefix::none;
+  return writes_blanks_as_gguf(without);
 }
 
 /// What sentencepiece, by which a GGUF's vocabulary with scores goes, does in one way only.
-void add_lost_pieces(const TokenizerParts& parts, std::vector<std::string>& lost) {
+void add_lost_pieces(const TokenizerParts& parts, const ListScores& scores, std::vector<std::string>& lost) {
   const auto lacks = [&](bool it, const char* what) {
     if (it) lost.emplace_back(what);
   };
-  const bool prepends = prepends_blank(parts);
-  lacks(!parts.rules.empty() || parts.normalizer != gguf_normalizer(prepends),
-        "where a pre-tokenizer adds blanks or cuts words");
-  lacks(parts.drops_leading_blank != prepends, "whether an answer's first blank is written");
+  const bool to_first = prepends_to_first(parts);
+  lacks(to_first, "the blank before the first word of a text that begins with no control token");
+  lacks(!to_first && !writes_blanks_as_gguf(parts), "where a pre-tokenizer adds blanks or cuts words");
+  lacks(parts.drops_leading_blank != prepends_blank(parts), "whether an answer's first blank is written");
   const auto bytes = std::ranges::count_if(parts.vocabulary,
                                            [](const auto& t) { return byte_of_piece(t.first).has_value(); });
   lacks(!parts.byte_fallback || (bytes < 256 && !parts.fuse_unknown),
         "how characters without a token are unknown");
   lacks(parts.ignore_merges, "that words which are tokens are not merged");
-  if (!parts.scores.empty()) return;
-  for (const std::string& token : scores_of_list(parts).differing)
+  for (const std::string& token : scores.differing)
     lost.push_back("how the token " + in_quotes(token) + " is merged");
 }
 
-void write_gguf_scores(const TokenizerParts& parts, size_t tokens, GgufWriter& gguf) {
-  const std::vector<float> own = parts.scores.empty() ? scores_of_list(parts).scores : parts.scores;
+void write_gguf_scores(const TokenizerParts& parts, const std::vector<float>& of_vocabulary, size_t tokens,
+                       GgufWriter& gguf) {
   std::vector<float> scores(tokens, 0.0F);
-  for (size_t i = 0; i < own.size(); ++i) scores[static_cast<size_t>(parts.vocabulary[i].second)] = own[i];
+  for (size_t i = 0; i < of_vocabulary.size(); ++i)
+    scores[static_cast<size_t>(parts.vocabulary[i].second)] = of_vocabulary[i];
   gguf.key("tokenizer.ggml.model", "llama")
       .key("tokenizer.ggml.pre", "default")
       .key("tokenizer.ggml.scores", std::span<const float>(scores))
@@ -112,7 +128,8 @@ void write_gguf_scores(const TokenizerParts& parts, size_t tokens, GgufWriter& g
     gguf.key("tokenizer.ggml.unknown_token_id", static_cast<uint32_t>(*id));
 }
 
-void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, GgufWriter& gguf) {
+void write_gguf_vocabulary(const GgufTokenizer& tokenizer, const Config& config, GgufWriter& gguf) {
+  const TokenizerParts& parts = *tokenizer.parts;
   std::vector<std::string> tokens;
   std::vector<int32_t> types(static_cast<size_t>(config.vocab), unused);
   for (int64_t id = 0; id < config.vocab; ++id) tokens.push_back("[PAD" + std::to_string(id) + "]");
@@ -133,7 +150,7 @@ void write_gguf_vocabulary(const TokenizerParts& parts, const Config& config, Gg
         : added.special                ? control
                                        : user_defined);
   if (sentencepiece) {
-    write_gguf_scores(parts, tokens.size(), gguf);
+    write_gguf_scores(parts, tokenizer.scores.scores, tokens.size(), gguf);
   } else {
     write_gguf_rules(parts, gguf);
   }
@@ -182,13 +199,19 @@ bool order_matters(const AddedToken& token, const TokenizerParts& parts) {
 
 }  // namespace
 
-std::vector<std::string> lost_in_gguf(const std::optional<TokenizerParts>& parts, const Config& config) {
+GgufTokenizer::GgufTokenizer(std::optional<TokenizerParts> tokenizer) : parts(std::move(tokenizer)) {
+  if (!parts || parts->alphabet != Alphabet::sentencepiece) return;
+  scores = parts->scores.empty() ? scores_of_list(*parts) : ListScores{parts->scores, {}};
+}
+
+std::vector<std::string> lost_in_gguf(const GgufTokenizer& tokenizer, const Config& config) {
+  const std::optional<TokenizerParts>& parts = tokenizer.parts;
   std::vector<std::string> lost;
   if (const size_t ends = ends_of(parts, config).size(); ends > std::size(end_keys))
     lost.push_back(std::to_string(ends - std::size(end_keys)) + " of " + std::to_string(ends) +
                    " tokens that end an answer");
   if (!parts) return lost;
-  if (parts->alphabet == Alphabet::sentencepiece) add_lost_pieces(*parts, lost);
+  if (parts->alphabet == Alphabet::sentencepiece) add_lost_pieces(*parts, tokenizer.scores, lost);
   for (const AddedToken& token : parts->added) {
     std::string words;
     for (const auto& [is, word] : {std::pair{token.lstrip, "lstrip"},
@@ -201,10 +224,10 @@ std::vector<std::string> lost_in_gguf(const std::optional<TokenizerParts>& parts
   return lost;
 }
 
-void write_gguf_tokenizer(const std::optional<TokenizerParts>& parts, const Config& config,
-                          GgufWriter& gguf) {
+void write_gguf_tokenizer(const GgufTokenizer& tokenizer, const Config& config, GgufWriter& gguf) {
+  const std::optional<TokenizerParts>& parts = tokenizer.parts;
   if (parts)
-    write_gguf_vocabulary(*parts, config, gguf);
+    write_gguf_vocabulary(tokenizer, config, gguf);
   else
     gguf.key("tokenizer.ggml.model", "none");
   // The configuration's, as the end of generation goes by them; else the tokenizer's own.

@@ -162,7 +162,7 @@ BOOST_AUTO_TEST_CASE(a_gguf_has_keys_for_the_ends_that_no_reader_knows_by_their_
   parts.eos = "<|im_end|>";
   const auto written = [&](const Ids& ends) {
     GgufWriter gguf;
-    write_gguf_tokenizer(parts, config_with(ends), gguf);
+    write_gguf_tokenizer({parts}, config_with(ends), gguf);
     const GgufMetadata metadata = GgufFile::parse(test::in_memory(gguf.header())).metadata;
     Ids ids;
     for (const char* name : {"eos", "eot", "eom"}) {
@@ -176,6 +176,6 @@ BOOST_AUTO_TEST_CASE(a_gguf_has_keys_for_the_ends_that_no_reader_knows_by_their_
   BOOST_TEST(written({310, 311, 312, 313, 314}) == (Ids{310, 313, 314}), boost::test_tools::per_element());
   BOOST_TEST(written({311, 312, 313}) == (Ids{310, 313, 311}), boost::test_tools::per_element());
   BOOST_TEST(written({310, 313, 314, 300}) == (Ids{310, 313, 314}), boost::test_tools::per_element());
-  const auto lost = lost_in_gguf(parts, config_with({310, 313, 314, 300}));
+  const auto lost = lost_in_gguf({parts}, config_with({310, 313, 314, 300}));
   BOOST_TEST(lost.front() == "1 of 4 tokens that end an answer");
 }

@@ -360,7 +360,7 @@ BOOST_AUTO_TEST_CASE(what_a_gguf_cannot_say_of_a_token_is_named) {
     TokenizerParts parts = test::small_parts();
     parts.added = tokens;
     if (nfc) parts.normalizer = {{NormalStep::Kind::nfc, "", ""}};
-    return lost_in_gguf(parts, Config{});
+    return lost_in_gguf({parts}, Config{});
   };
   const AddedToken plain{.id = 300, .content = "<|a|>", .special = true};
   BOOST_TEST(lost({plain}).empty());
@@ -407,7 +407,7 @@ BOOST_AUTO_TEST_CASE(a_tokenizer_survives_the_way_through_a_gguf) {
   config.vocab = 310;
   config.end_tokens = {301};
   GgufWriter gguf;
-  write_gguf_tokenizer(parts, config, gguf);
+  write_gguf_tokenizer({parts}, config, gguf);
   const auto file = GgufFile::parse(test::in_memory(gguf.header()));
   const TokenizerParts in_gguf = read_tokenizer_gguf(file.metadata, "gguf");
   const auto original = make_tokenizer(parts), through_gguf = make_tokenizer(in_gguf),
@@ -423,5 +423,5 @@ BOOST_AUTO_TEST_CASE(a_tokenizer_survives_the_way_through_a_gguf) {
   const auto& eot = file.metadata.find("tokenizer.ggml.eot_token_id")->second;
   BOOST_TEST(std::get<uint64_t>(eot.value) == 301u);
   parts.rules = {{.expression = "[a-z]+"}};
-  CHECK_INPUT_ERROR(write_gguf_tokenizer(parts, config, gguf), "no name for");
+  CHECK_INPUT_ERROR(write_gguf_tokenizer({parts}, config, gguf), "no name for");
 }
