@@ -2,28 +2,19 @@
 
 #include <boost/test/unit_test.hpp>
 #include <cstdlib>
-#include <fstream>
 #include <random>
 #include <set>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/config/config_table.hpp"
-#include "actors/config/plan_limits.hpp"
-#include "model/error.hpp"
-#include "test/model/files.hpp"
+#include "test/actors/config_text.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
+using test::head_node;
+using test::with;
 
 namespace {
-
-const std::string head_node =
-    R"({name = "a", listen = "127.0.0.1:7411", roles = ["gateway", "router", "cache", "pipeline"], stages = 2})";
-
-/// A configuration that is right, with more lines behind it. The first of them is line 5.
-std::string with(const std::string& more) {
-  return "[cluster]\nname = \"c\"\nmodel = \"m.gguf\"\nnodes = [" + head_node + "]\n" + more;
-}
 
 std::vector<ConfigProblem> problems(const std::string& text) { return read_cluster_config(text).problems; }
 
@@ -270,100 +261,6 @@ BOOST_AUTO_TEST_CASE(localhost_is_a_loopback_address) {
   BOOST_TEST(problems(with("[gateway]\nhost = \"localhost\"\n")).empty());
 }
 
-BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
-  const auto folder =
-      std::filesystem::temp_directory_path() / ("convoy-config-" + std::to_string(std::random_device{}()));
-  std::filesystem::create_directories(folder);
-  const auto file = folder / "c.conf";
-  std::ofstream(file) << with("[cache]\nenabled = false\n");
-  const ClusterConfig config = load_cluster_config(file);
-  BOOST_TEST(config.cluster.model == (folder / "m.gguf").string());
-  BOOST_TEST(config.cluster.run_dir == (folder / "run").string());
-  BOOST_TEST(config.cluster.model_id == "m");
-  std::ofstream(file) << with("[gateway]\nprot = 1\n[log]\nlevle = 1\n");
-  const auto names_both = [&](const InputError& e) {
-    const std::string text = e.what();
-    return text.starts_with(file.string() + ":6:1: unknown key") &&
-           text.find("\n" + file.string() + ":8:1: unknown key") != text.npos;
-  };
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file), InputError, names_both);
-  const auto says = [](const std::string& word) {
-    return [word](const InputError& e) { return std::string(e.what()).find(word) != std::string::npos; };
-  };
-  BOOST_CHECK_EXCEPTION(load_cluster_config(folder / "missing.conf"), InputError,
-                        says("No such file or directory"));
-  BOOST_CHECK_EXCEPTION(load_cluster_config(folder), InputError, says("Is a directory"));
-  // The model is not there; together with the rest, where it is asked for.
-  std::ofstream(file) << with("[gateway]\nprot = 1\n");
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError,
-                        says(":3:1: `cluster.model` is \"m.gguf\": "));
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("No such file or directory"));
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says(":6:1: unknown key"));
-  std::ofstream(folder / "m.gguf") << "<html>";
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("neither a GGUF file"));
-  std::filesystem::remove(folder / "m.gguf");
-  std::filesystem::create_directory(folder / "m.gguf");
-  BOOST_CHECK_EXCEPTION(load_cluster_config(file, true), InputError, says("config.json"));
-  std::ofstream(file).close();
-  BOOST_CHECK_THROW(load_cluster_config(file), InputError);  // empty: keys are missing
-  std::filesystem::remove_all(folder);
-}
-
-BOOST_AUTO_TEST_CASE(a_templates_file_is_relative_to_the_configuration_and_its_mistakes_stand_at_its_key) {
-  const test::TemporaryFolder folder;
-  const auto with_template = [&](const std::string& chosen) {
-    return folder.write("c.conf",
-                        "[cluster]\nname = \"c\"\nmodel = \"random:deepseek-llm-7b:1\"\nchat_template = \"" +
-                            chosen + "\"\nnodes = [" + head_node + "]\n");
-  };
-  const auto mistake = [&](const std::string& chosen) -> std::string {
-    try {
-      load_cluster_config(with_template(chosen), true);
-    } catch (const InputError& error) {
-      return error.what();
-    }
-    return "";
-  };
-  std::filesystem::create_directory(folder.path() / "sub");
-  folder.write("sub/own.jinja", "{{ messages }}");
-  BOOST_TEST(load_cluster_config(with_template("sub/own.jinja"), true).cluster.chat_template ==
-             (folder.path() / "sub/own.jinja").string());
-  BOOST_TEST(load_cluster_config(with_template("smollm2"), true).cluster.chat_template == "smollm2");
-  for (const auto& [chosen, part] : {std::pair("nope.jinja", "No such file"), {"sub/", "directory"}}) {
-    BOOST_TEST(mistake(chosen).find(":4:1: `cluster.chat_template` is ") != std::string::npos,
-               mistake(chosen));
-    BOOST_TEST(mistake(chosen).find(part) != std::string::npos, mistake(chosen));
-  }
-  folder.write("own.jinja", "a\n{{ b");
-  BOOST_TEST(mistake("own.jinja").find("own.jinja: chat template, line 2: ") != std::string::npos,
-             mistake("own.jinja"));
-  folder.write("own.jinja", "a\xff");
-  BOOST_TEST(mistake("own.jinja").find("UTF-8") != std::string::npos, mistake("own.jinja"));
-  BOOST_CHECK_NO_THROW(
-      load_cluster_config(with_template("nope.jinja")));  // ending a cluster needs no template
-}
-
-BOOST_AUTO_TEST_CASE(a_model_is_named_after_its_file_or_folder) {
-  BOOST_TEST(default_model_id("/x/SmolLM2.Q4_1.gguf") == "SmolLM2.Q4_1");
-  BOOST_TEST(default_model_id("/x/R1.Q4_K-00002-of-00009.gguf") == "R1.Q4_K");
-  BOOST_TEST(default_model_id("/x/R1-0002-of-00009.gguf") == "R1-0002-of-00009");
-  BOOST_TEST(default_model_id("/x/DeepSeek-V2.5") == "DeepSeek-V2.5");
-  BOOST_TEST(default_model_id("/x/dir/") == "dir");
-}
-
-BOOST_AUTO_TEST_CASE(the_served_context_is_what_model_and_cache_and_operator_allow) {
-  ClusterConfig config;
-  config.pipeline.kv_tokens = 4096;
-  model::Config model;
-  model.context = 8192;
-  BOOST_TEST(served_context(config, model) == 4096);
-  BOOST_TEST(scheduler_limits(config, model).context_tokens == 4096);
-  model.context = 2048;
-  BOOST_TEST(served_context(config, model) == 2048);
-  config.pipeline.context_tokens_max = 100;
-  BOOST_TEST(served_context(config, model) == 100);
-}
-
 BOOST_AUTO_TEST_CASE(damaged_texts_are_refused_or_read_but_never_crash) {
   const unsigned seed = std::getenv("CONVOY_TEST_SEED")
                             ? static_cast<unsigned>(std::atoi(std::getenv("CONVOY_TEST_SEED")))
@@ -398,119 +295,4 @@ BOOST_AUTO_TEST_CASE(damaged_texts_are_refused_or_read_but_never_crash) {
     }
   }
   BOOST_TEST(refused > 1000u);
-}
-
-BOOST_AUTO_TEST_CASE(steps_that_fit_no_frame_are_refused_with_the_keys) {
-  ClusterConfig config;
-  config.file = "cluster.conf";
-  config.cluster.nodes = {{.name = "a", .stages = 2}};
-  model::Config model;
-  model.layers = 60;
-  model.hidden = 7168;
-  model.context = 4096;
-  config.pipeline.prefill_tokens_per_step = 512;
-  BOOST_CHECK_NO_THROW(check_stages(config, model));
-  config.pipeline.prefill_tokens_per_step = 8192;  // 235 MB of hidden states
-  const auto names_the_keys = [](const InputError& e) {
-    const std::string text = e.what();
-    return text.find("prefill_tokens_per_step") != std::string::npos &&
-           text.find("bulk_frame_bytes_max") != std::string::npos;
-  };
-  BOOST_CHECK_EXCEPTION(check_stages(config, model), InputError, names_the_keys);
-  config.cluster.nodes[0].stages = 1;  // passes nothing on
-  BOOST_CHECK_NO_THROW(check_stages(config, model));
-  config.cluster.nodes[0].stages = 61;
-  BOOST_CHECK_THROW(check_stages(config, model), InputError);
-}
-
-BOOST_AUTO_TEST_CASE(a_context_whose_table_is_larger_than_the_model_is_refused) {
-  class Claims final : public model::Checkpoint {  // the weights of one model, the configuration of another
-   public:
-    explicit Claims(const char* name) : real_(Checkpoint::open(name)), config_(real_->config()) {}
-    model::Config& claim() { return config_; }
-    const model::Config& config() const override { return config_; }
-    model::StageWeights stage(model::LayerRange range) const override { return real_->stage(range); }
-    model::StageWeights layout(model::LayerRange range) const override { return real_->layout(range); }
-    uint64_t prediction_parameters() const override { return 0; }
-    std::string weights_digest(std::stop_token) const override { return {}; }
-    const model::NamedFiles& files() const override { return real_->files(); }
-    const std::filesystem::path& path() const override { return real_->path(); }
-    bool is_gguf() const override { return false; }
-    const model::GgufMetadata& metadata() const override { return real_->metadata(); }
-
-   private:
-    std::shared_ptr<const Checkpoint> real_;
-    model::Config config_;
-  };
-  ClusterConfig config;
-  config.pipeline.kv_tokens = 1 << 24;
-  Claims model("random:deepseek-v2-lite:1");  // some 500 MB
-  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
-  model.claim().context = model::context_max;
-  model.claim().head_dim = model::head_dim_max;
-  BOOST_CHECK_THROW(check_rotary_table(config, model), InputError);
-  config.pipeline.context_tokens_max = 16384;  // which takes as much as is free
-  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
-  model.claim().head_dim = 64;
-  config.pipeline.context_tokens_max = 0;
-  model.claim().context = 1 << 20;
-  BOOST_CHECK_NO_THROW(check_rotary_table(config, model));
-}
-
-BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_the_numbers) {
-  ClusterConfig config;
-  config.cluster.model = "random:deepseek-v2-lite:2";
-  config.cluster.nodes = {{.name = "a", .stages = 1}};
-  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
-  const auto warning = [&](const model::MemoryLimit& limit) {
-    return memory_warning(config, *checkpoint, {"a"}, limit);
-  };
-  BOOST_TEST(!warning({uint64_t{1} << 40, "MemTotal"}));
-  BOOST_TEST(!warning({}));  // the system does not say
-  const auto text = warning({64 << 20, "/sys/fs/cgroup/job/memory.max"});
-  BOOST_REQUIRE(text);
-  for (const char* part : {"node a", "for weights", "64 MiB (/sys/fs/cgroup/job/memory.max)", "kv_tokens"})
-    BOOST_TEST(text->find(part) != std::string::npos, *text << " says nothing of " << part);
-}
-
-BOOST_AUTO_TEST_CASE(a_node_needs_memory_for_its_own_stages_alone) {
-  ClusterConfig config;
-  config.cluster.model = "random:deepseek-v2-lite:4";
-  config.stage.threads = 2;
-  config.cluster.nodes = {{.name = "a", .stages = 1}, {.name = "b", .stages = 2}, {.name = "c", .stages = 0}};
-  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
-  const StageMemory a = memory_of_nodes(config, *checkpoint, {"a"}),
-                    b = memory_of_nodes(config, *checkpoint, {"b"}),
-                    both = memory_of_nodes(config, *checkpoint, {"a", "b", "c"});
-  BOOST_TEST(memory_of_nodes(config, *checkpoint, {"c"}).sum() == 0u);
-  const int64_t rows = scheduler_limits(config, checkpoint->config()).rows();
-  BOOST_TEST(a.sum() == stage_memory(config, *checkpoint, {0, 1}, rows).sum());
-  BOOST_TEST(a.weights + b.weights == both.weights);
-  BOOST_TEST(a.sum() + b.sum() == both.sum());
-  BOOST_TEST(a.scratch > 0u);
-  const model::MemoryLimit between{(std::max(a.sum(), b.sum()) + both.sum()) / 2, "MemTotal"};
-  BOOST_TEST(!memory_warning(config, *checkpoint, {"a"}, between));
-  BOOST_TEST(!memory_warning(config, *checkpoint, {"b"}, between));
-  BOOST_TEST(memory_warning(config, *checkpoint, {"a", "b"}, between).has_value());
-}
-
-BOOST_AUTO_TEST_CASE(more_threads_and_longer_contexts_take_more_to_compute_in) {
-  ClusterConfig config;
-  config.cluster.model = "random:r1-distill-llama-8b:2";
-  config.cluster.nodes = {{.name = "a", .stages = 1}};
-  config.stage.threads = 2, config.stage.kv_type = "f32";
-  config.pipeline.kv_tokens = 65536, config.pipeline.context_tokens_max = 4096;
-  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
-  const auto scratch = [&] { return memory_of_nodes(config, *checkpoint, {"a"}).scratch; };
-  const uint64_t before = scratch();
-  config.pipeline.context_tokens_max = 65536;
-  const uint64_t longer = scratch();
-  BOOST_TEST(longer > before);
-  config.stage.kv_type = "bf16";
-  BOOST_TEST(scratch() == longer);  // narrow caches are read as they are stored
-  config.stage.threads = 9;
-  const uint64_t nine = scratch();
-  config.stage.threads = 16;
-  BOOST_TEST(nine > longer);
-  BOOST_TEST(scratch() - nine == nine - longer);  // each thread takes as much
 }
