@@ -33,6 +33,7 @@ class FileCheckpoint final : public Checkpoint {
     UsedTensors used;
     AlignedCopies copies;
     StageWeights weights = collect_weights(parts_, range, used, &copies);
+    widen_scales(parts_, used);
     // All are announced before the first is waited for, so that the disk is never idle.
     const bool experts = fits_in_memory(used);  // else an expert's pages are read when a token goes there
     for (const auto how : {&Mapping::will_need, &Mapping::fetch})

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 #include <cstring>
 #include <set>
@@ -53,34 +54,11 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
                        index_file.path().string() + ": tensor " + in_quotes(name), mend);
 }
 
-/// Qwen's FP8 checkpoints have their scales in BF16. They become float32 here, all in one piece of memory: a
-/// part in 16384 of the weights' size.
-void widen_scales(const std::vector<Tensor*>& weights, const std::string& directory) {
-  size_t bytes = 0;
-  for (const Tensor* weight : weights) {
-    weight->scales_owner->will_need(weight->scales);
-    bytes += 2 * weight->scales.size();
-  }
-  if (bytes == 0) return;
-  std::span<std::byte> memory;
-  const auto owner = Mapping::reserve(bytes, directory, memory);
-  for (Tensor* weight : weights) {
-    const auto widened = memory.first(2 * weight->scales.size());
-    for (size_t i = 0; i < widened.size() / sizeof(float); ++i) {
-      uint16_t bits;
-      std::memcpy(&bits, weight->scales.data() + i * sizeof bits, sizeof bits);
-      const float scale = bf16_to_f32(bits);
-      std::memcpy(widened.data() + i * sizeof scale, &scale, sizeof scale);
-    }
-    weight->scales = widened;
-    weight->scales_owner = owner;
-    memory = memory.subspan(widened.size());
-  }
-}
-
 /// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
 /// or "_scale". (The former name says inverse; what stands there is multiplied.)
-void attach_scales(TensorMap& tensors, const std::string& directory) {
+void attach_scales(CheckpointParts& parts) {
+  TensorMap& tensors = parts.tensors;
+  const std::string directory = parts.path.string();
   std::vector<Tensor*> narrow;
   for (auto& [name, tensor] : tensors) {
     const std::string_view suffix = scales_suffix(tensor.type);
@@ -101,9 +79,9 @@ void attach_scales(TensorMap& tensors, const std::string& directory) {
                        place, "the checkpoint is damaged, or of a kind that Convoy doesn't read");
     tensor.scales = found.bytes;
     tensor.scales_owner = found.owner;
-    if (found.type == DType::bf16) narrow.push_back(&tensor);
+    if (found.type == DType::bf16 && !found.bytes.empty()) narrow.push_back(&tensor);
   }
-  widen_scales(narrow, directory);
+  if (!narrow.empty()) parts.narrow_scales = std::make_shared<NarrowScales>(narrow, parts.path);
   std::erase_if(tensors, [&](const auto& entry) {
     const std::string_view name = entry.first;
     const auto belongs_to = [&](DType type) {
@@ -140,6 +118,7 @@ void keep_own_head(CheckpointParts& parts) {
   const auto head = parts.tensors.find(names::head.hugging_face),
              embedding = parts.tensors.find(names::embedding.hugging_face);
   if (!parts.config.tied_head || head == parts.tensors.end() || embedding == parts.tensors.end()) return;
+  if (parts.narrow_scales) parts.narrow_scales->widen(std::array{&head->second, &embedding->second});
   if (same_values(head->second, embedding->second)) return;
   parts.config.tied_head = false;
   parts.notes.emplace_back(
@@ -190,7 +169,7 @@ CheckpointParts read_directory(const std::filesystem::path& directory) {
     throw InputError("has neither model.safetensors nor model.safetensors.index.json", directory.string(),
                      "fetch the weights as safetensors");
   }
-  attach_scales(parts.tensors, directory.string());
+  attach_scales(parts);
   keep_own_head(parts);
   return parts;
 }

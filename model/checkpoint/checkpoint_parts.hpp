@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/narrow_scales.hpp"
 #include "model/format/gguf.hpp"
 #include "model/format/safetensors.hpp"
 #include "model/mapping.hpp"
@@ -24,6 +25,7 @@ struct CheckpointParts {
   Naming naming = Naming::hugging_face;
   Config config;
   TensorMap tensors;
+  std::shared_ptr<const NarrowScales> narrow_scales;  // if there are any
   GgufMetadata metadata;
   /// Every file that shapes the result, under the name that goes into the digest, in order.
   NamedFiles files;

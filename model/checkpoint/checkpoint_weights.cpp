@@ -218,6 +218,13 @@ StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, Use
   return Collector(parts, used, copies).collect(range);
 }
 
+void widen_scales(const CheckpointParts& parts, const UsedTensors& used) {
+  if (!parts.narrow_scales) return;
+  std::vector<const Tensor*> weights;
+  for (const auto& [name, always] : used) weights.push_back(&parts.tensors.find(name)->second);
+  parts.narrow_scales->widen(weights);
+}
+
 std::vector<WantedTensor> list_weights(const Config& config) {
   CheckpointParts parts;
   parts.config = config;

@@ -23,6 +23,9 @@ using AlignedCopies = std::map<std::string, Tensor, std::less<>>;
 StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, UsedTensors& used,
                              AlignedCopies* copies = nullptr);
 
+/// Fills in the scales that the checkpoint has in BF16: without it, those of what was collected are empty.
+void widen_scales(const CheckpointParts& parts, const UsedTensors& used);
+
 /// A tensor that a configuration asks for, under the name that Hugging Face's layout gives it.
 struct WantedTensor {
   std::string name;

@@ -107,9 +107,9 @@ class Planner {
       throw InputError("rotates halves of a head, which a GGUF of DeepSeek cannot say", source_.path.string(),
                        "write safetensors instead");
     if (gguf() && c_.architecture == "qwen3_moe") check_gguf_of_qwen3_moe();
-    UsedTensors unused;
+    UsedTensors used;
     for (int64_t n = 0; n < c_.layers; ++n) {
-      const StageWeights weights = collect_weights(source_, {n, n}, unused);
+      const StageWeights weights = collect_weights(source_, {n, n}, used);
       if (weights.embedding) {
         prefix_.clear();
         matrix(names::embedding, WeightKind::embedding, *weights.embedding);
@@ -125,6 +125,7 @@ class Planner {
       if (!c_.tied_head) matrix(names::head, WeightKind::embedding, *weights.head);
       next_group();
     }
+    widen_scales(source_, used);
     return std::move(groups_);
   }
 

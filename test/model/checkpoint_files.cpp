@@ -100,7 +100,7 @@ fs::path rewritten(const fs::path& source, RewriteTarget target, const fs::path&
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(scales_of_fp8_may_be_bf16) {
+BOOST_AUTO_TEST_CASE(scales_of_fp8_may_be_bf16_and_are_read_when_a_stage_wants_them) {
   // Qwen's own FP8 checkpoints have them so.
   const fs::path model = golden("deepseek-v3-fp8");
   Safetensors narrow(model / "model.safetensors"), wide = narrow;
@@ -134,6 +134,23 @@ BOOST_AUTO_TEST_CASE(scales_of_fp8_may_be_bf16) {
     scaled += !own[i].scales.empty();
   }
   BOOST_TEST(scaled > 20u);
+  const TemporaryFolder out;
+  const auto written = [&](const TemporaryFolder& source, const char* name) {
+    return Mapping::open(rewritten(source.path(), RewriteTarget::bf16, out.path() / name) /
+                         "model.safetensors");
+  };
+  BOOST_TEST((written(in_bf16, "of_bf16")->text() == written(in_f32, "of_f32")->text()));
+
+  const auto again = Checkpoint::open(in_bf16.path());
+  const auto filled = [&](int64_t layer) {
+    const Tensor o = again->layout({layer, layer}).layers.front().o;
+    return std::ranges::any_of(o.scales, [](std::byte b) { return b != std::byte{0}; });
+  };
+  again->stage({1, 1});
+  BOOST_TEST(filled(1));
+  BOOST_TEST(!filled(0), "the scales of layers that no stage has are read");
+  again->stage({0, 0});
+  BOOST_TEST(filled(0));
 
   narrow.replace(names.front(), "F16", narrow.bytes_of(names.front().c_str()));
   const TemporaryFolder in_f16;
