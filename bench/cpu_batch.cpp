@@ -100,7 +100,7 @@ class Batches {
  private:
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   uint32_t blocks_;
-  TimedBackend* backend_ = nullptr;  // the device's  // the engine's
+  TimedBackend* backend_ = nullptr;  // the device's
   gpu::Engine engine_;
   uint64_t number_ = 0;
 };
@@ -108,7 +108,7 @@ class Batches {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::string path, kernels = "fast";
+  std::string path, backend = "cpu";
   int threads = 1;
   int64_t steps = 16;
   std::vector<int64_t> rows_list{1, 2, 4, 8, 16, 32, 64}, contexts{64};
@@ -119,7 +119,7 @@ int main(int argc, char** argv) try {
       {"f32", model::DType::f32}, {"bf16", model::DType::bf16}, {"f16", model::DType::f16}};
   CLI::App app{"Measures steps of several decodes of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
-  app.add_option("--kernels", kernels)->check(CLI::IsMember({"fast", "reference"}));
+  app.add_option("--backend", backend)->check(CLI::IsMember({"cpu", "cpu-reference"}));
   app.add_option("--threads", threads)->check(CLI::Range(1, 256));
   app.add_option("--rows", rows_list, "sequences of a step")->check(CLI::Range(1, 1024));
   app.add_option("--contexts", contexts, "tokens in each sequence's cache")->check(CLI::Range(1, 1 << 20));
@@ -131,8 +131,8 @@ int main(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
 
   const int64_t sequences = std::ranges::max(rows_list);
-  Batches batches(path, gpu::kernels_named(kernels), threads, sequences, std::ranges::max(contexts) + steps,
-                  kv_type);
+  const gpu::Kernels kernels = backend == "cpu" ? gpu::Kernels::fast : gpu::Kernels::reference;
+  Batches batches(path, kernels, threads, sequences, std::ranges::max(contexts) + steps, kv_type);
   for (const int64_t context : contexts) {
     batches.fill(sequences, context, temperature);
     for (const int64_t rows : rows_list) {

@@ -1,5 +1,5 @@
-// Tokens per second of a checkpoint in one process on the fast CPU backend, and the memory bandwidth that
-// bounds it. `bench/run cpu` calls it and prints its JSON line.
+// Tokens per second of a checkpoint in one process, by default on the best device of this machine, and the
+// memory bandwidth that bounds it. `bench/run cpu` calls it and prints its JSON line.
 
 #include <pthread.h>
 #include <sched.h>
@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "bench/seconds.hpp"
-#include "gpu/backend.hpp"
 #include "gpu/cpu/cores.hpp"
+#include "gpu/devices.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/inspect.hpp"
@@ -77,12 +77,11 @@ gpu::StepPlan step_of(uint64_t step, uint32_t position, std::vector<int32_t> tok
 
 class Bench {
  public:
-  Bench(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
+  Bench(std::shared_ptr<const model::Checkpoint> checkpoint, const gpu::DeviceFactory& device,
         int64_t context)
       : vocab_(checkpoint->config().vocab),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
-        engine_(gpu::cpu_device(kernels, threads), checkpoint, {0, checkpoint->config().layers - 1},
-                {blocks_, 1, context, context}) {
+        engine_(device, checkpoint, {0, checkpoint->config().layers - 1}, {blocks_, 1, context, context}) {
     engine_.bind_thread();  // as a stage does
   }
 
@@ -131,14 +130,14 @@ void stay_here() {
 /// nothing would leave.
 class Turns {
  public:
-  Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, gpu::Kernels kernels, int threads,
-        int64_t context, int64_t stages)
+  Turns(const std::shared_ptr<const model::Checkpoint>& checkpoint, const gpu::DeviceFactory& device,
+        int threads, int64_t context, int64_t stages)
       : blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))) {
     if (threads == 1) stay_here();
     const int64_t layers = checkpoint->config().layers;
     for (int64_t s = 0; s < stages; ++s)
       stages_.push_back(std::make_unique<Stage>(
-          checkpoint, kernels, threads, model::LayerRange{s * layers / stages, (s + 1) * layers / stages - 1},
+          checkpoint, device, model::LayerRange{s * layers / stages, (s + 1) * layers / stages - 1},
           gpu::EngineLimits{blocks_, 1, context, context}));
   }
 
@@ -163,10 +162,10 @@ class Turns {
  private:
   class Stage {
    public:
-    Stage(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
+    Stage(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::DeviceFactory device,
           model::LayerRange range, gpu::EngineLimits limits)
         : thread_([=, this] {
-            gpu::Engine engine(gpu::cpu_device(kernels, threads), checkpoint, range, limits);
+            gpu::Engine engine(device, checkpoint, range, limits);
             engine.bind_thread();
             for (go_.acquire(); work_; go_.acquire()) {
               took_ = time_of([&] { work_(engine); }).wall;
@@ -199,13 +198,13 @@ class Turns {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::string path, kernels = "fast";
+  std::string path, backend = "auto";
   int threads = 1, repeats = 3;
   int64_t prompt = 512, generate = 128, stages = 1;
   bool skip_bandwidth = false;
   CLI::App app{"Measures prompt and generation tokens per second of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
-  app.add_option("--kernels", kernels)->check(CLI::IsMember({"fast", "reference"}));
+  app.add_option("--backend", backend, "as stage.backend");
   app.add_option("--threads", threads)->check(CLI::Range(1, 256));
   app.add_option("--prompt", prompt, "tokens of the prompt in one step")->check(CLI::Range(1, 1 << 20));
   app.add_option("--generate", generate, "tokens generated from an empty context")
@@ -220,8 +219,9 @@ int main(int argc, char** argv) try {
   if (stages > checkpoint->config().layers)
     throw InputError(std::to_string(stages) + " stages", "--stages",
                      "the model has " + std::to_string(checkpoint->config().layers) + " layers");
+  const gpu::DeviceFactory device = gpu::device_named(backend, threads);
   if (stages > 1) {
-    Turns turns(checkpoint, gpu::kernels_named(kernels), threads, generate + 1, stages);
+    Turns turns(checkpoint, device, threads, generate + 1, stages);
     turns.generate(8);  // touches the weights' pages
     double best = 1e9;
     for (int i = 0; i < repeats; ++i) best = std::min(best, turns.generate(generate));
@@ -233,7 +233,7 @@ int main(int argc, char** argv) try {
               << std::endl;
     return 0;
   }
-  Bench bench(checkpoint, gpu::kernels_named(kernels), threads, std::max(prompt, generate + 1));
+  Bench bench(checkpoint, device, std::max(prompt, generate + 1));
   Seconds best_prompt{1e9, 1e9}, best_generate{1e9, 1e9};
   const auto keep_best = [](Seconds& best, Seconds t) {
     best = {std::min(best.wall, t.wall), std::min(best.cpu, t.cpu)};

@@ -29,6 +29,9 @@ class TimedBackend final : public gpu::Backend {
   gpu::Weight adopt(const model::Tensor& tensor) override { return backend_->adopt(tensor); }
   void set_rope(const gpu::Rotations& rotations) override { backend_->set_rope(rotations); }
   void reserve(const gpu::StepBounds& bounds) override { backend_->reserve(bounds); }
+  uint64_t reserved_bytes(const gpu::StepBounds& bounds) const override {
+    return backend_->reserved_bytes(bounds);
+  }
 
   void embed(const gpu::Weight& table, std::span<const int32_t> ids, gpu::Rows x) override {
     time(embedding, [&] { backend_->embed(table, ids, x); });

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "actors/config/plan_limits.hpp"
+#include "cli/backend_option.hpp"
 #include "cli/commands.hpp"
 #include "cli/model_option.hpp"
 #include "model/error.hpp"
@@ -23,7 +24,8 @@ namespace {
 
 struct InspectOptions {
   ModelOption model;
-  std::string stage, kv_type = "bf16", kernels = actors::ClusterConfig::Stage{}.kernels;
+  std::string stage, kv_type = "bf16";
+  BackendOption backend{actors::ClusterConfig::Stage{}.backend};
   uint32_t kv_tokens = actors::ClusterConfig::Pipeline{}.kv_tokens;
   uint32_t rows = 0, context = 0, threads = actors::ClusterConfig::Stage{}.threads;
   bool json = false;
@@ -54,7 +56,7 @@ StageNeeds stage_needs(const model::Checkpoint& checkpoint, const InspectOptions
   cluster.pipeline.kv_tokens = options.kv_tokens;
   cluster.pipeline.context_tokens_max = options.context;
   cluster.stage.kv_type = options.kv_type;
-  cluster.stage.kernels = options.kernels;
+  cluster.stage.backend = options.backend.name;
   cluster.stage.threads = options.threads;
   const model::LayerRange range = parse_range(options.stage, checkpoint.config().layers);
   const int64_t rows =
@@ -195,10 +197,7 @@ void add_inspect(CLI::App& app, int& exit_code) {
       ->check(CLI::PositiveNumber)
       ->needs(stage)
       ->capture_default_str();
-  command->add_option("--kernels", options->kernels, "As stage.kernels")
-      ->check(CLI::IsMember({"fast", "reference"}))
-      ->needs(stage)
-      ->capture_default_str();
+  options->backend.add_to(*command, "As stage.backend")->needs(stage);
   command->add_option("--threads", options->threads, "As stage.threads (default: all cores)")
       ->check(CLI::Range(1, 1024))
       ->needs(stage);

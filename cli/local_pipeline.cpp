@@ -10,8 +10,9 @@
 
 namespace convoy::cli {
 
-LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels,
-                             int threads, std::span<const int64_t> split, int64_t tokens_max)
+LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint,
+                             const gpu::DeviceFactory& device, std::span<const int64_t> split,
+                             int64_t tokens_max)
     : vocab_(static_cast<size_t>(checkpoint->config().vocab)) {
   const gpu::EngineLimits limits{.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(tokens_max)),
                                  .slots = 1,
@@ -25,8 +26,8 @@ LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint
     if (end <= first || (!last && end >= layers))
       throw InputError("a stage cannot begin at layer " + std::to_string(end), "--split",
                        "give ascending layers from 1 to " + std::to_string(layers - 1));
-    stages_.push_back(std::make_unique<gpu::Engine>(gpu::cpu_device(kernels, threads), checkpoint,
-                                                    model::LayerRange{first, end - 1}, limits));
+    stages_.push_back(
+        std::make_unique<gpu::Engine>(device, checkpoint, model::LayerRange{first, end - 1}, limits));
     first = end;
   }
   stages_.back()->keep_logits(true);
@@ -55,7 +56,7 @@ void LocalPipeline::feed(std::span<const int32_t> tokens, size_t wanted, const U
       // Every comparison with it would be false, so a model of nothing but NaNs would be far from nothing.
       if (!gpu::all_finite(row))
         throw CheckFailed("the logits at position " + std::to_string(position) +
-                          " are infinite or not a number: the weights are broken, or the kernels are");
+                          " are infinite or not a number: the weights are broken, or the backend is");
       use(position, row);
     }
     next_ = {};

@@ -8,7 +8,6 @@
 #include <span>
 #include <vector>
 
-#include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
@@ -18,7 +17,7 @@ class LocalPipeline {
  public:
   /// split: the first layer of every stage but the first, ascending; empty: one stage. tokens_max: of a
   /// sequence. Throws InputError.
-  LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, gpu::Kernels kernels, int threads,
+  LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, const gpu::DeviceFactory& device,
                 std::span<const int64_t> split, int64_t tokens_max);
 
   /// Begins a new sequence of up to `tokens` tokens.

@@ -7,10 +7,12 @@
 #include <memory>
 #include <random>
 
+#include "cli/backend_option.hpp"
 #include "cli/commands.hpp"
 #include "cli/comparison.hpp"
 #include "cli/quantize_text.hpp"
 #include "cli/verify.hpp"
+#include "gpu/devices.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
 #include "model/rewrite/rewrite.hpp"
@@ -22,7 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct QuantizeOptions {
-  std::string model, to, out, text, kernels = "reference";
+  std::string model, to, out, text;
+  BackendOption backend{"cpu-reference"};
   std::optional<double> kl_max;
   uint64_t shard_bytes = model::RewriteOptions{}.shard_bytes_max;
   int threads = static_cast<int>(model::all_cores());
@@ -67,10 +70,10 @@ std::vector<int32_t> tokens_for(const QuantizeOptions& options, const model::Che
 
 Comparison measure(const QuantizeOptions& options, const fs::path& written) {
   const auto source = model::Checkpoint::open(options.model), result = model::Checkpoint::open(written);
-  const gpu::Kernels kernels = gpu::kernels_named(options.kernels);
+  const gpu::DeviceFactory device = gpu::device_named(options.backend.name, options.threads);
   const int64_t window = std::min(window_tokens_max, source->config().context);
-  LocalPipeline before(source, kernels, options.threads, {}, window);
-  LocalPipeline after(result, kernels, options.threads, {}, window);
+  LocalPipeline before(source, device, {}, window);
+  LocalPipeline after(result, device, {}, window);
   Comparison comparison;
   comparison.add(tokens_for(options, *source), window, before, after);
   return comparison;
@@ -156,8 +159,7 @@ void add_quantize(CLI::App& app, int& exit_code) {
   command->add_flag("--no-measurement", options->no_measurement, "Write only")->excludes(kl_max);
   command->add_option("--shard-bytes", options->shard_bytes,
                       "Largest safetensors file, unless a layer has more");
-  command->add_option("--kernels", options->kernels, "Which kernels to measure with")
-      ->check(CLI::IsMember({"reference", "fast"}));
+  options->backend.add_to(*command, "What to measure with");
   command->add_option("--threads", options->threads, "Threads to compute with")->check(CLI::Range(1, 1024));
   command->add_flag("--json", options->json, "One JSON object");
   command->callback([options, &exit_code] { exit_code = quantize(*options); });

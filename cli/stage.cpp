@@ -11,6 +11,8 @@
 #include "cli/actor_watch.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
+#include "gpu/devices.hpp"
+#include "gpu/stage_shape.hpp"
 #include "model/checkpoint/kept_digest.hpp"
 #include "model/error.hpp"
 
@@ -26,6 +28,12 @@ struct StageArguments {
   int32_t parent = 0;
 };
 
+/// What this process computes with, before it is known which layers.
+std::string variant_of(const actors::ClusterConfig& config, const model::Config& model) {
+  const auto shape = gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic);
+  return std::string(gpu::device_named(config.stage.backend, 1)(shape)->facts().variant);
+}
+
 int run_stage(const StageArguments& args) {
   actors::die_with_parent(args.parent);
   block_signals();
@@ -38,10 +46,10 @@ int run_stage(const StageArguments& args) {
   actors::StageOptions options;
   options.instance = args.instance;
   options.node = args.node;
-  options.kernels = gpu::kernels_named(config.stage.kernels);
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
   options.threads = static_cast<int>(actors::stage_threads(config));
+  options.device = gpu::device_named(config.stage.backend, options.threads);
   options.context_tokens = actors::served_context(config, checkpoint->config());
   const auto limits = actors::scheduler_limits(config, checkpoint->config());
   options.rows_per_step = limits.rows();
@@ -56,7 +64,7 @@ int run_stage(const StageArguments& args) {
   self.instance = args.instance;
   self.incarnation = args.incarnation;
   self.pid = getpid();
-  self.kernel_variant = gpu::make_cpu_backend(options.kernels, 1)->variant();
+  self.kernel_variant = variant_of(config, checkpoint->config());
   self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";

@@ -10,6 +10,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/local_pipeline.hpp"
+#include "gpu/devices.hpp"
 #include "model/error.hpp"
 #include "model/format/safetensors.hpp"
 
@@ -159,8 +160,9 @@ int verify_golden(const VerifyOptions& options) {
       throw InputError("prompts are not numbered from 0 without gaps", options.golden + " " + name,
                        "renumber them");
 
-  const gpu::Kernels kernels = gpu::kernels_named(options.kernels);
-  LocalPipeline pipeline(checkpoint, kernels, options.threads, options.split, static_cast<int64_t>(longest));
+  const std::string backend = options.backend.name.empty() ? "cpu-reference" : options.backend.name;
+  LocalPipeline pipeline(checkpoint, gpu::device_named(backend, options.threads), options.split,
+                         static_cast<int64_t>(longest));
   const double tolerance = options.tolerance.value_or(logits_tolerance);
   size_t held = 0;
   for (size_t i = 0; i < prompts.size(); i++) {
@@ -182,12 +184,9 @@ void add_verify(CLI::App& app, int& exit_code) {
       command->add_option("--golden", options->golden, "Reference prompts, logits and tokens (.safetensors)");
   command->add_option("--split", options->split, "First layers of further stages, such as 3,7")
       ->delimiter(',');
-  command->add_option("--backend", options->backend, "Where to compute")->check(CLI::IsMember({"cpu"}));
-  command->add_option("--kernels", options->kernels, "Which kernels to check (with --golden)")
-      ->check(CLI::IsMember({"reference", "fast"}));
+  options->backend.add_to(*command, "What to check (default cpu-reference; with --against auto)");
   CLI::Option* against =
-      command->add_option("--against", options->against, "Compare the fast kernels with these")
-          ->check(CLI::IsMember({"reference"}))
+      options->against.add_to(*command, "Another backend to compare it with over a text", "--against")
           ->excludes(golden);
   CLI::Option* text =
       command->add_option("--text", options->text, "The text to compare over")->needs(against);
@@ -200,9 +199,9 @@ void add_verify(CLI::App& app, int& exit_code) {
   command->add_option("--threads", options->threads, "Threads to compute with")->check(CLI::Range(1, 1024));
   command->add_flag("--json", options->json, "One JSON object a line");
   command->callback([options, &exit_code] {
-    if (options->golden.empty() && options->against.empty())
-      throw CLI::RequiredError("--golden FILE, or --against reference --text FILE");
-    exit_code = options->against.empty() ? verify_golden(*options) : verify_text(*options);
+    if (options->golden.empty() && options->against.name.empty())
+      throw CLI::RequiredError("--golden FILE, or --against BACKEND --text FILE");
+    exit_code = options->against.name.empty() ? verify_golden(*options) : verify_text(*options);
   });
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/backend_option.hpp"
 #include "cli/model_option.hpp"
 #include "model/parallel.hpp"
 
@@ -15,16 +16,18 @@ namespace convoy::cli {
 
 struct VerifyOptions {
   ModelOption model;
-  std::string golden, backend = "cpu", kernels = "reference", against, text;
+  std::string golden, text;
+  BackendOption backend, against;
   std::vector<int64_t> split;
   std::optional<double> tolerance;
   int threads = static_cast<int>(model::all_cores());
   bool json = false;
 };
 
-/// Against stored logits (--golden). Returns the exit code.
+/// Against stored logits (--golden), in float32 unless --backend says otherwise. Returns the exit code.
 int verify_golden(const VerifyOptions& options);
-/// The fast kernels against the reference ones over a text (--against). Returns the exit code.
+/// One backend against another over a text (--against), the best one unless --backend says otherwise. Returns
+/// the exit code.
 int verify_text(const VerifyOptions& options);
 
 inline size_t arg_max(std::span<const float> values) {

@@ -116,7 +116,7 @@ struct StepBounds {
   int64_t rows = 0;            // of a step
   int64_t context_tokens = 0;  // of a sequence
   int64_t hidden = 0;
-  int64_t columns = 0;  // of the widest weight
+  int64_t columns = 0;         // of the widest weight
   AttentionShape attention{};  // heads = 0: no such layers
   LatentShape latent{};        // heads = 0: no such layers
   int64_t experts = 0, experts_chosen = 0, expert_width = 0;
@@ -154,6 +154,8 @@ class Backend {
   /// Takes the memory that operations within these bounds work in, so that a step needs no more: one that is
   /// found missing is found before the first. Operations beyond take it when they come.
   virtual void reserve(const StepBounds& bounds) = 0;
+  /// How many bytes that will be.
+  virtual uint64_t reserved_bytes(const StepBounds& bounds) const = 0;
 
   /// x[r] = table[ids[r]]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, Rows x) = 0;
@@ -195,8 +197,6 @@ class Backend {
 };
 
 enum class Kernels : uint8_t { reference, fast };
-/// By the names that commands and configuration use: "reference" or "fast".
-Kernels kernels_named(std::string_view name);
 
 /// The device that computes each step by such a backend before submit() returns.
 DeviceFactory cpu_device(Kernels kernels, int threads);
@@ -204,8 +204,5 @@ DeviceFactory cpu_device(Kernels kernels, int threads);
 /// The CPU backend. `threads` ≥ 1 includes the caller. Throws InputError if the processor lacks AVX2 for
 /// `fast`.
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads);
-
-/// What Backend::reserve takes of these.
-uint64_t cpu_scratch_bytes(Kernels kernels, int threads, const StepBounds& bounds);
 
 }  // namespace convoy::gpu

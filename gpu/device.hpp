@@ -147,11 +147,20 @@ struct DeviceDone {
   std::span<const float> logits;          // [sampled rows, vocab] before sampling, if they were kept
 };
 
+/// What open() takes within limits, in bytes.
+struct DeviceNeeds {
+  uint64_t kv_block_bytes = 0;  // of each KV block, in all layers of the range
+  uint64_t buffer_bytes = 0;    // activations of a step
+  uint64_t scratch_bytes = 0;   // what operations work in
+};
+
 class Device {
  public:
   virtual ~Device() = default;  // ends what is in flight
 
   virtual DeviceFacts facts() const = 0;
+  /// kv_blocks does not matter. Before load() or later.
+  virtual DeviceNeeds needs(const DeviceLimits& limits) const = 0;
   /// The calling thread will make all other calls: it may be bound to what the device computes on.
   virtual void enter_thread() {}
 
@@ -173,7 +182,8 @@ class Device {
   virtual void reset() = 0;
 };
 
-/// Opens a device for a range. Throws InputError if it cannot run this shape: before a weight is read.
+/// Opens a device for a range. Throws InputError if it cannot run this shape: before a weight is read. Cheap:
+/// who only asks for facts() or needs() opens one too, so memory of a GPU and the like is taken by load().
 using DeviceFactory = std::function<std::unique_ptr<Device>(const StageShape& shape)>;
 
 }  // namespace convoy::gpu

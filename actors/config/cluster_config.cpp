@@ -163,6 +163,7 @@ void Reader::set(Owner& owner, const ConfigKey<Owner>& key, const ConfigEntry& e
 
   const Setting type = key.get(Owner{});
   const auto is_choice = [&](const std::string& text) {
+    if (key.accepts) return key.accepts(text);
     return key.choices.empty() ||
            std::find(key.choices.begin(), key.choices.end(), text) != key.choices.end();
   };

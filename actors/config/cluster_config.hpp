@@ -75,9 +75,8 @@ struct ClusterConfig {
   } pipeline;
 
   struct Stage {
-    std::string backend = "cpu";
-    std::string kernels = "fast";
-    uint32_t threads = 0;  // 0: all cores of the machine
+    std::string backend = "auto";  // gpu::device_named
+    uint32_t threads = 0;          // 0: all cores of the machine
     std::string kv_type = "f32";
     bool deterministic = false;
   } stage;

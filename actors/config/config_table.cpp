@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "actors/config/config_keys.hpp"
+#include "gpu/devices.hpp"
 
 namespace convoy::actors {
 
@@ -145,10 +146,12 @@ void add_pipeline_keys(std::vector<Key>& t) {
 void add_stage_keys(std::vector<Key>& t) {
   using S = C::Stage;
   constexpr auto s = &C::stage;
-  t.push_back(choice<s, &S::backend>("stage", "backend", {"cpu"}, "Device that computes."));
-  t.push_back(choice<s, &S::kernels>(
-      "stage", "kernels", {"fast", "reference"},
-      "`fast` computes on quantised weights as stored; `reference` is float32 and slow."));
+  const auto names = gpu::device_names();
+  t.push_back(choice<s, &S::backend>(
+      "stage", "backend", {names.begin(), names.end()},
+      "Device that computes. `auto`: the best there is; `cpu` computes on quantised weights as stored, "
+      "`cpu-reference` in float32, and slowly."));
+  t.back().accepts = gpu::is_device_name;
   t.push_back(number<s, &S::threads>(
       "stage", "threads", "", 0, 1024,
       "Threads of each stage process. 0: as many as the machine has cores, each bound to one, since with one "

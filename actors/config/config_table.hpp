@@ -26,8 +26,9 @@ struct ConfigKey {
   void (*set)(Owner&, const Setting&) = nullptr;
   std::string_view help;
   std::string_view unit;
-  int64_t least = 0, most = 0;            // integers: both inclusive
-  std::vector<std::string_view> choices;  // texts and lists of texts; empty: any
+  int64_t least = 0, most = 0;                  // integers: both inclusive
+  std::vector<std::string_view> choices;        // texts and lists of texts; empty: any
+  bool (*accepts)(std::string_view) = nullptr;  // instead of being one of the choices, which describe it
   bool required = false;
 };
 

@@ -4,7 +4,7 @@
 #include <cassert>
 
 #include "actors/config/placement.hpp"
-#include "gpu/forward.hpp"
+#include "gpu/devices.hpp"
 #include "gpu/stage_shape.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
@@ -52,15 +52,14 @@ model::DType kv_type_named(std::string_view name) {
 }
 
 std::string arithmetic_of(const ClusterConfig& config) {
-  return std::string(gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->variant()) + " kv " +
-         config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
+  return "kv " + config.stage.kv_type + (config.stage.deterministic ? " deterministic" : "");
 }
 
 std::string settings_of(const ClusterConfig& config) {
   const auto number = [](const char* name, uint32_t value) {
     return ", " + std::string(name) + " " + std::to_string(value);
   };
-  return "kernels " + config.stage.kernels + ", kv_type " + config.stage.kv_type +
+  return "backend " + config.stage.backend + ", kv_type " + config.stage.kv_type +
          (config.stage.deterministic ? ", deterministic" : "") +
          number("context_tokens_max", config.pipeline.context_tokens_max) +
          number("kv_tokens", config.pipeline.kv_tokens) +
@@ -74,8 +73,8 @@ void check_stages(const ClusterConfig& config, const model::Config& model) {
     throw InputError("the nodes ask for " + std::to_string(config.stage_count()) + " stages, but " +
                          config.cluster.model + " has " + std::to_string(model.layers) + " layers",
                      file + ": cluster.nodes", "give each stage at least one layer");
-  if (!model.latent)
-    gpu::make_cpu_backend(gpu::kernels_named(config.stage.kernels), 1)->check_heads(model.head_dim);
+  gpu::device_named(config.stage.backend,
+                    1)(gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic));
   // A stage passes on a row's hidden state and, with it, what the plan says of the row.
   const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
   const auto rows = static_cast<uint64_t>(scheduler_limits(config, model).rows());
@@ -105,18 +104,19 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
                          model::LayerRange layers, int64_t rows) {
   const model::Config& model = checkpoint.config();
   const SchedulerLimits limits = scheduler_limits(config, model);
-  const model::DType kv_type = kv_type_named(config.stage.kv_type);
-  const gpu::StageShape shape = gpu::stage_shape(model, layers, config.stage.deterministic);
+  const auto device = gpu::device_named(config.stage.backend, static_cast<int>(stage_threads(config)))(
+      gpu::stage_shape(model, layers, config.stage.deterministic));
+  const gpu::DeviceNeeds needs = device->needs({.kv_blocks = limits.kv_blocks,
+                                                .slots = limits.slots(),
+                                                .context_tokens = limits.context_tokens,
+                                                .rows = rows,
+                                                .kv_type = kv_type_named(config.stage.kv_type)});
   StageMemory memory;
   memory.weights = model::stage_bytes(checkpoint, layers);
-  memory.kv = model::kv_bytes_per_token(model, layers.count(), kv_type) * limits.kv_blocks *
-              static_cast<uint64_t>(gpu::kv_block_tokens);
+  memory.kv = needs.kv_block_bytes * limits.kv_blocks;
   const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
-  memory.buffers =
-      static_cast<uint64_t>(rows * gpu::activation_widths(shape).sum() + rotations) * sizeof(float);
-  memory.scratch = gpu::cpu_scratch_bytes(
-      gpu::kernels_named(config.stage.kernels), static_cast<int>(stage_threads(config)),
-      gpu::step_bounds(shape, {.context_tokens = limits.context_tokens, .rows = rows}));
+  memory.buffers = needs.buffer_bytes + static_cast<uint64_t>(rotations) * sizeof(float);
+  memory.scratch = needs.scratch_bytes;
   return memory;
 }
 

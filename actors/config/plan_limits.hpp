@@ -8,7 +8,6 @@
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/scheduler.hpp"
-#include "gpu/backend.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/config.hpp"
 #include "model/memory_limit.hpp"
@@ -26,14 +25,15 @@ uint32_t stage_threads(const ClusterConfig& config);
 
 /// What stage.kv_type says: "f32", "bf16" or "f16".
 model::DType kv_type_named(std::string_view name);
-/// Names everything in the configuration that shapes the bits of an answer, for the cache's key.
+/// Names what in the configuration shapes the bits of an answer beside the devices of its stages, for the
+/// cache's key.
 std::string arithmetic_of(const ClusterConfig& config);
 
 /// What all processes of a cluster must have read alike in cluster.conf, in words, for their Hellos.
 std::string settings_of(const ClusterConfig& config);
 
 /// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
-/// heads that the kernels do not take, steps whose hidden states fit no frame.
+/// a device that is not there or does not take the model, steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);
 
 /// Throws InputError if the table of rotary positions, which each stage fills when it starts, were larger

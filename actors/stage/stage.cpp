@@ -85,12 +85,11 @@ struct StageData {
       engine->reset();
     } else {
       engine.reset();
-      engine = std::make_unique<gpu::Engine>(gpu::cpu_device(options.kernels, options.threads), checkpoint,
-                                             wanted, limits, [this](int64_t layers, int64_t total) {
-                                               status.loaded_permille =
-                                                   static_cast<uint32_t>(999 * layers / total);
-                                               self->send(reporter, status);
-                                             });
+      engine = std::make_unique<gpu::Engine>(
+          options.device, checkpoint, wanted, limits, [this](int64_t layers, int64_t total) {
+            status.loaded_permille = static_cast<uint32_t>(999 * layers / total);
+            self->send(reporter, status);
+          });
       engine->bind_thread();
       range = wanted;
     }

@@ -13,15 +13,14 @@
 #include <string>
 
 #include "actors/messages.hpp"
-#include "gpu/backend.hpp"
 #include "gpu/engine.hpp"
 
 namespace convoy::actors {
 
 struct StageOptions {
   uint32_t instance = 0;
-  std::string node;  // whose machine this is
-  gpu::Kernels kernels = gpu::Kernels::fast;
+  std::string node;           // whose machine this is
+  gpu::DeviceFactory device;  // what computes
   int threads = 1;
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;

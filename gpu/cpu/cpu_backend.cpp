@@ -55,20 +55,10 @@ void CpuBackend::write(std::span<const float> from, Rows to) {
   std::copy_n(from.data(), from.size(), row_of(to, 0));
 }
 
-Kernels kernels_named(std::string_view name) {
-  assert(name == "fast" || name == "reference");
-  return name == "fast" ? Kernels::fast : Kernels::reference;
-}
-
 std::unique_ptr<Backend> make_cpu_backend(Kernels kernels, int threads) {
   assert(threads >= 1);
   if (kernels == Kernels::reference) return make_reference_backend(threads);
   return make_fast_backend(threads);
-}
-
-uint64_t cpu_scratch_bytes(Kernels kernels, int threads, const StepBounds& bounds) {
-  return kernels == Kernels::reference ? reference_scratch_bytes(threads, bounds)
-                                       : fast_scratch_bytes(threads, bounds);
 }
 
 }  // namespace convoy::gpu

@@ -10,6 +10,14 @@ CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape)
   if (!shape.has_latent) backend_->check_heads(shape.head_dim);
 }
 
+DeviceNeeds CpuDevice::needs(const DeviceLimits& limits) const {
+  const int64_t values = shape_.layers * kv_block_tokens * (shape_.cache_widths[0] + shape_.cache_widths[1]);
+  return {
+      .kv_block_bytes = static_cast<uint64_t>(values) * model::info(limits.kv_type).block_bytes,
+      .buffer_bytes = static_cast<uint64_t>(limits.rows * activation_widths(shape_).sum()) * sizeof(float),
+      .scratch_bytes = backend_->reserved_bytes(step_bounds(shape_, limits))};
+}
+
 void CpuDevice::open(const DeviceLimits& limits, const Rotations& rotations) {
   forward_.open(limits, rotations);
   tables_.emplace(limits.kv_blocks, limits.slots, limits.context_tokens);

@@ -17,6 +17,7 @@ class CpuDevice final : public Device {
   CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape);
 
   DeviceFacts facts() const override { return {.variant = backend_->variant()}; }
+  DeviceNeeds needs(const DeviceLimits& limits) const override;
   void enter_thread() override { backend_->bind_thread(); }
   void load(int64_t layer, std::span<const WeightRef> parts) override { forward_.load(layer, parts); }
   void open(const DeviceLimits& limits, const Rotations& rotations) override;

@@ -16,7 +16,4 @@ std::unique_ptr<Backend> make_fast_backend(int threads);
 /// The same with given kernels, for tests. They must be able to run here.
 std::unique_ptr<Backend> make_fast_backend(const KernelTable& kernels, int threads);
 
-/// What its `reserve` takes.
-uint64_t fast_scratch_bytes(int threads, const StepBounds& bounds);
-
 }  // namespace convoy::gpu

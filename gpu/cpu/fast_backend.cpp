@@ -64,6 +64,9 @@ class FastBackend final : public CpuBackend {
             std::span<const int32_t> rows, Rows logits) override;
 
   void check_heads(int64_t head_dim) const override;
+  uint64_t reserved_bytes(const StepBounds& bounds) const override {
+    return scratch_bytes_of<FastRooms>(pool_.threads(), fast_thread_bytes(bounds), bounds);
+  }
 
  private:
   size_t scratch_bytes(const StepBounds& bounds) const override { return fast_thread_bytes(bounds); }
@@ -100,7 +103,7 @@ void FastBackend::check_heads(int64_t head_dim) const {
     throw InputError("heads of " + std::to_string(head_dim) +
                          " values, and the fast kernels take multiples of " +
                          std::to_string(attention_values_step),
-                     "head_dim of the model", "set stage.kernels = \"reference\"");
+                     "head_dim of the model", "use the backend \"cpu-reference\"");
 }
 
 void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows x) {
@@ -243,7 +246,7 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
   if (d % output_tile != 0)
     throw InputError("heads of " + std::to_string(d) + " dimensions", "fast CPU kernels",
-                     "they take multiples of 16; use the reference kernels");
+                     "they take multiples of 16; use the backend \"cpu-reference\"");
   int64_t rows_all = 0, count = 0;
   for (const SequenceRows& s : sequences) rows_all += s.rows;
   AttentionTask* const tasks = rooms_.tasks.at_least(rows_all * shape.heads);
@@ -303,12 +306,8 @@ std::unique_ptr<Backend> make_fast_backend(int threads) {
   const KernelTable* kernels = best_kernels();
   if (!kernels)
     throw InputError("this processor has neither AVX2 with FMA and F16C nor AVX-512 VNNI", "fast CPU kernels",
-                     "use the reference kernels");
+                     "use the backend \"cpu-reference\"");
   return make_fast_backend(*kernels, threads);
-}
-
-uint64_t fast_scratch_bytes(int threads, const StepBounds& bounds) {
-  return scratch_bytes_of<FastRooms>(threads, fast_thread_bytes(bounds), bounds);
 }
 
 }  // namespace convoy::gpu

@@ -41,6 +41,9 @@ class ReferenceBackend final : public CpuBackend {
   explicit ReferenceBackend(int threads) : CpuBackend("cpu-reference", threads) {}
 
   Weight adopt(const model::Tensor& tensor) override { return adopt_weight(tensor); }
+  uint64_t reserved_bytes(const StepBounds& bounds) const override {
+    return scratch_bytes_of<ReferenceRooms>(pool_.threads(), reference_scratch_bytes(bounds), bounds);
+  }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
@@ -137,10 +140,6 @@ void ReferenceBackend::head(Rows x, Rows delta, const Weight& norm, float eps, c
 
 std::unique_ptr<Backend> make_reference_backend(int threads) {
   return std::make_unique<ReferenceBackend>(threads);
-}
-
-uint64_t reference_scratch_bytes(int threads, const StepBounds& bounds) {
-  return scratch_bytes_of<ReferenceRooms>(threads, reference_scratch_bytes(bounds), bounds);
 }
 
 }  // namespace convoy::gpu

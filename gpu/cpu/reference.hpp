@@ -12,7 +12,4 @@ namespace convoy::gpu {
 /// `threads` ≥ 1 includes the caller.
 std::unique_ptr<Backend> make_reference_backend(int threads);
 
-/// What its `reserve` takes.
-uint64_t reference_scratch_bytes(int threads, const StepBounds& bounds);
-
 }  // namespace convoy::gpu

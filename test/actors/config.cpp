@@ -47,12 +47,12 @@ BOOST_AUTO_TEST_CASE(a_minimal_configuration_has_the_documented_defaults) {
 BOOST_AUTO_TEST_CASE(every_kind_of_value_reaches_its_field) {
   const ConfigResult result = read_cluster_config(
       with("; a comment\n[gateway]\nport = 9000 ; behind a value\ncontrol_tokens_in_prompts = true\n"
-           "[stage]\nkernels = \"reference\"\n[redis]\nurl = \"redis://127.0.0.1:6379\"\n"
+           "[stage]\nbackend = \"cpu-reference\"\n[redis]\nurl = \"redis://127.0.0.1:6379\"\n"
            "[link]\nbulk_window_bytes = 4294967296\n[cache]\nepoch = 9223372036854775807"));
   BOOST_TEST(result.problems.empty());
   BOOST_TEST(result.config.gateway.port == 9000);
   BOOST_TEST(result.config.gateway.control_tokens_in_prompts);
-  BOOST_TEST(result.config.stage.kernels == "reference");
+  BOOST_TEST(result.config.stage.backend == "cpu-reference");
   BOOST_TEST(result.config.redis.url == "redis://127.0.0.1:6379");
   BOOST_TEST(result.config.link.bulk_window_bytes == 1ull << 32);
   BOOST_TEST(result.config.cache.epoch == 9223372036854775807ull);
@@ -66,7 +66,7 @@ BOOST_AUTO_TEST_CASE(every_address_that_the_redis_client_takes_passes_the_check)
 
 BOOST_AUTO_TEST_CASE(all_problems_are_reported_at_once_each_with_its_line) {
   const auto found = problems(
-      with("[gateway]\nprot = 80\nport = 70000\nport = 1\nthreads = \"two\"\n[stage]\nkernels = \"quick\"\n"
+      with("[gateway]\nprot = 80\nport = 70000\nport = 1\nthreads = \"two\"\n[stage]\nbackend = \"quick\"\n"
            "[gatway]\nport = 1\n[cache]\nttl_s = 2h\nenabled = 1\n"));
   std::vector<int> lines;
   for (const ConfigProblem& p : found) lines.push_back(p.line);
@@ -76,7 +76,7 @@ BOOST_AUTO_TEST_CASE(all_problems_are_reported_at_once_each_with_its_line) {
 
 BOOST_AUTO_TEST_CASE(an_unknown_key_names_the_nearest_known_one_or_all_of_them) {
   expect_one(with("[gateway]\nprot = 80\n"), 6, {"gateway.prot", "did you mean `port`?"});
-  expect_one(with("[stage]\nzzzzzz = 1\n"), 6, {"stage.zzzzzz", "backend, kernels, threads"});
+  expect_one(with("[stage]\nzzzzzz = 1\n"), 6, {"stage.zzzzzz", "backend, threads"});
   expect_one(with("[redsi]\n"), 5, {"[redsi]", "did you mean `redis`?"});
   expect_one("name = \"x\"\n" + with(""), 1, {"name", "[section]"});
 }

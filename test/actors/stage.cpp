@@ -36,7 +36,7 @@ struct Fixture : System {
     StageOptions options;
     options.instance = instance;
     options.node = "here";
-    options.kernels = gpu::Kernels::reference;
+    options.device = gpu::cpu_device(gpu::Kernels::reference, 1);
     options.context_tokens = options.rows_per_step = 512;
     options.report_ms = 20;
     StageLinks links;

@@ -33,7 +33,7 @@ class GoldenModel(unittest.TestCase):
     def test_two_stages_of_deepseek_v3_give_the_reference_tokens(self):
         prompt, expected = golden_tokens("prompt_1"), golden_tokens("greedy_1")
         self.assertEqual(len(expected), 24)
-        with Cluster(stages=2, model=GOLDEN, stage={"kernels": "reference", "threads": 2},
+        with Cluster(stages=2, model=GOLDEN, stage={"backend": "cpu-reference", "threads": 2},
                      pipeline={"kv_tokens": 4096}) as cluster:
             stages = cluster.status()["stages"]
             self.assertEqual([(s["first_layer"], s["last_layer"]) for s in stages], [(0, 1), (2, 2)])

@@ -120,13 +120,13 @@ BOOST_AUTO_TEST_CASE(deepseek_v3_in_fp8_agrees_with_the_golden_logits_in_every_s
 BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are_floats,
                      *boost::unit_test::precondition(has_fast_kernels)) {
   for (const char* model : {"llama-gqa", "llama3-rope", "qwen2-bias", "deepseek-v2-lite", "deepseek-v3"}) {
-    require_golden(verify(model) + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
-    require_golden(verify(model) + "--kernels fast --split 1,2", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + "--backend cpu", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + "--backend cpu --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
   for (const char* model :
        {"llama-bias", "llama-mlp-bias", "mistral", "qwen3", "qwen3-moe", "qwen3-moe-mixed"})
-    require_golden(verify(model) + "--kernels fast --split 1", tolerance, tiny_positions, tiny_greedy);
-  require_golden(verify("deepseek-v3-fp8") + "--kernels fast", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + "--backend cpu --split 1", tolerance, tiny_positions, tiny_greedy);
+  require_golden(verify("deepseek-v3-fp8") + "--backend cpu", tolerance, tiny_positions, tiny_greedy);
 }
 
 BOOST_AUTO_TEST_CASE(a_tolerance_that_is_not_met_fails) {
@@ -167,8 +167,8 @@ BOOST_AUTO_TEST_CASE(splits_that_the_model_does_not_have_are_errors) {
 
 BOOST_AUTO_TEST_CASE(missing_arguments_are_a_usage_error) {
   BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa'").exit_code == 2);
-  BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa' --against reference").exit_code == 2);
-  BOOST_TEST(run_convoy(verify("llama-gqa") + "--kernels quick").exit_code == 2);
+  BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa' --against cpu-reference").exit_code == 2);
+  BOOST_TEST(run_convoy(verify("llama-gqa") + "--backend quick").exit_code == 2);
 }
 
 // However far off logits may be: a token that the model would not choose is no matter of tolerance.

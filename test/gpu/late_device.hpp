@@ -35,6 +35,7 @@ class LateDevice final : public Device {
   LateDevice(Book& book, bool feeds_back) : book_(book), feeds_back_(feeds_back) {}
 
   DeviceFacts facts() const override { return {"late", depth, feeds_back_}; }
+  DeviceNeeds needs(const DeviceLimits&) const override { return {}; }
   void load(int64_t layer, std::span<const WeightRef> parts) override {
     book_.loads.emplace_back(layer, parts.size());
   }

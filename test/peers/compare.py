@@ -232,10 +232,10 @@ def write_golden(peer, prompts, out):
     save_file(stored, out)
 
 
-def verify(convoy, checkpoint, reference, kernels):
+def verify(convoy, checkpoint, reference, backend):
     """Over the positions of all prompts; and how many greedy tokens were neither the same nor as good."""
     lines = [json.loads(line) for line in run(
-        convoy, "verify", "--model", checkpoint, "--golden", reference, "--kernels", kernels, "--json").splitlines()]
+        convoy, "verify", "--model", checkpoint, "--golden", reference, "--backend", backend, "--json").splitlines()]
     positions = sum(line["positions"] for line in lines)
     found = {key: sum(line[key] * line["positions"] for line in lines) / positions for key in ("mean_rel", "mean_kl")}
     found["max_rel"] = max(line["max_rel"] for line in lines)
@@ -260,7 +260,7 @@ class Report:
 def compare_safetensors(convoy, name, kind, out, prompts, report):
     reference = out.with_suffix(".golden.safetensors")
     write_golden(Transformers(out), prompts, reference)
-    found = verify(convoy, out, reference, "reference")
+    found = verify(convoy, out, reference, "cpu-reference")
     report.line(name, kind, "transformers", found, within(found, same_numbers))
 
 
@@ -272,11 +272,11 @@ def compare_gguf(convoy, name, kind, out, prompts, report):
     widen_gguf(out, wide)
     write_golden(LlamaCpp(wide), prompts, reference)
     wide.unlink()
-    found = verify(convoy, out, reference, "reference")
+    found = verify(convoy, out, reference, "cpu-reference")
     report.line(name, kind, "llama.cpp, as float32", found, within(found, same_numbers))
-    fast = verify(convoy, out, reference, "fast")
+    fast = verify(convoy, out, reference, "cpu")
     write_golden(LlamaCpp(out), prompts, reference)
-    found = verify(convoy, out, reference, "reference")
+    found = verify(convoy, out, reference, "cpu-reference")
     ok = all(found[key] <= rounding_ratio * fast[key] + rounding_floor for key in ("mean_rel", "mean_kl"))
     report.line(name, kind, "llama.cpp", found, ok)
     report.line(name, kind, "(Convoy's fast kernels)", fast, True)
