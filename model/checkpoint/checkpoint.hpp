@@ -1,7 +1,7 @@
 #pragma once
 // A checkpoint: a directory in Hugging Face's layout (config.json, safetensors single or sharded) or a GGUF,
 // in one file or in parts, by mmap, or random weights (model/checkpoint/random_model.hpp). Opening reads
-// headers, and scales that have to be widened, only; the pages of a weight are touched when it is used.
+// headers only; the pages of a weight, and scales that have to be widened, are touched when they are used.
 
 #include <filesystem>
 #include <map>
