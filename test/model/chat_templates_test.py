@@ -41,6 +41,8 @@ DEEPSEEK = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end�
 LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
 OTHERS = {"bos_token": "<s>", "eos_token": "</s>"}
 CONVERSATIONS, REFUSED_MAX = 500, 40  # a template; a refusal costs a process
+# Needs `functions` and `datetime`, which its publisher's programs give and transformers does not: both refuse all.
+REFUSE_ALL = {"fireworks-ai-llama-3-firefunction-v2"}
 
 
 # The reference: jinja2, set up as transformers does for apply_chat_template().
@@ -235,8 +237,8 @@ class ChatTemplates(unittest.TestCase):
     def compare(self, name, text, lines, expected):
         good = [(line, e) for line, e in zip(lines, expected) if e is not None]
         bad = [line for line, e in zip(lines, expected) if e is None][:REFUSED_MAX]
-        self.assertTrue(good)
-        ours = render(name, text, [line for line, _ in good])
+        self.assertEqual(not good, name in REFUSE_ALL)
+        ours = render(name, text, [line for line, _ in good]) if good else []
         if ours is None:  # find which
             line = next(line for line, _ in good if render(name, text, [line]) is None)
             self.fail(f"refused: {json.dumps(line, ensure_ascii=False)}")
