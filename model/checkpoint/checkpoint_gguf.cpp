@@ -109,7 +109,15 @@ int32_t token(const Metadata& metadata, const std::string& key, int32_t absent) 
   return static_cast<int32_t>(*id);
 }
 
-/// The tokens under every key that ends a text or a turn, and the control tokens known by their text: files
+/// Whether a token is more than a piece of text, by GGUF's number for its kind. Converters write control
+/// tokens as user-defined where the tokenizer did not call them special.
+bool is_added(const GgufValue& kind) {
+  constexpr uint64_t control = 3, user_defined = 4;
+  const auto is = [&](auto value) { return kind == GgufValue{value}; };
+  return is(control) || is(user_defined) || is(int64_t{control}) || is(int64_t{user_defined});
+}
+
+/// The tokens under every key that ends a text or a turn, and the added tokens known by their text: files
 /// name one of them and leave the others to the reader.
 std::vector<int32_t> read_end_tokens(const Metadata& metadata, int64_t vocab) {
   std::vector<int32_t> ends;
@@ -128,8 +136,7 @@ std::vector<int32_t> read_end_tokens(const Metadata& metadata, int64_t vocab) {
   auto text = texts.begin();
   auto type = types.begin();
   for (size_t id = 0; id < count; ++id, ++text, ++type) {
-    const GgufValue kind = *type;
-    if (kind != GgufValue{int64_t{3}} && kind != GgufValue{uint64_t{3}}) continue;  // a control token's
+    if (!is_added(*type)) continue;
     const GgufValue token = *text;
     const auto* name = std::get_if<std::string>(&token.value);
     if (name && names_an_end(*name)) add(static_cast<int32_t>(id));

@@ -1,12 +1,12 @@
 #pragma once
-// Control tokens that end an answer by their name, for files whose metadata names only one end, or the wrong
+// Added tokens that end an answer by their name, for files whose metadata names only one end, or the wrong
 // one. Pure; any thread.
 
 #include <string_view>
 
 namespace convoy::model {
 
-/// Whether a control token of this text ends what a model says wherever it occurs. llama.cpp goes by such a
+/// Whether an added token of this text ends what a model says wherever it occurs. llama.cpp goes by such a
 /// list for every GGUF, and publishers' files rely on that.
 bool names_an_end(std::string_view token);
 

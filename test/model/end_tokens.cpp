@@ -84,12 +84,22 @@ BOOST_AUTO_TEST_CASE(a_gguf_ends_at_every_control_token_that_is_known_to_end_som
       {{"<｜begin▁of▁sentence｜>"}, {"<｜User｜>"}, {"<｜end▁of▁sentence｜>"}, {"<｜▁pad▁｜>"}, {"<|EOT|>"}},
       0, {{"tokenizer.ggml.eot_token_id", 4}});
   BOOST_TEST(deepseek == (Ids{0, 4, 2}), boost::test_tools::per_element());
+  const auto others = ends_of(
+      {{"a", normal}, {"</s>"}, {"<eos>"}, {"[PAD]"}, {"<|return|>"}, {"<|call|>"}, {"<turn|>"}, {"<stop>"}},
+      1);
+  BOOST_TEST(others == (Ids{1, 2, 3, 4, 5, 6}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(an_end_that_the_file_calls_user_defined_is_one_as_well) {
+  BOOST_TEST(ends_of({{"a", normal}, {"<|im_start|>", user_defined}, {"</s>"}, {"<|im_end|>", user_defined}},
+                     2) == (Ids{2, 3}),
+             boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(a_word_that_only_looks_like_an_end_is_none) {
   BOOST_TEST(ends_of({{"</s>", normal}, {"<|im_end|>", unused}, {"x"}}, 2) == Ids{2},
              boost::test_tools::per_element());
-  BOOST_TEST(ends_of({{"a", normal}, {"<EOT>", user_defined}, {"x"}, {"<|im_start|>"}}, 2) == Ids{2},
+  BOOST_TEST(ends_of({{"a", normal}, {"<|im_start|>", user_defined}, {"x"}, {"<|im_start|>"}}, 2) == Ids{2},
              boost::test_tools::per_element());
   std::vector<Token> many(9, {"a", normal});  // the model has rows for 8
   many[8] = {"<|im_end|>"};
