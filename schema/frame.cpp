@@ -1,6 +1,7 @@
 #include "schema/frame.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -14,6 +15,44 @@ FrameBuffer::FrameBuffer(size_t bytes) : size_(bytes) {
 }
 
 FrameBuffer::~FrameBuffer() { std::free(data_); }
+
+namespace {
+
+constexpr size_t table_bytes = 8;
+
+void write_table(FrameBuffer& frame, size_t words) {
+  const uint32_t table[2] = {0, static_cast<uint32_t>(words)};
+  static_assert(sizeof table == table_bytes);
+  std::memcpy(frame.data(), table, sizeof table);
+}
+
+}  // namespace
+
+std::shared_ptr<FrameBuffer> frame_memory(size_t words, size_t data_bytes) {
+  const size_t data_words = (data_bytes + sizeof(capnp::word) - 1) / sizeof(capnp::word);
+  const size_t all = words + data_words;
+  auto memory = std::make_shared<FrameBuffer>(table_bytes + all * sizeof(capnp::word));
+  // A message begins as zeros, but for its data: that lies between these two, wherever it begins.
+  const size_t front = std::min(data_begin_bytes_max / sizeof(capnp::word), all),
+               back = std::max(front, data_words);
+  std::byte* const first = memory->data() + table_bytes;
+  std::memset(first, 0, front * sizeof(capnp::word));
+  std::memset(first + back * sizeof(capnp::word), 0, (all - back) * sizeof(capnp::word));
+  return memory;
+}
+
+kj::ArrayPtr<capnp::word> message_words(FrameBuffer& memory) {
+  return {reinterpret_cast<capnp::word*>(memory.data() + table_bytes),
+          (memory.size() - table_bytes) / sizeof(capnp::word)};
+}
+
+FrameBytes seal(std::shared_ptr<FrameBuffer> memory, capnp::MessageBuilder& message) {
+  const auto segments = message.getSegmentsForOutput();
+  assert(segments.size() == 1 && segments[0].begin() == message_words(*memory).begin());
+  write_table(*memory, segments[0].size());
+  memory->shorten(table_bytes + segments[0].size() * sizeof(capnp::word));
+  return memory;
+}
 
 std::optional<std::string> refuse_frame(std::span<const std::byte> bytes) {
   if (bytes.size() < 16)
@@ -41,10 +80,9 @@ FrameBytes freeze(capnp::MessageBuilder& message) {
   const auto segments = message.getSegmentsForOutput();
   if (segments.size() == 1) {
     const auto words = segments[0].asBytes();
-    auto buffer = std::make_shared<FrameBuffer>(8 + words.size());
-    const uint32_t table[2] = {0, static_cast<uint32_t>(segments[0].size())};
-    std::memcpy(buffer->data(), table, sizeof table);
-    std::memcpy(buffer->data() + sizeof table, words.begin(), words.size());
+    auto buffer = std::make_shared<FrameBuffer>(table_bytes + words.size());
+    write_table(*buffer, segments[0].size());
+    std::memcpy(buffer->data() + table_bytes, words.begin(), words.size());
     return buffer;
   }
   // A builder whose hint was too small grew into several segments: copy the message into one.

@@ -6,6 +6,8 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
+#include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -69,6 +71,8 @@ class FrameBuffer {
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
+  /// Gives up what is behind so many bytes; the memory stays.
+  void shorten(size_t bytes) { size_ = std::min(size_, bytes); }
 
  private:
   std::byte* data_;
@@ -137,6 +141,40 @@ class FrameBuilder {
  private:
   capnp::MallocMessageBuilder message_;
   typename T::Builder root_;
+};
+
+// Of DataFrameBuilder: where its data begins at the latest, behind the root and its struct; memory for a
+// frame whose message begins with so much data, the part of it that is the message's, and the frame once the
+// message is built.
+inline constexpr size_t data_begin_bytes_max = 256;
+std::shared_ptr<FrameBuffer> frame_memory(size_t words, size_t data_bytes);
+kj::ArrayPtr<capnp::word> message_words(FrameBuffer& memory);
+FrameBytes seal(std::shared_ptr<FrameBuffer> memory, capnp::MessageBuilder& message);
+
+/// Builds a message that carries a large `data` field, in the memory that will be its frame: the data is
+/// written once, where it will be sent from. Before finish(); the other fields as with FrameBuilder.
+template <class T>
+class DataFrameBuilder {
+ public:
+  /// words: of everything but the data, at most; a message that needs more throws kj::Exception.
+  DataFrameBuilder(size_t words, size_t data_bytes)
+      : memory_(frame_memory(words, data_bytes)),
+        message_(message_words(*memory_)),
+        root_(message_.initRoot<T>()),
+        data_(root_.initData(static_cast<unsigned>(data_bytes))) {
+    assert(data().data() - memory_->data() <= static_cast<ptrdiff_t>(data_begin_bytes_max));
+  }
+  typename T::Builder* operator->() { return &root_; }
+  typename T::Builder& operator*() { return root_; }
+  /// The field's bytes, which are arbitrary until they are written.
+  std::span<std::byte> data() { return {reinterpret_cast<std::byte*>(data_.begin()), data_.size()}; }
+  Frame<T> finish() && { return Frame<T>{seal(std::move(memory_), message_)}; }
+
+ private:
+  std::shared_ptr<FrameBuffer> memory_;
+  capnp::FlatMessageBuilder message_;
+  typename T::Builder root_;
+  capnp::Data::Builder data_;
 };
 
 /// Why bytes cannot be a frame: a human-readable reason, or nothing. Checks the segment table only: one

@@ -65,3 +65,31 @@ BOOST_AUTO_TEST_CASE(a_pointer_out_of_bounds_throws_when_it_is_read) {
       },
       kj::Exception);
 }
+
+BOOST_AUTO_TEST_CASE(a_frame_is_built_around_its_data) {
+  for (const size_t bytes : {0u, 4u, 8u, 100u, 4096u, 1u << 20}) {
+    schema::DataFrameBuilder<schema::Activations> builder(200, bytes);
+    const std::byte* const written = builder.data().data();
+    BOOST_REQUIRE_EQUAL(builder.data().size(), bytes);
+    for (std::byte& b : builder.data()) b = std::byte{0x5a};
+    builder->setHidden(7);
+    builder->initPlan().initEnds(30).set(29, 11);
+    const auto frame = std::move(builder).finish();
+    BOOST_CHECK(!schema::refuse_frame({frame.bytes()->data(), frame.bytes()->size()}));
+    const schema::Reading message(frame);
+    BOOST_CHECK_EQUAL(message->getHidden(), 7u);
+    BOOST_CHECK_EQUAL(message->getPlan().getEnds()[29], 11u);
+    const auto data = message->getData();
+    BOOST_REQUIRE_EQUAL(data.size(), bytes);
+    // Nothing was copied: they are where they were written.
+    if (bytes > 0) BOOST_CHECK_EQUAL(reinterpret_cast<const std::byte*>(data.begin()), written);
+    BOOST_CHECK(std::ranges::all_of(data, [](capnp::byte b) { return b == 0x5a; }));
+    // Nothing but the data is arbitrary: what lies behind it is what was set, and zeros.
+    BOOST_CHECK_LT(frame.bytes()->size(), 8 * 200 + bytes + 16);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_message_around_data_that_needs_more_than_was_said_throws) {
+  schema::DataFrameBuilder<schema::Activations> builder(20, 64);
+  BOOST_CHECK_THROW(builder->initPlan().initEnds(100), kj::Exception);
+}
