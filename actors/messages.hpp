@@ -18,6 +18,7 @@ struct StageUp;      // a stage process linked itself to us (below: all of these
 struct PeerUp;       // any other process did; in a stage's process a stage, too
 struct PeerRefused;  // or it did not
 struct PeerDown;     // a link ended
+struct StepsInFlight;
 
 }  // namespace convoy::actors
 
@@ -46,6 +47,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StageUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerRefused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StepsInFlight)
 
 namespace convoy::actors {
 
@@ -95,6 +97,7 @@ using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       //
                                     caf::reacts_to<Frame<msg::StepResult>>,   // to the first, from the last
                                     caf::reacts_to<PeerUp>,           // the head node or another stage
                                     caf::reacts_to<PeerRefused>,      // the next stage
+                                    caf::reacts_to<StepsInFlight>,    // from itself: is one done?
                                     caf::reacts_to<caf::tick_atom>>;  // try the next stage again
 
 /// Answers for one machine, whose processes its Supervisor keeps alive.
@@ -127,6 +130,9 @@ struct PeerDown {
   PeerIdentity peer;
   std::string reason;
 };
+
+/// A stage's device still has steps.
+struct StepsInFlight {};
 
 /// Ends actors, one after the other, and waits until each has ended. Empty handles are passed over. Not from
 /// an actor.

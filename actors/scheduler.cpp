@@ -246,11 +246,6 @@ std::optional<gpu::StepPlan> Scheduler::plan() {
   add_decodes(plan, flying);
   add_prefill(plan, flying);
   if (plan.sequences.empty()) return std::nullopt;
-  // In flight is only the step that it waits for.
-  plan.alone = in_flight_.size() == 1 &&
-               std::all_of(plan.sequences.begin(), plan.sequences.end(), [](const gpu::SeqStep& s) {
-                 return s.tokens == std::vector{gpu::token_fed_back};
-               });
   // A slot that ends in this step is free for the next one.
   plan.ends = std::move(ended_slots_);
   ended_slots_.clear();

@@ -41,7 +41,7 @@ class Batches {
             [&](const gpu::StageShape& shape) {
               auto backend = std::make_unique<TimedBackend>(gpu::make_cpu_backend(kernels, threads));
               backend_ = backend.get();
-              return std::make_unique<gpu::CpuDevice>(std::move(backend), shape);
+              return std::make_unique<gpu::CpuDevice>(std::move(backend), shape, threads);
             },
             checkpoint_, {0, checkpoint_->config().layers - 1},
             {blocks_ * static_cast<uint32_t>(sequences), static_cast<uint32_t>(sequences), context,

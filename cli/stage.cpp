@@ -48,8 +48,7 @@ int run_stage(const StageArguments& args) {
   options.node = args.node;
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
-  options.threads = static_cast<int>(actors::stage_threads(config));
-  options.device = gpu::device_named(config.stage.backend, options.threads);
+  options.device = gpu::device_named(config.stage.backend, static_cast<int>(actors::stage_threads(config)));
   options.context_tokens = actors::served_context(config, checkpoint->config());
   const auto limits = actors::scheduler_limits(config, checkpoint->config());
   options.rows_per_step = limits.rows();
@@ -99,7 +98,7 @@ int run_stage(const StageArguments& args) {
   reach.connect = [&](const std::string& host, uint16_t port) {
     links->connect(host, port, config.link.handshake_timeout_ms);
   };
-  reach.io_thread = links->io_thread();
+  reach.threads = {links->io_thread()};
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   watch.hold(actor, "stage");
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));

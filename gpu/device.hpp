@@ -5,6 +5,8 @@
 // is 1. One thread calls it. Arguments are plain data, so that a library built elsewhere can export the same
 // functions as a C table. It trusts its caller: Engine has checked what it hands on.
 
+#include <pthread.h>
+
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -129,6 +131,15 @@ struct SlotRows {
   uint32_t sampled_rows = 0;  // the last so many rows get logits, and a sampled token each
 };
 
+/// What a device says with a step to the next stage's, if that is on the same machine: opaque to all others.
+inline constexpr int32_t no_hint = -1;
+
+/// How a step stands to others. A device may choose by it where it computes; results are the same.
+struct StepHints {
+  bool alone = false;  // no other is under way: this stage and those behind it, all here, take turns
+  int32_t from_before = no_hint;  // DeviceDone::hint of the stage before
+};
+
 struct DeviceStep {
   uint64_t number = 0;                         // ascending; what next_done() and release() call it by
   std::span<const SlotStart> starts;           // applied first
@@ -138,6 +149,7 @@ struct DeviceStep {
   const float* in = nullptr;                   // [rows, hidden] from the stage before; not on the first one
   float* out = nullptr;                        // [rows, hidden] for the next stage; not on the last one
   bool keep_logits = false;
+  StepHints hints = {};
 };
 
 /// A step that is done. What it points to is the device's until release().
@@ -145,6 +157,7 @@ struct DeviceDone {
   uint64_t number = 0;
   std::span<const SampledToken> sampled;  // of all sampled rows, in their order
   std::span<const float> logits;          // [sampled rows, vocab] before sampling, if they were kept
+  int32_t hint = no_hint;
 };
 
 /// What open() takes within limits, in bytes.
@@ -161,8 +174,9 @@ class Device {
   virtual DeviceFacts facts() const = 0;
   /// kv_blocks does not matter. Before load() or later.
   virtual DeviceNeeds needs(const DeviceLimits& limits) const = 0;
-  /// The calling thread will make all other calls: it may be bound to what the device computes on.
-  virtual void enter_thread() {}
+  /// The calling thread will make all other calls. It may be bound to what the device computes on, and moved
+  /// together with the threads that bring it its work.
+  virtual void enter_thread(std::span<const pthread_t> bringing_work) { (void)bringing_work; }
 
   /// All parts of one layer, or with −1 those of none. The bytes outlive the device, which may compute on
   /// them in place. Throws InputError for a type that it does not compute with.

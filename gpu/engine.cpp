@@ -116,6 +116,7 @@ struct Engine::State {
   uint64_t runs = 0;                  // steps so far: tells this step's claims from older ones
   std::vector<float> hidden, logits;  // of run(), and of the latest step that was done
   bool keep_logits = false;
+  int32_t hint = no_hint;  // of the latest step that was done
 };
 
 Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
@@ -124,7 +125,8 @@ Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpo
     : state_(std::make_unique<State>(device, std::move(checkpoint), range, limits, progress)) {}
 Engine::~Engine() = default;
 
-void Engine::submit(const StepPlan& plan, std::span<const float> input, std::span<float> output) {
+void Engine::submit(const StepPlan& plan, std::span<const float> input, std::span<float> output,
+                    const StepHints& hints) {
   State& s = *state_;
   if (in_flight() >= depth()) refuse("more than " + to_string(depth()) + " steps in flight");
   s.runs++;
@@ -148,7 +150,8 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
                     .ids = s.ids,
                     .in = input.data(),
                     .out = output.data(),
-                    .keep_logits = s.keep_logits});
+                    .keep_logits = s.keep_logits,
+                    .hints = hints});
   for (uint32_t slot : plan.ends) {
     s.sequence(slot) = {};
     s.tables.clear(slot);
@@ -169,6 +172,7 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
     next += rows;
   }
   s.logits.assign(done->logits.begin(), done->logits.end());
+  s.hint = done->hint;
   s.device->release(done->number);
   feed_back(result);
   return result;
@@ -213,13 +217,18 @@ void Engine::reset() {
   }
 }
 
-void Engine::bind_thread() { state_->device->enter_thread(); }
+void Engine::bind_thread(std::span<const pthread_t> bringing_work) {
+  state_->device->enter_thread(bringing_work);
+}
 bool Engine::first() const { return state_->shape.first; }
 bool Engine::last() const { return state_->shape.last; }
+int64_t Engine::rows_per_step() const { return state_->limits.rows_per_step; }
+int64_t Engine::hidden() const { return state_->shape.hidden; }
 uint32_t Engine::depth() const { return state_->facts.depth; }
 uint32_t Engine::in_flight() const { return static_cast<uint32_t>(state_->in_flight.size()); }
 void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }
 std::span<const float> Engine::logits() const { return state_->logits; }
+int32_t Engine::hint() const { return state_->hint; }
 std::string_view Engine::variant() const { return state_->facts.variant; }
 
 /// The sequence that a plan refers to.

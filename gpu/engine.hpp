@@ -43,11 +43,14 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// The calling thread will run all steps: it and the device's own may be bound to cores.
-  void bind_thread();
+  /// The calling thread will run all steps: it, the device's own, and those that bring it its work may be
+  /// bound to cores.
+  void bind_thread(std::span<const pthread_t> bringing_work = {});
 
   bool first() const;      // embeds token ids
   bool last() const;       // computes logits and samples
+  int64_t hidden() const;  // values of a row of hidden states
+  int64_t rows_per_step() const;
   uint32_t depth() const;  // steps that may be in flight
   uint32_t in_flight() const;
 
@@ -56,7 +59,8 @@ class Engine {
   /// Throws std::runtime_error with the offending values if the plan breaks a limit or refers to a slot,
   /// position or block that it may not (the peer's bytes are validated here, where they are used), or if
   /// depth() steps are in flight.
-  void submit(const StepPlan& plan, std::span<const float> input, std::span<float> output);
+  void submit(const StepPlan& plan, std::span<const float> input, std::span<float> output,
+              const StepHints& hints = {});
   /// The oldest step in flight, once it is done: on the last stage what it sampled. Nothing after `wait`.
   std::optional<StepResult> next_done(std::chrono::microseconds wait);
 
@@ -77,6 +81,9 @@ class Engine {
   /// stage only. They are copied before sampling when keep_logits was set.
   void keep_logits(bool keep);
   std::span<const float> logits() const;
+
+  /// DeviceDone::hint of the latest step that was done.
+  int32_t hint() const;
 
   std::string_view variant() const;
 

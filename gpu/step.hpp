@@ -39,7 +39,6 @@ struct StepPlan {
   std::vector<BlockChange> block_changes;  // then these
   std::vector<SeqStep> sequences;          // then the rows run
   std::vector<uint32_t> ends;              // then these slots are free
-  bool alone = false;  // when it was planned, nothing was to run beside it: stages take turns
 
   int64_t rows() const {
     int64_t n = 0;

@@ -236,7 +236,7 @@ struct StepPlan {
   sequences @3 :List(SeqStep);
   blockChanges @4 :List(BlockChange);
   ends @5 :List(UInt32);           # slots that are free after this step
-  alone @6 :Bool;                  # when it was planned, nothing was to run beside it: stages take turns
+  alone @6 :Bool;                  # no longer set: stages see it themselves
 }
 
 struct Activations {
@@ -244,7 +244,7 @@ struct Activations {
   plan @0 :StepPlan;
   hidden @1 :UInt32;
   data @2 :Data;                   # float32[rows of the plan, hidden], little endian
-  core @3 :Int32 = -1;             # of this machine: where stages that take turns compute; -1: anywhere
+  hint @3 :Int32 = -1;             # from device to device on one machine, which alone know what it means; -1: none
 }
 
 enum RowFault {

@@ -1,16 +1,19 @@
 #include "actors/stage/stage.hpp"
 
-#include <deque>
 #include <map>
 #include <stdexcept>
 
 #include "actors/process/log.hpp"
-#include "actors/stage/stage_place.hpp"
 #include "actors/stage/stage_reporter.hpp"
 #include "actors/stage/step_codec.hpp"
+#include "actors/stage/step_runner.hpp"
 #include "model/out_of_memory.hpp"
 
 namespace convoy::actors {
+
+// How long a step that is in flight is waited for before messages are looked at: one may bring a step that
+// the device has room for, or it could only be queued.
+constexpr std::chrono::microseconds wait_with_room{100}, wait_when_full{1000};
 
 /// The state and decisions of one stage actor. Runs only inside its actor.
 struct StageData {
@@ -20,21 +23,20 @@ struct StageData {
   StageLinks links;
   std::shared_ptr<StepClock> clock;
   StageReporter reporter;
-  StagePlace place;
   PipelineActor pipeline{};
   StageActor next{};
 
-  std::unique_ptr<gpu::Engine> engine{};
-  model::LayerRange range{};  // of the engine
+  std::unique_ptr<StepRunner> steps{};
+  model::LayerRange range{};  // of the steps
   StageStatus status{};
   uint32_t next_instance = 0;
   uint64_t next_incarnation = 0;
   uint16_t next_port = 0;                            // 0: a stage alone has no next one
   std::string next_host{};                           // empty: it connects to us
   std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
-  std::deque<gpu::StepPlan> plans{};                 // of the first stage, not yet run
+  bool looking = false;                              // StepsInFlight is in the mailbox
 
-  bool loaded() const { return engine && status.loaded_permille == 1000; }
+  bool loaded() const { return steps && status.loaded_permille == 1000; }
 
   /// Works and says what went wrong: a stage that failed is replaced, it does not go on.
   template <class Work>
@@ -50,7 +52,6 @@ struct StageData {
     log::error("stage.failed",
                {{"stage", options.instance}, {"epoch", status.epoch}, {"reason", status.reason}});
     status.health = msg::Health::DOWN;
-    plans.clear();
     self->send(reporter, status);
   }
 
@@ -58,8 +59,6 @@ struct StageData {
     if (a.getEpoch() <= status.epoch) return;
     status = {};
     status.epoch = a.getEpoch();
-    plans.clear();
-    place.stay_on(std::nullopt);
     self->send(reporter, status);
     if (a.getNextPort() != next_port || !next) {
       next = nullptr;
@@ -81,16 +80,17 @@ struct StageData {
 
   /// Keeps the weights if the range did not change: a new epoch only forgets the sequences.
   void load(model::LayerRange wanted, const gpu::EngineLimits& limits) {
-    if (engine && range.first == wanted.first && range.last == wanted.last) {
-      engine->reset();
+    if (steps && range.first == wanted.first && range.last == wanted.last) {
+      steps->reset();
     } else {
-      engine.reset();
-      engine = std::make_unique<gpu::Engine>(
+      steps.reset();
+      auto engine = std::make_unique<gpu::Engine>(
           options.device, checkpoint, wanted, limits, [this](int64_t layers, int64_t total) {
             status.loaded_permille = static_cast<uint32_t>(999 * layers / total);
             self->send(reporter, status);
           });
-      engine->bind_thread();
+      engine->bind_thread(links.threads);
+      steps = std::make_unique<StepRunner>(std::move(engine), clock, options.steps_in_flight_max);
       range = wanted;
     }
     status.loaded_permille = 1000;
@@ -156,78 +156,65 @@ struct StageData {
   bool current(uint64_t epoch, bool for_first) const {
     if (epoch != status.epoch || status.health == msg::Health::DOWN) return false;
     if (!loaded()) throw std::runtime_error("a step came before any layers were loaded");
-    if (engine->first() != for_first)
+    if (steps->engine().first() != for_first)
       throw std::runtime_error(for_first ? "only the first stage takes plans and sampled tokens"
                                          : "the first stage takes no hidden states");
     return true;
   }
 
-  /// The pipeline has at most as many steps in flight: more are its mistake.
   void plan(const Frame<msg::StepPlan>& frame) {
     const msg::Reading plan(frame);
     if (!current(plan->getEpoch(), true)) return;
-    if (plans.size() >= options.steps_in_flight_max)
-      throw std::runtime_error("more than " + std::to_string(options.steps_in_flight_max) +
-                               " steps are queued (pipeline.pipeline_slack)");
-    plans.push_back(decode(*plan));
-    run_planned();
+    steps->add(decode(*plan));
+    advance();
   }
 
   void sampled(const Frame<msg::StepResult>& frame) {
     const gpu::StepResult result = decode(frame);
     if (!current(result.epoch, true)) return;
-    engine->feed_back(result);
-    run_planned();
+    steps->feed_back(result);
+    advance();
   }
 
   void activations(const Frame<msg::Activations>& frame) {
-    const msg::Reading message(frame);
-    const gpu::StepPlan step = decode(message->getPlan());
+    gpu::StepPlan step = decode(msg::Reading(frame)->getPlan());
     if (!current(step.epoch, false)) return;
-    const int core = message->getCore();
-    run(step, decode_hidden(*message, step), core < 0 ? std::nullopt : std::optional(core));
+    steps->add(std::move(step), frame);
+    advance();
   }
 
-  /// All steps whose tokens are known, in order.
-  void run_planned() {
-    while (!plans.empty() && engine->resolve(plans.front())) {
-      const gpu::StepPlan step = std::move(plans.front());
-      plans.pop_front();
-      run(step, {}, step.alone && next_is_here() ? StagePlace::here() : std::nullopt);
+  /// Begins what can begin and passes on what is done: all of it, on a device that computes in submit().
+  /// Steps that are still in flight then are looked after between messages.
+  void advance(std::chrono::microseconds wait = {}) {
+    steps->submit(next_is_here());
+    while (const auto done = steps->next_done(wait)) {
+      pass_on(*done);
+      steps->submit(next_is_here());
+      wait = {};
     }
+    if (looking || !steps->any_in_flight()) return;
+    looking = true;
+    self->send(self, StepsInFlight{});
   }
 
-  /// core: where to compute, if the step runs alone; the next stage on this machine follows.
-  void run(const gpu::StepPlan& step, std::span<const float> input, std::optional<int> core) {
-    place.stay_on(core);
-    clock->begin();
-    place.begin();
-    const gpu::StepOutput output = engine->run(step, input);
-    place.end();
-    clock->end(static_cast<size_t>(step.rows()));
-    if (engine->last()) {
-      const Frame<msg::StepResult> result = encode(output.result);
-      if (next && !output.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
-      self->send(pipeline, result);
-    } else if (next)
-      self->send(next, encode_activations(step, output.hidden, next_is_here() ? place.core() : std::nullopt));
+  /// A message that comes meanwhile waits for a short time, so that this thread alone calls the device, and
+  /// no other has to wake for a step that is done.
+  void look() {
+    looking = false;
+    if (steps && status.health != msg::Health::DOWN)
+      advance(steps->has_room() ? wait_with_room : wait_when_full);
+  }
+
+  void pass_on(const StepRunner::Done& done) {
+    if (done.hidden) {
+      if (next) self->send(next, done.hidden);
+      return;
+    }
+    const Frame<msg::StepResult> result = encode(done.result);
+    if (next && !done.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
+    self->send(pipeline, result);
   }
 };
-
-namespace {
-
-/// Of the actor's thread, which calls this. A stage with more threads either has all cores
-/// (docs/decisions/0007) or leaves them to the system.
-StagePlace place_of(const StageOptions& options, const StageLinks& links) {
-  std::vector<pthread_t> threads;
-  if (options.threads == 1) {
-    threads.push_back(pthread_self());
-    if (links.io_thread) threads.push_back(*links.io_thread);
-  }
-  return StagePlace(threads);
-}
-
-}  // namespace
 
 StageStateHolder::StageStateHolder() = default;
 StageStateHolder::~StageStateHolder() = default;
@@ -237,9 +224,8 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
   const auto clock = std::make_shared<StepClock>();
   const auto reporter =
       self->spawn<caf::linked>(stage_reporter, options.instance, options.report_ms, clock, links.pipeline);
-  const StagePlace place = place_of(options, links);
   self->state.data = std::make_unique<StageData>(
-      StageData{self, options, std::move(checkpoint), std::move(links), clock, reporter, place});
+      StageData{self, options, std::move(checkpoint), std::move(links), clock, reporter});
   StageData* data = self->state.data.get();
   self->set_down_handler([data](caf::down_msg& down) { data->next_down(down); });
   return {
@@ -252,6 +238,7 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
       [data](const Frame<msg::StepPlan>& frame) { data->guarded([&] { data->plan(frame); }); },
       [data](const Frame<msg::Activations>& frame) { data->guarded([&] { data->activations(frame); }); },
       [data](const Frame<msg::StepResult>& frame) { data->guarded([&] { data->sampled(frame); }); },
+      [data](StepsInFlight) { data->guarded([&] { data->look(); }); },
       [data](const PeerUp& up) { data->peer_up(up); },
       [data](const PeerRefused& by) { data->refused(by); },
       [data](caf::tick_atom) { data->connect(); },

@@ -1,16 +1,16 @@
 #pragma once
-// Stage: a layer range in a process of its own. Its actor is detached and computes on its own thread, with
-// the backend's helpers if it has any: it runs steps in order and mails what comes of them straight to the
-// next stage, so that no other thread has to wake up on the way of a token. The last one's next is the first,
-// which waits for sampled tokens, and the pipeline hears of them too (docs/decisions/0006). It blocks on the
-// device; its reporter speaks for it meanwhile.
+// Stage: a layer range in a process of its own. Its actor is detached and calls its device on its own thread:
+// it hands over steps in order, as many ahead as the device takes, and mails what comes of them straight to
+// the next stage, so that no other thread has to wake up on the way of a token. The last one's next is the
+// first, which waits for sampled tokens, and the pipeline hears of them too (docs/decisions/0006). It blocks
+// on the device, for the whole step if that has no depth; its reporter speaks for it meanwhile.
 
 #include <pthread.h>
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "actors/messages.hpp"
 #include "gpu/engine.hpp"
@@ -19,9 +19,8 @@ namespace convoy::actors {
 
 struct StageOptions {
   uint32_t instance = 0;
-  std::string node;           // whose machine this is
-  gpu::DeviceFactory device;  // what computes
-  int threads = 1;
+  std::string node;            // whose machine this is
+  gpu::DeviceFactory device;   // what computes
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;
   model::DType kv_type = model::DType::f32;
@@ -35,7 +34,7 @@ struct StageLinks {
   std::function<PipelineActor(const PeerIdentity& head)> pipeline;
   std::function<StageActor(const PeerIdentity& next)> next_stage;
   std::function<void(const std::string& host, uint16_t port)> connect;
-  std::optional<pthread_t> io_thread;  // brings the stage its work, and moves with it
+  std::vector<pthread_t> threads;  // that bring the stage its work, and may be moved with it
 };
 
 struct StageData;

@@ -16,12 +16,15 @@ namespace convoy::actors {
 /// thread each on the way of every token.
 class StepClock {
  public:
+  /// While no other is under way.
   void begin() { since_.store(now(), std::memory_order_release); }
-  /// The step is done; it had so many rows.
-  void end(size_t rows) {
-    meter_.add(rows, static_cast<double>(now() - since_.load(std::memory_order_relaxed)) / 1000);
+  /// The oldest step under way is done; it had so many rows. With more under way the next one begins now: the
+  /// device runs them in order, and waiting behind others is no part of what a step takes.
+  void end(size_t rows, bool more) {
+    const int64_t done = now();
+    meter_.add(rows, static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000);
     cost_.store(meter_.cost(), std::memory_order_relaxed);
-    stop();
+    since_.store(more ? done : 0, std::memory_order_release);
   }
   /// No step is under way.
   void stop() { since_.store(0, std::memory_order_release); }

@@ -1,6 +1,7 @@
 #include "actors/stage/step_codec.hpp"
 
-#include <cstring>
+#include <algorithm>
+#include <cassert>
 #include <stdexcept>
 #include <string>
 
@@ -21,9 +22,12 @@ std::vector<T> collect(List list) {
   return values;
 }
 
+/// At most: a plan in a frame of its own, or within Activations.
 size_t words_of(const gpu::StepPlan& plan) {
-  return 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
-         2 * plan.block_changes.size() + plan.ends.size();
+  size_t words = 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
+                 2 * plan.block_changes.size() + plan.ends.size();
+  for (const gpu::SeqStart& start : plan.starts) words += start.sampling.end_tokens.size();
+  return words;
 }
 
 }  // namespace
@@ -101,7 +105,6 @@ void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
     changes[i].setBlock(from.block_changes[i].block);
   }
   fill(to.initEnds(static_cast<unsigned>(from.ends.size())), from.ends);
-  to.setAlone(from.alone);
 }
 
 Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
@@ -122,7 +125,6 @@ gpu::StepPlan decode(msg::StepPlan::Reader from) {
   for (const auto c : from.getBlockChanges())
     plan.block_changes.push_back({c.getSlot(), c.getIndex(), c.getBlock()});
   plan.ends = collect<uint32_t>(from.getEnds());
-  plan.alone = from.getAlone();
   return plan;
 }
 
@@ -182,16 +184,29 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   return result;
 }
 
+ActivationsBuilder::ActivationsBuilder(const gpu::StepPlan& plan, int64_t width)
+    : frame_(words_of(plan), static_cast<size_t>(plan.rows() * width) * sizeof(float)) {
+  encode(plan, frame_->initPlan());
+  frame_->setHidden(static_cast<uint32_t>(width));
+}
+
+std::span<float> ActivationsBuilder::hidden() {
+  const std::span<std::byte> data = frame_.data();
+  return {reinterpret_cast<float*>(data.data()), data.size() / sizeof(float)};
+}
+
+Frame<msg::Activations> ActivationsBuilder::finish(int32_t hint) && {
+  frame_->setHint(hint);
+  return std::move(frame_).finish();
+}
+
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
-                                           std::optional<int> core) {
-  const int64_t rows = plan.rows();
-  msg::FrameBuilder<msg::Activations> frame(16 + words_of(plan) + hidden.size_bytes() / sizeof(capnp::word));
-  encode(plan, frame->initPlan());
-  frame->setHidden(rows > 0 ? static_cast<uint32_t>(hidden.size() / static_cast<size_t>(rows)) : 0);
-  std::memcpy(frame->initData(static_cast<unsigned>(hidden.size_bytes())).begin(), hidden.data(),
-              hidden.size_bytes());
-  frame->setCore(core.value_or(-1));
-  return std::move(frame).finish();
+                                           int32_t hint) {
+  const int64_t rows = plan.rows(), values = static_cast<int64_t>(hidden.size());
+  assert(rows > 0 ? values % rows == 0 : values == 0);
+  ActivationsBuilder builder(plan, rows > 0 ? values / rows : 0);
+  std::ranges::copy(hidden, builder.hidden().begin());
+  return std::move(builder).finish(hint);
 }
 
 std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan) {

@@ -4,7 +4,7 @@
 // bytes are malformed; what the numbers mean is checked by the engine and the scheduler.
 
 #include "actors/messages.hpp"
-#include "gpu/step.hpp"
+#include "gpu/device.hpp"
 
 namespace convoy::actors {
 
@@ -15,10 +15,23 @@ gpu::StepPlan decode(msg::StepPlan::Reader from);
 Frame<msg::StepResult> encode(const gpu::StepResult& result);
 gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 
-/// hidden: [rows, width] float32, what a stage made of that step. core: where the next one may compute on it,
-/// if it is on the same machine and they take turns.
+/// A step's frame for the next stage, made before its hidden states are known: they are written where they
+/// will be sent from.
+class ActivationsBuilder {
+ public:
+  /// width: values of a row.
+  ActivationsBuilder(const gpu::StepPlan& plan, int64_t width);
+  /// [rows, width] float32, arbitrary until they are written.
+  std::span<float> hidden();
+  /// hint: of this stage's device for the next one's (gpu::DeviceDone::hint).
+  Frame<msg::Activations> finish(int32_t hint) &&;
+
+ private:
+  schema::DataFrameBuilder<msg::Activations> frame_;
+};
+/// The same from hidden states that lie elsewhere.
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
-                                           std::optional<int> core = {});
+                                           int32_t hint = gpu::no_hint);
 /// [rows, width], valid as long as the message. Throws std::runtime_error if they do not fit the plan.
 std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan);
 

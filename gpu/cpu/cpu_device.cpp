@@ -5,8 +5,8 @@
 
 namespace convoy::gpu {
 
-CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape)
-    : backend_(std::move(backend)), shape_(shape), forward_(*backend_, shape) {
+CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads)
+    : backend_(std::move(backend)), shape_(shape), threads_(threads), forward_(*backend_, shape) {
   if (!shape.has_latent) backend_->check_heads(shape.head_dim);
 }
 
@@ -24,25 +24,52 @@ void CpuDevice::open(const DeviceLimits& limits, const Rotations& rotations) {
   slots_.assign(limits.slots, {});
 }
 
+void CpuDevice::enter_thread(std::span<const pthread_t> bringing_work) {
+  backend_->bind_thread();
+  if (threads_ > 1) return;  // it has all cores, or the system places it (docs/decisions/0007)
+  std::vector<pthread_t> moving{pthread_self()};
+  moving.insert(moving.end(), bringing_work.begin(), bringing_work.end());
+  place_.emplace(moving);
+}
+
+/// A step that is alone stays on the core that it is on; stages behind it follow there.
+void CpuDevice::take_place(const StepHints& hints) {
+  if (hints.from_before != no_hint)
+    place_->stay_on(hints.from_before);
+  else
+    place_->stay_on(hints.alone ? StagePlace::here() : std::nullopt);
+}
+
 void CpuDevice::submit(const DeviceStep& step) {
   assert(held_ == Held::nothing);
+  done_ = {.number = step.number};
+  if (!place_) {
+    compute(step);
+  } else {
+    take_place(step.hints);
+    place_->begin();
+    compute(step);
+    place_->end();
+    done_.hint = place_->core().value_or(no_hint);
+  }
+  held_ = Held::done;
+}
+
+void CpuDevice::compute(const DeviceStep& step) {
   for (const SlotStart& start : step.starts) this->start(start);
   for (const BlockChange& change : step.block_changes) tables_->map(change);
   lay_out(step);
-  done_ = {.number = step.number};
-  if (!rows_.empty()) {
-    const int64_t rows = rows_.back().first_row + rows_.back().rows;
-    if (shape_.first)
-      forward_.begin(step.ids);
-    else
-      forward_.begin(std::span(step.in, static_cast<size_t>(rows * shape_.hidden)));
-    forward_.layers(rows_);
-    if (shape_.last)
-      sample(step);
-    else
-      backend_->read(forward_.hidden(), {step.out, static_cast<size_t>(rows * shape_.hidden)});
-  }
-  held_ = Held::done;
+  if (rows_.empty()) return;
+  const int64_t rows = rows_.back().first_row + rows_.back().rows;
+  if (shape_.first)
+    forward_.begin(step.ids);
+  else
+    forward_.begin(std::span(step.in, static_cast<size_t>(rows * shape_.hidden)));
+  forward_.layers(rows_);
+  if (shape_.last)
+    sample(step);
+  else
+    backend_->read(forward_.hidden(), {step.out, static_cast<size_t>(rows * shape_.hidden)});
 }
 
 const DeviceDone* CpuDevice::next_done(std::chrono::microseconds) {
@@ -58,6 +85,7 @@ void CpuDevice::release(uint64_t number) {
 
 void CpuDevice::reset() {
   held_ = Held::nothing;
+  if (place_) place_->stay_on(std::nullopt);
   for (uint32_t slot = 0; slot < slots_.size(); slot++) start({.slot = slot});
 }
 
@@ -117,7 +145,7 @@ void CpuDevice::sample(const DeviceStep& step) {
 
 DeviceFactory cpu_device(Kernels kernels, int threads) {
   return [=](const StageShape& shape) {
-    return std::make_unique<CpuDevice>(make_cpu_backend(kernels, threads), shape);
+    return std::make_unique<CpuDevice>(make_cpu_backend(kernels, threads), shape, threads);
   };
 }
 

@@ -1,12 +1,14 @@
 #pragma once
 // CpuDevice: steps computed by a CPU backend, each before submit() returns. Owns the range's weights, cache
-// and block tables, and what its slots have seen, which the sampler's penalties ask for.
+// and block tables, what its slots have seen, which the sampler's penalties ask for, and where a stage with
+// one thread computes: its hint to the next stage is the number of a core (docs/decisions/0008).
 
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "gpu/block_tables.hpp"
+#include "gpu/cpu/stage_place.hpp"
 #include "gpu/device.hpp"
 #include "gpu/forward.hpp"
 
@@ -14,11 +16,12 @@ namespace convoy::gpu {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape);
+  /// threads: of the backend.
+  CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads);
 
   DeviceFacts facts() const override { return {.variant = backend_->variant()}; }
   DeviceNeeds needs(const DeviceLimits& limits) const override;
-  void enter_thread() override { backend_->bind_thread(); }
+  void enter_thread(std::span<const pthread_t> bringing_work) override;
   void load(int64_t layer, std::span<const WeightRef> parts) override { forward_.load(layer, parts); }
   void open(const DeviceLimits& limits, const Rotations& rotations) override;
   void submit(const DeviceStep& step) override;
@@ -41,12 +44,17 @@ class CpuDevice final : public Device {
   };
   enum class Held : uint8_t { nothing, done, given_out };  // what done_ is
 
+  void take_place(const StepHints& hints);
+  void compute(const DeviceStep& step);
   void start(const SlotStart& start);
   void lay_out(const DeviceStep& step);
   void sample(const DeviceStep& step);
 
   std::unique_ptr<Backend> backend_;
   StageShape shape_;
+  const int threads_;
+  std::optional<StagePlace>
+      place_;  // of one thread: a stage with more has all cores, or leaves them to the system
   Forward forward_;
   std::optional<BlockTables> tables_;
   std::vector<Slot> slots_;

@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-namespace convoy::actors {
+namespace convoy::gpu {
 
 class StagePlace {
  public:
@@ -20,6 +20,9 @@ class StagePlace {
   /// The threads that move together, while this object lives: the one that computes, and those that it gets
   /// its work from. None: the stage stays wherever the system puts it, and core() is empty.
   explicit StagePlace(const std::vector<pthread_t>& threads);
+  ~StagePlace() { stay_on(std::nullopt); }
+  StagePlace(const StagePlace&) = delete;
+  StagePlace& operator=(const StagePlace&) = delete;
 
   /// The core that the calling thread is on.
   static std::optional<int> here();
@@ -51,4 +54,4 @@ class StagePlace {
   bool displaced_ = false;
 };
 
-}  // namespace convoy::actors
+}  // namespace convoy::gpu

@@ -1,6 +1,6 @@
 // Where a stage computes: the threads that move, and what keeps them from it.
 
-#include "actors/stage/stage_place.hpp"
+#include "gpu/cpu/stage_place.hpp"
 
 #include <boost/test/unit_test.hpp>
 #include <functional>
@@ -9,7 +9,7 @@
 
 #include "test/cores.hpp"
 
-using convoy::actors::StagePlace;
+using convoy::gpu::StagePlace;
 using convoy::test::cores_of;
 using namespace std::chrono_literals;
 

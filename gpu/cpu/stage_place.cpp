@@ -1,4 +1,4 @@
-#include "actors/stage/stage_place.hpp"
+#include "gpu/cpu/stage_place.hpp"
 
 #include <time.h>
 
@@ -6,7 +6,7 @@
 
 #include "gpu/cpu/cores.hpp"
 
-namespace convoy::actors {
+namespace convoy::gpu {
 
 namespace {
 
@@ -46,7 +46,7 @@ void StagePlace::stay_on(std::optional<int> core) {
   if (core == core_) return;
   core_ = core;
   for (const Thread& thread : threads_) {
-    const cpu_set_t cores = core ? gpu::only(*core) : thread.allowed;
+    const cpu_set_t cores = core ? only(*core) : thread.allowed;
     // Refused only if somebody took the core away meanwhile. The thread then runs where it did: slower, not
     // wrong.
     pthread_setaffinity_np(thread.id, sizeof(cores), &cores);
@@ -63,4 +63,4 @@ void StagePlace::end() {
   displaced_ = (now.wall - begun_.wall) - (now.cpu - begun_.cpu) > displaced_max;
 }
 
-}  // namespace convoy::actors
+}  // namespace convoy::gpu

@@ -1,0 +1,72 @@
+#pragma once
+// StepRunner: the steps of one stage on its engine. Holds those that wait for room or for tokens, and the
+// frames that steps in flight read from and write to; gives out what comes of them, in order. The stage actor
+// owns it, and calls it on the thread that computes. No actor itself.
+
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "actors/stage/stage_reporter.hpp"
+#include "actors/stage/step_codec.hpp"
+#include "gpu/engine.hpp"
+
+namespace convoy::actors {
+
+class StepRunner {
+ public:
+  /// A step that is done.
+  struct Done {
+    gpu::StepResult result;          // what the last stage sampled
+    Frame<msg::Activations> hidden;  // what any other stage has for the next one
+  };
+
+  /// waiting_max: steps that may wait here; more are the pipeline's mistake.
+  StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock, uint32_t waiting_max);
+
+  const gpu::Engine& engine() const { return *engine_; }
+  bool any_in_flight() const { return !in_flight_.empty(); }
+  /// Whether one more could be submitted.
+  bool has_room() const { return engine_->in_flight() < engine_->depth(); }
+
+  /// A step for the first stage; for any other one, whose frame holds the hidden states before. Throws
+  /// std::runtime_error if too many wait, or the frame does not fit the plan.
+  void add(gpu::StepPlan plan);
+  void add(gpu::StepPlan plan, const Frame<msg::Activations>& frame);
+  /// What the last stage sampled, for plans of the first one that lack it.
+  void feed_back(const gpu::StepResult& result);
+
+  /// Hands the engine what it has room and tokens for, in order. next_is_here: the next stage is on this
+  /// machine. Throws what the engine does.
+  void submit(bool next_is_here);
+  /// The oldest step in flight once it is done; nothing after `wait`. Throws what a step failed with.
+  std::optional<Done> next_done(std::chrono::microseconds wait);
+
+  /// Forgets everything: a new epoch.
+  void reset();
+
+ private:
+  struct Waiting {
+    gpu::StepPlan plan;
+    Frame<msg::Activations> input;  // of any stage but the first
+    bool ahead = false;             // planned ahead of all of its tokens
+  };
+  /// The device reads and writes these until the step is done.
+  struct Flying {
+    size_t rows = 0;
+    bool next_is_here = false;  // who may be told a hint
+    Frame<msg::Activations> input;
+    std::optional<ActivationsBuilder> output;  // of any stage but the last
+  };
+  void wait_in_line(Waiting step);
+  void begin(Waiting step, bool next_is_here, bool alone);
+
+  std::shared_ptr<StepClock> clock_;
+  const uint32_t waiting_max_;
+  std::deque<Waiting> waiting_;
+  std::deque<Flying> in_flight_;
+  std::optional<uint64_t> last_fed_back_;  // the latest step whose tokens came back
+  std::unique_ptr<gpu::Engine> engine_;    // last, so that it ends before what it reads and writes
+};
+
+}  // namespace convoy::actors
