@@ -146,7 +146,7 @@ Conflicts check_together(const ClusterConfig& config) {
              "\", which is not a loopback address; this version has neither TLS nor keys, use 127.0.0.1"});
   check_model_names(config, conflicts);
   check_redis(config, conflicts);
-  if (config.pipeline.context_tokens_max > config.pipeline.kv_tokens)
+  if (config.pipeline.kv_tokens != 0 && config.pipeline.context_tokens_max > config.pipeline.kv_tokens)
     conflicts.push_back(
         {"pipeline.context_tokens_max",
          "`pipeline.context_tokens_max` is " + std::to_string(config.pipeline.context_tokens_max) +

@@ -77,7 +77,8 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
                                 .loaded_permille = r->getLoadedPermille(),
                                 .step_age_ms = r->getOldestStepAgeMs(),
                                 .reason = r->getReason(),
-                                .cost = {r->getStepFixedUs(), r->getStepPerRowUs()}};
+                                .cost = {r->getStepFixedUs(), r->getStepPerRowUs()},
+                                .kv_blocks = r->getKvBlocks()};
   switch (stages.report(index, report, Clock::now())) {
     case StageSet::Consequence::none:
       break;
@@ -88,6 +89,11 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
     case StageSet::Consequence::raise:
       return raise_epoch();
     case StageSet::Consequence::serve:
+      if (options.limits.kv_blocks == 0) {  // as many as fit the smallest stage
+        scheduler.set_kv_blocks(stages.kv_blocks());
+        log::info("pipeline.kv_blocks",
+                  {{"blocks", stages.kv_blocks()}, {"tokens", stages.kv_blocks() * gpu::kv_block_tokens}});
+      }
       scheduler.request_canary();
       pump();
       return publish();
@@ -148,7 +154,7 @@ void PipelineData::publish() {
   frame->setEpoch(stages.epoch());
   frame->setRunning(static_cast<uint32_t>(scheduler.running()));
   frame->setWaiting(static_cast<uint32_t>(scheduler.waiting()));
-  const uint32_t blocks = options.limits.kv_blocks;
+  const uint32_t blocks = scheduler.limits().kv_blocks;
   frame->setKvBlocksUsed(blocks - scheduler.free_blocks());
   frame->setKvBlocksTotal(blocks);
   const auto count = static_cast<uint32_t>(handles.size());

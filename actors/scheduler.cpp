@@ -39,6 +39,11 @@ void Scheduler::reset() {
   canary_wanted_ = canary_running_ = false;
 }
 
+void Scheduler::set_kv_blocks(uint32_t blocks) {
+  limits_.kv_blocks = blocks;
+  reset();
+}
+
 std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const {
   if (sequence.prompt.empty()) return "the prompt has no tokens";
   if (sequence.max_tokens == 0) return "max_tokens is 0";

@@ -25,10 +25,10 @@ namespace convoy::actors {
 
 struct SchedulerLimits {
   uint32_t stages = 1;
-  uint32_t slack = 1;       // pipeline_slack
-  uint32_t sequences = 16;  // running at once
-  uint32_t queue = 64;      // waiting
-  uint32_t kv_blocks = 1024;
+  uint32_t slack = 1;             // pipeline_slack
+  uint32_t sequences = 16;        // running at once
+  uint32_t queue = 64;            // waiting
+  uint32_t kv_blocks = 1024;      // 0: not known before the stages have said how many they have
   uint32_t prefill_tokens = 512;  // of prompts in one step
   int64_t context_tokens = 0;
   int64_t vocab = 0;
@@ -83,6 +83,8 @@ class Scheduler {
   /// What a step costs the slowest stage, as measured: decides how many micro-batches the decodes form.
   void set_step_cost(StepCost cost) { cost_ = cost; }
 
+  /// How many blocks every stage has. Forgets everything.
+  void set_kv_blocks(uint32_t blocks);
   /// Forgets everything: a new epoch. Steps count from 0 again.
   void reset();
 

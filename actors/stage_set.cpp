@@ -42,6 +42,7 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   stage.loaded_permille = report.loaded_permille;
   stage.step_age_ms = report.step_age_ms;
   stage.cost = report.cost;
+  stage.kv_blocks = report.kv_blocks;
   if (report.step_age_ms > 0) quiet_since_ = now;
   if (stage.health == Health::DOWN) return Consequence::lost;
   if (phase_ == Phase::serving && stage.health == Health::LOADING) return Consequence::raise;
@@ -136,6 +137,8 @@ std::string StageSet::why_not_ready() const {
   if (!canary_fault_.empty()) return "the canary got no token: " + canary_fault_;
   return passed_ ? "no token went through all stages lately" : "no token went through all stages yet";
 }
+
+uint32_t StageSet::kv_blocks() const { return std::ranges::min(stages_, {}, &Stage::kv_blocks).kv_blocks; }
 
 StepCost StageSet::slowest() const {
   const auto slowest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {

@@ -41,7 +41,8 @@ class StageSet {
     uint32_t loaded_permille = 0;
     uint32_t step_age_ms = 0;  // of the step that it computes
     StepCost cost;
-    uint32_t restarts = 0;  // processes that took the place of an earlier one
+    uint32_t kv_blocks = 0;  // that it holds, once it is loaded
+    uint32_t restarts = 0;   // processes that took the place of an earlier one
     Time missing_since{},
         asked{};  // while it is not linked: since when, and when a replacement was asked for
   };
@@ -54,6 +55,7 @@ class StageSet {
     uint32_t step_age_ms = 0;
     std::string reason;
     StepCost cost;
+    uint32_t kv_blocks = 0;
   };
   /// What a report asks for.
   enum class Consequence : uint8_t {
@@ -102,6 +104,8 @@ class StageSet {
 
   bool ready(Time now, bool in_flight) const;
   std::string why_not_ready() const;
+  /// KV blocks of the stage that has fewest.
+  uint32_t kv_blocks() const;
   /// What a step costs the slowest stage.
   StepCost slowest() const;
   /// How long the pipeline may rest before a canary proves that it works: half of the readiness period, and

@@ -92,10 +92,11 @@ json::object to_json(const model::Config& config, const model::Inspection& found
 
 json::object to_json(const StageNeeds& needs) {
   const actors::StageMemory& memory = needs.memory;
-  return {{"first_layer", needs.range.first}, {"last_layer", needs.range.last},
-          {"weights_bytes", memory.weights},  {"kv_bytes", memory.kv},
-          {"buffer_bytes", memory.buffers},   {"scratch_bytes", memory.scratch},
-          {"resident_bytes", memory.sum()},   {"memory_limit_bytes", needs.limit.bytes}};
+  return {{"first_layer", needs.range.first},       {"last_layer", needs.range.last},
+          {"weights_bytes", memory.weights},        {"kv_bytes", memory.kv},
+          {"kv_blocks", memory.kv_blocks},          {"buffer_bytes", memory.buffers},
+          {"scratch_bytes", memory.scratch},        {"resident_bytes", memory.sum()},
+          {"memory_limit_bytes", needs.limit.bytes}};
 }
 
 /// "671.0 B" parameters, "1.50 GB": three digits at least, and the giga without a unit as people write it.
@@ -150,7 +151,9 @@ void print(const StageNeeds& needs) {
   print_line("stage",
              "layers " + std::to_string(needs.range.first) + " to " + std::to_string(needs.range.last));
   print_line("  weights", bytes(needs.memory.weights));
-  print_line("  keys and values", bytes(needs.memory.kv));
+  print_line("  keys and values", bytes(needs.memory.kv) + " in " + std::to_string(needs.memory.kv_blocks) +
+                                      " blocks of " + std::to_string(gpu::kv_block_tokens) + " tokens");
+  if (!needs.memory.kv_arithmetic.empty()) print_line("", needs.memory.kv_arithmetic);
   print_line("  buffers", bytes(needs.memory.buffers));
   print_line("  scratch", bytes(needs.memory.scratch));
   print_line("  resident", bytes(needs.memory.sum()));
@@ -193,8 +196,10 @@ void add_inspect(CLI::App& app, int& exit_code) {
   command->add_option("--kv-type", options->kv_type, "How keys and values are kept")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->capture_default_str();
-  command->add_option("--kv-tokens", options->kv_tokens, "Tokens that a stage keeps, as pipeline.kv_tokens")
-      ->check(CLI::PositiveNumber)
+  command
+      ->add_option("--kv-tokens", options->kv_tokens,
+                   "Tokens that a stage keeps, as pipeline.kv_tokens; 0: as many as fit")
+      ->check(CLI::NonNegativeNumber)
       ->needs(stage)
       ->capture_default_str();
   options->backend.add_to(*command, "As stage.backend")->needs(stage);

@@ -48,6 +48,7 @@ int run_stage(const StageArguments& args) {
   options.node = args.node;
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
+  if (const auto* node = config.find_node(args.node)) options.sharers = std::max(1u, node->stages);
   options.device = gpu::device_named(config.stage.backend, static_cast<int>(actors::stage_threads(config)));
   options.context_tokens = actors::served_context(config, checkpoint->config());
   const auto limits = actors::scheduler_limits(config, checkpoint->config());

@@ -160,8 +160,9 @@ struct DeviceDone {
   int32_t hint = no_hint;
 };
 
-/// What open() takes within limits, in bytes.
+/// What a range takes within limits, in bytes.
 struct DeviceNeeds {
+  uint64_t weight_bytes = 0;    // of what load() was given so far
   uint64_t kv_block_bytes = 0;  // of each KV block, in all layers of the range
   uint64_t buffer_bytes = 0;    // activations of a step
   uint64_t scratch_bytes = 0;   // what operations work in
@@ -174,6 +175,8 @@ class Device {
   virtual DeviceFacts facts() const = 0;
   /// kv_blocks does not matter. Before load() or later.
   virtual DeviceNeeds needs(const DeviceLimits& limits) const = 0;
+  /// Memory that ranges may take here, less a reserve for all else: asked before load(). 0: not known.
+  virtual uint64_t memory_bytes() const = 0;
   /// The calling thread will make all other calls. It may be bound to what the device computes on, and moved
   /// together with the threads that bring it its work.
   virtual void enter_thread(std::span<const pthread_t> bringing_work) { (void)bringing_work; }

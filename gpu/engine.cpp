@@ -39,8 +39,8 @@ struct Flying {
 };
 
 void check_limits(const EngineLimits& l, const model::Config& config) {
-  if (l.kv_blocks == 0 || l.slots == 0 || l.rows_per_step <= 0)
-    throw InputError("kv_blocks, slots and rows_per_step must be above 0", "engine limits", "raise them");
+  if (l.slots == 0 || l.rows_per_step <= 0 || l.sharers == 0)
+    throw InputError("slots, rows_per_step and sharers must be above 0", "engine limits", "raise them");
   if (l.context_tokens <= 0 || l.context_tokens > config.context)
     throw InputError("context of " + to_string(l.context_tokens) + " tokens", "engine limits",
                      "the model takes 1 to " + to_string(config.context));
@@ -69,17 +69,22 @@ struct Engine::State {
         rotations(checkpoint->config().rope, shape.head_dim, l.context_tokens),
         device(open(shape)),
         facts(device->facts()),
-        tables(l.kv_blocks, l.slots, l.context_tokens),
-        sequences(l.slots),
-        written_by(l.kv_blocks) {
+        sequences(l.slots) {
+    if (limits.kv_blocks == 0) pool = KvPool{.memory_bytes = device->memory_bytes(), .sharers = l.sharers};
     weights = checkpoint->stage(range);
     for (size_t layer = 0; layer < weights.layers.size(); layer++) {
       device->load(static_cast<int64_t>(layer), parts_of(weights.layers[layer]));
       if (progress) progress(static_cast<int64_t>(layer) + 1, shape.layers);
     }
     device->load(-1, end_parts_of(weights));
-    device->open({l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step, l.kv_type}, rotations.view());
+    DeviceLimits given{l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step, l.kv_type};
+    if (pool) given.kv_blocks = limits.kv_blocks = blocks_that_fit(given);
+    device->open(given, rotations.view());
+    tables.emplace(given.kv_blocks, l.slots, l.context_tokens);
+    written_by.resize(given.kv_blocks);
   }
+
+  uint32_t blocks_that_fit(const DeviceLimits& given);
 
   void start(const SeqStart& start);
   void change(const BlockChange& change);
@@ -93,14 +98,15 @@ struct Engine::State {
   /// Whether rows may say token_fed_back to the device: it samples and embeds.
   bool device_feeds_back() const { return facts.feeds_back && shape.first && shape.last; }
 
-  const EngineLimits limits;
+  EngineLimits limits;
   const std::shared_ptr<const model::Checkpoint> checkpoint;
   const StageShape shape;
   const RotationTable rotations;
   model::StageWeights weights;  // the device computes on their bytes
   const std::unique_ptr<Device> device;
   const DeviceFacts facts;
-  BlockTables tables;
+  std::optional<KvPool> pool;  // if limits left kv_blocks open
+  std::optional<BlockTables> tables;
   std::vector<Sequence> sequences;  // of each slot
   std::deque<Flying> in_flight;
 
@@ -154,7 +160,7 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
                     .hints = hints});
   for (uint32_t slot : plan.ends) {
     s.sequence(slot) = {};
-    s.tables.clear(slot);
+    s.tables->clear(slot);
   }
 }
 
@@ -213,7 +219,7 @@ void Engine::reset() {
   state_->in_flight.clear();
   for (uint32_t slot = 0; slot < state_->limits.slots; slot++) {
     state_->sequences[slot] = {};
-    state_->tables.clear(slot);
+    state_->tables->clear(slot);
   }
 }
 
@@ -222,6 +228,8 @@ void Engine::bind_thread(std::span<const pthread_t> bringing_work) {
 }
 bool Engine::first() const { return state_->shape.first; }
 bool Engine::last() const { return state_->shape.last; }
+uint32_t Engine::kv_blocks() const { return state_->limits.kv_blocks; }
+const std::optional<KvPool>& Engine::kv_pool() const { return state_->pool; }
 int64_t Engine::rows_per_step() const { return state_->limits.rows_per_step; }
 int64_t Engine::hidden() const { return state_->shape.hidden; }
 uint32_t Engine::depth() const { return state_->facts.depth; }
@@ -230,6 +238,20 @@ void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }
 std::span<const float> Engine::logits() const { return state_->logits; }
 int32_t Engine::hint() const { return state_->hint; }
 std::string_view Engine::variant() const { return state_->facts.variant; }
+
+uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {
+  if (pool->memory_bytes == 0)
+    throw InputError("the device does not say how much memory there is", "KV blocks",
+                     "set pipeline.kv_tokens to what stages shall keep");
+  pool->needs = device->needs(given);
+  const Rotations rotary = rotations.view();
+  pool->host_bytes = rotary.cosines.size_bytes() + rotary.sines.size_bytes();
+  pool->useful_blocks = useful_kv_blocks(given);
+  if (pool->blocks() < kv_blocks_min)
+    throw InputError("no memory is left for keys and values: " + pool->text(), "KV blocks",
+                     "free some, or serve a smaller model");
+  return pool->blocks();
+}
 
 /// The sequence that a plan refers to.
 const Sequence& Engine::State::sequence(uint32_t slot) const {
@@ -256,12 +278,12 @@ void Engine::State::start(const SeqStart& start) {
            ", context is " + to_string(limits.context_tokens));
   if (const auto why = refuse_sampling(start.sampling, shape.vocab)) refuse(*why);
   sequences[start.slot] = {.started = true};
-  tables.clear(start.slot);
+  tables->clear(start.slot);
 }
 
 void Engine::State::change(const BlockChange& change) {
   sequence(change.slot);
-  tables.map(change);
+  tables->map(change);
 }
 
 void Engine::State::check(const StepPlan& plan, std::span<const float> input,
@@ -305,7 +327,7 @@ void Engine::State::lay_out(const StepPlan& plan) {
   ids.clear(), rows.clear();
   for (const SeqStep& step : plan.sequences) {
     const int64_t count = static_cast<int64_t>(step.tokens.size()), end = step.first_position + count;
-    claim_blocks(step, tables.table(step.slot, end));
+    claim_blocks(step, tables->table(step.slot, end));
     rows.push_back(
         {step.slot, static_cast<int64_t>(ids.size()), count, step.first_position, step.sampled_rows});
     ids.insert(ids.end(), step.tokens.begin(), step.tokens.end());

@@ -12,19 +12,21 @@
 #include <vector>
 
 #include "gpu/device.hpp"
+#include "gpu/kv_pool.hpp"
 #include "gpu/step.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::gpu {
 
 struct EngineLimits {
-  uint32_t kv_blocks = 0;                    // of kv_block_tokens tokens, shared by all slots
-  uint32_t slots = 0;                        // sequences at once
-  int64_t context_tokens = 0;                // positions per sequence
-  int64_t rows_per_step = 0;                 // buffers are sized for it
+  uint32_t kv_blocks = 0;      // of kv_block_tokens tokens, shared by all slots; 0: as many as fit
+  uint32_t slots = 0;          // sequences at once
+  int64_t context_tokens = 0;  // positions per sequence
+  int64_t rows_per_step = 0;   // buffers are sized for it
   model::DType kv_type = model::DType::f32;  // of cached keys and values: f32, bf16 or f16
   /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
   bool deterministic = false;
+  uint32_t sharers = 1;  // engines that share the device's memory, if kv_blocks is 0
 };
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.
@@ -35,7 +37,8 @@ struct StepOutput {
 
 class Engine {
  public:
-  /// Opens the device and loads the layers. progress(done, total) in layers; may be empty.
+  /// Opens the device and loads the layers. Throws InputError if limits leave kv_blocks open and there is no
+  /// memory for them. progress(done, total) in layers; may be empty.
   Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
          model::LayerRange range, const EngineLimits& limits,
          const std::function<void(int64_t, int64_t)>& progress = {});
@@ -53,6 +56,9 @@ class Engine {
   int64_t rows_per_step() const;
   uint32_t depth() const;  // steps that may be in flight
   uint32_t in_flight() const;
+  uint32_t kv_blocks() const;
+  /// The arithmetic of kv_blocks, if limits left them open.
+  const std::optional<KvPool>& kv_pool() const;
 
   /// Begins a step. input: [rows, hidden] float32 from the stage before, empty on the first stage; output:
   /// the same for the next one, empty on the last stage. Both stay valid until the step is done.

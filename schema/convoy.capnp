@@ -273,7 +273,7 @@ struct Assign {
   epoch @0 :UInt64;
   firstLayer @1 :UInt32;
   lastLayer @2 :UInt32;            # inclusive
-  kvBlocks @3 :UInt32;             # blocks of 64 tokens
+  kvBlocks @3 :UInt32;             # blocks of 64 tokens; 0: as many as fit, which the stage reports
   slots @4 :UInt32;
   nextHost @5 :Text;               # where the next stage accepts links; empty: it connects to this one
   nextPort @6 :UInt16;             # the last one's next is the first. 0: there is only one stage
@@ -297,6 +297,7 @@ struct StageReport {
   reason @5 :Text;
   stepFixedUs @6 :Float32;         # what a step costs it, as measured: fixed + rows * perRow; 0, 0: not yet
   stepPerRowUs @7 :Float32;
+  kvBlocks @8 :UInt32;             # that it holds; 0: it is not loaded, or does not say
 }
 
 struct StageState {

@@ -138,9 +138,10 @@ void add_pipeline_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::load_timeout_ms>(
       "pipeline", "load_timeout_ms", "ms", 1000, 24 * hour_ms,
       "A stage that does not link itself for longer, or loads its weights longer, is replaced."));
-  t.push_back(
-      number<s, &S::kv_tokens>("pipeline", "kv_tokens", "tokens", 64, 1 << 26,
-                               "Keys and values held at once, over all requests, in blocks of 64 tokens."));
+  t.push_back(number<s, &S::kv_tokens>(
+      "pipeline", "kv_tokens", "tokens", 0, 1 << 26,
+      "Keys and values held at once, over all requests, in blocks of 64 tokens. 0: as "
+      "many as fit into the memory of the smallest stage, which its log explains."));
 }
 
 void add_stage_keys(std::vector<Key>& t) {

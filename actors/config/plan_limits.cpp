@@ -5,6 +5,7 @@
 
 #include "actors/config/placement.hpp"
 #include "gpu/devices.hpp"
+#include "gpu/kv_pool.hpp"
 #include "gpu/stage_shape.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
@@ -24,7 +25,8 @@ constexpr uint64_t rotary_bytes_free = 256 << 20;
 
 int64_t served_context(const ClusterConfig& config, const model::Config& model) {
   const int64_t asked = config.pipeline.context_tokens_max;
-  const int64_t kept = std::min<int64_t>(model.context, config.pipeline.kv_tokens);
+  const int64_t tokens = config.pipeline.kv_tokens;  // 0: as many as fit, which is known later
+  const int64_t kept = tokens == 0 ? model.context : std::min(model.context, tokens);
   return asked == 0 ? kept : std::min(asked, kept);
 }
 
@@ -34,7 +36,8 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   limits.slack = config.pipeline.pipeline_slack;
   limits.sequences = config.pipeline.sequences_max;
   limits.queue = config.pipeline.queue_max;
-  limits.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(int64_t{config.pipeline.kv_tokens})) + 1;
+  const int64_t tokens = config.pipeline.kv_tokens;
+  limits.kv_blocks = tokens == 0 ? 0 : static_cast<uint32_t>(gpu::kv_blocks_for(tokens)) + 1;
   limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
   limits.context_tokens = served_context(config, model);
   limits.vocab = model.vocab;
@@ -101,22 +104,30 @@ void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& ch
 }
 
 StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                         model::LayerRange layers, int64_t rows) {
+                         model::LayerRange layers, int64_t rows, uint32_t sharers) {
   const model::Config& model = checkpoint.config();
   const SchedulerLimits limits = scheduler_limits(config, model);
   const auto device = gpu::device_named(config.stage.backend, static_cast<int>(stage_threads(config)))(
       gpu::stage_shape(model, layers, config.stage.deterministic));
-  const gpu::DeviceNeeds needs = device->needs({.kv_blocks = limits.kv_blocks,
-                                                .slots = limits.slots(),
-                                                .context_tokens = limits.context_tokens,
-                                                .rows = rows,
-                                                .kv_type = kv_type_named(config.stage.kv_type)});
-  StageMemory memory;
-  memory.weights = model::stage_bytes(checkpoint, layers);
-  memory.kv = needs.kv_block_bytes * limits.kv_blocks;
+  const gpu::DeviceLimits given{.kv_blocks = limits.kv_blocks,
+                                .slots = limits.slots(),
+                                .context_tokens = limits.context_tokens,
+                                .rows = rows,
+                                .kv_type = kv_type_named(config.stage.kv_type)};
   const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
-  memory.buffers = needs.buffer_bytes + static_cast<uint64_t>(rotations) * sizeof(float);
-  memory.scratch = needs.scratch_bytes;
+  gpu::KvPool pool{.memory_bytes = device->memory_bytes(),
+                   .sharers = sharers,
+                   .needs = device->needs(given),
+                   .host_bytes = static_cast<uint64_t>(rotations) * sizeof(float),
+                   .useful_blocks = gpu::useful_kv_blocks(given)};
+  pool.needs.weight_bytes = model::stage_bytes(checkpoint, layers);
+  StageMemory memory;
+  memory.weights = pool.needs.weight_bytes;
+  memory.kv_blocks = limits.kv_blocks;
+  if (limits.kv_blocks == 0) memory.kv_blocks = pool.blocks(), memory.kv_arithmetic = pool.text();
+  memory.kv = pool.needs.kv_block_bytes * memory.kv_blocks;
+  memory.buffers = pool.needs.buffer_bytes + pool.host_bytes;
+  memory.scratch = pool.needs.scratch_bytes;
   return memory;
 }
 
@@ -130,7 +141,7 @@ StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint
     model::LayerRange layers;
     for (uint32_t i = first; i < first + count; ++i) {
       const auto [begin, last] = stage_layers(model.layers, config.stage_count(), i);
-      const StageMemory one = stage_memory(config, checkpoint, {begin, last}, rows);
+      const StageMemory one = stage_memory(config, checkpoint, {begin, last}, rows, count);
       all.kv += one.kv, all.buffers += one.buffers, all.scratch += one.scratch;
       if (i == first) layers.first = begin;
       layers.last = last;

@@ -46,11 +46,14 @@ struct StageMemory {
   uint64_t weights = 0, kv = 0;
   uint64_t buffers = 0;  // activations of a step, and the positions' rotations
   uint64_t scratch = 0;  // what operations work in, on all threads
+  uint32_t kv_blocks = 0;
+  std::string kv_arithmetic = {};  // if pipeline.kv_tokens is 0: why so many
   uint64_t sum() const { return weights + kv + buffers + scratch; }
 };
-/// Of a stage of these layers, whose steps have so many rows: SchedulerLimits::rows(), or fewer.
+/// Of a stage of these layers, whose steps have so many rows: SchedulerLimits::rows(), or fewer. sharers:
+/// stages that divide the device's memory among them, if pipeline.kv_tokens is 0.
 StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                         model::LayerRange layers, int64_t rows);
+                         model::LayerRange layers, int64_t rows, uint32_t sharers = 1);
 
 /// Of all stages of these nodes, on one machine: they map one file, so what several of them read of it counts
 /// once.

@@ -71,7 +71,7 @@ struct StageData {
     }
     load({a.getFirstLayer(), a.getLastLayer()},
          {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
-          options.deterministic});
+          options.deterministic, options.sharers});
     log::info(
         "stage.loaded",
         {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});
@@ -90,10 +90,13 @@ struct StageData {
             self->send(reporter, status);
           });
       engine->bind_thread(links.threads);
+      if (engine->kv_pool())
+        log::info("stage.kv_blocks", {{"stage", options.instance}, {"fit", engine->kv_pool()->text()}});
       steps = std::make_unique<StepRunner>(std::move(engine), clock, options.steps_in_flight_max);
       range = wanted;
     }
     status.loaded_permille = 1000;
+    status.kv_blocks = steps->engine().kv_blocks();
   }
 
   /// Ready means loaded, and linked to the next stage.

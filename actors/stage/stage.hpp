@@ -25,6 +25,7 @@ struct StageOptions {
   int64_t rows_per_step = 0;
   model::DType kv_type = model::DType::f32;
   bool deterministic = false;
+  uint32_t sharers = 1;              // stages that share the device's memory
   uint32_t report_ms = 200;          // a quarter of failure_detection_ms
   uint32_t steps_in_flight_max = 1;  // of the pipeline (SchedulerLimits)
 };

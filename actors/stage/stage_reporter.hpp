@@ -47,6 +47,7 @@ struct StageStatus {
   uint64_t epoch = 0;
   msg::Health health = msg::Health::LOADING;
   uint32_t loaded_permille = 0;
+  uint32_t kv_blocks = 0;  // once it is loaded
   std::string reason;
 };
 

@@ -3,7 +3,17 @@
 #include <algorithm>
 #include <cassert>
 
+#include "model/memory_limit.hpp"
+
 namespace convoy::gpu {
+
+namespace {
+
+/// Of the memory that the system could give, one part of so many is left to it: for the rest of this process,
+/// links, gateway, and other programs.
+constexpr uint64_t memory_reserve_part = 8;
+
+}  // namespace
 
 CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads)
     : backend_(std::move(backend)), shape_(shape), threads_(threads), forward_(*backend_, shape) {
@@ -13,9 +23,21 @@ CpuDevice::CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, 
 DeviceNeeds CpuDevice::needs(const DeviceLimits& limits) const {
   const int64_t values = shape_.layers * kv_block_tokens * (shape_.cache_widths[0] + shape_.cache_widths[1]);
   return {
+      .weight_bytes = weight_bytes_,
       .kv_block_bytes = static_cast<uint64_t>(values) * model::info(limits.kv_type).block_bytes,
       .buffer_bytes = static_cast<uint64_t>(limits.rows * activation_widths(shape_).sum()) * sizeof(float),
       .scratch_bytes = backend_->reserved_bytes(step_bounds(shape_, limits))};
+}
+
+/// Weights are mapped from their file, so memory that the system uses to cache files counts as free.
+uint64_t CpuDevice::memory_bytes() const {
+  const uint64_t available = model::memory_available().bytes;
+  return available - available / memory_reserve_part;
+}
+
+void CpuDevice::load(int64_t layer, std::span<const WeightRef> parts) {
+  for (const WeightRef& part : parts) weight_bytes_ += part.bytes.size() + part.scales.size();
+  forward_.load(layer, parts);
 }
 
 void CpuDevice::open(const DeviceLimits& limits, const Rotations& rotations) {

@@ -22,7 +22,8 @@ class CpuDevice final : public Device {
   DeviceFacts facts() const override { return {.variant = backend_->variant()}; }
   DeviceNeeds needs(const DeviceLimits& limits) const override;
   void enter_thread(std::span<const pthread_t> bringing_work) override;
-  void load(int64_t layer, std::span<const WeightRef> parts) override { forward_.load(layer, parts); }
+  uint64_t memory_bytes() const override;
+  void load(int64_t layer, std::span<const WeightRef> parts) override;
   void open(const DeviceLimits& limits, const Rotations& rotations) override;
   void submit(const DeviceStep& step) override;
   const DeviceDone* next_done(std::chrono::microseconds wait) override;
@@ -55,6 +56,7 @@ class CpuDevice final : public Device {
   const int threads_;
   std::optional<StagePlace>
       place_;  // of one thread: a stage with more has all cores, or leaves them to the system
+  uint64_t weight_bytes_ = 0;
   Forward forward_;
   std::optional<BlockTables> tables_;
   std::vector<Slot> slots_;

@@ -234,6 +234,8 @@ BOOST_AUTO_TEST_CASE(values_that_contradict_each_other_are_reported) {
   expect_one(with("[redis]\nurl = \"http://x\"\n"), 6, {"redis://HOST:PORT"});
   expect_one(with("[redis]\nurl = \"redis://127.0.0.1/2\"\n"), 6, {"database", "redis://HOST:PORT"});
   expect_one(with("[pipeline]\ncontext_tokens_max = 8192\nkv_tokens = 4096\n"), 6, {"8192", "4096"});
+  BOOST_TEST(
+      problems(with("[pipeline]\ncontext_tokens_max = 8192\nkv_tokens = 0\n")).empty());  // as many as fit
   expect_one(with("[link]\nbulk_window_bytes = 65536\n"), 6, {"bulk_frame_bytes_max"});
 }
 
@@ -245,7 +247,7 @@ BOOST_AUTO_TEST_CASE(contradictions_are_reported_beside_wrong_values_but_not_abo
   BOOST_TEST(found[1].text.find("gateway.prot") != std::string::npos);
   BOOST_TEST(found[2].text.find("8192") != std::string::npos);
   // kv_tokens is not known: whether the other one fits it is not either.
-  expect_one(with("[pipeline]\nkv_tokens = 1\ncontext_tokens_max = 1000000\n"), 6, {"pipeline.kv_tokens"});
+  expect_one(with("[pipeline]\nkv_tokens = -1\ncontext_tokens_max = 1000000\n"), 6, {"pipeline.kv_tokens"});
   expect_one(with("[pipeline]\ncontext_tokens_max = 1000000\nkv_tokens = lots\n"), 7, {"pipeline.kv_tokens"});
 }
 

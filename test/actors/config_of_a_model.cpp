@@ -144,3 +144,25 @@ BOOST_AUTO_TEST_CASE(more_threads_and_longer_contexts_take_more_to_compute_in) {
   BOOST_TEST(nine > longer);
   BOOST_TEST(scratch() - nine == nine - longer);  // each thread takes as much
 }
+
+BOOST_AUTO_TEST_CASE(as_many_keys_and_values_as_fit_are_divided_among_stages_and_explained) {
+  ClusterConfig config;
+  config.cluster.model = "random:r1-distill-llama-8b:2";
+  config.cluster.nodes = {{.name = "a", .stages = 2}};
+  config.stage.threads = 1;
+  config.pipeline.kv_tokens = 0;
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  BOOST_TEST(served_context(config, checkpoint->config()) == checkpoint->config().context);
+  BOOST_TEST(scheduler_limits(config, checkpoint->config()).kv_blocks == 0u);
+  config.pipeline.context_tokens_max = 1024;
+  const auto needs = [&](uint32_t sharers) { return stage_memory(config, *checkpoint, {0, 0}, 1, sharers); };
+  const StageMemory one = needs(1), many = needs(10'000'000);
+  // Each of 34 slots could fill 16 blocks; a machine of 4 GB has room for these.
+  BOOST_TEST(one.kv_blocks == 34u * 16);
+  BOOST_TEST(one.kv_arithmetic.ends_with("could be used: 544 blocks"), one.kv_arithmetic);
+  BOOST_TEST(one.kv == uint64_t{one.kv_blocks} * 64 * 2 * 8 * 128 * sizeof(float));  // keys, values; heads
+  BOOST_TEST(many.kv_blocks == 0u);
+  config.pipeline.kv_tokens = 640;
+  BOOST_TEST(needs(1).kv_blocks == 11u);  // one is the canary's
+  BOOST_TEST(needs(1).kv_arithmetic.empty());
+}

@@ -29,13 +29,13 @@ struct Fixture : System {
   std::vector<std::unique_ptr<caf::scoped_actor>> stages;
   PipelineActor pipeline;
 
-  void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2,
-             uint32_t failure_detection_ms = 100) {
+  void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2, uint32_t failure_detection_ms = 100,
+             uint32_t kv_blocks = 16) {
     PipelineOptions options;
     options.limits.stages = stage_count;
     options.limits.queue = 1;
     options.limits.sequences = 1;
-    options.limits.kv_blocks = 16;
+    options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
     options.limits.vocab = 100;
     options.layers = 5;
@@ -98,6 +98,7 @@ struct Fixture : System {
   static Frame<msg::StageReport> report_frame(uint32_t instance, msg::Health health, uint64_t epoch,
                                               uint32_t oldest_age_ms = 0) {
     msg::FrameBuilder<msg::StageReport> frame;
+    frame->setKvBlocks(20 - 8 * instance);
     frame->setInstance(instance);
     frame->setEpoch(epoch);
     frame->setHealth(health);
@@ -203,6 +204,24 @@ BOOST_FIXTURE_TEST_CASE(what_it_says_of_itself_counts_restarts_and_blocks, Fixtu
     BOOST_CHECK_EQUAL(state->getStages()[0].getRestarts(), 0u);
     if (state->getStages()[1].getRestarts() == 1) break;
     BOOST_CHECK_EQUAL(state->getStages()[1].getRestarts(), 0u);
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(the_stage_with_fewest_blocks_says_how_many_there_are_if_they_are_to_be_as_many_as_fit,
+                        Fixture) {
+  start(30'000, 2, 100, 0);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  for (uint32_t i = 0; i < 2; ++i)
+    BOOST_CHECK_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getKvBlocks(), 0u);
+  for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, 1);
+  answer(next_plan(), 3);
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    const msg::Reading state(frame);
+    if (!state->getReady()) continue;
+    BOOST_CHECK_EQUAL(state->getKvBlocksTotal(), 12u);
+    break;
   }
 }
 

@@ -325,3 +325,18 @@ BOOST_AUTO_TEST_CASE(a_result_that_fits_no_plan_throws) {
   auto impossible = answer(*plan, 100);
   BOOST_CHECK_THROW(s.commit(impossible), std::runtime_error);
 }
+
+BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_they_have) {
+  auto l = limits();
+  l.kv_blocks = 0;
+  Scheduler s(l);
+  BOOST_CHECK(s.refuse(request(64, 1)));
+  s.set_kv_blocks(3);  // one is the canary's
+  BOOST_CHECK_EQUAL(s.free_blocks(), 3u);
+  BOOST_CHECK(!s.refuse(request(64, 65)));
+  BOOST_CHECK(s.refuse(request(64, 66)));
+  s.admit(request(64, 65));
+  const auto plan = s.plan();
+  BOOST_REQUIRE(plan);
+  BOOST_CHECK_EQUAL(plan->block_changes.size(), 1u);
+}

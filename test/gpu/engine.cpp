@@ -308,7 +308,7 @@ BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused)
   limits.context_tokens = 513;
   BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
   limits = tiny_limits;
-  limits.kv_blocks = 0;
+  limits.slots = 0;
   BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
   for (model::LayerRange range : {model::LayerRange{0, 3}, {2, 1}, {-1, 0}})
     BOOST_CHECK_THROW(engine_of(range), InputError);

@@ -17,10 +17,13 @@ struct Rig {
   LateDevice::Book book;
   Engine engine;
 
-  explicit Rig(bool feeds_back = true)
+  explicit Rig(bool feeds_back = true, const EngineLimits& limits = tiny_limits, uint64_t memory_bytes = 0)
       : engine(
-            [this, feeds_back](const StageShape&) { return std::make_unique<LateDevice>(book, feeds_back); },
-            std::make_shared<TinyCheckpoint>(model::DType::f32), {0, 2}, tiny_limits) {}
+            [this, feeds_back, memory_bytes](const StageShape&) {
+              book.memory_bytes = memory_bytes;
+              return std::make_unique<LateDevice>(book, feeds_back);
+            },
+            std::make_shared<TinyCheckpoint>(model::DType::f32), {0, 2}, limits) {}
 
   void submit(StepPlan plan) { engine.submit(plan, {}, {}); }
 };
@@ -153,4 +156,20 @@ BOOST_AUTO_TEST_CASE(a_new_epoch_forgets_what_is_in_flight) {
   rig.submit(prompt());
   rig.book.finished = 1;
   BOOST_TEST(rig.engine.next_done(now)->sequences.at(0).tokens.at(0).id == 3);
+}
+
+BOOST_AUTO_TEST_CASE(an_engine_takes_as_many_blocks_as_fit_if_limits_leave_that_open) {
+  EngineLimits limits = tiny_limits;
+  limits.kv_blocks = 0, limits.sharers = 2;
+  // Rotations of 512 positions and 32 values a head; weights, buffers and scratch as the device says.
+  const uint64_t taken = 512 * 32 * sizeof(float) + 3750;
+  const Rig rig(true, limits, 2 * (taken + 7999));
+  BOOST_TEST(rig.engine.kv_blocks() == 7u);
+  BOOST_TEST(rig.book.limits.kv_blocks == 7u);
+  BOOST_REQUIRE(rig.engine.kv_pool());
+  BOOST_TEST(rig.engine.kv_pool()->text().ends_with(": 7 blocks"), rig.engine.kv_pool()->text());
+  const Rig large(true, limits, uint64_t{1} << 50);
+  BOOST_TEST(large.engine.kv_blocks() == 4u * 8);                        // what four slots of 512 tokens fill
+  BOOST_CHECK_THROW(Rig(true, limits, 2 * (taken + 1999)), InputError);  // one block is the canary's
+  BOOST_CHECK_THROW(Rig(true, limits, 0), InputError);                   // the system does not say
 }

@@ -41,6 +41,7 @@ class LateDevice final : public Device {
     DeviceLimits limits;
     size_t finished = 0, resets = 0;  // finished: so many of the steps may be given out
     bool opened = false;
+    uint64_t memory_bytes = 0;
     std::string fault;  // what the next one that is asked for fails with
   };
 
@@ -49,7 +50,10 @@ class LateDevice final : public Device {
       : book_(book), feeds_back_(feeds_back), hidden_(hidden) {}
 
   DeviceFacts facts() const override { return {"late", depth, feeds_back_}; }
-  DeviceNeeds needs(const DeviceLimits&) const override { return {}; }
+  DeviceNeeds needs(const DeviceLimits&) const override {
+    return {.weight_bytes = 3000, .kv_block_bytes = 1000, .buffer_bytes = 500, .scratch_bytes = 250};
+  }
+  uint64_t memory_bytes() const override { return book_.memory_bytes; }
   void load(int64_t layer, std::span<const WeightRef> parts) override {
     const std::lock_guard lock(book_.mutex);
     book_.loads.emplace_back(layer, parts.size());
