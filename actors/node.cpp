@@ -76,6 +76,11 @@ std::string status_json(const NodeOptions& options, const NodeState& state, bool
     status["epoch"] = pipeline->getEpoch();
     status["running"] = pipeline->getRunning();
     status["waiting"] = pipeline->getWaiting();
+    status["steps_in_flight"] = pipeline->getStepsInFlight();
+    status["micro_batches"] = pipeline->getMicroBatches();
+    status["rows_per_step"] = pipeline->getRowsPerStep();
+    status["kv_blocks"] = pipeline->getKvBlocksTotal();
+    status["kv_blocks_used"] = pipeline->getKvBlocksUsed();
   }
   return json::serialize(status);
 }

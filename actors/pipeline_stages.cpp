@@ -157,6 +157,9 @@ void PipelineData::publish() {
   const uint32_t blocks = scheduler.limits().kv_blocks;
   frame->setKvBlocksUsed(blocks - scheduler.free_blocks());
   frame->setKvBlocksTotal(blocks);
+  frame->setStepsInFlight(static_cast<uint32_t>(scheduler.in_flight()));
+  frame->setMicroBatches(static_cast<uint32_t>(scheduler.micro_batches_in_flight()));
+  frame->setRowsPerStep(scheduler.rows_per_step());
   const auto count = static_cast<uint32_t>(handles.size());
   auto list = frame->initStages(count);
   for (uint32_t i = 0; i < count; ++i) {

@@ -16,6 +16,9 @@ uint32_t blocks_of(const NewSequence& sequence) {
       gpu::kv_blocks_for(uint64_t{sequence.prompt.size()} + uint64_t{sequence.max_tokens} - 1));
 }
 
+/// Of the newest step in rows_per_step(): the last twenty or so count.
+constexpr float newest_weight = 0.05f;
+
 }  // namespace
 
 Scheduler::Scheduler(SchedulerLimits limits) : limits_(limits) { reset(); }
@@ -42,6 +45,11 @@ void Scheduler::reset() {
 void Scheduler::set_kv_blocks(uint32_t blocks) {
   limits_.kv_blocks = blocks;
   reset();
+}
+
+size_t Scheduler::micro_batches_in_flight() const {
+  return static_cast<size_t>(
+      std::ranges::count_if(in_flight_, [](const FlyingStep& step) { return !step.sampled.empty(); }));
 }
 
 std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const {
@@ -168,6 +176,7 @@ void Scheduler::add_rows(SequenceId id, Sequence& s, uint32_t count, gpu::StepPl
     flying.sampled.push_back({id, s.slot, 1});
   }
   s.planned = end;
+  if (!s.canary) flying.rows += count;
   plan.sequences.push_back(std::move(step));
 }
 
@@ -188,8 +197,7 @@ void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
   const size_t batches = micro_batches(decoding, limits_.stages, cost_);
   const size_t each = (decoding + batches - 1) / batches;
 
-  const auto in_flight = static_cast<size_t>(std::count_if(
-      in_flight_.begin(), in_flight_.end(), [](const FlyingStep& step) { return !step.sampled.empty(); }));
+  const size_t in_flight = micro_batches_in_flight();
   const auto oldest = std::find_if(in_flight_.begin(), in_flight_.end(), [this](const FlyingStep& step) {
     return std::any_of(step.sampled.begin(), step.sampled.end(),
                        [this](const auto& sampled) { return goes_on_ahead(sampled.id); });
@@ -247,7 +255,7 @@ std::optional<gpu::StepPlan> Scheduler::plan() {
   start_waiting();
   gpu::StepPlan plan;
   plan.step = next_step_;
-  FlyingStep flying{next_step_, {}};
+  FlyingStep flying{.step = next_step_};
   add_decodes(plan, flying);
   add_prefill(plan, flying);
   if (plan.sequences.empty()) return std::nullopt;
@@ -267,6 +275,10 @@ std::vector<Progress> Scheduler::commit(const gpu::StepResult& result) {
                              (in_flight_.empty() ? "none" : std::to_string(in_flight_.front().step)));
   const FlyingStep flying = std::move(in_flight_.front());
   in_flight_.pop_front();
+  if (flying.rows > 0) {
+    const auto rows = static_cast<float>(flying.rows);
+    rows_per_step_ = rows_per_step_ == 0 ? rows : rows_per_step_ + (rows - rows_per_step_) * newest_weight;
+  }
   if (flying.sampled.size() != result.sequences.size())
     throw std::runtime_error("step " + std::to_string(result.step) + " sampled " +
                              std::to_string(result.sequences.size()) + " sequences, not " +

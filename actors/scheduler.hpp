@@ -91,6 +91,10 @@ class Scheduler {
   size_t running() const { return running_; }
   size_t waiting() const { return waiting_.size(); }
   size_t in_flight() const { return in_flight_.size(); }
+  /// Of these, how many sample.
+  size_t micro_batches_in_flight() const;
+  /// Of the latest steps that ran rows of requests, on average, older ones fading; 0: there were none.
+  float rows_per_step() const { return rows_per_step_; }
   uint32_t free_blocks() const { return static_cast<uint32_t>(free_blocks_.size()); }
   const SchedulerLimits& limits() const { return limits_; }
 
@@ -108,11 +112,12 @@ class Scheduler {
   };
   struct FlyingStep {
     uint64_t step;
+    uint32_t rows = 0;  // of requests
     struct Sampled {
       SequenceId id;
       uint32_t slot, rows;
     };
-    std::vector<Sampled> sampled;  // in the order of the plan
+    std::vector<Sampled> sampled = {};  // in the order of the plan
   };
 
   void start_waiting();
@@ -138,6 +143,7 @@ class Scheduler {
   SequenceId next_id_ = 1, last_decoded_ = 0;
   uint32_t reserved_ = 0;  // blocks promised to started sequences; the canary has one of its own
   size_t running_ = 0;
+  float rows_per_step_ = 0;
   bool canary_wanted_ = false, canary_running_ = false;
 };
 

@@ -13,6 +13,15 @@ std::string text(const json::value& v) {
   return v.is_string() ? std::string(v.as_string()) : json::serialize(v);
 }
 
+void print_steps(const json::object& s) {
+  std::printf("requests  %s running, %s waiting; %s of %s KV blocks\n", text(s.at("running")).c_str(),
+              text(s.at("waiting")).c_str(), text(s.at("kv_blocks_used")).c_str(),
+              text(s.at("kv_blocks")).c_str());
+  std::printf("steps     %s in flight, %s of them micro-batches; %.1f rows a step lately\n",
+              text(s.at("steps_in_flight")).c_str(), text(s.at("micro_batches")).c_str(),
+              s.at("rows_per_step").to_number<double>());
+}
+
 void print_for_people(const json::object& s) {
   const bool ready = s.at("ready").as_bool();
   std::printf("%s  %s\n", ready ? "READY    " : "NOT READY", ready ? "" : text(s.at("reason")).c_str());
@@ -23,6 +32,7 @@ void print_for_people(const json::object& s) {
     std::printf("redis     %s %s (pid %s)  %s\n", text(redis->at("state")).c_str(),
                 text(redis->at("address")).c_str(), text(redis->at("pid")).c_str(),
                 redis->contains("reason") ? text(redis->at("reason")).c_str() : "");
+  if (s.contains("steps_in_flight")) print_steps(s);
   for (const auto& n : s.at("nodes").as_array())
     std::printf("node      %-8s %s (pid %s)\n", text(n.at("health")).c_str(), text(n.at("name")).c_str(),
                 text(n.at("pid")).c_str());

@@ -13,7 +13,7 @@ namespace convoy::gateway {
 /// What shapes an answer besides the request.
 struct KeyContext {
   std::string weights_digest, tokenizer_digest, template_id, endpoint;
-  std::string kernel_variant;  // settings and every stage's gpu::Backend::variant(): what shapes bits
+  std::string kernel_variant;  // settings and every stage's gpu::DeviceFacts::variant: what shapes bits
   uint64_t cache_epoch = 0;    // raised by the operator to forget all answers
   std::vector<int32_t> end_tokens;
 };

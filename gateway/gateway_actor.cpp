@@ -46,6 +46,9 @@ struct Mailroom {
       view.waiting = state->getWaiting();
       view.kv_blocks_used = state->getKvBlocksUsed();
       view.kv_blocks = state->getKvBlocksTotal();
+      view.steps_in_flight = state->getStepsInFlight();
+      view.micro_batches = state->getMicroBatches();
+      view.rows_per_step = state->getRowsPerStep();
       for (auto stage : state->getStages())
         view.stages.push_back(
             {stage.getHealth() == schema::Health::READY, stage.getRestarts(), stage.getKernelVariant()});

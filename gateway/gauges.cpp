@@ -71,6 +71,10 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
   MetricFamily waiting = family("convoy_requests_waiting", "Sequences that wait for such a place");
   MetricFamily used = family("convoy_kv_blocks_used", "Blocks of 64 tokens that are taken, of each stage");
   MetricFamily blocks = family("convoy_kv_blocks", "Blocks of 64 tokens that each stage has");
+  MetricFamily steps =
+      family("convoy_steps_in_flight", "Steps that were sent to the stages and are not back");
+  MetricFamily batches = family("convoy_micro_batches", "Steps in flight that sample");
+  MetricFamily rows = family("convoy_rows_per_step", "Rows of the latest steps of requests, on average");
   MetricFamily up = family("convoy_stage_up", "1: the stage is loaded, linked and heard of lately");
   MetricFamily restarts = family("convoy_stage_restarts_total", "Processes that took an earlier one's place",
                                  MetricType::Counter);
@@ -80,6 +84,9 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
     add(waiting, view.waiting, labels);
     add(used, view.kv_blocks_used, labels);
     add(blocks, view.kv_blocks, labels);
+    add(steps, view.steps_in_flight, labels);
+    add(batches, view.micro_batches, labels);
+    add(rows, view.rows_per_step, labels);
     for (size_t i = 0; i < view.stages.size(); ++i) {
       Labels stage = labels;
       stage.push_back({"stage", std::to_string(i)});
@@ -92,6 +99,9 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
           std::move(waiting),
           std::move(used),
           std::move(blocks),
+          std::move(steps),
+          std::move(batches),
+          std::move(rows),
           std::move(up),
           std::move(restarts)};
 }

@@ -22,6 +22,8 @@ struct PipelineView {
   std::string reason;  // why not
   uint32_t running = 0, waiting = 0;
   uint32_t kv_blocks_used = 0, kv_blocks = 0;
+  uint32_t steps_in_flight = 0, micro_batches = 0;
+  float rows_per_step = 0;
   std::vector<Stage> stages;
 };
 

@@ -45,7 +45,7 @@ struct Hello {
   pid @6 :Int32;
   bulk @7 :Bool;             # the link's second connection
   linkId @8 :UInt64;         # drawn by the connecting side, joins its control and bulk connections
-  kernelVariant @9 :Text;    # Backend::variant(); results are bit-identical only between equal variants
+  kernelVariant @9 :Text;    # gpu::DeviceFacts::variant; results are bit-identical only between equal variants
   listenHost @10 :Text;      # where the sender accepts links itself; empty if it does not
   listenPort @11 :UInt16;
   lowestVersion @12 :UInt16;   # the oldest that the sender speaks: the highest that both do is used
@@ -204,6 +204,9 @@ struct PipelineState {
   accepting @7 :Bool;              # all stages are loaded and linked: requests may be sent
   kvBlocksUsed @8 :UInt32;         # blocks of 64 tokens that hold something, of one stage: all have the same
   kvBlocksTotal @9 :UInt32;        # 0: not said
+  stepsInFlight @10 :UInt32;
+  microBatches @11 :UInt32;        # of the steps in flight, those that sample: groups of decodes, ends of prompts
+  rowsPerStep @12 :Float32;        # of the latest steps of requests, on average; 0: none yet
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------

@@ -177,6 +177,23 @@ BOOST_FIXTURE_TEST_CASE(status_believes_what_the_pipeline_said_lately, Fixture) 
   BOOST_CHECK_EQUAL(boost::json::parse(words[1]).at("reason").as_string(), "stage 1 is loading");
 }
 
+BOOST_FIXTURE_TEST_CASE(status_says_how_full_steps_are, Fixture) {
+  msg::FrameBuilder<msg::PipelineState> said;
+  said->setStepsInFlight(3);
+  said->setMicroBatches(2);
+  said->setRowsPerStep(7.5f);
+  said->setKvBlocksTotal(64);
+  said->setKvBlocksUsed(40);
+  NodeState state;
+  state.pipeline = std::move(said).finish();
+  const auto status = boost::json::parse(status_json(options, state, true));
+  BOOST_CHECK_EQUAL(status.at("steps_in_flight").to_number<int>(), 3);
+  BOOST_CHECK_EQUAL(status.at("micro_batches").to_number<int>(), 2);
+  BOOST_CHECK_EQUAL(status.at("rows_per_step").to_number<double>(), 7.5);
+  BOOST_CHECK_EQUAL(status.at("kv_blocks").to_number<int>(), 64);
+  BOOST_CHECK_EQUAL(status.at("kv_blocks_used").to_number<int>(), 40);
+}
+
 BOOST_FIXTURE_TEST_CASE(a_pipeline_that_fell_silent_is_not_ready, Fixture) {
   msg::FrameBuilder<msg::PipelineState> said;
   said->setReady(true);

@@ -326,6 +326,31 @@ BOOST_AUTO_TEST_CASE(a_result_that_fits_no_plan_throws) {
   BOOST_CHECK_THROW(s.commit(impossible), std::runtime_error);
 }
 
+BOOST_AUTO_TEST_CASE(it_says_how_many_rows_steps_had_and_which_of_those_in_flight_sample) {
+  Scheduler s(limits());
+  s.request_canary();
+  s.commit(answer(*s.plan(), 1));
+  BOOST_CHECK_EQUAL(s.rows_per_step(), 0);  // a canary is no request
+  s.admit(request(130, 100));
+  const auto chunk = s.plan(), end = s.plan();
+  BOOST_REQUIRE(chunk && end);
+  BOOST_CHECK_EQUAL(chunk->rows(), 128);
+  BOOST_CHECK_EQUAL(s.micro_batches_in_flight(), 1u);
+  s.commit(answer(*chunk, 1));
+  BOOST_CHECK_EQUAL(s.rows_per_step(), 128);
+  s.commit(answer(*end, 1));
+  float before = s.rows_per_step();
+  BOOST_CHECK_LT(before, 128);
+  for (int i = 0; i < 90; ++i) {
+    const auto decode = s.plan();
+    BOOST_REQUIRE(decode);
+    s.commit(answer(*decode, 1));
+    BOOST_REQUIRE_LT(s.rows_per_step(), before);
+    before = s.rows_per_step();
+  }
+  BOOST_CHECK_LT(before, 3);
+}
+
 BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_they_have) {
   auto l = limits();
   l.kv_blocks = 0;

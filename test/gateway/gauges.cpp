@@ -33,6 +33,9 @@ PipelineView view(bool ready) {
   v.waiting = 2;
   v.kv_blocks_used = 40;
   v.kv_blocks = 64;
+  v.steps_in_flight = 3;
+  v.micro_batches = 2;
+  v.rows_per_step = 7.5f;
   v.stages = {{true, 0}, {ready, 5}};
   return v;
 }
@@ -49,6 +52,9 @@ BOOST_AUTO_TEST_CASE(what_a_pipeline_said_is_shown_by_pipeline_and_stage) {
   BOOST_TEST(sample(families, "convoy_requests_waiting", {"4"}) == 2);
   BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"4"}) == 40);
   BOOST_TEST(sample(families, "convoy_kv_blocks", {"4"}) == 64);
+  BOOST_TEST(sample(families, "convoy_steps_in_flight", {"4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_micro_batches", {"4"}) == 2);
+  BOOST_TEST(sample(families, "convoy_rows_per_step", {"4"}) == 7.5);
   BOOST_TEST(sample(families, "convoy_stage_up", {"4", "1"}) == 1);
   BOOST_TEST(sample(families, "convoy_stage_restarts_total", {"4", "1"}) == 5);
 }
