@@ -152,9 +152,10 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheR
 template <class T, int Q>
 void add_values(const AttentionTask& a, int64_t query, const CacheRows<T>& values, const float* weights,
                 int64_t first, int64_t last, int64_t stride) {
+  constexpr int64_t wide = value_strips * lanes;
   int64_t dim = 0;
-  for (; dim + 4 * lanes <= a.head_dim; dim += 4 * lanes)
-    add_values<T, Q, 4>(a, query, dim, values, weights, first, last, stride);
+  for (; dim + wide <= a.head_dim; dim += wide)
+    add_values<T, Q, value_strips>(a, query, dim, values, weights, first, last, stride);
   for (; dim < a.head_dim; dim += lanes)
     add_values<T, Q, 1>(a, query, dim, values, weights, first, last, stride);
 }

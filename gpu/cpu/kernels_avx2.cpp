@@ -30,6 +30,7 @@ struct Float8 {
 constexpr int row_tile = 4;  // rows of activations that share an unpacked tile's registers
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 2;  // times 16 keys at once in attention
+constexpr int value_strips = 2;  // times 16 dimensions
 constexpr int query_tile = 3;    // queries that share the keys in registers
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
@@ -125,25 +126,45 @@ void store_int8(int8_t* p, Vi x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 
-__m256i dot_half(__m256i sum, __m256i w, __m256i x) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
-}
 __m256i four_everywhere(const int8_t* x) {
   int32_t four;
   __builtin_memcpy(&four, x, 4);
   return _mm256_set1_epi32(four);
 }
-/// Pairs are added in 16 bits, which saturate: w must be below 128, as 6 bits and fewer are.
-Vi dot(Vi sum, Vw w, const int8_t* x) {
-  const __m256i v = four_everywhere(x);
-  return {dot_half(sum.a, w.a, v), dot_half(sum.b, w.b, v)};
+/// How many sums of two products of weights up to weight_max and activations down to -128 fit into 16 bits.
+/// Of signed weights, |w| times x with the sign of w, one does.
+constexpr int narrow_steps(int weight_max) { return weight_max == 0 ? 1 : 32767 / (2 * 128 * weight_max); }
+template <int weight_max>
+__m256i two_products(__m256i w, __m256i x) {
+  return weight_max == 0 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+                         : _mm256_maddubs_epi16(w, x);
 }
-/// |w| times x with the sign of w: 2 · 128 · 127 fits.
-Vi dot_signed(Vi sum, Vw w, const int8_t* x) {
-  const __m256i v = four_everywhere(x);
-  return {dot_half(sum.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(v, w.a)),
-          dot_half(sum.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(v, w.b))};
+/// Adds the products of `steps` times four columns of weights and of R rows of activations. As many as fit
+/// are added in 16 bits first.
+template <int weight_max, int steps, int R>
+[[gnu::always_inline]] inline void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+  constexpr int fit = narrow_steps(weight_max), narrow = fit < steps ? fit : steps;
+  static_assert(steps % narrow == 0);
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+  for (int from = 0; from < steps; from += narrow) {
+    __m256i a[R], b[R];
+#pragma GCC unroll 8
+    for (int t = from; t < from + narrow; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m256i v = four_everywhere(x + r * stride + 4 * t);
+        const __m256i low = two_products<weight_max>(w[t].a, v), high = two_products<weight_max>(w[t].b, v);
+        a[r] = t == from ? low : _mm256_add_epi16(a[r], low);
+        b[r] = t == from ? high : _mm256_add_epi16(b[r], high);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      sum[r].a = _mm256_add_epi32(sum[r].a, _mm256_madd_epi16(a[r], ones));
+      sum[r].b = _mm256_add_epi32(sum[r].b, _mm256_madd_epi16(b[r], ones));
+    }
+  }
 }
 constexpr int32_t signed_offset = 0;
 Vw prepare_signed(Vw x) { return x; }

@@ -30,6 +30,7 @@ struct Float8 {
 constexpr int row_tile = 8;  // rows of activations that share an unpacked tile's registers
 constexpr int float_outputs = 4, float_rows = 4;
 constexpr int score_strips = 4;  // times 16 keys at once in attention
+constexpr int value_strips = 4;  // times 16 dimensions
 constexpr int query_tile = 6;    // queries that share the keys in registers
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
@@ -109,7 +110,15 @@ Vi dot(Vi sum, Vw w, const int8_t* x) {
 /// off.
 constexpr int32_t signed_offset = 128;
 Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
-Vi dot_signed(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+/// Adds the products of `steps` times four columns of weights and of R rows of activations.
+template <int weight_max, int steps, int R>
+[[gnu::always_inline]] inline void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+#pragma GCC unroll 8
+  for (int t = 0; t < steps; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], w[t], x + r * stride + 4 * t);
+  }
+}
 Vi as_ints(Vw x) { return {x.v}; }
 /// Each byte moved to the right, or to the left if negative; mask leaves nothing of the byte beside it.
 template <int right, int mask>

@@ -1,8 +1,12 @@
 // How the blocks of each quantised type become bytes in lanes; lane = output. Part of kernels.inl.
 //
 // A format F says: `bytes` of `blocks` blocks of 32 columns that are stored together; `offset`, what the
-// bytes in lanes are above the weights they stand for; whether there is a `minimum`; and the number of
-// `scales` of a block. F::unpack reads them for 16 rows of weights, `stride` bytes apart.
+// bytes in lanes are above the weights they stand for; the largest such byte, `weight_max`; whether there is
+// a `minimum`; and the number of `scales` of a block. F::unpack reads them for 16 rows of weights, `stride`
+// bytes apart.
+
+/// Of bytes that prepare_signed() made, which are signed where the instruction set can take that.
+constexpr int signed_weights = 0;
 
 /// One block of 32 columns of 16 outputs. w[t] holds columns 4t … 4t + 3 as bytes. With two scales, d is that
 /// of the first 16 columns and m that of the others.
@@ -20,7 +24,7 @@ struct Q41 {
   static constexpr int32_t offset = 0;
   static constexpr bool minimum = true;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+  static constexpr int weight_max = 15;
   [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block* out) {
     const Vi header = load_rows_u32(p, stride);
     out->d = half_low(header);
@@ -53,7 +57,7 @@ struct Q40 {
   static constexpr int32_t offset = 8;
   static constexpr bool minimum = false;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+  static constexpr int weight_max = 15;
   [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block* out) {
     out->d = half_low(load_rows_u32(p, stride));
     Vw nibbles[4];
@@ -68,7 +72,7 @@ struct Iq4Nl {
   static constexpr int32_t offset = signed_offset;
   static constexpr bool minimum = false;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot_signed(sum, w, x); }
+  static constexpr int weight_max = signed_weights;
   [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block* out) {
     Q40::unpack(p, stride, out);
 #pragma GCC unroll 8
@@ -81,7 +85,7 @@ struct Q80 {
   static constexpr int32_t offset = signed_offset;
   static constexpr bool minimum = false;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot_signed(sum, w, x); }
+  static constexpr int weight_max = signed_weights;
   [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block* out) {
     out->d = half_low(load_rows_u32(p, stride));
     load_rows_16_bytes(p + 2, stride, out->w);
@@ -116,7 +120,7 @@ struct Q4K {
   static constexpr int32_t offset = 0;
   static constexpr bool minimum = true;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+  static constexpr int weight_max = 15;
   [[gnu::always_inline]] static void unpack(const std::byte* p, int64_t stride, Block* out) {
     unpack_scales(p, stride, out);
     for (int i = 0; i < 8; i += 2) {
@@ -135,7 +139,7 @@ struct Q5K {
   static constexpr int32_t offset = 0;
   static constexpr bool minimum = true;
   static constexpr int scales = 1;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+  static constexpr int weight_max = 31;
   template <int i>
   [[gnu::always_inline]] static void unpack_two(const std::byte* p, int64_t stride, const Vw* top,
                                                 Block* out) {
@@ -163,7 +167,7 @@ struct Q6K {
   static constexpr int32_t offset = 32;
   static constexpr bool minimum = false;
   static constexpr int scales = 2;
-  static Vi product(Vi sum, Vw w, const int8_t* x) { return dot(sum, w, x); }
+  static constexpr int weight_max = 63;
   /// The 4 blocks of a half: low and high halves of 64 nibbles, each with its two of the eight top bits.
   [[gnu::always_inline]] static void unpack_half(const std::byte* nibbles, const std::byte* tops,
                                                  int64_t stride, Block* out) {

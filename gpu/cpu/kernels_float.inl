@@ -51,40 +51,42 @@ template <class T, int O, int R>
   if (c < columns) add_lanes<false>(strip, v, stride, c, columns - c, acc);
 }
 
-void store_output(const Product& p, int64_t row, int64_t output, Vf acc) {
-  float* out = p.out + row * p.outputs + output;
-  const float product = sum_lanes(acc), sum = p.bias ? product + p.bias[output] : product;
-  if (p.gate)
-    store_part(out, mul(silu(splat(*out)), splat(sum)), 1);
-  else
-    *out = sum;
+/// Products of rows with 16 outputs, one row after the other, until store_outputs takes them.
+struct Results {
+  alignas(64) float values[strip_rows][output_tile] = {};
+};
+
+void store_results(const Product& p, int64_t first, int64_t row, int64_t rows, const Results& results) {
+  for (int64_t r = 0; r < rows; ++r) store_outputs(p, row + r, first, results.values[r]);
 }
 
-/// O outputs times R rows against weights as stored.
+/// O outputs from `first` + o on times R rows against weights as stored.
 template <class T, int O, int R>
-void tile_float_as_stored(const Product& p, int64_t first, const Activations& x, int64_t row,
-                          const std::byte* ahead) {
-  const T* w = reinterpret_cast<const T*>(p.weights + first * p.row_bytes);
+void tile_float_as_stored(const Product& p, int64_t first, int64_t o, const Activations& x, int64_t row,
+                          const std::byte* ahead, Results& results) {
+  const T* w = reinterpret_cast<const T*>(p.weights + (first + o) * p.row_bytes);
   Vf acc[O][R];
 #pragma GCC unroll 4
-  for (int o = 0; o < O; ++o) {
+  for (int i = 0; i < O; ++i) {
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) acc[o][r] = splat(0);
+    for (int r = 0; r < R; ++r) acc[i][r] = splat(0);
   }
   add_columns<T, O, R>({w, x.columns, ahead}, x.values + row * x.columns, x.columns, x.columns, acc);
 #pragma GCC unroll 4
-  for (int o = 0; o < O; ++o) {
+  for (int i = 0; i < O; ++i) {
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) store_output(p, row + r, first + o, acc[o][r]);
+    for (int r = 0; r < R; ++r) results.values[row + r][o + i] = sum_lanes(acc[i][r]);
   }
 }
 
 template <class T, int O>
-void tile_float_as_stored(const Product& p, int64_t first, const Activations& x, const std::byte* ahead) {
+void tile_float_as_stored(const Product& p, int64_t first, int64_t o, const Activations& x,
+                          const std::byte* ahead, Results& results) {
   int64_t row = 0;
   for (; row + float_rows <= x.rows; row += float_rows, ahead = nullptr)
-    tile_float_as_stored<T, O, float_rows>(p, first, x, row, ahead);
-  for (; row < x.rows; ++row, ahead = nullptr) tile_float_as_stored<T, O, 1>(p, first, x, row, ahead);
+    tile_float_as_stored<T, O, float_rows>(p, first, o, x, row, ahead, results);
+  for (; row < x.rows; ++row, ahead = nullptr)
+    tile_float_as_stored<T, O, 1>(p, first, o, x, row, ahead, results);
 }
 
 /// Few rows: each weight is used as soon as it is widened.
@@ -92,53 +94,62 @@ template <class T>
 void linear_float_as_stored(const Product& p, int64_t first, int64_t last, const Activations& x) {
   constexpr int64_t outputs = 4;
   const std::byte* end = p.weights + last * p.row_bytes;
-  int64_t o = first;
-  for (; o + outputs <= last; o += outputs) {
-    const std::byte* ahead = p.weights + (o + outputs) * p.row_bytes;
-    if (ahead >= end) ahead = p.next;
-    tile_float_as_stored<T, outputs>(p, o, x, ahead);
+  Results results;
+  for (int64_t tile = first; tile < last; tile += output_tile) {
+    const int64_t count = last - tile < output_tile ? last - tile : output_tile;
+    int64_t o = 0;
+    for (; o + outputs <= count; o += outputs) {
+      const std::byte* ahead = p.weights + (tile + o + outputs) * p.row_bytes;
+      if (ahead >= end) ahead = p.next;
+      tile_float_as_stored<T, outputs>(p, tile, o, x, ahead, results);
+    }
+    for (; o < count; ++o) tile_float_as_stored<T, 1>(p, tile, o, x, nullptr, results);
+    store_results(p, tile, 0, x.rows, results);
   }
-  for (; o < last; ++o) tile_float_as_stored<T, 1>(p, o, x, nullptr);
 }
 
-/// O outputs times R rows of one strip: sums come from the strip before and go to the next, or out.
+/// What a strip's weights are multiplied with, and where its sums wait for the next strip.
+struct StripRows {
+  const float* values;  // [rows, columns] from the strip's first column on
+  int64_t stride;
+  int64_t columns;   // of the strip
+  bool first, last;  // of the strips
+  float* sums;       // [output_tile, strip_rows, lanes]
+  Results& results;
+};
+
+/// Outputs [o, o + O) times rows [r, r + R) of one strip: sums come from the strip before and go to the next,
+/// or out.
 template <int O, int R>
-void tile_float_strip(const Product& p, int64_t output, const Activations& x, int64_t row, int64_t column,
-                      const Strip<float>& strip, float* sums) {
-  const int64_t left = x.columns - column;
-  const int64_t columns = left < strip_columns ? left : strip_columns;
+void tile_float_strip(const float* widened, int64_t o, int64_t r, const StripRows& x) {
+  float* const sums = x.sums + (o * strip_rows + r) * lanes;
   Vf acc[O][R];
 #pragma GCC unroll 4
-  for (int o = 0; o < O; ++o) {
+  for (int i = 0; i < O; ++i) {
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-      acc[o][r] = column == 0 ? splat(0) : load(sums + (o * strip_rows + r) * lanes);
+    for (int j = 0; j < R; ++j) acc[i][j] = x.first ? splat(0) : load(sums + (i * strip_rows + j) * lanes);
   }
-  add_columns<float, O, R>(strip, x.values + row * x.columns + column, x.columns, columns, acc);
+  const Strip<float> strip{widened + o * strip_columns, strip_columns, nullptr};
+  add_columns<float, O, R>(strip, x.values + r * x.stride, x.stride, x.columns, acc);
 #pragma GCC unroll 4
-  for (int o = 0; o < O; ++o) {
+  for (int i = 0; i < O; ++i) {
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      if (columns < left)
-        store(sums + (o * strip_rows + r) * lanes, acc[o][r]);
+    for (int j = 0; j < R; ++j) {
+      if (x.last)
+        x.results.values[r + j][o + i] = sum_lanes(acc[i][j]);
       else
-        store_output(p, row + r, output + o, acc[o][r]);
+        store(sums + (i * strip_rows + j) * lanes, acc[i][j]);
     }
   }
 }
 
 /// R rows times all outputs of the strip, which the first cache holds beside those rows.
 template <int R>
-void rows_of_strip(const Product& p, int64_t tile, int64_t outputs, const Activations& x, int64_t row,
-                   int64_t column, const float* widened, float* sums) {
+void rows_of_strip(const float* widened, int64_t outputs, int64_t r, const StripRows& x) {
   int64_t o = 0;
   for (; o + float_outputs <= outputs; o += float_outputs)
-    tile_float_strip<float_outputs, R>(p, tile + o, x, row, column,
-                                       {widened + o * strip_columns, strip_columns, nullptr},
-                                       sums + o * strip_rows * lanes);
-  for (; o < outputs; ++o)
-    tile_float_strip<1, R>(p, tile + o, x, row, column, {widened + o * strip_columns, strip_columns, nullptr},
-                           sums + o * strip_rows * lanes);
+    tile_float_strip<float_outputs, R>(widened, o, r, x);
+  for (; o < outputs; ++o) tile_float_strip<1, R>(widened, o, r, x);
 }
 
 /// Many rows: 16 outputs are widened strip by strip, and each strip serves all rows.
@@ -147,6 +158,7 @@ void linear_float_in_strips(const Product& p, int64_t first, int64_t last, const
                             std::byte* scratch) {
   float* widened = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
   float* sums = widened + output_tile * strip_columns;  // [outputs, strip_rows, lanes]
+  Results results;
   for (int64_t tile = first; tile < last; tile += output_tile) {
     const int64_t outputs = last - tile < output_tile ? last - tile : output_tile;
     for (int64_t row = 0; row < x.rows; row += strip_rows) {
@@ -159,12 +171,18 @@ void linear_float_in_strips(const Product& p, int64_t first, int64_t last, const
             store(widened + o * strip_columns + c,
                   columns - c < lanes ? load_part(from + c, columns - c) : load(from + c));
         }
+        const StripRows strip{x.values + row * x.columns + column,
+                              x.columns,
+                              columns,
+                              column == 0,
+                              columns == left,
+                              sums,
+                              results};
         int64_t r = 0;
-        for (; r + float_rows <= rows; r += float_rows)
-          rows_of_strip<float_rows>(p, tile, outputs, x, row + r, column, widened, sums + r * lanes);
-        for (; r < rows; ++r)
-          rows_of_strip<1>(p, tile, outputs, x, row + r, column, widened, sums + r * lanes);
+        for (; r + float_rows <= rows; r += float_rows) rows_of_strip<float_rows>(widened, outputs, r, strip);
+        for (; r < rows; ++r) rows_of_strip<1>(widened, outputs, r, strip);
       }
+      store_results(p, tile, row, rows, results);
     }
   }
 }

@@ -25,11 +25,7 @@ inline __attribute__((always_inline)) void add_block(const Block& w, const Activ
       const int32_t* sums = F::scales == 1 ? x.sum : part == 0 ? x.sum_low : x.sum_high;
       sum[r] = splat_int(F::offset ? start_of(F::offset, sums[i]) : 0);
     }
-#pragma GCC unroll 8
-    for (int t = part * dwords; t < (part + 1) * dwords; ++t) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sum[r] = F::product(sum[r], w.w[t], q + r * x.columns + 4 * t);
-    }
+    add_products<F::weight_max, dwords>(w.w + part * dwords, q + 4 * part * dwords, x.columns, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const int64_t i = (row + r) * blocks + b;
@@ -39,12 +35,12 @@ inline __attribute__((always_inline)) void add_block(const Block& w, const Activ
   }
 }
 
-void store_outputs(const Product& p, int64_t row, int64_t first, Vf acc) {
-  float* out = p.out + row * p.outputs + first;
-  const int64_t n = p.outputs - first;
-  if (p.bias) acc = add(acc, n < lanes ? load_part(p.bias + first, n) : load(p.bias + first));
-  if (p.gate) acc = mul(silu(n < lanes ? load_part(out, n) : load(out)), acc);
-  n < lanes ? store_part(out, acc, n) : store(out, acc);
+template <int R>
+[[gnu::always_inline]] inline void store_rows(const Product& p, int64_t row, int64_t first, Vf (&acc)[R]) {
+  alignas(64) float sums[R][lanes];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) store(sums[r], acc[r]);
+  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, sums[r]);
 }
 
 /// R rows against weights as stored: unpacked on the way, used once. `ahead` is fetched meanwhile, as many
@@ -74,8 +70,7 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
     F::unpack(tile + at, stride, w);
     for (int i = 0; i < F::blocks; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
+  store_rows<R>(p, row, first, acc);
 }
 
 /// R rows against a tile that was unpacked before; `ahead` as above.
@@ -94,8 +89,7 @@ void tile_unpacked(const Product& p, int64_t first, const Block* tile, const std
   } else {
     for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, acc[r]);
+  store_rows<R>(p, row, first, acc);
 }
 
 /// The same for R rows or fewer.

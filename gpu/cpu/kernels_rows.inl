@@ -30,7 +30,7 @@ void quantize_row(const Activations& x, int64_t row) {
 
 /// e^x for finite x up to 88, 0 far below; Cody-Waite reduction and a Taylor polynomial, relative error <
 /// 3e-7.
-Vf vexp(Vf x) {
+[[gnu::always_inline]] inline Vf vexp(Vf x) {
   x = vmin(splat(88), vmax(splat(-87), x));
   const Vi n = round_to_int(mul(x, splat(1.44269504f)));
   const Vf k = to_float(n);
@@ -46,7 +46,18 @@ Vf vexp(Vf x) {
   return mul(p, power_of_two(n));
 }
 
-Vf silu(Vf x) { return divide(x, add(splat(1), vexp(sub(splat(0), x)))); }
+[[gnu::always_inline]] inline Vf silu(Vf x) { return divide(x, add(splat(1), vexp(sub(splat(0), x)))); }
+
+/// Outputs from `first` on of a row, up to 16: the product, or what gates it. Sums come through memory: as
+/// arguments of a call they would all have to leave their registers.
+[[gnu::noinline]] void store_outputs(const Product& p, int64_t row, int64_t first, const float* sums) {
+  float* out = p.out + row * p.outputs + first;
+  const int64_t n = p.outputs - first;
+  Vf acc = load(sums);
+  if (p.bias) acc = add(acc, n < lanes ? load_part(p.bias + first, n) : load(p.bias + first));
+  if (p.gate) acc = mul(silu(n < lanes ? load_part(out, n) : load(out)), acc);
+  n < lanes ? store_part(out, acc, n) : store(out, acc);
+}
 
 /// h may be nullptr: only the sum is wanted then.
 void add_norm(float* x, const float* delta, const float* w, float eps, float* h, int64_t width) {

@@ -33,6 +33,7 @@ struct Float8 {
 constexpr int row_tile = 4;
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int score_strips = 1;
+constexpr int value_strips = 1;  // times 16 dimensions
 constexpr int query_tile = 2;
 constexpr int64_t prefetch_bytes = 0;
 
@@ -159,6 +160,16 @@ Vw prepare_signed(Vw x) { return x; }
     for (int i = 0; i < 4; ++i) s += static_cast<int8_t>(w.v[l][i]) * x[i];
     return s;
   });
+}
+/// Adds the products of `steps` times four columns of weights and of R rows of activations.
+template <int weight_max, int steps, int R>
+void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+  for (int t = 0; t < steps; ++t) {
+    for (int r = 0; r < R; ++r) {
+      const int8_t* four = x + r * stride + 4 * t;
+      sum[r] = weight_max == 0 ? dot_signed(sum[r], w[t], four) : dot(sum[r], w[t], four);
+    }
+  }
 }
 Vi as_ints(Vw x) {
   Vi out;
