@@ -95,9 +95,9 @@ constexpr uint64_t drawn_unit(uint64_t word, uint64_t total) { return multiply_h
 /// ln(mass / mass_of_best) in units of 2^-32, to 2 of them; mass ≥ mass_of_best. A bit of the base-2
 /// logarithm for each squaring.
 constexpr uint64_t log_of(uint64_t mass) {
-  constexpr uint64_t ln2 = 0xB17217F7D1CF79AB;  // · 2^64
+  constexpr uint64_t ln2 = 0xB17217F7D1CF79AB;   // · 2^64
   const int whole = 63 - __builtin_clzll(mass);  // nvcc 13 makes 64 of std::countl_zero, always
-  uint64_t mantissa = mass << (63 - whole);  // in [1, 2), in units of 2^-63
+  uint64_t mantissa = mass << (63 - whole);      // in [1, 2), in units of 2^-63
   uint64_t log2 = static_cast<uint64_t>(whole - mass_bits);
   for (int bit = 0; bit < 32; bit++) {
     mantissa = multiply_high(mantissa, mantissa);  // in [1, 4), in units of 2^-62

@@ -129,8 +129,7 @@ BOOST_AUTO_TEST_CASE(seven_hundred_gigabytes_are_inspected_without_reading_them)
   const uint64_t bytes = write_sparse_deepseek_v3(folder.path());
   BOOST_TEST(bytes > 670'000'000'000u);
   Inspection found;
-  test::takes_about("opening and inspecting", 1,
-                    [&] { found = inspect(*Checkpoint::open(folder.path())); });
+  test::takes_about("opening and inspecting", 1, [&] { found = inspect(*Checkpoint::open(folder.path())); });
   BOOST_TEST(found.prediction_parameters == 7168u * 14336);
   BOOST_TEST(found.layer_bytes.size() == 61u);
   BOOST_TEST(std::accumulate(found.layer_bytes.begin(), found.layer_bytes.end(), uint64_t{0}) < found.bytes);
