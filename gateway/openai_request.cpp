@@ -49,9 +49,9 @@ std::vector<model::Message> messages_of(const Fields& f) {
     if (role == "developer") role = "system";  // OpenAI's newer name for it
     if (role != "system" && role != "user" && role != "assistant")
       message.refuse("role", "must be system, developer, user or assistant");
-    std::string content = content_of(message);
-    if (item.get_object().size() > 2) check_further_fields(message);  // than these two
-    messages.push_back({std::move(role), std::move(content)});
+    const bool plain = item.get_object().size() == 2 && item.get_object().contains("content");  // as most are
+    if (!plain) check_further_fields(message);
+    messages.push_back({std::move(role), content_of(message)});
   }
   return messages;
 }

@@ -54,8 +54,8 @@ class CpuDevice final : public Device {
   std::unique_ptr<Backend> backend_;
   StageShape shape_;
   const int threads_;
-  std::optional<StagePlace>
-      place_;  // of one thread: a stage with more has all cores, or leaves them to the system
+  // Of a stage with one thread: one with more has all cores, or leaves them to the system.
+  std::optional<StagePlace> place_;
   uint64_t weight_bytes_ = 0;
   Forward forward_;
   std::optional<BlockTables> tables_;

@@ -88,7 +88,8 @@ class Conversation {
   }
 
   Meter& meter_;
-  size_t place_ = 0;  // of the message under way, as are
+  // Of the message under way.
+  size_t place_ = 0;
   Entries entries_;
   std::deque<std::pair<std::string_view, Value>> words_;
 };

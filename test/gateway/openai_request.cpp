@@ -251,6 +251,9 @@ BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
           "messages[0].content[0].type");
   refuses(with(R"([{"role":"user","content":[{"type":"text"}]}])"), "messages[0].content[0].text");
   refuses(with(R"([{"role":"assistant","content":"x","tool_calls":[{}]}])"), "messages[0].tool_calls");
+  // The reason, not that calls come without a content.
+  refuses(with(R"([{"role":"assistant","content":null,"tool_calls":[{}]}])"), "messages[0].tool_calls");
+  refuses(with(R"([{"role":"assistant","tool_calls":[{}]}])"), "messages[0].tool_calls");
   refuses(with(R"([{"role":"user","content":"x","name":7}])"), "messages[0].name");
   const auto r = good(
       with(R"([{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"));
