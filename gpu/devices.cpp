@@ -3,34 +3,54 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
+#include <optional>
 #include <string>
 
 #include "gpu/backend.hpp"
 #include "gpu/cpu/kernels.hpp"
+#include "gpu/cuda_device.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gpu {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> names{"auto", "cpu", "cpu-reference", "cuda", "cuda:N"};
-constexpr std::string_view gpu_prefix = "cuda:";
+constexpr std::array<std::string_view, 7> names{"auto",   "cpu",      "cpu-reference", "cuda",
+                                                "cuda:N", "cuda-f32", "cuda-f32:N"};
+constexpr std::string_view gpu_prefix = "cuda", float_suffix = "-f32";
 constexpr size_t gpu_digits_max = 3;
 
-bool is_gpu(std::string_view name) {
-  if (name == "cuda") return true;
-  if (!name.starts_with(gpu_prefix)) return false;
-  const std::string_view number = name.substr(gpu_prefix.size());
-  return !number.empty() && number.size() <= gpu_digits_max &&
-         std::ranges::all_of(number, [](unsigned char c) { return std::isdigit(c) != 0; });
+/// What a GPU's name says; nothing: it is none.
+std::optional<cuda::OpenOptions> parse_gpu(std::string_view name) {
+  cuda::OpenOptions options;
+  if (!name.starts_with(gpu_prefix)) return std::nullopt;
+  name.remove_prefix(gpu_prefix.size());
+  if (name.starts_with(float_suffix)) {
+    name.remove_prefix(float_suffix.size());
+    options.activations = cuda::Activations::f32;
+  }
+  if (name.empty()) return options;
+  if (name.front() != ':') return std::nullopt;
+  name.remove_prefix(1);
+  if (name.empty() || name.size() > gpu_digits_max ||
+      !std::ranges::all_of(name, [](unsigned char c) { return std::isdigit(c) != 0; }))
+    return std::nullopt;
+  std::from_chars(name.data(), name.data() + name.size(), options.ordinal);
+  return options;
 }
 
 [[noreturn]] void refuse(std::string_view name, const std::string& why, const std::string& mend) {
   throw InputError(why, "backend \"" + std::string(name) + "\"", mend);
 }
 
-DeviceFactory gpu_named(std::string_view name) {
-  refuse(name, "this build of Convoy computes on the CPU alone", "use \"auto\" or \"cpu\"");
+/// The first card, if there is one that works.
+std::optional<DeviceFactory> first_gpu() {
+  try {
+    return cuda_device(CudaLibrary::load(), {});
+  } catch (const InputError&) {
+    return std::nullopt;  // this machine has none: nothing was asked for that it should have
+  }
 }
 
 }  // namespace
@@ -38,11 +58,14 @@ DeviceFactory gpu_named(std::string_view name) {
 std::span<const std::string_view> device_names() { return names; }
 
 bool is_device_name(std::string_view name) {
-  return name == "auto" || name == "cpu" || name == "cpu-reference" || is_gpu(name);
+  return name == "auto" || name == "cpu" || name == "cpu-reference" || parse_gpu(name);
 }
 
 DeviceFactory device_named(std::string_view name, int threads) {
-  if (name == "auto") name = best_kernels() ? "cpu" : "cpu-reference";
+  if (name == "auto") {
+    if (auto gpu = first_gpu()) return *gpu;
+    name = best_kernels() ? "cpu" : "cpu-reference";
+  }
   if (name == "cpu-reference") return cpu_device(Kernels::reference, threads);
   if (name == "cpu") {
     if (!best_kernels())
@@ -50,7 +73,7 @@ DeviceFactory device_named(std::string_view name, int threads) {
              "use \"cpu-reference\", which is slow");
     return cpu_device(Kernels::fast, threads);
   }
-  if (is_gpu(name)) return gpu_named(name);
+  if (const auto options = parse_gpu(name)) return cuda_device(CudaLibrary::load(), *options);
   std::string known;
   for (const std::string_view n : names) known += (known.empty() ? "\"" : ", \"") + std::string(n) + '"';
   refuse(name, "there is no such device", "known: " + known);

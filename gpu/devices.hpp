@@ -9,7 +9,8 @@
 
 namespace convoy::gpu {
 
-/// What may be said, for help and error messages: "auto", "cpu", "cpu-reference", "cuda" or "cuda:N".
+/// What may be said, for help and error messages: "auto", "cpu", "cpu-reference", "cuda" or "cuda:N", and
+/// "cuda-f32" or "cuda-f32:N", which keeps activations in float32 and uses no tensor cores.
 std::span<const std::string_view> device_names();
 /// Whether it is one of these, N a number. Says nothing of this machine.
 bool is_device_name(std::string_view name);

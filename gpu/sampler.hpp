@@ -6,7 +6,6 @@
 // left. Equal logits rank by the lower id. Log-probabilities are of the raw logits. The distribution is made
 // of integers (gpu/sampling_mass.hpp, docs/decisions/0013), so that all devices pick the same token.
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -15,6 +14,7 @@
 #include <string_view>
 
 #include "gpu/backend.hpp"
+#include "gpu/philox.hpp"
 
 namespace convoy::gpu {
 
@@ -36,12 +36,5 @@ SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::by
 
 /// Why the parameters cannot be used with a vocabulary of that size; nothing if they can.
 std::optional<std::string> refuse_sampling(const model::Sampling& sampling, int64_t vocab);
-
-/// Philox4x32-10: four random words of a counter and a key (Salmon, Moraes, Dror, Shaw: "Parallel random
-/// numbers: as easy as 1, 2, 3", SC 2011).
-std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
-
-/// 64 random bits, decided by seed and position alone.
-uint64_t random_word(uint64_t seed, uint64_t position);
 
 }  // namespace convoy::gpu

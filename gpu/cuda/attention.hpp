@@ -1,0 +1,32 @@
+#pragma once
+// Causal attention over the paged cache; the step's own rows are already in it. Of grouped queries, or of
+// queries in the latents' space (absorbed), where an entry's first `latent` values are its value too.
+// A row's positions are cut into parts at absolute positions, so that a row's bits depend on its own length
+// alone, whether one block walks over all parts or each part has its own.
+
+#include "gpu/cuda/elementwise.hpp"
+
+namespace convoy::cuda {
+
+struct Attention {
+  const float* q = nullptr;  // of a row and a head: q + row · q_pitch + head · key_width
+  int64_t q_pitch = 0;
+  int32_t heads = 0, kv_heads = 0;         // latent: kv_heads = 1
+  int32_t key_width = 0, value_width = 0;  // of a head; latent: of an entry, and of its latent
+  float scale = 0;
+  bool latent = false;
+  CacheStream keys, values;  // latent: keys alone
+  Rows out;                  // [rows, heads, value_width]
+  RowRange rows;
+
+  int32_t part_tokens = 0;  // a multiple of kv_block_tokens
+  /// How many blocks share a row's parts: 1, or as many as the longest row may have.
+  int32_t parts = 1;
+  float* partial = nullptr;  // [rows, heads, parts, value_width + 2], where parts > 1
+};
+void attend(const Attention& attention, const RowTables& tables, cudaStream_t stream);
+
+/// The widest heads, and the widest entries of latents, that there are kernels for.
+inline constexpr int head_dim_max = 256, latent_max = 512, latent_rope_max = 64;
+
+}  // namespace convoy::cuda

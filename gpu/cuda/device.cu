@@ -1,0 +1,271 @@
+#include "gpu/cuda/device.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <string_view>
+#include <thread>
+
+#include "gpu/kv_block.hpp"
+
+namespace convoy::cuda {
+namespace {
+
+using std::to_string;
+
+/// Buckets of more rows are launched one by one: their kernels take longer than their launches.
+constexpr int graph_rows_max = 256;
+/// Left to the driver: graphs, stacks of kernels, pages that allocations are rounded up to.
+constexpr uint64_t memory_reserve_bytes = uint64_t{1} << 30;
+/// Captured at most; further ones are launched one by one.
+constexpr size_t graphs_max = 128;
+
+std::string version(int of_cuda) { return to_string(of_cuda / 1000) + "." + to_string(of_cuda % 1000 / 10); }
+
+/// Machine code of an architecture runs on later cards of its generation, of one with an "a" on none but its
+/// own.
+bool has_code_for(std::string_view architectures, int major, int minor) {
+  while (!architectures.empty()) {
+    const size_t end = std::min(architectures.find(' '), architectures.size());
+    std::string_view one = architectures.substr(0, end);
+    architectures.remove_prefix(std::min(end + 1, architectures.size()));
+    if (one.empty()) continue;
+    const bool own = one.back() == 'a';
+    if (own) one.remove_suffix(1);
+    int number = 0;
+    std::from_chars(one.data(), one.data() + one.size(), number);
+    if (number / 10 == major && (own ? number % 10 == minor : number % 10 <= minor)) return true;
+  }
+  return false;
+}
+
+void refuse_above(const char* what, int64_t value, int64_t max) {
+  if (value > max)
+    throw refusal(std::string(what) + " of " + to_string(value), "model",
+                  "on a CUDA device at most " + to_string(max) + " is supported; run it on a CPU");
+}
+
+void check_shape(const StageShape& s) {
+  if (s.has_latent) {
+    refuse_above("a latent width", s.latent.latent, latent_max);
+    refuse_above("a rotated width", s.latent.rope, latent_rope_max);
+    refuse_above("a head's width", std::max(s.latent.nope, s.latent.value), head_columns_max);
+  } else {
+    refuse_above("a head's width", s.head_dim, head_dim_max);
+  }
+  if (s.has_experts) {
+    refuse_above("a number of experts", s.routing.experts, experts_max);
+    refuse_above("a number of experts of a token", s.routing.chosen, experts_chosen_max);
+  }
+}
+
+}  // namespace
+
+void check_card(int ordinal) {
+  int driver = 0, runtime = 0, cards = 0;
+  check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  if (driver == 0) throw refusal("there is no NVIDIA driver", "CUDA", "install one, or use backend \"cpu\"");
+  const cudaError_t counted = cudaGetDeviceCount(&cards);
+  if (counted == cudaErrorInsufficientDriver)
+    throw refusal("the driver knows CUDA " + version(driver) + ", this build needs " + version(runtime),
+                  "CUDA", "update the NVIDIA driver");
+  if (counted == cudaErrorNoDevice || (counted == cudaSuccess && cards == 0))
+    throw refusal("there is no GPU", "CUDA", "see what nvidia-smi says, or use backend \"cpu\"");
+  check(counted, "cudaGetDeviceCount");
+  if (ordinal < 0 || ordinal >= cards)
+    throw refusal("there is no GPU " + to_string(ordinal), "CUDA",
+                  "this machine has GPUs 0 to " + to_string(cards - 1) + "; or use backend \"cpu\"");
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal), "cudaDeviceGetAttribute");
+  if (!has_code_for(CONVOY_CUDA_ARCHITECTURES, major, minor))
+    throw refusal("GPU " + to_string(ordinal) + " has compute capability " + to_string(major) + "." +
+                      to_string(minor) + "; this library was built for " CONVOY_CUDA_ARCHITECTURES,
+                  "CUDA", "build it with CONVOY_CUDA_ARCHITECTURES=" + to_string(10 * major + minor));
+}
+
+CudaDevice::CudaDevice(const OpenOptions& options, const StageShape& shape)
+    : options_(options), shape_((check_shape(shape), shape)), forward_(shape, options) {}
+
+CudaDevice::~CudaDevice() {
+  if (!stream_) return;  // nothing was taken of the card, or at most weights
+  cudaSetDevice(options_.ordinal);
+  cudaStreamSynchronize(stream_);
+  for (Flight& flight : flights_)
+    if (flight.done) cudaEventDestroy(flight.done);
+  graphs_.clear();
+  cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::enter() const { check(cudaSetDevice(options_.ordinal), "cudaSetDevice"); }
+
+Facts CudaDevice::facts() const {
+  Facts facts{.depth = depth, .feeds_back = true};
+  std::snprintf(facts.variant, sizeof facts.variant, "cuda-%s%s integer-masses",
+                options_.activations == Activations::bf16 ? "bf16" : "f32",
+                shape_.deterministic ? "-deterministic" : "");
+  return facts;
+}
+
+Needs CudaDevice::needs(const DeviceLimits& limits) const {
+  Needs needs = Forward(shape_, options_).needs(limits);
+  needs.weight_bytes = forward_.weight_bytes();
+  return needs;
+}
+
+uint64_t CudaDevice::memory_bytes() const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free > memory_reserve_bytes ? free - memory_reserve_bytes : 0;
+}
+
+void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations) {
+  limits_ = limits;
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+  forward_.prepare(limits, rotations);
+  const StepCapacity capacity{limits.rows, limits.slots, gpu::kv_blocks_for(limits.context_tokens)};
+  tables_ = RowTableMemory(limits, capacity, shape_.last);
+  writer_.emplace(capacity);
+  const auto rows = static_cast<size_t>(limits.rows),
+             hidden = rows * static_cast<size_t>(shape_.hidden) * sizeof(float);
+  if (shape_.last) results_ = DeviceMemory(rows * sizeof(Sampled), "results");
+  for (Flight& flight : flights_) {
+    flight.step = PinnedMemory(static_cast<size_t>(capacity.bytes()));
+    if (!shape_.first) flight.in = PinnedMemory(hidden);
+    if (shape_.last)
+      flight.results = PinnedMemory(rows * sizeof(Sampled));
+    else
+      flight.out = PinnedMemory(hidden);
+    check(cudaEventCreateWithFlags(&flight.done, cudaEventDisableTiming), "cudaEventCreate");
+  }
+  warm_up();
+  check(cudaDeviceSynchronize(), "loading");
+}
+
+/// One step of every size without rows: kernels are loaded, and products of many rows find their algorithms,
+/// before anybody waits.
+void CudaDevice::warm_up() {
+  const auto all = limits_.rows;
+  for (int64_t rows = 1;; rows = std::min(2 * rows, all)) {
+    forward_.enqueue(forward_.bucket(rows, shape_.last ? rows : 0, 1), tables_.view(), results_.as<Sampled>(),
+                     stream_);
+    if (rows == all) return;
+  }
+}
+
+void CudaDevice::submit(const Step& step) {
+  Flight& flight = flights_[begun_ % depth];
+  assert(flight.state == Flight::State::free);
+  const StepHeader& header = writer_->write(step, shape_.last, flight.step.get());
+  flight.number = step.number, flight.rows = header.rows, flight.sampled = header.sampled;
+  flight.hidden_to = step.out, flight.logits_kept = false;
+  check(cudaMemcpyAsync(tables_.step(), flight.step.get(), static_cast<size_t>(header.bytes),
+                        cudaMemcpyHostToDevice, stream_),
+        "sending a step");
+  const size_t hidden = static_cast<size_t>(header.rows * shape_.hidden) * sizeof(float);
+  if (!shape_.first && hidden > 0) {
+    std::memcpy(flight.in.get(), step.in, hidden);
+    check(cudaMemcpyAsync(forward_.hidden(), flight.in.get(), hidden, cudaMemcpyHostToDevice, stream_),
+          "sending hidden states");
+  }
+  int64_t longest = 0;
+  for (uint64_t i = 0; i < step.sequence_count; i++)
+    longest = std::max(longest, step.sequences[i].first_position + step.sequences[i].rows);
+  const Bucket bucket = forward_.bucket(header.rows, header.sampled, longest);
+  if (step.keep_logits && header.sampled > 0)
+    run_keeping_logits(bucket, flight);
+  else
+    run(bucket);
+  if (!shape_.last && hidden > 0)
+    check(cudaMemcpyAsync(flight.out.get(), forward_.hidden(), hidden, cudaMemcpyDeviceToHost, stream_),
+          "fetching hidden states");
+  if (header.sampled > 0)
+    check(cudaMemcpyAsync(flight.results.get(), results_.as<Sampled>(),
+                          static_cast<size_t>(header.sampled) * sizeof(Sampled), cudaMemcpyDeviceToHost,
+                          stream_),
+          "fetching results");
+  check(cudaEventRecord(flight.done, stream_), "cudaEventRecord");
+  flight.state = Flight::State::running;
+  begun_++;
+}
+
+void CudaDevice::run(const Bucket& bucket) {
+  const bool captured = options_.graphs && bucket.rows <= graph_rows_max &&
+                        (graphs_.contains(bucket) || graphs_.size() < graphs_max);
+  if (!captured) return forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
+  Graph& graph = graphs_[bucket];
+  if (!graph.launches) {
+    cudaGraph_t launches = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    try {
+      forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &launches);
+      if (launches) cudaGraphDestroy(launches);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &launches), "cudaStreamEndCapture");
+    const cudaError_t made = cudaGraphInstantiate(&graph.launches, launches, 0);
+    cudaGraphDestroy(launches);
+    check(made, "cudaGraphInstantiate");
+  }
+  check(cudaGraphLaunch(graph.launches, stream_), "cudaGraphLaunch");
+}
+
+void CudaDevice::run_keeping_logits(const Bucket& bucket, Flight& flight) {
+  const size_t row = static_cast<size_t>(shape_.vocab) * sizeof(float),
+               all = static_cast<size_t>(flight.sampled) * row;
+  if (flight.logits.bytes() < all) flight.logits = PinnedMemory(all);
+  flight.logits_kept = true;
+  forward_.enqueue(
+      bucket, tables_.view(), results_.as<Sampled>(), stream_, [&](int first, int rows, const float* logits) {
+        const int64_t count = std::min<int64_t>(rows, flight.sampled - first);
+        if (count > 0)
+          check(cudaMemcpyAsync(flight.logits.get() + static_cast<size_t>(first) * row, logits,
+                                static_cast<size_t>(count) * row, cudaMemcpyDeviceToHost, stream_),
+                "fetching logits");
+      });
+}
+
+bool CudaDevice::next_done(int64_t wait_us, Done& done) {
+  if (given_out_ == begun_) return false;
+  Flight& flight = flights_[given_out_ % depth];
+  // A step takes milliseconds: look often at first, then leave the core to others in between.
+  constexpr auto looking = std::chrono::microseconds(200), pause = std::chrono::microseconds(20);
+  const auto begin = std::chrono::steady_clock::now();
+  for (;;) {
+    const cudaError_t state = cudaEventQuery(flight.done);
+    if (state == cudaSuccess) break;
+    if (state != cudaErrorNotReady) check(state, "a step");
+    const auto waited = std::chrono::steady_clock::now() - begin;
+    if (waited >= std::chrono::microseconds(wait_us)) return false;
+    if (waited > looking) std::this_thread::sleep_for(pause);
+  }
+  if (flight.hidden_to && flight.rows > 0)
+    std::memcpy(flight.hidden_to, flight.out.get(),
+                static_cast<size_t>(flight.rows * shape_.hidden) * sizeof(float));
+  done = {.number = flight.number,
+          .sampled = flight.results.as<Sampled>(),
+          .sampled_count = static_cast<uint64_t>(flight.sampled),
+          .logits = flight.logits_kept ? flight.logits.as<float>() : nullptr};
+  flight.state = Flight::State::given_out;
+  given_out_++;
+  return true;
+}
+
+void CudaDevice::release(uint64_t number) {
+  for (Flight& flight : flights_)
+    if (flight.state == Flight::State::given_out && flight.number == number)
+      flight.state = Flight::State::free;
+}
+
+void CudaDevice::reset() {
+  check(cudaStreamSynchronize(stream_), "ending steps");
+  for (Flight& flight : flights_) flight.state = Flight::State::free;
+  given_out_ = begun_;
+}
+
+}  // namespace convoy::cuda

@@ -1,0 +1,76 @@
+#pragma once
+// A layer range on one card: takes steps in order, two in flight, and gives results back. The host writes a
+// step's bytes into page-locked memory, one transfer carries them over, and the launches of its kind are
+// replayed as a graph. Waits for nothing in submit().
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "gpu/cuda/forward.hpp"
+#include "gpu/cuda/row_tables.hpp"
+
+namespace convoy::cuda {
+
+/// Throws Failure if there is no such card, or it is none that this library has machine code for.
+void check_card(int ordinal);
+
+class CudaDevice {
+ public:
+  /// Throws Failure for a shape that there are no kernels for. Takes nothing of the card.
+  CudaDevice(const OpenOptions& options, const StageShape& shape);
+  ~CudaDevice();
+  CudaDevice(const CudaDevice&) = delete;
+  CudaDevice& operator=(const CudaDevice&) = delete;
+
+  Facts facts() const;
+  Needs needs(const DeviceLimits& limits) const;
+  uint64_t memory_bytes() const;
+  void load(int64_t layer, std::span<const WeightRef> parts) { forward_.load(layer, parts); }
+  void prepare(const DeviceLimits& limits, const Rotations& rotations);
+  void submit(const Step& step);
+  bool next_done(int64_t wait_us, Done& done);
+  void release(uint64_t number);
+  void reset();
+  /// The calling thread speaks to this card.
+  void enter() const;
+
+ private:
+  static constexpr uint32_t depth = 2;
+  /// What a step in flight has to itself.
+  struct Flight {
+    PinnedMemory step, in, out, results, logits;
+    cudaEvent_t done = nullptr;
+    uint64_t number = 0;
+    int64_t rows = 0, sampled = 0;
+    float* hidden_to = nullptr;  // where the caller wants them
+    bool logits_kept = false;
+    enum class State : uint8_t { free, running, given_out } state = State::free;
+  };
+  struct Graph {
+    cudaGraphExec_t launches = nullptr;
+    ~Graph() {
+      if (launches) cudaGraphExecDestroy(launches);
+    }
+  };
+
+  void warm_up();
+  void run(const Bucket& bucket);
+  void run_keeping_logits(const Bucket& bucket, Flight& flight);
+
+  OpenOptions options_;
+  StageShape shape_;
+  DeviceLimits limits_;
+  Forward forward_;
+  RowTableMemory tables_;
+  std::optional<StepWriter> writer_;
+  DeviceMemory results_;  // of the step that runs
+  std::map<Bucket, Graph> graphs_;
+  cudaStream_t stream_ = nullptr;
+  std::array<Flight, depth> flights_;
+  uint64_t begun_ = 0, given_out_ = 0;  // steps; a step's flight is its number's among them
+};
+
+}  // namespace convoy::cuda

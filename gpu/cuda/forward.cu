@@ -1,0 +1,414 @@
+#include "gpu/cuda/forward.hpp"
+
+#include <algorithm>
+#include <bit>
+
+#include "gpu/kv_block.hpp"
+
+namespace convoy::cuda {
+namespace {
+
+/// Steps of more rows fill the card without cutting attention into parts.
+constexpr int64_t parted_rows_max = 64;
+constexpr int64_t parts_limit = 64, part_tokens_min = 256;
+/// Logits that are there at once.
+constexpr int64_t head_rows_max = 256;
+
+int at_least(int64_t count, int64_t limit) {
+  return static_cast<int>(
+      std::min<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count))), limit));
+}
+
+}  // namespace
+
+void Forward::load(int64_t layer, std::span<const WeightRef> parts) {
+  (layer < 0 ? ends_ : layers_[static_cast<size_t>(layer)]) = weights_.load(parts);
+}
+
+int64_t Forward::kv_block_bytes(DType type) const {
+  int64_t width = 0;
+  for (const int64_t of_stream : shape_.cache_widths) width += of_stream;
+  return shape_.layers * gpu::kv_block_tokens * width * block_size(type).bytes;
+}
+
+Needs Forward::needs(const DeviceLimits& limits) {
+  Taker activations(false), scratch(false);
+  take_activations(limits, activations), take_scratch(limits, scratch);
+  return {0, static_cast<uint64_t>(kv_block_bytes(limits.kv_type)), activations.bytes(), scratch.bytes()};
+}
+
+void Forward::prepare(const DeviceLimits& limits, const Rotations& rotations) {
+  limits_ = limits;
+  if (activations_ == Activations::bf16 && !shape_.deterministic) blas_ = Blas::find();
+  Taker take(true, poison_);
+  take_activations(limits, take), take_scratch(limits, take);
+  const auto table = [&](DeviceMemory& to, std::span<const float> values) {
+    to = take(static_cast<int64_t>(values.size_bytes()), "rotations");
+    check(cudaMemcpy(to.as<void>(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
+          "sending rotations");
+  };
+  table(cosines_, rotations.cosines), table(sines_, rotations.sines);
+  rotations_ = {cosines_.as<float>(), sines_.as<float>(), static_cast<int32_t>(rotations.half),
+                rotations.pairs == model::RopePairs::interleaved};
+  for (int64_t layer = 0; layer < shape_.layers; layer++)
+    for (const int64_t width : shape_.cache_widths) {
+      cache_.push_back(
+          take(limits.kv_blocks * gpu::kv_block_tokens * width * block_size(limits.kv_type).bytes,
+               "the cache of keys and values"));
+      take.poison(cache_.back());
+    }
+}
+
+void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
+  const StageShape& s = shape_;
+  const int64_t rows = limits.rows;
+  const auto buffer = [&](RowBuffer& to, int64_t count, int64_t width, Activations type) {
+    if (width == 0) return;
+    to.type = type, to.pitch = padded(width);
+    to.memory = take(count * to.pitch * (type == Activations::bf16 ? 2 : 4), "activations");
+    if (to.pitch == width) take.poison(to.memory);  // what pads a row to whole chunks has to be 0
+  };
+  constexpr auto f32 = Activations::f32;
+  x_ = take(rows * s.hidden * 4, "activations"), delta_ = take(rows * s.hidden * 4, "activations");
+  take.poison(x_), take.poison(delta_);
+  buffer(h_, rows, s.hidden, activations_);
+  if (s.has_latent) {
+    const int64_t down = s.latent.q_rank > 0 ? s.latent.q_rank : s.heads * s.latent.query();
+    buffer(projected_, rows, padded(down) + s.latent.cached(), f32);
+    if (s.latent.q_rank > 0) {
+      buffer(q_a_, rows, s.latent.q_rank, activations_);
+      buffer(q_, rows, s.heads * s.latent.query(), f32);
+    }
+    buffer(absorbed_, rows, s.heads * s.latent.cached(), f32);
+    buffer(latents_, rows, s.heads * s.latent.latent, f32);
+    buffer(attended_, rows, s.heads * s.latent.value, activations_);
+  } else {
+    buffer(projected_, rows, padded(s.heads * s.head_dim) + padded(s.kv_heads * s.head_dim) * 2, f32);
+    buffer(attended_, rows, s.heads * s.head_dim, activations_);
+  }
+  const int64_t gated = std::max(s.intermediate, s.shared_experts * s.expert_width);
+  buffer(gates_, rows, padded(gated) * 2, f32), buffer(gated_, rows, gated, activations_);
+  if (s.has_experts) {
+    const int64_t visits = rows * s.routing.chosen;
+    buffer(router_, rows, s.routing.experts, f32);
+    router_.pitch = s.routing.experts;
+    buffer(expert_gates_, visits, padded(s.expert_width) * 2, f32);
+    buffer(expert_gated_, visits, s.expert_width, activations_), buffer(expert_out_, visits, s.hidden, f32);
+    expert_out_.pitch = s.hidden;
+  }
+  if (s.last) {
+    head_rows_ = static_cast<int>(std::min(rows, head_rows_max));
+    buffer(head_in_, head_rows_, s.hidden, activations_), buffer(logits_, head_rows_, s.vocab, f32);
+    logits_.pitch = s.vocab;
+  }
+}
+
+void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
+  const StageShape& s = shape_;
+  if (s.has_experts) {
+    const int64_t visits = limits.rows * s.routing.chosen;
+    const auto table = [&]<class T>(T*& to, int64_t count) {
+      routing_memory_.push_back(take(count * static_cast<int64_t>(sizeof(T)), "routing"));
+      to = routing_memory_.back().as<T>();
+    };
+    table(routing_.expert, visits), table(routing_.weight, visits), table(routing_.place, visits);
+    table(routing_.visit_row, visits), table(routing_.visits, 1), table(routing_.tile_count, 1);
+    table(routing_.tiles, tiles_max(s.routing, static_cast<int>(limits.rows), skinny_rows));
+  }
+  if (s.last) counts_ = take(head_rows_ * s.vocab * 4, "counts of tokens");
+  part_tokens_ = static_cast<int>(std::max(
+      part_tokens_min,
+      gpu::kv_blocks_for((limits.context_tokens + parts_limit - 1) / parts_limit) * gpu::kv_block_tokens));
+  parts_max_ = static_cast<int>((limits.context_tokens + part_tokens_ - 1) / part_tokens_);
+  const int64_t value_width = s.has_latent ? s.latent.latent : s.head_dim;
+  if (parts_max_ > 1)
+    partial_ = take(std::min(limits.rows, parted_rows_max) * s.heads * parts_max_ * (value_width + 2) * 4,
+                    "attention's parts"),
+    take.poison(partial_);
+}
+
+Bucket Forward::bucket(int64_t rows, int64_t sampled, int64_t longest) const {
+  Bucket b;
+  if (rows == 0) return b;
+  b.rows = at_least(rows, limits_.rows);
+  if (sampled > 0) b.sampled = at_least(sampled, b.rows);
+  const int64_t parts = (longest + part_tokens_ - 1) / part_tokens_;
+  if (b.rows <= parted_rows_max && parts > 1) b.parts = at_least(parts, parts_max_);
+  return b;
+}
+
+GemmKind Forward::kind(int64_t rows) const {
+  return shape_.deterministic || rows <= skinny_rows ? GemmKind::few_rows : GemmKind::many_rows;
+}
+
+GemmCall Forward::call(const Launch& launch, const RowBuffer& in) const {
+  GemmCall call;
+  call.in = in.rows(), call.rows = launch.rows, call.kind = kind(launch.rows.max), call.blas = blas_.get();
+  return call;
+}
+
+CacheStream Forward::stream(size_t layer, size_t index) const {
+  return {cache_[layer * std::size(shape_.cache_widths) + index].as<void>(), limits_.kv_type,
+          static_cast<int32_t>(shape_.cache_widths[index])};
+}
+
+/// x += delta, and out = norm of x; without `out` only the sum.
+void Forward::norm(const Launch& l, const float* weight, bool add_delta, const RowBuffer* out) {
+  normalise({.in = x_.as<float>(),
+             .delta = add_delta ? delta_.as<float>() : nullptr,
+             .pitch = shape_.hidden,
+             .width = static_cast<int32_t>(shape_.hidden),
+             .weight = weight,
+             .eps = shape_.norm_eps,
+             .out = out ? out->rows() : Rows{},
+             .rows = l.rows},
+            l.stream);
+}
+
+void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
+                      const AfterLogits& after_logits) {
+  expand_step(tables, bucket.rows, stream);
+  if (bucket.rows == 0) return;
+  const Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream};
+  if (shape_.first)
+    embed(ends_.matrix(Part::embedding), tables, l.rows, x_.as<float>(), shape_.hidden, stream);
+  for (size_t i = 0; i < layers_.size(); i++) {
+    const LayerParts& layer = layers_[i];
+    norm(l, layer.vector(Part::attention_norm), i > 0, &h_);
+    shape_.has_latent ? latent_attention(l, layer, i) : grouped_attention(l, layer, i);
+    GemmCall out = call(l, attended_);
+    out.products[out.count++] = {layer.matrix(Part::o), layer.vector(Part::o_bias), delta_.as<float>(),
+                                 shape_.hidden};
+    multiply(out, stream);
+    norm(l, layer.vector(Part::mlp_norm), true, &h_);
+    mlp(l, layer);
+  }
+  if (!shape_.last)
+    norm(l, nullptr, true, nullptr);
+  else if (bucket.sampled > 0)
+    head(l, results, after_logits);
+}
+
+void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t index) {
+  const Values q{projected_.f32(), projected_.pitch}, k = q.behind(padded(shape_.heads * shape_.head_dim)),
+                                                      v = k.behind(padded(shape_.kv_heads * shape_.head_dim));
+  GemmCall qkv = call(l, h_);
+  qkv.products[qkv.count++] = {layer.matrix(Part::q), layer.vector(Part::q_bias), q.data, q.pitch};
+  qkv.products[qkv.count++] = {layer.matrix(Part::k), layer.vector(Part::k_bias), k.data, k.pitch};
+  qkv.products[qkv.count++] = {layer.matrix(Part::v), layer.vector(Part::v_bias), v.data, v.pitch};
+  multiply(qkv, l.stream);
+  const auto heads = static_cast<int32_t>(shape_.heads), kv_heads = static_cast<int32_t>(shape_.kv_heads),
+             width = static_cast<int32_t>(shape_.head_dim);
+  write_grouped({.q = q.data,
+                 .k = k.data,
+                 .v = v.data,
+                 .q_pitch = q.pitch,
+                 .kv_pitch = k.pitch,
+                 .heads = heads,
+                 .kv_heads = kv_heads,
+                 .head_dim = width,
+                 .q_norm = layer.vector(Part::q_norm),
+                 .k_norm = layer.vector(Part::k_norm),
+                 .eps = shape_.norm_eps,
+                 .rotations = rotations_,
+                 .keys = stream(index, 0),
+                 .values = stream(index, 1),
+                 .rows = l.rows},
+                l.tables, l.stream);
+  attend({.q = q.data,
+          .q_pitch = q.pitch,
+          .heads = heads,
+          .kv_heads = kv_heads,
+          .key_width = width,
+          .value_width = width,
+          .scale = shape_.attention_scale,
+          .keys = stream(index, 0),
+          .values = stream(index, 1),
+          .out = attended_.rows(),
+          .rows = l.rows,
+          .part_tokens = part_tokens_,
+          .parts = l.bucket.parts,
+          .partial = partial_.as<float>()},
+         l.tables, l.stream);
+}
+
+void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t index) {
+  const model::LatentAttention& s = shape_.latent;
+  const float eps = static_cast<float>(s.norm_eps);
+  const bool two_steps = layer.has(Part::q_a);
+  const Values first{projected_.f32(), projected_.pitch},
+      q = two_steps ? Values{q_.f32(), q_.pitch} : first,
+      kv_a = first.behind(padded(two_steps ? s.q_rank : shape_.heads * s.query()));
+  GemmCall down = call(l, h_);
+  down.products[down.count++] = {layer.matrix(two_steps ? Part::q_a : Part::q), nullptr, first.data,
+                                 first.pitch};
+  down.products[down.count++] = {layer.matrix(Part::kv_a), nullptr, kv_a.data, kv_a.pitch};
+  multiply(down, l.stream);
+  if (two_steps) {
+    normalise({.in = first.data,
+               .pitch = first.pitch,
+               .width = static_cast<int32_t>(s.q_rank),
+               .weight = layer.vector(Part::q_a_norm),
+               .eps = eps,
+               .out = q_a_.rows(),
+               .rows = l.rows},
+              l.stream);
+    GemmCall up = call(l, q_a_);
+    up.products[up.count++] = {layer.matrix(Part::q), nullptr, q.data, q.pitch};
+    multiply(up, l.stream);
+  }
+  const auto heads = static_cast<int>(shape_.heads), latent = static_cast<int>(s.latent),
+             nope = static_cast<int>(s.nope), value = static_cast<int>(s.value),
+             cached = static_cast<int>(s.cached());
+  write_latent({.q = q.data,
+                .kv_a = kv_a.data,
+                .absorbed = absorbed_.f32(),
+                .q_pitch = q.pitch,
+                .kv_pitch = kv_a.pitch,
+                .absorbed_pitch = absorbed_.pitch,
+                .heads = heads,
+                .latent = latent,
+                .nope = nope,
+                .rope = static_cast<int32_t>(s.rope),
+                .norm = layer.vector(Part::kv_a_norm),
+                .eps = eps,
+                .rotations = rotations_,
+                .entries = stream(index, 0),
+                .rows = l.rows},
+               l.tables, l.stream);
+  const bool joint = layer.has(Part::kv_b);
+  HeadProduct keys{.weight = layer.matrix(joint ? Part::kv_b : Part::k_b),
+                   .heads = heads,
+                   .row_stride = joint ? nope + value : latent,
+                   .rows_of_head = joint ? nope : latent,
+                   .in = q.data,
+                   .in_pitch = q.pitch,
+                   .in_head = s.query(),
+                   .out = absorbed_.f32(),
+                   .out_pitch = absorbed_.pitch,
+                   .out_head = cached,
+                   .rows = l.rows};
+  joint ? multiply_heads_transposed(keys, l.stream) : multiply_heads(keys, l.stream);
+  attend({.q = absorbed_.f32(),
+          .q_pitch = absorbed_.pitch,
+          .heads = heads,
+          .kv_heads = 1,
+          .key_width = cached,
+          .value_width = latent,
+          .scale = shape_.attention_scale,
+          .latent = true,
+          .keys = stream(index, 0),
+          .out = latents_.rows(),
+          .rows = l.rows,
+          .part_tokens = part_tokens_,
+          .parts = l.bucket.parts,
+          .partial = partial_.as<float>()},
+         l.tables, l.stream);
+  multiply_heads({.weight = layer.matrix(joint ? Part::kv_b : Part::v_b),
+                  .heads = heads,
+                  .row_stride = joint ? nope + value : value,
+                  .row_first = joint ? nope : 0,
+                  .rows_of_head = value,
+                  .in = latents_.f32(),
+                  .in_pitch = latents_.pitch,
+                  .in_head = latent,
+                  .out = attended_.memory.as<void>(),
+                  .out_type = activations_,
+                  .out_pitch = attended_.pitch,
+                  .out_head = value,
+                  .rows = l.rows},
+                 l.stream);
+}
+
+void Forward::mlp(const Launch& l, const LayerParts& layer) {
+  const bool every_token = layer.has(Part::gate);  // a dense MLP, or shared experts
+  if (every_token) {
+    const int32_t width = layer.matrix(Part::gate).rows;
+    const Values gate{gates_.f32(), gates_.pitch}, up = gate.behind(padded(width));
+    GemmCall both = call(l, h_);
+    both.products[both.count++] = {layer.matrix(Part::gate), layer.vector(Part::gate_bias), gate.data,
+                                   gate.pitch};
+    both.products[both.count++] = {layer.matrix(Part::up), layer.vector(Part::up_bias), up.data, up.pitch};
+    multiply(both, l.stream);
+    gate_rows(gate.data, up.data, gate.pitch, width, l.rows, gated_.rows(), l.stream);
+    GemmCall down = call(l, gated_);
+    down.products[down.count++] = {layer.matrix(Part::down), layer.vector(Part::down_bias),
+                                   delta_.as<float>(), shape_.hidden};
+    multiply(down, l.stream);
+  }
+  if (layer.has(Part::router)) experts(l, layer, !every_token);
+}
+
+void Forward::experts(const Launch& l, const LayerParts& layer, bool fresh) {
+  const model::Routing& routing = shape_.routing;
+  const auto chosen = static_cast<int32_t>(routing.chosen);
+  GemmCall scores = call(l, h_);
+  scores.kind = GemmKind::few_rows;  // exact products: which experts are chosen hangs on them
+  scores.products[scores.count++] = {layer.matrix(Part::router), nullptr, router_.f32(), router_.pitch};
+  multiply(scores, l.stream);
+  const GemmKind of_experts = kind(l.rows.max * routing.chosen / routing.experts);
+  route_rows({.logits = router_.f32(),
+              .bias = layer.vector(Part::router_bias),
+              .routing = routing,
+              .tables = routing_,
+              .rows = l.rows,
+              .tile_rows = tile_rows(of_experts)},
+             l.stream);
+  const int tiles = tiles_max(routing, l.rows.max, tile_rows(of_experts));
+  const RowRange visited{routing_.visits, 0, l.rows.max * chosen};
+  const Visits of_rows{routing_.tiles, routing_.tile_count, routing_.visit_row, tiles},
+      in_order{routing_.tiles, routing_.tile_count, nullptr, tiles};
+  GemmCall both = call(l, h_);
+  both.visits = &of_rows, both.kind = of_experts;
+  const Values gate{expert_gates_.f32(), expert_gates_.pitch}, up = gate.behind(padded(shape_.expert_width));
+  both.products[both.count++] = {layer.matrix(Part::expert_gate), nullptr, gate.data, gate.pitch};
+  both.products[both.count++] = {layer.matrix(Part::expert_up), nullptr, up.data, up.pitch};
+  multiply(both, l.stream);
+  gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
+            expert_gated_.rows(), l.stream);
+  GemmCall down = call(l, expert_gated_);
+  down.visits = &in_order, down.kind = of_experts;
+  down.products[down.count++] = {layer.matrix(Part::expert_down), nullptr, expert_out_.f32(),
+                                 expert_out_.pitch};
+  multiply(down, l.stream);
+  join_experts({.results = expert_out_.f32(),
+                .out = delta_.as<float>(),
+                .pitch = shape_.hidden,
+                .width = static_cast<int32_t>(shape_.hidden),
+                .chosen = chosen,
+                .fresh = fresh,
+                .tables = routing_,
+                .rows = l.rows},
+               l.stream);
+}
+
+/// Logits and tokens of the sampled rows, so many at once as there is room for.
+void Forward::head(const Launch& l, Sampled* results, const AfterLogits& after_logits) {
+  for (int first = 0; first < l.bucket.sampled; first += head_rows_) {
+    const RowRange rows{&l.tables.header->sampled, first, std::min(head_rows_, l.bucket.sampled - first)};
+    normalise({.in = x_.as<float>(),
+               .delta = delta_.as<float>(),
+               .pitch = shape_.hidden,
+               .width = static_cast<int32_t>(shape_.hidden),
+               .weight = ends_.vector(Part::final_norm),
+               .eps = shape_.norm_eps,
+               .out = head_in_.rows(),
+               .rows = rows,
+               .chosen = l.tables.sampled_row},
+              l.stream);
+    // Its rows are the chunk's own: they begin at the buffer's, so the count alone is shifted.
+    GemmCall product = call(l, head_in_);
+    product.rows = rows, product.kind = kind(rows.max);
+    product.products[product.count++] = {ends_.matrix(Part::head), nullptr, logits_.f32(), logits_.pitch};
+    multiply(product, l.stream);
+    if (after_logits) after_logits(first, rows.max, logits_.f32());
+    sample_rows({.logits = logits_.f32(),
+                 .vocab = static_cast<int32_t>(shape_.vocab),
+                 .counts = counts_.as<uint32_t>(),
+                 .results = results,
+                 .rows = rows},
+                l.tables, l.stream);
+  }
+}
+
+}  // namespace convoy::cuda

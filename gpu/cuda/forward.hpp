@@ -1,0 +1,111 @@
+#pragma once
+// The forward pass of a layer range as launches on one stream. Owns the range's weights, cache and
+// activations. Which kernels are launched, and how large, depends on a step's bucket alone: its launches can
+// be captured.
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/blas.hpp"
+#include "gpu/cuda/experts.hpp"
+#include "gpu/cuda/sample.hpp"
+#include "gpu/cuda/weights.hpp"
+
+namespace convoy::cuda {
+
+/// What steps of a kind have at most.
+struct Bucket {
+  int rows = 0, sampled = 0;
+  int parts = 1;  // of attention: 1: a block walks over all of a row's positions
+  auto operator<=>(const Bucket&) const = default;
+};
+
+class Forward {
+ public:
+  Forward(const StageShape& shape, const OpenOptions& options)
+      : shape_(shape), activations_(options.activations), poison_(options.poison) {
+    layers_.resize(static_cast<size_t>(shape.layers));
+  }
+
+  void load(int64_t layer, std::span<const WeightRef> parts);
+  /// What prepare() takes, without weights. Leaves nothing behind that could compute: for a copy that is
+  /// thrown away.
+  Needs needs(const DeviceLimits& limits);
+  /// Takes all memory that steps will need.
+  void prepare(const DeviceLimits& limits, const Rotations& rotations);
+
+  uint64_t weight_bytes() const { return weights_.bytes(); }
+
+  /// The smallest bucket for a step.
+  Bucket bucket(int64_t rows, int64_t sampled, int64_t longest) const;
+  /// Launches a step whose bytes are where the tables say. after_logits(first, rows, logits), if there is
+  /// one, is called behind the launches that make these rows' logits.
+  using AfterLogits = std::function<void(int first, int rows, const float* logits)>;
+  void enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
+               const AfterLogits& after_logits = {});
+
+  /// [rows, hidden]: what the step before the first layer begins with, and what it leaves.
+  float* hidden() const { return x_.as<float>(); }
+
+ private:
+  struct RowBuffer {
+    DeviceMemory memory;
+    Activations type = Activations::f32;
+    int64_t pitch = 0;
+    Rows rows() const { return {memory.as<void>(), type, pitch}; }
+    float* f32() const { return memory.as<float>(); }
+  };
+  /// Float32 values of each row in somebody's buffer.
+  struct Values {
+    float* data = nullptr;
+    int64_t pitch = 0;
+    /// What lies `columns` further in each row.
+    Values behind(int64_t columns) const { return {data + columns, pitch}; }
+  };
+  /// What a launch of a step needs to know.
+  struct Launch {
+    const RowTables& tables;
+    RowRange rows;
+    Bucket bucket;
+    cudaStream_t stream;
+  };
+
+  void take_activations(const DeviceLimits& limits, Taker& take);
+  void take_scratch(const DeviceLimits& limits, Taker& take);
+  int64_t kv_block_bytes(DType type) const;
+  GemmKind kind(int64_t rows) const;
+  GemmCall call(const Launch& launch, const RowBuffer& in) const;
+  void norm(const Launch& launch, const float* weight, bool add_delta, const RowBuffer* out);
+  void grouped_attention(const Launch& launch, const LayerParts& layer, size_t index);
+  void latent_attention(const Launch& launch, const LayerParts& layer, size_t index);
+  void mlp(const Launch& launch, const LayerParts& layer);
+  void experts(const Launch& launch, const LayerParts& layer, bool fresh);
+  void head(const Launch& launch, Sampled* results, const AfterLogits& after_logits);
+  CacheStream stream(size_t layer, size_t index) const;
+
+  StageShape shape_;
+  Activations activations_;
+  bool poison_;
+  WeightStore weights_;
+  std::vector<LayerParts> layers_;
+  LayerParts ends_;
+  std::unique_ptr<Blas> blas_;  // if there is one, for steps of many rows
+  DeviceLimits limits_;
+
+  DeviceMemory x_, delta_;  // [rows, hidden], float32
+  // Rows that products read are in the activations' type, what they give is float32.
+  // What is computed of the same rows lies side by side: products that are joined give it at once.
+  RowBuffer h_, projected_, q_a_, q_, absorbed_, latents_, attended_, gates_, gated_;
+  RowBuffer router_, expert_gates_, expert_gated_, expert_out_;
+  RowBuffer head_in_, logits_;
+  DeviceMemory counts_, partial_, cosines_, sines_;
+  RotationView rotations_;
+  std::vector<DeviceMemory> routing_memory_;
+  RoutingTables routing_;
+  std::vector<DeviceMemory> cache_;  // [layers · streams]
+  int part_tokens_ = 0, parts_max_ = 1, head_rows_ = 0;
+};
+
+}  // namespace convoy::cuda

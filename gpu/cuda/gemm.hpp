@@ -1,0 +1,89 @@
+#pragma once
+// Products of activations with weights of any type: out[r] = in[r] · weightᵀ (+ bias), summed in float32. All
+// sizes that vary from step to step are read on the device, so that a launch can be captured once.
+
+#include <cuda_runtime.h>
+
+#include "gpu/cuda/matrix.hpp"
+#include "gpu/cuda/table.hpp"
+
+namespace convoy::cuda {
+
+/// Activations in their type. Rows begin `pitch` values after each other; values behind a row's last up to
+/// whole chunks are zeros.
+struct Rows {
+  void* data = nullptr;
+  Activations type = Activations::f32;
+  int64_t pitch = 0;
+};
+
+struct Product {
+  Matrix weight;
+  const float* bias = nullptr;  // [weight.rows], or none
+  float* out = nullptr;         // [rows, pitch]
+  int64_t pitch = 0;
+};
+
+/// Rows that share an expert's weights: visits first to first + rows − 1.
+struct Tile {
+  int32_t expert = 0, first = 0, rows = 0;
+};
+
+/// Which rows a launch works on.
+struct RowRange {
+  const int32_t* count = nullptr;  // on the device
+  int32_t first = 0;               // of them, this launch begins here
+  int32_t max = 0;                 // and has at most so many
+};
+
+/// The rows of experts, cut into tiles on the device.
+struct Visits {
+  const Tile* tiles = nullptr;
+  const int32_t* tile_count = nullptr;
+  const int32_t* rows = nullptr;  // the input row of each visit; nullptr: its own number
+  int32_t tiles_max = 0;
+};
+
+/// Which kernel: one decides the order of additions, so a row's bits too.
+enum class GemmKind : uint8_t {
+  few_rows,   // a warp an output: exact products, a weight is read for every skinny_rows rows
+  many_rows,  // tiles of tiled_rows rows; with bf16 activations on tensor cores, weights rounded to bf16
+};
+inline constexpr int skinny_rows = 8, tiled_rows = 64;
+constexpr int tile_rows(GemmKind kind) { return kind == GemmKind::few_rows ? skinny_rows : tiled_rows; }
+
+/// Several products of the same rows.
+inline constexpr int products_max = 3;
+class Blas;
+struct GemmCall {
+  Product products[products_max];
+  int count = 0;
+  Rows in;
+  RowRange rows;
+  const Visits* visits = nullptr;  // then `rows` is not looked at
+  GemmKind kind = GemmKind::few_rows;
+  /// Computes many rows of bf16, if it is there. All of rows.max are computed, those behind the last too.
+  Blas* blas = nullptr;
+};
+void multiply(const GemmCall& call, cudaStream_t stream);
+
+/// A product for each head with its own rows of a matrix: those of head h begin at h · row_stride +
+/// row_first.
+struct HeadProduct {
+  Matrix weight;
+  int heads = 0, row_stride = 0, row_first = 0, rows_of_head = 0;
+  const float* in = nullptr;  // of a row and a head: in + row · in_pitch + head · in_head
+  int64_t in_pitch = 0, in_head = 0;
+  void* out = nullptr;
+  Activations out_type = Activations::f32;
+  int64_t out_pitch = 0, out_head = 0;
+  RowRange rows;
+};
+/// out[o] = Σ weight[o][c] · in[c]
+void multiply_heads(const HeadProduct& product, cudaStream_t stream);
+/// out[c] = Σ weight[i][c] · in[i], in float32
+void multiply_heads_transposed(const HeadProduct& product, cudaStream_t stream);
+/// Columns of a head's matrix, or rows where it is transposed, that these two take.
+inline constexpr int head_columns_max = 512;
+
+}  // namespace convoy::cuda

@@ -1,0 +1,175 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "gpu/cuda/weights.hpp"
+
+namespace convoy::cuda {
+namespace {
+
+bool is_vector(Part part) {
+  switch (part) {
+    case Part::final_norm:
+    case Part::attention_norm:
+    case Part::mlp_norm:
+    case Part::q_bias:
+    case Part::k_bias:
+    case Part::v_bias:
+    case Part::o_bias:
+    case Part::q_norm:
+    case Part::k_norm:
+    case Part::q_a_norm:
+    case Part::kv_a_norm:
+    case Part::gate_bias:
+    case Part::up_bias:
+    case Part::down_bias:
+    case Part::router_bias:
+      return true;
+    default:
+      return false;
+  }
+}
+
+float widened(DType type, const std::byte* from) {
+  if (type == DType::f32) {
+    float value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  }
+  unsigned short bits;
+  std::memcpy(&bits, from, sizeof bits);
+  return type == DType::f16 ? __half2float(__ushort_as_half(bits))
+                            : __bfloat162float(__ushort_as_bfloat16(bits));
+}
+
+/// Parts of the same input, which lie behind each other in memory where that leaves no gap: as one matrix.
+constexpr Part qkv[]{Part::q, Part::k, Part::v}, qkv_bias[]{Part::q_bias, Part::k_bias, Part::v_bias};
+constexpr Part q_a_kv_a[]{Part::q_a, Part::kv_a}, q_kv_a[]{Part::q, Part::kv_a};
+constexpr Part gate_up[]{Part::gate, Part::up}, gate_up_bias[]{Part::gate_bias, Part::up_bias};
+constexpr std::span<const Part> joined_parts[]{qkv, qkv_bias, q_a_kv_a, q_kv_a, gate_up, gate_up_bias};
+
+/// What a part takes with another behind it; 0: it cannot have one.
+size_t bytes_behind_others(std::span<const WeightRef* const> refs) {
+  if (refs.size() != 1) return 0;
+  const WeightRef& ref = *refs.front();
+  if (is_vector(ref.part)) return static_cast<size_t>(ref.columns) * sizeof(float);
+  if (ref.type != DType::bf16 || ref.rows % chunk_values != 0) return 0;
+  return static_cast<size_t>(row_pitch(ref.type, ref.columns) * ref.rows);
+}
+
+}  // namespace
+
+LayerParts WeightStore::load(std::span<const WeightRef> parts) {
+  LayerParts layer;
+  std::array<std::vector<const WeightRef*>, gpu::part_count> same;
+  for (const WeightRef& ref : parts) same[static_cast<size_t>(ref.part)].push_back(&ref);
+  for (auto& refs : same) std::ranges::sort(refs, {}, [](const WeightRef* ref) { return ref->expert; });
+  std::array<std::byte*, gpu::part_count> places{};
+  for (const std::span<const Part> joined : joined_parts) {
+    const auto bytes = [&](Part part) { return bytes_behind_others(same[static_cast<size_t>(part)]); };
+    const auto place = [&](Part part) -> std::byte*& { return places[static_cast<size_t>(part)]; };
+    if (!std::ranges::all_of(joined, [&](Part part) { return bytes(part) > 0 && !place(part); })) continue;
+    size_t all = 0;
+    for (const Part part : joined) all += bytes(part);
+    std::byte* to = take(all);
+    for (const Part part : joined) place(part) = to, to += bytes(part);
+  }
+  for (size_t part = 0; part < same.size(); part++) {
+    if (same[part].empty()) continue;
+    if (is_vector(static_cast<Part>(part)))
+      layer.vectors[part] = upload_vector(*same[part].front(), places[part]);
+    else
+      layer.matrices[part] = upload(same[part], places[part]);
+  }
+  return layer;
+}
+
+Matrix WeightStore::upload(std::span<const WeightRef* const> same, std::byte* to) {
+  const WeightRef& first = *same.front();
+  if (first.type == DType::i64)
+    throw refusal("a weight of whole numbers", "checkpoint", "convert it to a type that is computed with");
+  for (const WeightRef* ref : same)
+    if (ref->type != first.type || ref->rows != first.rows || ref->columns != first.columns ||
+        ref->scales.size() != first.scales.size())
+      throw refusal("experts of one layer differ in type or shape", "checkpoint",
+                    "quantise them alike, or run this layer on a CPU");
+  if (same.size() == 1 && !to)
+    if (const auto known = shared_.find(first.bytes.data()); known != shared_.end()) return known->second;
+  Matrix m{.pitch = row_pitch(first.type, first.columns),
+           .rows = static_cast<int32_t>(first.rows),
+           .columns = static_cast<int32_t>(first.columns),
+           .expert_bytes = (row_pitch(first.type, first.columns) * first.rows + 255) / 256 * 256,
+           .expert_scales = static_cast<int64_t>(first.scales.size() / sizeof(float)),
+           .type = first.type};
+  std::byte* const data = to ? to : take(static_cast<size_t>(m.expert_bytes) * same.size());
+  std::byte* const scales = first.scales.empty() ? nullptr : take(first.scales.size() * same.size());
+  for (size_t e = 0; e < same.size(); e++) {
+    copy_rows(*same[e], m.pitch, data + e * static_cast<size_t>(m.expert_bytes));
+    if (scales) copy(same[e]->scales.data(), first.scales.size(), scales + e * first.scales.size());
+  }
+  m.data = data, m.scales = reinterpret_cast<const float*>(scales);
+  if (same.size() == 1) shared_[first.bytes.data()] = m;
+  return m;
+}
+
+const float* WeightStore::upload_vector(const WeightRef& ref, std::byte* to) {
+  if (ref.type != DType::f32 && ref.type != DType::f16 && ref.type != DType::bf16)
+    throw refusal("a norm or bias in a quantised type", "checkpoint", "keep it in float32, bf16 or f16");
+  std::vector<float> values(static_cast<size_t>(ref.columns));
+  const int bytes = block_size(ref.type).bytes;
+  for (size_t i = 0; i < values.size(); i++)
+    values[i] = widened(ref.type, ref.bytes.data() + i * static_cast<size_t>(bytes));
+  if (!to) to = take(values.size() * sizeof(float));
+  copy(values.data(), values.size() * sizeof(float), to);
+  return reinterpret_cast<const float*>(to);
+}
+
+std::byte* WeightStore::take(size_t bytes) {
+  memory_.emplace_back(bytes, "a weight");
+  bytes_ += bytes;
+  return memory_.back().as<std::byte>();
+}
+
+/// Room in the staging area whose turn it is, once what it held is sent.
+std::byte* WeightStore::stage(size_t bytes) {
+  Staging& staging = staging_[turn_];
+  if (!staging.sent)
+    check(cudaEventCreateWithFlags(&staging.sent, cudaEventDisableTiming), "cudaEventCreate");
+  check(cudaEventSynchronize(staging.sent), "sending weights");
+  if (staging.memory.bytes() < bytes) staging.memory = PinnedMemory(std::max(bytes, staging_bytes));
+  return staging.memory.get();
+}
+
+void WeightStore::send(size_t bytes, std::byte* to) {
+  Staging& staging = staging_[turn_];
+  check(cudaMemcpyAsync(to, staging.memory.get(), bytes, cudaMemcpyHostToDevice, nullptr), "sending weights");
+  check(cudaEventRecord(staging.sent, nullptr), "cudaEventRecord");
+  turn_ = (turn_ + 1) % staging_.size();
+}
+
+void WeightStore::copy_rows(const WeightRef& ref, int64_t pitch, std::byte* to) {
+  const auto row = static_cast<size_t>(row_bytes(ref.type, ref.columns)),
+             padded_row = static_cast<size_t>(pitch);
+  if (row == padded_row) return copy(ref.bytes.data(), ref.bytes.size(), to);
+  const size_t at_once = std::max<size_t>(1, staging_bytes / padded_row),
+               rows = static_cast<size_t>(ref.rows);
+  for (size_t first = 0; first < rows; first += at_once) {
+    const size_t count = std::min(at_once, rows - first);
+    std::byte* const staged = stage(count * padded_row);
+    std::memset(staged, 0, count * padded_row);
+    for (size_t r = 0; r < count; r++)
+      std::memcpy(staged + r * padded_row, ref.bytes.data() + (first + r) * row, row);
+    send(count * padded_row, to + first * padded_row);
+  }
+}
+
+void WeightStore::copy(const void* from, size_t bytes, std::byte* to) {
+  for (size_t first = 0; first < bytes; first += staging_bytes) {
+    const size_t count = std::min(staging_bytes, bytes - first);
+    std::memcpy(stage(count), static_cast<const std::byte*>(from) + first, count);
+    send(count, to + first);
+  }
+}
+
+}  // namespace convoy::cuda

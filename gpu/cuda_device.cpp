@@ -1,0 +1,197 @@
+#include "gpu/cuda_device.hpp"
+
+#include <dlfcn.h>
+
+#include <cassert>
+#include <string>
+#include <vector>
+
+#include "gpu/device_error.hpp"
+#include "gpu/sampler.hpp"
+#include "model/error.hpp"
+
+namespace convoy::gpu {
+namespace {
+
+constexpr const char* library_name = "libconvoy_cuda.so";
+static_assert(cuda::top_max == top_logprobs_max);
+
+/// Throws what a status says.
+void check(const cuda::Status& status) {
+  switch (status.code) {
+    case cuda::Code::ok:
+      return;
+    case cuda::Code::refused:
+    case cuda::Code::out_of_memory:
+      throw InputError(status.what, status.where, status.mend);
+    case cuda::Code::fault:
+      break;
+  }
+  throw DeviceError(std::string(status.where) + ": " + status.what + (*status.mend ? "; " : "") +
+                    status.mend);
+}
+
+cuda::Sampling plain(const model::Sampling& s) {
+  return {.temperature = s.temperature,
+          .top_p = s.top_p,
+          .min_p = s.min_p,
+          .presence_penalty = s.presence_penalty,
+          .frequency_penalty = s.frequency_penalty,
+          .repetition_penalty = s.repetition_penalty,
+          .top_k = s.top_k,
+          .top_logprobs = s.top_logprobs,
+          .min_tokens = s.min_tokens,
+          .logprobs = s.logprobs,
+          .seed = s.seed,
+          .end_tokens = s.end_tokens.data(),
+          .end_token_count = s.end_tokens.size()};
+}
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(std::shared_ptr<const CudaLibrary> library, const cuda::OpenOptions& options,
+             const StageShape& shape)
+      : library_(std::move(library)), table_(library_->table()), shape_(shape) {
+    cuda::Status status;
+    table_.open(&options, &shape, &handle_, &status);
+    check(status);
+    table_.facts(handle_, &facts_);
+  }
+  ~CudaDevice() override { table_.close(handle_); }
+
+  DeviceFacts facts() const override { return {facts_.variant, facts_.depth, facts_.feeds_back}; }
+  DeviceNeeds needs(const DeviceLimits& limits) const override {
+    cuda::Needs needs{};
+    table_.needs(handle_, &limits, &needs);
+    return {needs.weight_bytes, needs.kv_block_bytes, needs.buffer_bytes, needs.scratch_bytes};
+  }
+  uint64_t memory_bytes() const override {
+    uint64_t bytes = 0;
+    cuda::Status status;
+    table_.memory(handle_, &bytes, &status);
+    check(status);
+    return bytes;
+  }
+  void load(int64_t layer, std::span<const WeightRef> parts) override {
+    cuda::Status status;
+    table_.load(handle_, layer, parts.data(), parts.size(), &status);
+    check(status);
+  }
+  void open(const DeviceLimits& limits, const Rotations& rotations) override {
+    cuda::Status status;
+    table_.prepare(handle_, &limits, &rotations, &status);
+    check(status);
+  }
+  void submit(const DeviceStep& step) override;
+  const DeviceDone* next_done(std::chrono::microseconds wait) override;
+  void release(uint64_t number) override {
+    cuda::Status status;
+    table_.release(handle_, number, &status);
+    check(status);
+  }
+  void reset() override {
+    cuda::Status status;
+    table_.reset(handle_, &status);
+    check(status);
+  }
+
+ private:
+  const std::shared_ptr<const CudaLibrary> library_;
+  const cuda::Table& table_;
+  const StageShape shape_;
+  cuda::Handle* handle_ = nullptr;
+  cuda::Facts facts_;
+  std::vector<cuda::Start> starts_;  // of the step that is handed over
+  // Of the step that was given out last: the caller looks at one at a time.
+  std::vector<SampledToken> sampled_;
+  DeviceDone done_;
+};
+
+void CudaDevice::submit(const DeviceStep& step) {
+  starts_.clear();
+  for (const SlotStart& start : step.starts) {
+    assert(start.sampling);
+    starts_.push_back({start.slot, start.prompt_tokens, plain(*start.sampling)});
+  }
+  const cuda::Step plain_step{.number = step.number,
+                              .starts = starts_.data(),
+                              .start_count = starts_.size(),
+                              .changes = step.block_changes.data(),
+                              .change_count = step.block_changes.size(),
+                              .sequences = step.sequences.data(),
+                              .sequence_count = step.sequences.size(),
+                              .ids = step.ids.data(),
+                              .rows = step.ids.size(),
+                              .in = step.in,
+                              .out = step.out,
+                              .keep_logits = step.keep_logits};
+  cuda::Status status;
+  table_.submit(handle_, &plain_step, &status);
+  check(status);
+}
+
+const DeviceDone* CudaDevice::next_done(std::chrono::microseconds wait) {
+  cuda::Done done{};
+  cuda::Status status;
+  const bool is_done = table_.next_done(handle_, wait.count(), &done, &status) != 0;
+  check(status);
+  if (!is_done) return nullptr;
+  sampled_.clear();
+  for (const cuda::Sampled& s : std::span(done.sampled, done.sampled_count)) {
+    SampledToken& token = sampled_.emplace_back(
+        SampledToken{.id = s.id, .logprob = s.logprob, .top = {}, .fault = static_cast<RowFault>(s.fault)});
+    for (const auto& [id, logprob] : std::span(s.top, s.top_count)) token.top.push_back({id, logprob});
+  }
+  done_ = {.number = done.number, .sampled = sampled_, .logits = {}};
+  if (done.logits)
+    done_.logits = {done.logits, static_cast<size_t>(done.sampled_count) * static_cast<size_t>(shape_.vocab)};
+  return &done_;
+}
+
+}  // namespace
+
+std::shared_ptr<const CudaLibrary> CudaLibrary::load(const std::filesystem::path& path) {
+  std::vector<std::filesystem::path> places{path};
+  if (path.empty()) {
+    const std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
+    places = {folder / library_name, folder / ".." / "lib" / library_name};
+  }
+  for (const std::filesystem::path& place : places) {
+    if (!std::filesystem::exists(place)) continue;
+    void* const handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+      throw InputError(std::string("cannot be loaded: ") + dlerror(), place,
+                       "build it again (gpu/cuda/build)");
+    auto* const function = reinterpret_cast<cuda::TableFunction*>(dlsym(handle, cuda::table_symbol));
+    const cuda::Table* const table = function ? function() : nullptr;
+    if (!table || table->version != cuda::table_version || table->layout != cuda::table_layout()) {
+      dlclose(handle);
+      throw InputError("is of another build of Convoy", place,
+                       "build both from the same source (gpu/cuda/build)");
+    }
+    auto library = std::make_shared<CudaLibrary>(*table);
+    library->handle_ = handle;
+    return library;
+  }
+  throw InputError("there is no " + std::string(library_name), places.front().parent_path(),
+                   "build it where nvcc is (gpu/cuda/build), or use a backend \"cpu\"");
+}
+
+CudaLibrary::~CudaLibrary() {
+  if (handle_) dlclose(handle_);
+}
+
+void CudaLibrary::check(int32_t ordinal) const {
+  cuda::Status status;
+  table_->check(ordinal, &status);
+  gpu::check(status);
+}
+
+DeviceFactory cuda_device(std::shared_ptr<const CudaLibrary> library, const cuda::OpenOptions& options) {
+  library->check(options.ordinal);
+  return [library = std::move(library), options](const StageShape& shape) {
+    return std::make_unique<CudaDevice>(library, options, shape);
+  };
+}
+
+}  // namespace convoy::gpu
