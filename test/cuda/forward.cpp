@@ -1,0 +1,286 @@
+// The forward pass of the CUDA device against the CPU's reference, in fresh random models: every type of
+// weight, every kind of layer, sizes at and beside the edges of tiles, rows in any company.
+
+#include <algorithm>
+
+#include "test/cuda/rig.hpp"
+
+using namespace convoy;
+using namespace convoy::gpu;
+using namespace convoy::gpu::test;
+using cuda::Activations;
+using model::DType;
+
+namespace {
+
+// Of ‖own − reference‖/‖reference‖ at a position. float32 differs in the order of additions and in exp().
+constexpr double f32_tolerance = 3e-5;
+// bf16 activations round to 2^-9 at each product's input; a few layers add up. Of experts a row may choose
+// others where two are nearly equal, so the median is what tells.
+constexpr double bf16_tolerance = 6e-2, bf16_median = 3e-2;
+// A key or value that lies between two of a narrow type's may be rounded to either.
+constexpr double narrow_tolerance = 4e-3;
+
+model::LatentAttention latent_of(int64_t q_rank, int64_t latent, int64_t nope, int64_t rope, int64_t value) {
+  return {.q_rank = q_rank, .latent = latent, .nope = nope, .rope = rope, .value = value};
+}
+
+/// All kinds of layers.
+std::vector<ModelShape> families() {
+  std::vector<ModelShape> all;
+  all.push_back({.name = "llama"});
+  all.push_back({.name = "interleaved, all biases",
+                 .pairs = model::RopePairs::interleaved,
+                 .qkv_bias = true,
+                 .o_bias = true,
+                 .mlp_bias = true});
+  all.push_back(
+      {.name = "qwen2, seven queries a key", .heads = 14, .kv_heads = 2, .head_dim = 64, .qkv_bias = true});
+  all.push_back({.name = "qwen3", .heads = 4, .kv_heads = 4, .head_dim = 128, .qk_norm = true});
+  all.push_back({.name = "one key for all", .heads = 24, .kv_heads = 1, .head_dim = 40});
+  all.push_back({.name = "wide heads", .heads = 9, .kv_heads = 1, .head_dim = 256});
+  all.push_back(
+      {.name = "softmax experts, none shared",
+       .moe = model::Experts{.routing = {.experts = 6, .chosen = 2, .normalised = true}, .width = 64}});
+  all.push_back({.name = "deepseek v2 lite",
+                 .heads = 6,
+                 .kv_heads = 6,
+                 .pairs = model::RopePairs::interleaved,
+                 .latent = latent_of(0, 64, 32, 16, 32),
+                 .moe = model::Experts{.routing = {.experts = 16, .chosen = 6, .scale = 1.5},
+                                       .width = 64,
+                                       .shared = 2,
+                                       .dense_layers = 1}});
+  const model::Routing v2{.experts = 16, .chosen = 4, .groups = 4, .groups_chosen = 2, .scale = 4};
+  all.push_back({.name = "deepseek v2, split",
+                 .pairs = model::RopePairs::interleaved,
+                 .latent = latent_of(96, 64, 32, 16, 64),
+                 .split_latent = true,
+                 .moe = model::Experts{.routing = v2, .width = 32, .shared = 1}});
+  const model::Routing v3{.experts = 32,
+                          .chosen = 5,
+                          .groups = 8,
+                          .groups_chosen = 3,
+                          .scoring = model::Scoring::sigmoid,
+                          .group_score = model::GroupScore::best_two,
+                          .biased = true,
+                          .normalised = true,
+                          .scale = 2.5};
+  all.push_back({.name = "deepseek v3",
+                 .layers = 3,
+                 .pairs = model::RopePairs::interleaved,
+                 .latent = latent_of(64, 512, 128, 64, 128),
+                 .moe = model::Experts{.routing = v3, .width = 64, .shared = 1, .dense_layers = 1}});
+  return all;
+}
+
+/// Widths at, below and above what kernels take at once.
+std::vector<ModelShape> odd_sizes() {
+  std::vector<ModelShape> all;
+  for (const int64_t width : {8, 31, 33, 63, 65, 127, 129, 250, 257})
+    all.push_back({.name = "odd widths",
+                   .layers = 1,
+                   .hidden = width,
+                   .intermediate = width + 1,
+                   .vocab = width + 3,
+                   .heads = 3,
+                   .kv_heads = 1,
+                   .head_dim = 2 * (width % 13 + 1)});
+  return all;
+}
+
+/// Decodes, prompts that fill tiles and do not, and one of 900 tokens that attention cuts into parts.
+const std::vector<size_t> ragged{1, 7, 8, 9, 63, 64, 65, 150, 129};
+
+void compare(const ModelShape& shape, const DeviceFactory& device, const EngineLimits& limits,
+             const std::vector<size_t>& lengths, std::initializer_list<size_t> chunks, double tolerance,
+             double median) {
+  const uint32_t seed = fresh_seed();
+  const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+  const auto feeds = feeds_of(lengths, shape.vocab, seed);
+  const model::LayerRange all{0, shape.layers - 1};
+  Engine expected(reference(), checkpoint, all, limits);
+  const auto reference_logits = logits_of(expected, feeds, 700 / lengths.size());
+  for (const size_t chunk : chunks)
+    BOOST_TEST_CONTEXT(shape.name << ", " << model::info(shape.type).name << ", hidden " << shape.hidden
+                                  << ", chunks of " << chunk << ", kv " << model::info(limits.kv_type).name
+                                  << ", seed " << seed) {
+      Engine own(device, checkpoint, all, limits);
+      const auto logits = logits_of(own, feeds, chunk);
+      std::vector<double> errors;
+      for (size_t i = 0; i < feeds.size(); i++)
+        std::ranges::copy(row_errors(logits[i], reference_logits[i], static_cast<size_t>(shape.vocab)),
+                          std::back_inserter(errors));
+      std::ranges::sort(errors);
+      BOOST_TEST_MESSAGE(shape.name << ' ' << model::info(shape.type).name << " chunk " << chunk
+                                    << ": median " << errors[errors.size() / 2] << ", most "
+                                    << errors.back());
+      BOOST_TEST(errors.back() <= tolerance);
+      BOOST_TEST(errors[errors.size() / 2] <= median);
+      BOOST_TEST(errors.back() > 0);  // or the same device ran twice
+    }
+}
+
+constexpr DType all_types[] = {DType::f32,    DType::f16,  DType::bf16, DType::f8_e4m3,
+                               DType::i8,     DType::q8_0, DType::q4_0, DType::q4_1,
+                               DType::iq4_nl, DType::q4_k, DType::q5_k, DType::q6_k};
+
+/// Every row of a weight is whole blocks.
+ModelShape in_type(ModelShape shape, DType type) {
+  shape.type = type;
+  if (model::info(type).block_values > 32) {
+    shape.hidden = 256, shape.intermediate = 512;
+    shape.heads = 4, shape.kv_heads = 2, shape.head_dim = 64;
+  }
+  return shape;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_float32) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : families())
+    compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 7, 77}, f32_tolerance, f32_tolerance);
+}
+
+BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_bf16) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : families())
+    compare(shape, on_card(Activations::bf16), limits_of(), ragged, {1, 77}, shape.moe ? 2.0 : bf16_tolerance,
+            bf16_median);
+}
+
+BOOST_AUTO_TEST_CASE(every_type_of_weight_in_float32) {
+  if (!find_library()) return;
+  for (const DType type : all_types)
+    compare(in_type({.name = "llama"}, type), on_card(Activations::f32), limits_of(), ragged, {1, 77},
+            f32_tolerance, f32_tolerance);
+}
+
+BOOST_AUTO_TEST_CASE(every_type_of_weight_in_bf16) {
+  if (!find_library()) return;
+  for (const DType type : all_types)
+    compare(in_type({.name = "llama"}, type), on_card(Activations::bf16), limits_of(), ragged, {1, 77},
+            bf16_tolerance, bf16_median);
+}
+
+BOOST_AUTO_TEST_CASE(latent_attention_and_experts_in_every_type_of_weight) {
+  if (!find_library()) return;
+  for (const DType type : all_types)
+    for (const bool split : {false, true}) {
+      const int64_t block = std::max<int64_t>(64, model::info(type).block_values);
+      ModelShape shape{.name = "deepseek",
+                       .hidden = block,
+                       .intermediate = block,
+                       .pairs = model::RopePairs::interleaved,
+                       .latent = latent_of(block, block, block, 16, block),
+                       .split_latent = split,
+                       .moe = model::Experts{.routing = {.experts = 8, .chosen = 3, .normalised = true},
+                                             .width = block,
+                                             .shared = 1,
+                                             .dense_layers = 1},
+                       .type = type};
+      compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 77}, f32_tolerance, f32_tolerance);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(widths_beside_the_edges_of_tiles) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : odd_sizes()) {
+    compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 77}, f32_tolerance, f32_tolerance);
+    compare(shape, on_card(Activations::bf16), limits_of(), ragged, {77}, 0.2, bf16_median);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(caches_of_every_type_and_sequences_of_several_parts) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : {families()[0], families()[2], families()[7]})
+    for (const DType kv_type : {DType::f32, DType::bf16, DType::f16}) {
+      const double tolerance = kv_type == DType::f32 ? f32_tolerance : narrow_tolerance;
+      compare(shape, on_card(Activations::f32), limits_of(false, kv_type), {1100, 257, 256, 3}, {64, 3},
+              shape.moe && kv_type != DType::f32 ? 2.0 : tolerance, tolerance);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(batches_at_and_beside_the_edges_of_buckets) {
+  if (!find_library()) return;
+  for (const size_t sequences : {1, 2, 5, 8, 9, 31, 33, 64, 65, 70})
+    for (const Activations activations : {Activations::f32, Activations::bf16}) {
+      const std::vector<size_t> lengths(sequences, 3);
+      compare(families()[0], on_card(activations), limits_of(), lengths, {1},
+              activations == Activations::f32 ? f32_tolerance : bf16_tolerance, bf16_median);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_deterministic_row_has_the_same_bits_in_any_company_chunks_and_stages) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : {families()[2], families()[7], families()[9]})
+    for (const Activations activations : {Activations::f32, Activations::bf16})
+      BOOST_TEST_CONTEXT(shape.name) {
+        const uint32_t seed = fresh_seed();
+        const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+        const auto feeds = feeds_of({600, 33, 300, 1}, shape.vocab, seed);
+        const auto device = on_card(activations);
+        const model::LayerRange all{0, shape.layers - 1};
+        Engine first(device, checkpoint, all, limits_of(true));
+        const auto expected = logits_of(first, {feeds[0]}, 600)[0];
+        for (const size_t chunk : {1, 50, 175}) {
+          Engine engine(device, checkpoint, all, limits_of(true));
+          BOOST_TEST(same_bits(logits_of(engine, feeds, chunk)[0], expected),
+                     "chunks of " << chunk << ", seed " << seed);
+        }
+        StepPlan plan = start({feeds[0]});
+        plan.sequences = {{feeds[0].slot, 0, feeds[0].tokens, 600}};
+        Engine before(device, checkpoint, {0, 0}, limits_of(true)),
+            behind(device, checkpoint, {1, shape.layers - 1}, limits_of(true));
+        behind.keep_logits(true);
+        const StepOutput hidden = before.run(plan, {});
+        behind.run(plan, hidden.hidden);
+        BOOST_TEST(same_bits({behind.logits().begin(), behind.logits().end()}, expected),
+                   "two stages, seed " << seed);
+      }
+}
+
+BOOST_AUTO_TEST_CASE(rewritten_positions_count_as_they_were_written_last) {
+  if (!find_library()) return;
+  const ModelShape shape = families()[0];
+  const uint32_t seed = fresh_seed();
+  const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+  const auto feeds = feeds_of({150}, shape.vocab, seed);
+  const std::vector<int32_t>& tokens = feeds[0].tokens;
+  Engine engine(on_card(Activations::f32), checkpoint, {0, 1}, limits_of(true));
+  const auto expected = logits_of(engine, feeds, 512)[0];
+  engine.run({.step = 2, .sequences = {{feeds[0].slot, 100, TensorMaker(seed + 1).ids(50, shape.vocab), 50}}},
+             {});
+  engine.run({.step = 3, .sequences = {{feeds[0].slot, 100, {tokens.begin() + 100, tokens.end()}, 50}}}, {});
+  BOOST_TEST(same_bits({engine.logits().begin(), engine.logits().end()},
+                       {expected.begin() + 100 * shape.vocab, expected.end()}),
+             "seed " << seed);
+}
+
+BOOST_AUTO_TEST_CASE(a_graph_gives_the_bits_of_its_launches) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : {families()[2], families()[8]}) {
+    const uint32_t seed = fresh_seed();
+    const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+    // Kept logits are not captured, so tokens are what is compared: log-probabilities say more than ids.
+    const auto run = [&](bool graphs) {
+      const auto feeds = feeds_of({5, 40, 300}, shape.vocab, seed);
+      Engine engine(on_card(Activations::bf16, graphs), checkpoint, {0, shape.layers - 1}, limits_of());
+      StepPlan plan = start(feeds);
+      for (SeqStart& s : plan.starts)
+        s.sampling.logprobs = true, s.sampling.temperature = 1, s.sampling.top_p = 0.9f;
+      std::vector<float> found;
+      for (uint32_t at = 0; at < 300; at++) {
+        for (const Feed& f : feeds)
+          if (at < f.tokens.size()) plan.sequences.push_back({f.slot, at, {f.tokens[at]}, 1});
+        const StepResult result = engine.run(plan, {}).result;
+        for (const SampledTokens& s : result.sequences)
+          found.push_back(static_cast<float>(s.tokens[0].id)), found.push_back(s.tokens[0].logprob);
+        plan = {.step = plan.step + 1};
+      }
+      return found;
+    };
+    BOOST_TEST(same_bits(run(true), run(false)), shape.name << ", seed " << seed);
+  }
+}
