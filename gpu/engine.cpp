@@ -148,7 +148,6 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
   if (last())
     for (const SlotRows& rows : s.rows)
       if (rows.sampled_rows > 0) flying.sampled.push_back({rows.slot, rows.sampled_rows});
-  s.in_flight.push_back(std::move(flying));
   s.device->submit({.number = s.runs,
                     .starts = s.starts,
                     .block_changes = plan.block_changes,
@@ -158,6 +157,7 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
                     .out = output.data(),
                     .keep_logits = s.keep_logits,
                     .hints = hints});
+  s.in_flight.push_back(std::move(flying));  // one that the device did not take would be waited for forever
   for (uint32_t slot : plan.ends) {
     s.sequence(slot) = {};
     s.tables->clear(slot);

@@ -1,12 +1,14 @@
 // Stage: what its actor does with a device that has several steps in flight and completes them late.
 
 #include "test/actors/stage_rig.hpp"
+#include "test/gpu/fake_cuda.hpp"
 #include "test/gpu/late_device.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
 using namespace convoy::actors::test;
 using namespace std::chrono_literals;
+using gpu::test::FakeCuda;
 using gpu::test::LateDevice;
 
 namespace {
@@ -116,6 +118,36 @@ BOOST_FIXTURE_TEST_CASE(a_fault_that_comes_late_takes_the_stage_down, LateRig) {
   mail(rig.stage, encode(decode_of(2)));
   BOOST_CHECK(!rig.next<msg::StepResult>(rig.head, 50ms));
   BOOST_CHECK_EQUAL(submitted(), 2u);
+}
+
+// What the pipeline does about it: test/actors/stage_set.cpp, a_failed_stage_of_three_is_lost_….
+BOOST_AUTO_TEST_CASE(a_gpu_that_is_lost_takes_its_stage_down_for_good_with_what_cuda_said) {
+  for (const char* function : {"submit", "next_done"}) BOOST_TEST_CONTEXT(function) {
+      FakeCuda fake;  // outlives the stage
+      fake.completes = false;
+      StageRig rig;
+      rig.start(0, {}, fake.device());
+      rig.assign(1, {0, 2}, 0, "", 0);
+      rig.await(msg::Health::READY);
+      fake.fail("reset", gpu::test::lost_status);
+      if (function == std::string("next_done")) {
+        mail(rig.stage, encode(prompt()));
+        BOOST_REQUIRE(convoy::test::comes_true([&] { return fake.calls("next_done") > 2; }));  // in flight
+        fake.fail(function, gpu::test::lost_status);
+      } else {
+        fake.fail(function, gpu::test::lost_status);
+        mail(rig.stage, encode(prompt()));
+      }
+      const std::string reason = rig.await(msg::Health::DOWN);
+      BOOST_CHECK(reason.find("unspecified launch failure") != reason.npos);
+      // Nothing more is asked of the card, and a new epoch does not make it ready again.
+      const size_t asked = fake.calls("next_done");
+      mail(rig.stage, encode(decode_of(1)));
+      rig.assign(2, {0, 2}, 0, "", 0);
+      BOOST_REQUIRE(convoy::test::comes_true([&] { return fake.calls("reset") == 1; }));
+      rig.await(msg::Health::DOWN);
+      BOOST_CHECK_EQUAL(fake.calls("next_done"), asked);
+    }
 }
 
 BOOST_FIXTURE_TEST_CASE(hidden_states_are_read_and_written_in_their_frames_when_the_step_is_done, LateRig) {

@@ -44,10 +44,21 @@ BOOST_AUTO_TEST_CASE(names_mean_devices) {
 }
 
 BOOST_AUTO_TEST_CASE(a_name_is_checked_without_asking_the_machine) {
-  for (const char* name : {"auto", "cpu", "cpu-reference", "cuda", "cuda:0", "cuda:15"})
+  for (const char* name :
+       {"auto", "cpu", "cpu-reference", "cuda", "cuda:0", "cuda:3", "cuda:15", "cuda-f32", "cuda-f32:3"})
     BOOST_TEST(is_device_name(name), name);
-  for (const char* name : {"", "gpu", "CPU", "cpu:0", "cuda:", "cuda:N", "cuda:-1", "cuda:1 ", "cuda:99999"})
+  for (const char* name : {"", "gpu", "CPU", "cpu:0", "cuda:", "cuda:N", "cuda:x", "cuda:-1", "cuda:1 ",
+                           "cuda:99999", "cuda3", "cuda-f16", "cuda-f32:", "cuda-f32:x", "cuda:3-f32"})
     BOOST_TEST(!is_device_name(name), name);
+}
+
+BOOST_AUTO_TEST_CASE(auto_is_the_cpu_where_no_gpu_works) {
+  try {
+    device_named("cuda", 1);
+    BOOST_TEST(variant("auto") == variant("cuda"));
+  } catch (const InputError&) {
+    BOOST_TEST(variant("auto") == variant(has_fast() ? "cpu" : "cpu-reference"));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(an_unknown_name_is_refused_with_those_that_are_known) {

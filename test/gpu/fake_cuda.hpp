@@ -1,0 +1,156 @@
+#pragma once
+// FakeCuda: what libconvoy_cuda.so exports, without a GPU. It computes nothing: it keeps what it is given,
+// gives out what the test laid down, and fails where the test says. One at a time, as there is one library.
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu/cuda_device.hpp"
+
+/// What a device has of the card; of the fake's it only has to be something.
+struct convoy::cuda::Handle {};
+
+namespace convoy::gpu::test {
+
+inline cuda::Status status_of(cuda::Code code, const char* what, const char* where, const char* mend) {
+  cuda::Status status{.code = code};
+  std::strncpy(status.what, what, sizeof status.what - 1);
+  std::strncpy(status.where, where, sizeof status.where - 1);
+  std::strncpy(status.mend, mend, sizeof status.mend - 1);
+  return status;
+}
+
+/// What CUDA says of a card that is gone, as the library reports it.
+inline const cuda::Status lost_status =
+    status_of(cuda::Code::fault, "a step: unspecified launch failure (cudaErrorLaunchFailure)", "CUDA",
+              "look for an Xid in the kernel's log (dmesg)");
+
+class FakeCuda {
+ public:
+  FakeCuda() { now_ = this; }
+  ~FakeCuda() { now_ = nullptr; }
+  FakeCuda(const FakeCuda&) = delete;
+  FakeCuda& operator=(const FakeCuda&) = delete;
+
+  /// From now on that function of the table fails so.
+  void fail(const std::string& function, const cuda::Status& status) {
+    const std::lock_guard lock(mutex_);
+    failures_[function] = status;
+  }
+  size_t calls(const std::string& function) {
+    const std::lock_guard lock(mutex_);
+    return calls_[function];
+  }
+  DeviceFactory device(const cuda::OpenOptions& options = {}) const {
+    return cuda_device(std::make_shared<const CudaLibrary>(table), options);
+  }
+
+  // What the device was given last, and what it gives of each step.
+  cuda::OpenOptions opened;
+  DeviceLimits limits;
+  std::vector<std::pair<int64_t, size_t>> loads;  // layer, parts
+  std::vector<int32_t> end_tokens;
+  cuda::Start start{};
+  cuda::Step step{};
+  uint64_t released = 0;
+  std::vector<cuda::Sampled> sampled;
+  std::vector<float> logits;
+  bool completes = true;  // steps, when they are asked for
+
+ private:
+  void say(const char* function, cuda::Status* status) {
+    const std::lock_guard lock(mutex_);
+    calls_[function]++;
+    const auto failure = failures_.find(function);
+    *status = failure == failures_.end() ? cuda::Status{} : failure->second;
+  }
+
+  static void check(int32_t, cuda::Status* status) { now_->say("check", status); }
+  static void open(const cuda::OpenOptions* options, const StageShape*, cuda::Handle** handle,
+                   cuda::Status* status) {
+    now_->opened = *options;
+    now_->say("open", status);
+    if (status->code == cuda::Code::ok) *handle = &now_->handle_;
+  }
+  static void facts(const cuda::Handle*, cuda::Facts* facts) {
+    *facts = {.variant = "fake-cuda", .depth = 2, .feeds_back = true};
+  }
+  static void needs(const cuda::Handle*, const DeviceLimits*, cuda::Needs* needs) {
+    *needs = {.weight_bytes = 1, .kv_block_bytes = 2, .buffer_bytes = 3, .scratch_bytes = 4};
+  }
+  static void memory(const cuda::Handle*, uint64_t* bytes, cuda::Status* status) {
+    *bytes = uint64_t{1} << 34;
+    now_->say("memory", status);
+  }
+  static void load(cuda::Handle*, int64_t layer, const WeightRef*, uint64_t count, cuda::Status* status) {
+    now_->loads.emplace_back(layer, count);
+    now_->say("load", status);
+  }
+  static void prepare(cuda::Handle*, const DeviceLimits* limits, const Rotations*, cuda::Status* status) {
+    now_->limits = *limits;
+    now_->say("prepare", status);
+  }
+  static void submit(cuda::Handle*, const cuda::Step* step, cuda::Status* status) {
+    now_->step = *step;
+    if (step->start_count > 0) {
+      now_->start = step->starts[0];
+      const cuda::Sampling& s = step->starts[0].sampling;
+      now_->end_tokens.assign(s.end_tokens, s.end_tokens + s.end_token_count);
+    }
+    now_->say("submit", status);
+    if (status->code == cuda::Code::ok) now_->in_flight_.push_back(step->number);
+  }
+  static int32_t next_done(cuda::Handle*, int64_t, cuda::Done* done, cuda::Status* status) {
+    now_->say("next_done", status);
+    if (status->code != cuda::Code::ok || !now_->completes || now_->in_flight_.empty()) return 0;
+    *done = {.number = now_->in_flight_.front(),
+             .sampled = now_->sampled.data(),
+             .sampled_count = now_->sampled.size(),
+             .logits = now_->logits.empty() ? nullptr : now_->logits.data()};
+    now_->in_flight_.erase(now_->in_flight_.begin());
+    return 1;
+  }
+  static void release(cuda::Handle*, uint64_t number, cuda::Status* status) {
+    now_->released = number;
+    now_->say("release", status);
+  }
+  static void reset(cuda::Handle*, cuda::Status* status) {
+    now_->say("reset", status);
+    now_->in_flight_.clear();
+  }
+  static void close(cuda::Handle*) {
+    cuda::Status ignored;
+    now_->say("close", &ignored);
+  }
+
+ public:
+  static constexpr cuda::Table table{.version = cuda::table_version,
+                                     .layout = cuda::table_layout(),
+                                     .check = check,
+                                     .open = open,
+                                     .facts = facts,
+                                     .needs = needs,
+                                     .memory = memory,
+                                     .load = load,
+                                     .prepare = prepare,
+                                     .submit = submit,
+                                     .next_done = next_done,
+                                     .release = release,
+                                     .reset = reset,
+                                     .close = close};
+
+ private:
+  static inline FakeCuda* now_ = nullptr;
+  cuda::Handle handle_;
+  std::mutex mutex_;  // of these; a device's thread and the test's look at them
+  std::map<std::string, cuda::Status> failures_;
+  std::map<std::string, size_t> calls_;
+  std::vector<uint64_t> in_flight_;
+};
+
+}  // namespace convoy::gpu::test
