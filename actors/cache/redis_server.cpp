@@ -15,6 +15,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include "actors/cache/redis_client.hpp"
 #include "actors/process/log.hpp"
@@ -26,11 +27,15 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+/// Beside our own program, where a bundle has it (scripts/bundle), or in PATH.
 std::string find_program(const std::string& name, const std::string& package) {
+  std::error_code unknown;  // without /proc there is PATH
+  std::vector<fs::path> folders{fs::read_symlink("/proc/self/exe", unknown).parent_path()};
   const char* path = std::getenv("PATH");
-  std::istringstream folders(path ? path : "/usr/bin:/bin");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    const fs::path program = fs::path(folder) / name;
+  std::istringstream listed(path ? path : "/usr/bin:/bin");
+  for (std::string folder; std::getline(listed, folder, ':');) folders.emplace_back(folder);
+  for (const fs::path& folder : folders) {
+    const fs::path program = folder / name;
     if (!folder.empty() && ::access(program.c_str(), X_OK) == 0) return program;
   }
   throw InputError("the program is not installed", name,
