@@ -70,14 +70,47 @@ jobs_by_memory() {
   echo "$jobs"
 }
 
+# What CMake is told when a build is configured, beside its preset.
+cmake_options=()
+
+# Sets cmake_options: libconvoy_cuda.so for the GPUs that are here. False: for none, because there are none, or what they
+# need is missing, which is said.
+build_for_gpus() {
+  local capabilities capability architectures=
+  cmake_options=(-DCONVOY_CUDA=OFF)
+  nvidia-smi -L 2>/dev/null | grep -q '^GPU ' || return 1
+  if [[ ! -x ${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)} ]]; then
+    echo "A GPU is here, but nvcc is not: without CUDA's toolkit Convoy computes on the CPU."
+    return 1
+  fi
+  capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sort -uV)
+  for capability in $capabilities; do
+    capability=${capability/./}
+    ((capability >= 80)) || { echo "A GPU of compute capability $capability is too old: Convoy needs 80."; continue; }
+    # From 90 on an architecture has instructions of its own, which the next one need not have: "a".
+    architectures+=${architectures:+;}$capability$( ((capability < 90)) || echo a)
+  done
+  [[ -n $architectures ]] || return 1
+  cmake_options=(-DCONVOY_CUDA=ON "-DCONVOY_CUDA_ARCHITECTURES=$architectures")
+}
+
+is_configured() { # PRESET: and as cmake_options say
+  local option
+  [[ -f build/$1/build.ninja ]] || return 1
+  for option in "${cmake_options[@]#-D}"; do
+    grep -qE "^${option%%=*}:[A-Z]+=${option#*=}\$" "build/$1/CMakeCache.txt" || return 1
+  done
+}
+
 # usage: build PRESET TARGET…; configures when needed, shows how far it is.
 build() {
   local preset=$1 log
   shift
   mkdir -p build
   log=build/$preset-configure.log
-  if [[ ! -f build/$preset/build.ninja ]]; then
-    cmake --preset "$preset" >"$log" 2>&1 || { cat "$log" >&2; fail "cmake --preset $preset failed, see above"; }
+  if ! is_configured "$preset"; then
+    cmake --preset "$preset" "${cmake_options[@]}" >"$log" 2>&1 ||
+      { cat "$log" >&2; fail "cmake --preset $preset failed, see above"; }
   fi
   NINJA_STATUS="build $preset %p, %f of %t, %e s: " cmake --build --preset "$preset" -j "$(jobs_by_memory)" --target "$@"
 }
