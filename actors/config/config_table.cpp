@@ -164,9 +164,9 @@ void add_stage_keys(std::vector<Key>& t) {
       "How cached keys and values are stored. The narrow ones take half of the memory and round."));
   t.push_back(key<s, &S::deterministic>(
       "stage", "deterministic",
-      "Whether an answer may not depend on the chunks that its prompt was computed in. DeepSeek's prompts "
-      "are then "
-      "computed as its decodes are, which is slower for long ones; other models are always so."));
+      "Whether an answer may not depend on the chunks that its prompt was computed in, nor on what is "
+      "computed beside it. Prompts are then computed as decodes are, which is slower for long ones: on a "
+      "CPU DeepSeek's, where other models are always so; on a GPU all."));
 }
 
 void add_cache_keys(std::vector<Key>& t) {
