@@ -1,10 +1,12 @@
 #include "gpu/cuda/attention.cuh"
+#include "gpu/cuda/attention_tensor.hpp"
 
 namespace convoy::cuda {
 namespace {
 
 /// Joins a row's parts, one after the other: a block a row and head.
 __global__ void __launch_bounds__(attend_threads) join_parts(const Attention a, const RowTables tables) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   if (!has_row(a.rows, row)) return;
   const int parts = tables.position[row] / a.part_tokens + 1, pitch = a.value_width + 2;
@@ -30,7 +32,17 @@ extern template void attend_over<float>(const Attention&, const RowTables&, cuda
 extern template void attend_over<__half>(const Attention&, const RowTables&, cudaStream_t);
 extern template void attend_over<__nv_bfloat16>(const Attention&, const RowTables&, cudaStream_t);
 
+bool attends_on_tensor_cores(const Attention& a) {
+  if (a.ordered || a.keys.type != DType::bf16) return false;
+  if (a.latent) return a.value_width == 512 && a.key_width == 576;
+  return a.out.type == Activations::bf16 && (a.key_width == 64 || a.key_width == 128);
+}
+
 void attend(const Attention& a, const RowTables& tables, cudaStream_t stream) {
+  if (attends_on_tensor_cores(a)) {
+    const bool fill = a.runs && !a.latent && a.heads / a.kv_heads <= many_group_max;
+    return fill ? attend_many(a, tables, stream) : attend_few(a, tables, stream);
+  }
   switch (a.keys.type) {
     case DType::f32:
       attend_over<float>(a, tables, stream);
@@ -42,9 +54,8 @@ void attend(const Attention& a, const RowTables& tables, cudaStream_t stream) {
       attend_over<__nv_bfloat16>(a, tables, stream);
   }
   if (a.parts == 1) return;
-  join_parts<<<dim3(grid_of(a.rows.max), static_cast<unsigned>(a.heads)), attend_threads, 0, stream>>>(
-      a, tables);
-  check(cudaGetLastError(), "join_parts");
+  launch("join_parts", join_parts, dim3(grid_of(a.rows.max), static_cast<unsigned>(a.heads)), attend_threads,
+         0, stream, a, tables);
 }
 
 }  // namespace convoy::cuda

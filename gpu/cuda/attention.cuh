@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(attend_threads) attend_part(const Attention a,
   static_assert(!Latent || EK > EV);
   __shared__ float warp_largest[attend_warps][G], warp_sums[attend_warps][G];
   __shared__ float warp_values[attend_warps][G][EV * 32];
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(a.rows, row)) return;
   const int group = a.heads / a.kv_heads, chunks = (group + G - 1) / G;
@@ -192,8 +193,7 @@ void launch_attend(const Attention& a, const RowTables& tables, cudaStream_t str
   const int group = a.heads / a.kv_heads, chunks = (group + G - 1) / G;
   const dim3 grid(grid_of(a.rows.max), static_cast<unsigned>(a.kv_heads * chunks),
                   static_cast<unsigned>(a.parts));
-  attend_part<Kv, EK, EV, G, U, Latent><<<grid, attend_threads, 0, stream>>>(a, tables);
-  check(cudaGetLastError(), "attend");
+  launch("attend", attend_part<Kv, EK, EV, G, U, Latent>, grid, attend_threads, 0, stream, a, tables);
 }
 
 /// Attention over a cache of this type.

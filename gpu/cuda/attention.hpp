@@ -18,13 +18,21 @@ struct Attention {
   CacheStream keys, values;  // latent: keys alone
   Rows out;                  // [rows, heads, value_width]
   RowRange rows;
+  bool ordered = false;  // a row's bits may depend on its own length alone
+  bool runs = false;     // many rows of a sequence come together
 
   int32_t part_tokens = 0;  // a multiple of kv_block_tokens
-  /// How many blocks share a row's parts: 1, or as many as the longest row may have.
+  /// How many blocks share a row's positions: 1, or, if they are ordered, as many as the longest row may have
+  /// parts.
   int32_t parts = 1;
   float* partial = nullptr;  // [rows, heads, parts, value_width + 2], where parts > 1
 };
 void attend(const Attention& attention, const RowTables& tables, cudaStream_t stream);
+
+/// Whether there are faster kernels, on tensor cores (attention_tensor.hpp), which know no order.
+bool attends_on_tensor_cores(const Attention& attention);
+/// The most blocks that share a row's positions there.
+inline constexpr int shares_max = 64;
 
 /// The widest heads, and the widest entries of latents, that there are kernels for.
 inline constexpr int head_dim_max = 256, latent_max = 512, latent_rope_max = 64;

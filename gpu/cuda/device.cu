@@ -150,8 +150,8 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
 void CudaDevice::warm_up() {
   const auto all = limits_.rows;
   for (int64_t rows = 1;; rows = std::min(2 * rows, all)) {
-    forward_.enqueue(forward_.bucket(rows, shape_.last ? rows : 0, 1), tables_.view(), results_.as<Sampled>(),
-                     stream_);
+    forward_.enqueue(forward_.bucket({.rows = rows, .sampled = shape_.last ? rows : 0}), tables_.view(),
+                     results_.as<Sampled>(), stream_);
     if (rows == all) return;
   }
 }
@@ -171,10 +171,13 @@ void CudaDevice::submit(const Step& step) {
     check(cudaMemcpyAsync(forward_.hidden(), flight.in.get(), hidden, cudaMemcpyHostToDevice, stream_),
           "sending hidden states");
   }
-  int64_t longest = 0;
-  for (uint64_t i = 0; i < step.sequence_count; i++)
-    longest = std::max(longest, step.sequences[i].first_position + step.sequences[i].rows);
-  const Bucket bucket = forward_.bucket(header.rows, header.sampled, longest);
+  StepSize size{.rows = header.rows, .sampled = header.sampled};
+  for (uint64_t i = 0; i < step.sequence_count; i++) {
+    const SlotRows& s = step.sequences[i];
+    size.longest = std::max(size.longest, s.first_position + s.rows);
+    size.longest_run = std::max(size.longest_run, s.rows);
+  }
+  const Bucket bucket = forward_.bucket(size);
   if (step.keep_logits && header.sampled > 0)
     run_keeping_logits(bucket, flight);
   else

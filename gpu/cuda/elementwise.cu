@@ -38,6 +38,7 @@ __device__ void decode_any(const Matrix& m, int row, int column, float out[8]) {
 
 __global__ void __launch_bounds__(threads)
     embed_rows(const Matrix table, const RowTables tables, const RowRange rows, float* x, int64_t pitch) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(rows, row)) return;
   const int id = tables.id[row];
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(threads)
 
 template <class Out>
 __global__ void __launch_bounds__(threads) norm_rows(const Norm n) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(n.rows, row)) return;
   const int64_t at = (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch;
@@ -72,6 +74,7 @@ template <class Out>
 __global__ void __launch_bounds__(threads)
     gate(const float* gate, const float* up, int64_t pitch, int32_t width, const RowRange rows, Out* out,
          int64_t out_pitch) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.y),
             i = static_cast<int>(blockIdx.x) * threads + static_cast<int>(threadIdx.x);
   if (i >= padded(width)) return;
@@ -84,6 +87,7 @@ __global__ void __launch_bounds__(threads)
 /// A warp a head: those of q, then of k, then of v.
 __global__ void __launch_bounds__(threads) grouped_write(const GroupedWrite w, const RowTables tables) {
   extern __shared__ float shared[];  // [warps, head_dim]
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(w.rows, row)) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32,
@@ -120,6 +124,7 @@ __global__ void __launch_bounds__(threads) grouped_write(const GroupedWrite w, c
 }
 
 __global__ void __launch_bounds__(threads) latent_write(const LatentWrite w, const RowTables tables) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   if (!has_row(w.rows, row)) return;
   const int position = tables.position[row], cached = w.latent + w.rope;
@@ -144,16 +149,12 @@ __global__ void __launch_bounds__(threads) latent_write(const LatentWrite w, con
 
 void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, float* x, int64_t pitch,
            cudaStream_t stream) {
-  embed_rows<<<grid_of(rows.max), threads, 0, stream>>>(table, tables, rows, x, pitch);
-  check(cudaGetLastError(), "embed");
+  launch("embed", embed_rows, grid_of(rows.max), threads, 0, stream, table, tables, rows, x, pitch);
 }
 
 void normalise(const Norm& norm, cudaStream_t stream) {
-  if (norm.out.type == Activations::bf16)
-    norm_rows<__nv_bfloat16><<<grid_of(norm.rows.max), threads, 0, stream>>>(norm);
-  else
-    norm_rows<float><<<grid_of(norm.rows.max), threads, 0, stream>>>(norm);
-  check(cudaGetLastError(), "normalise");
+  launch("normalise", norm.out.type == Activations::bf16 ? norm_rows<__nv_bfloat16> : norm_rows<float>,
+         grid_of(norm.rows.max), threads, 0, stream, norm);
 }
 
 void gate_rows(const float* gates, const float* up, int64_t pitch, int32_t width, const RowRange& rows,
@@ -162,23 +163,20 @@ void gate_rows(const float* gates, const float* up, int64_t pitch, int32_t width
   const dim3 grid(grid_of((padded(width) + threads - 1) / threads),
                   grid_of(rows.max < rows_of_grid ? rows.max : rows_of_grid));
   if (out.type == Activations::bf16)
-    gate<<<grid, threads, 0, stream>>>(gates, up, pitch, width, rows, static_cast<__nv_bfloat16*>(out.data),
-                                       out.pitch);
+    launch("gate_rows", gate<__nv_bfloat16>, grid, threads, 0, stream, gates, up, pitch, width, rows,
+           static_cast<__nv_bfloat16*>(out.data), out.pitch);
   else
-    gate<<<grid, threads, 0, stream>>>(gates, up, pitch, width, rows, static_cast<float*>(out.data),
-                                       out.pitch);
-  check(cudaGetLastError(), "gate_rows");
+    launch("gate_rows", gate<float>, grid, threads, 0, stream, gates, up, pitch, width, rows,
+           static_cast<float*>(out.data), out.pitch);
 }
 
 void write_grouped(const GroupedWrite& write, const RowTables& tables, cudaStream_t stream) {
   const size_t shared = static_cast<size_t>(warps * write.head_dim) * sizeof(float);
-  grouped_write<<<grid_of(write.rows.max), threads, shared, stream>>>(write, tables);
-  check(cudaGetLastError(), "write_grouped");
+  launch("write_grouped", grouped_write, grid_of(write.rows.max), threads, shared, stream, write, tables);
 }
 
 void write_latent(const LatentWrite& write, const RowTables& tables, cudaStream_t stream) {
-  latent_write<<<grid_of(write.rows.max), threads, 0, stream>>>(write, tables);
-  check(cudaGetLastError(), "write_latent");
+  launch("write_latent", latent_write, grid_of(write.rows.max), threads, 0, stream, write, tables);
 }
 
 }  // namespace convoy::cuda

@@ -74,6 +74,7 @@ struct RouteRoom {
 /// A warp a row.
 __global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r) {
   extern __shared__ float4 shared[];
+  follow_previous();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int row = static_cast<int>(blockIdx.x) * route_warps + warp;
   if (!has_row(r.rows, row)) return;
@@ -127,6 +128,7 @@ __global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r
 /// order an expert's rows come does not matter to any of them.
 __global__ void __launch_bounds__(list_threads) list_visits(const Route r) {
   __shared__ int counts[experts_max], visit_ends[list_threads], tile_ends[list_threads];
+  follow_previous();
   const int thread = static_cast<int>(threadIdx.x);
   const int rows = max(0, min(r.rows.max, *r.rows.count - r.rows.first));
   const int chosen = static_cast<int>(r.routing.chosen), visits = rows * chosen;
@@ -159,6 +161,7 @@ __global__ void __launch_bounds__(list_threads) list_visits(const Route r) {
 }
 
 __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(j.rows, row)) return;
   const int i = static_cast<int>(blockIdx.y) * join_threads + static_cast<int>(threadIdx.x);
@@ -184,17 +187,15 @@ void route_rows(const Route& route, cudaStream_t stream) {
       cudaFuncSetAttribute(choose_experts, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            static_cast<int>(route_warps * sizeof(RouteRoom)));
   check(raised, "cudaFuncSetAttribute");
-  choose_experts<<<grid_of((route.rows.max + route_warps - 1) / route_warps), route_warps * 32,
-                   route_warps * sizeof(RouteRoom), stream>>>(route);
-  check(cudaGetLastError(), "choose_experts");
-  list_visits<<<1, list_threads, 0, stream>>>(route);
-  check(cudaGetLastError(), "list_visits");
+  launch("choose_experts", choose_experts, grid_of((route.rows.max + route_warps - 1) / route_warps),
+         route_warps * 32, route_warps * sizeof(RouteRoom), stream, route);
+  launch("list_visits", list_visits, 1, list_threads, 0, stream, route);
 }
 
 void join_experts(const JoinExperts& j, cudaStream_t stream) {
-  join<<<dim3(grid_of(j.rows.max), grid_of((j.width + join_threads - 1) / join_threads)), join_threads, 0,
-         stream>>>(j);
-  check(cudaGetLastError(), "join_experts");
+  launch("join_experts", join,
+         dim3(grid_of(j.rows.max), grid_of((j.width + join_threads - 1) / join_threads)), join_threads, 0,
+         stream, j);
 }
 
 }  // namespace convoy::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "gpu/cuda/gemm_stream.hpp"
 #include "gpu/kv_block.hpp"
 
 namespace convoy::cuda {
@@ -11,6 +12,10 @@ namespace {
 /// Steps of more rows fill the card without cutting attention into parts.
 constexpr int64_t parted_rows_max = 64;
 constexpr int64_t parts_limit = 64, part_tokens_min = 256;
+/// On tensor cores: blocks that fill the card, the fewest positions that are worth a block, and the most rows
+/// of a sequence that have a block each.
+constexpr int64_t attention_blocks = 256, share_tokens_min = 64;
+constexpr int64_t few_rows_max = 8;
 /// Logits that are there at once.
 constexpr int64_t head_rows_max = 256;
 
@@ -121,20 +126,44 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
       gpu::kv_blocks_for((limits.context_tokens + parts_limit - 1) / parts_limit) * gpu::kv_block_tokens));
   parts_max_ = static_cast<int>((limits.context_tokens + part_tokens_ - 1) / part_tokens_);
   const int64_t value_width = s.has_latent ? s.latent.latent : s.head_dim;
-  if (parts_max_ > 1)
-    partial_ = take(std::min(limits.rows, parted_rows_max) * s.heads * parts_max_ * (value_width + 2) * 4,
-                    "attention's parts"),
-    take.poison(partial_);
+  on_tensor_cores_ = attends_on_tensor_cores(
+      {.key_width = static_cast<int32_t>(s.has_latent ? s.latent.cached() : s.head_dim),
+       .value_width = static_cast<int32_t>(value_width),
+       .latent = s.has_latent,
+       .keys = {.type = limits.kv_type},
+       .out = {.type = activations_},
+       .ordered = s.deterministic});
+  int64_t parts = parts_max_ > 1 ? std::min(limits.rows, parted_rows_max) * parts_max_ : 0;
+  // As many rows as leave blocks to share have, together, at most so many shares.
+  if (on_tensor_cores_) parts = std::max<int64_t>(parts, attention_blocks / attention_blocks_of_row());
+  if (parts > 0)
+    partial_ = take(parts * s.heads * (value_width + 2) * 4, "attention's parts"), take.poison(partial_);
 }
 
-Bucket Forward::bucket(int64_t rows, int64_t sampled, int64_t longest) const {
+Bucket Forward::bucket(const StepSize& step) const {
   Bucket b;
-  if (rows == 0) return b;
-  b.rows = at_least(rows, limits_.rows);
-  if (sampled > 0) b.sampled = at_least(sampled, b.rows);
-  const int64_t parts = (longest + part_tokens_ - 1) / part_tokens_;
+  if (step.rows == 0) return b;
+  b.rows = at_least(step.rows, limits_.rows);
+  if (step.sampled > 0) b.sampled = at_least(step.sampled, b.rows);
+  if (on_tensor_cores_) {
+    b.runs = step.longest_run > few_rows_max;
+    if (b.runs && !shape_.has_latent) return b;
+    const int64_t blocks = b.rows * attention_blocks_of_row();
+    const int64_t shares = std::min<int64_t>(attention_blocks / blocks, shares_max);
+    const int64_t of_longest = (step.longest + share_tokens_min - 1) / share_tokens_min;
+    if (shares > 1)
+      b.parts = at_least(of_longest, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(shares))));
+    return b;
+  }
+  const int64_t parts = (step.longest + part_tokens_ - 1) / part_tokens_;
   if (b.rows <= parted_rows_max && parts > 1) b.parts = at_least(parts, parts_max_);
   return b;
+}
+
+/// How many blocks attend with a row where none share its positions.
+int64_t Forward::attention_blocks_of_row() const {
+  const int64_t keys = shape_.has_latent ? 1 : shape_.kv_heads, tile = 16;
+  return keys * ((shape_.heads / keys + tile - 1) / tile);
 }
 
 GemmKind Forward::kind(int64_t rows) const {
@@ -226,6 +255,8 @@ void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t
           .values = stream(index, 1),
           .out = attended_.rows(),
           .rows = l.rows,
+          .ordered = shape_.deterministic,
+          .runs = l.bucket.runs,
           .part_tokens = part_tokens_,
           .parts = l.bucket.parts,
           .partial = partial_.as<float>()},
@@ -300,6 +331,8 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
           .keys = stream(index, 0),
           .out = latents_.rows(),
           .rows = l.rows,
+          .ordered = shape_.deterministic,
+          .runs = l.bucket.runs,
           .part_tokens = part_tokens_,
           .parts = l.bucket.parts,
           .partial = partial_.as<float>()},
@@ -329,8 +362,10 @@ void Forward::mlp(const Launch& l, const LayerParts& layer) {
     both.products[both.count++] = {layer.matrix(Part::gate), layer.vector(Part::gate_bias), gate.data,
                                    gate.pitch};
     both.products[both.count++] = {layer.matrix(Part::up), layer.vector(Part::up_bias), up.data, up.pitch};
-    multiply(both, l.stream);
-    gate_rows(gate.data, up.data, gate.pitch, width, l.rows, gated_.rows(), l.stream);
+    if (!multiply_gated(both, gated_.rows(), l.stream)) {
+      multiply(both, l.stream);
+      gate_rows(gate.data, up.data, gate.pitch, width, l.rows, gated_.rows(), l.stream);
+    }
     GemmCall down = call(l, gated_);
     down.products[down.count++] = {layer.matrix(Part::down), layer.vector(Part::down_bias),
                                    delta_.as<float>(), shape_.hidden};
@@ -346,28 +381,38 @@ void Forward::experts(const Launch& l, const LayerParts& layer, bool fresh) {
   scores.kind = GemmKind::few_rows;  // exact products: which experts are chosen hangs on them
   scores.products[scores.count++] = {layer.matrix(Part::router), nullptr, router_.f32(), router_.pitch};
   multiply(scores, l.stream);
-  const GemmKind of_experts = kind(l.rows.max * routing.chosen / routing.experts);
+  // Experts' shares of the rows differ: a tile holds somewhat more than the average.
+  const int64_t average = (l.rows.max * routing.chosen + routing.experts - 1) / routing.experts;
+  GemmKind of_experts = kind(average);
+  int height = tile_rows(of_experts);
+  bool streamed = true;
+  for (const Part part : {Part::expert_gate, Part::expert_up, Part::expert_down})
+    streamed = streamed && streams(layer.matrix(part), activations_);
+  if (streamed && (shape_.deterministic || average <= stream_rows_max))
+    of_experts = GemmKind::few_rows, height = stream_tile(average + average / 2);
   route_rows({.logits = router_.f32(),
               .bias = layer.vector(Part::router_bias),
               .routing = routing,
               .tables = routing_,
               .rows = l.rows,
-              .tile_rows = tile_rows(of_experts)},
+              .tile_rows = height},
              l.stream);
-  const int tiles = tiles_max(routing, l.rows.max, tile_rows(of_experts));
+  const int tiles = tiles_max(routing, l.rows.max, height);
   const RowRange visited{routing_.visits, 0, l.rows.max * chosen};
   const Visits of_rows{routing_.tiles, routing_.tile_count, routing_.visit_row, tiles},
       in_order{routing_.tiles, routing_.tile_count, nullptr, tiles};
   GemmCall both = call(l, h_);
-  both.visits = &of_rows, both.kind = of_experts;
+  both.visits = &of_rows, both.kind = of_experts, both.tile_rows = height;
   const Values gate{expert_gates_.f32(), expert_gates_.pitch}, up = gate.behind(padded(shape_.expert_width));
   both.products[both.count++] = {layer.matrix(Part::expert_gate), nullptr, gate.data, gate.pitch};
   both.products[both.count++] = {layer.matrix(Part::expert_up), nullptr, up.data, up.pitch};
-  multiply(both, l.stream);
-  gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
-            expert_gated_.rows(), l.stream);
+  if (!multiply_gated(both, expert_gated_.rows(), l.stream)) {
+    multiply(both, l.stream);
+    gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
+              expert_gated_.rows(), l.stream);
+  }
   GemmCall down = call(l, expert_gated_);
-  down.visits = &in_order, down.kind = of_experts;
+  down.visits = &in_order, down.kind = of_experts, down.tile_rows = height;
   down.products[down.count++] = {layer.matrix(Part::expert_down), nullptr, expert_out_.f32(),
                                  expert_out_.pitch};
   multiply(down, l.stream);

@@ -18,8 +18,15 @@ namespace convoy::cuda {
 /// What steps of a kind have at most.
 struct Bucket {
   int rows = 0, sampled = 0;
-  int parts = 1;  // of attention: 1: a block walks over all of a row's positions
+  int parts = 1;      // of attention: 1: a block walks over all of a row's positions
+  bool runs = false;  // of one sequence there may be many rows
   auto operator<=>(const Bucket&) const = default;
+};
+
+/// What decides about a step's bucket.
+struct StepSize {
+  int64_t rows = 0, sampled = 0;
+  int64_t longest = 0, longest_run = 0;  // positions, and rows, of a sequence
 };
 
 class Forward {
@@ -39,7 +46,7 @@ class Forward {
   uint64_t weight_bytes() const { return weights_.bytes(); }
 
   /// The smallest bucket for a step.
-  Bucket bucket(int64_t rows, int64_t sampled, int64_t longest) const;
+  Bucket bucket(const StepSize& step) const;
   /// Launches a step whose bytes are where the tables say. after_logits(first, rows, logits), if there is
   /// one, is called behind the launches that make these rows' logits.
   using AfterLogits = std::function<void(int first, int rows, const float* logits)>;
@@ -75,6 +82,7 @@ class Forward {
   void take_activations(const DeviceLimits& limits, Taker& take);
   void take_scratch(const DeviceLimits& limits, Taker& take);
   int64_t kv_block_bytes(DType type) const;
+  int64_t attention_blocks_of_row() const;
   GemmKind kind(int64_t rows) const;
   GemmCall call(const Launch& launch, const RowBuffer& in) const;
   void norm(const Launch& launch, const float* weight, bool add_delta, const RowBuffer* out);
@@ -105,6 +113,7 @@ class Forward {
   std::vector<DeviceMemory> routing_memory_;
   RoutingTables routing_;
   std::vector<DeviceMemory> cache_;  // [layers · streams]
+  bool on_tensor_cores_ = false;
   int part_tokens_ = 0, parts_max_ = 1, head_rows_ = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include "gpu/cuda/blas.hpp"
 #include "gpu/cuda/check.hpp"
+#include "gpu/cuda/gemm_stream.hpp"
 
 namespace convoy::cuda {
 
@@ -61,32 +62,71 @@ bool join(Product& all, const Product& next) {
   return behind;
 }
 
-/// False: not all of the products are made.
-bool multiply_by_blas(const GemmCall& call, cudaStream_t stream) {
+bool streams(const GemmCall& call) {
+  if (call.kind != GemmKind::few_rows) return false;
+  for (int i = 0; i < call.count; i++)
+    if (!cuda::streams(call.products[i].weight, call.in.type)) return false;
+  return true;
+}
+
+StreamCall streamed(const GemmCall& call, const Product& product) {
+  StreamCall one;
+  one.product = product;
+  one.in = call.in, one.rows = call.rows, one.visits = call.visits, one.tile_rows = call.tile_rows;
+  return one;
+}
+
+bool multiplies_by_blas(const GemmCall& call) {
   if (!call.blas || call.visits || call.kind != GemmKind::many_rows || call.in.type != Activations::bf16)
     return false;
   for (int i = 0; i < call.count; i++)
     if (call.products[i].weight.type != DType::bf16) return false;
+  return true;
+}
+
+/// Calls use(product) for each, those that can be joined as one; false as soon as one of them is.
+template <class Use>
+bool for_joined(const GemmCall& call, const Use& use) {
   for (int i = 0; i < call.count;) {
     Product product = call.products[i++];
     while (i < call.count && join(product, call.products[i])) i++;
-    if (!call.blas->multiply(product, call.in, call.rows.max, stream)) return false;
+    if (!use(product)) return false;
   }
   return true;
 }
 
 }  // namespace
 
-/// Neighbours of one type in one launch.
-void multiply(const GemmCall& call, cudaStream_t stream) {
-  if (multiply_by_blas(call, stream)) return;
-  for (int first = 0; first < call.count;) {
+bool streams(const Matrix& weight, Activations activations) {
+  return weight.type == DType::bf16 && activations == Activations::bf16;
+}
+
+bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t cuda_stream) {
+  // What pads a row of `gated` is not written.
+  if (!streams(call) || call.products[0].weight.rows % chunk_values != 0) return false;
+  StreamCall both = streamed(call, call.products[0]);
+  both.up = &call.products[1], both.gated = gated;
+  stream(both, cuda_stream);
+  return true;
+}
+
+void multiply(const GemmCall& call, cudaStream_t cuda_stream) {
+  if (streams(call)) {
+    for_joined(call,
+               [&](const Product& product) { return stream(streamed(call, product), cuda_stream), true; });
+    return;
+  }
+  if (multiplies_by_blas(call) && for_joined(call, [&](const Product& product) {
+        return call.blas->multiply(product, call.in, call.rows.max, cuda_stream);
+      }))
+    return;
+  for (int first = 0; first < call.count;) {  // neighbours of one type in one launch
     GemmCall same = call;
     same.count = 0;
     const DType type = call.products[first].weight.type;
     while (first < call.count && call.products[first].weight.type == type)
       same.products[same.count++] = call.products[first++];
-    for_type(type, [&]<DType W>() { launch_gemm<W>(same, stream); });
+    for_type(type, [&]<DType W>() { launch_gemm<W>(same, cuda_stream); });
   }
 }
 

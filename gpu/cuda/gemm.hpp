@@ -44,9 +44,9 @@ struct Visits {
   int32_t tiles_max = 0;
 };
 
-/// Which kernel: one decides the order of additions, so a row's bits too.
+/// How a row's additions are ordered.
 enum class GemmKind : uint8_t {
-  few_rows,   // a warp an output: exact products, a weight is read for every skinny_rows rows
+  few_rows,   // the same whatever rows come beside it: exact products, at the speed of memory
   many_rows,  // tiles of tiled_rows rows; with bf16 activations on tensor cores, weights rounded to bf16
 };
 inline constexpr int skinny_rows = 8, tiled_rows = 64;
@@ -61,11 +61,17 @@ struct GemmCall {
   Rows in;
   RowRange rows;
   const Visits* visits = nullptr;  // then `rows` is not looked at
+  int tile_rows = 0;               // of the visits' tiles
   GemmKind kind = GemmKind::few_rows;
   /// Computes many rows of bf16, if it is there. All of rows.max are computed, those behind the last too.
   Blas* blas = nullptr;
 };
 void multiply(const GemmCall& call, cudaStream_t stream);
+/// silu(gate) ⊙ up of a call's two products, into `gated` at once. False: there is no kernel for that.
+bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t stream);
+/// Whether products with such a weight are streamed (gemm_stream.hpp) where rows are few: then the visits'
+/// tiles may have its heights.
+bool streams(const Matrix& weight, Activations activations);
 
 /// A product for each head with its own rows of a matrix: those of head h begin at h · row_stride +
 /// row_first.

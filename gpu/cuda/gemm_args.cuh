@@ -3,6 +3,7 @@
 
 #include "gpu/cuda/decode.cuh"
 #include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/launch.cuh"
 
 namespace convoy::cuda {
 

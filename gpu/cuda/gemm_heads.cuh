@@ -22,6 +22,7 @@ template <DType W, class Out>
 __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
   extern __shared__ float4 shared[];
   float* const in = reinterpret_cast<float*>(shared);  // [head_rows, columns]
+  follow_previous();
   const HeadProduct& p = args.product;
   const int head = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * head_rows;
   const int count = rows_left(p.rows, first);
@@ -68,6 +69,7 @@ __global__ void __launch_bounds__(head_threads) head_gemm_transposed(const HeadA
   constexpr int joined_pitch = head_rows * chunk_values + 1;
   float* const joined = reinterpret_cast<float*>(shared);       // [transposed_chunks, joined_pitch]
   float* const in = joined + transposed_chunks * joined_pitch;  // [rows_of_head, head_rows]
+  follow_previous();
   const HeadProduct& p = args.product;
   const int head = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * head_rows;
   const int count = rows_left(p.rows, first);

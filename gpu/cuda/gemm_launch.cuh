@@ -34,19 +34,18 @@ void launch_gemm(const GemmCall& call, cudaStream_t stream) {
     constexpr int threads = skinny_warps * 32;
     const bool one = !call.visits && call.rows.max == 1;
     if (narrow && one)
-      skinny_gemm<W, __nv_bfloat16, 1><<<grid, threads, 0, stream>>>(args);
+      launch("a product", skinny_gemm<W, __nv_bfloat16, 1>, grid, threads, 0, stream, args);
     else if (narrow)
-      skinny_gemm<W, __nv_bfloat16, skinny_rows><<<grid, threads, 0, stream>>>(args);
+      launch("a product", skinny_gemm<W, __nv_bfloat16, skinny_rows>, grid, threads, 0, stream, args);
     else if (one)
-      skinny_gemm<W, float, 1><<<grid, threads, 0, stream>>>(args);
+      launch("a product", skinny_gemm<W, float, 1>, grid, threads, 0, stream, args);
     else
-      skinny_gemm<W, float, skinny_rows><<<grid, threads, 0, stream>>>(args);
+      launch("a product", skinny_gemm<W, float, skinny_rows>, grid, threads, 0, stream, args);
   } else if (narrow) {
-    tiled_gemm_bf16<W><<<grid, tiled_threads, 0, stream>>>(args);
+    launch("a product", tiled_gemm_bf16<W>, grid, tiled_threads, 0, stream, args);
   } else {
-    tiled_gemm_f32<W><<<grid, tiled_threads, 0, stream>>>(args);
+    launch("a product", tiled_gemm_f32<W>, grid, tiled_threads, 0, stream, args);
   }
-  check(cudaGetLastError(), "a product's launch");
 }
 
 template <DType W>
@@ -57,17 +56,16 @@ void launch_heads(const HeadProduct& p, bool transposed, cudaStream_t stream) {
     const size_t shared = (transposed_chunks * (head_rows * chunk_values + 1) +
                            static_cast<size_t>(head_rows) * static_cast<size_t>(p.rows_of_head)) *
                           sizeof(float);
-    head_gemm_transposed<W><<<grid, head_threads, shared, stream>>>({p});
+    launch("a head product", head_gemm_transposed<W>, grid, head_threads, shared, stream, HeadArgs{p});
   } else {
     const dim3 grid(heads, tiles, blocks_for(p.rows_of_head, head_outputs));
     const size_t shared =
         static_cast<size_t>(head_rows) * static_cast<size_t>(padded(p.weight.columns)) * sizeof(float);
     if (p.out_type == Activations::bf16)
-      head_gemm<W, __nv_bfloat16><<<grid, head_threads, shared, stream>>>({p});
+      launch("a head product", head_gemm<W, __nv_bfloat16>, grid, head_threads, shared, stream, HeadArgs{p});
     else
-      head_gemm<W, float><<<grid, head_threads, shared, stream>>>({p});
+      launch("a head product", head_gemm<W, float>, grid, head_threads, shared, stream, HeadArgs{p});
   }
-  check(cudaGetLastError(), "a head product's launch");
 }
 
 #define CONVOY_COMPILE_GEMM(type)                                 \

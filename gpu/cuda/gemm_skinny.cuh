@@ -12,6 +12,7 @@ inline constexpr int skinny_warps = 8, skinny_outputs = 2;  // of a block; of a 
 
 template <DType W, class A, int M>
 __global__ void __launch_bounds__(skinny_warps * 32) skinny_gemm(const GemmArgs args) {
+  follow_previous();
   const Tile tile = tile_of(args, static_cast<int>(blockIdx.y), skinny_rows);
   if (tile.rows <= 0) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

@@ -3,6 +3,7 @@
 // columns in one order, the next part of the operands on its way while this one is multiplied.
 
 #include "gpu/cuda/gemm_args.cuh"
+#include "gpu/cuda/mma.cuh"
 
 namespace convoy::cuda {
 
@@ -15,6 +16,7 @@ inline constexpr int float_outputs = 64, float_columns = 16;
 template <DType W>
 __global__ void __launch_bounds__(tiled_threads) tiled_gemm_f32(const GemmArgs args) {
   __shared__ float rows_part[float_columns][tiled_rows + 4], outputs_part[float_columns][float_outputs + 4];
+  follow_previous();
   const Tile tile = tile_of(args, static_cast<int>(blockIdx.y), tiled_rows);
   if (tile.rows <= 0) return;
   int first = static_cast<int>(blockIdx.x) * float_outputs;
@@ -72,26 +74,6 @@ inline constexpr int mma_outputs = 128, mma_columns = 32;
 /// Values from a row to the next in shared memory: eight rows' chunks lie in different banks.
 inline constexpr int mma_pitch = mma_columns + 8;
 
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const __nv_bfloat16* from) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(from));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address));
-}
-
-__device__ __forceinline__ void mma(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};\n"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t two_bf16(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&both);
-}
-
 /// Eight values of a weight as bf16.
 template <DType W>
 __device__ __forceinline__ uint4 eight_bf16(const Matrix& m, int row, int column) {
@@ -106,6 +88,7 @@ __global__ void __launch_bounds__(tiled_threads) tiled_gemm_bf16(const GemmArgs 
   constexpr int chunks = mma_columns / chunk_values, row_step = tiled_threads / chunks;  // 4, 64
   __shared__ __align__(16) __nv_bfloat16 rows_part[2][tiled_rows][mma_pitch];
   __shared__ __align__(16) __nv_bfloat16 outputs_part[2][mma_outputs][mma_pitch];
+  follow_previous();
   const Tile tile = tile_of(args, static_cast<int>(blockIdx.y), tiled_rows);
   if (tile.rows <= 0) return;
   int first = static_cast<int>(blockIdx.x) * mma_outputs;

@@ -1,5 +1,6 @@
 #include "gpu/cuda/row_tables.hpp"
 
+#include "gpu/cuda/launch.cuh"
 #include "gpu/kv_block.hpp"
 #include "gpu/step.hpp"
 
@@ -15,6 +16,7 @@ __device__ const T* part(const StepHeader& header, int32_t at) {
 
 /// A block a sequence; all blocks share starts and changes. Nothing here reads what another block writes.
 __global__ void __launch_bounds__(expand_threads) expand(const RowTables t) {
+  follow_previous();
   const StepHeader& header = *t.header;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   const int everywhere = block * expand_threads + thread, all = static_cast<int>(gridDim.x) * expand_threads;
@@ -32,6 +34,7 @@ __global__ void __launch_bounds__(expand_threads) expand(const RowTables t) {
       const int32_t given = ids[row];
       const int32_t id = given == gpu::token_fed_back ? t.last_token[sequence.slot] : given;
       t.slot[row] = sequence.slot, t.position[row] = position, t.id[row] = id;
+      t.index[row] = i, t.left[row] = sequence.rows - i;
       if (t.history) t.history[sequence.slot * static_cast<int64_t>(t.context) + position] = id;
     }
     for (int i = thread; i < sequence.sampled_rows; i += expand_threads) {
@@ -55,6 +58,7 @@ RowTableMemory::RowTableMemory(const DeviceLimits& limits, const StepCapacity& c
   view_.entries = static_cast<int32_t>(capacity.table_entries);
   view_.context = static_cast<int32_t>(limits.context_tokens);
   array(view_.slot, limits.rows), array(view_.position, limits.rows), array(view_.id, limits.rows);
+  array(view_.index, limits.rows), array(view_.left, limits.rows);
   array(view_.sampled_row, limits.rows), array(view_.sampled_last, limits.rows);
   array(view_.blocks, int64_t{limits.slots} * capacity.table_entries);
   array(view_.sampling, limits.slots), array(view_.last_token, limits.slots);
@@ -62,8 +66,8 @@ RowTableMemory::RowTableMemory(const DeviceLimits& limits, const StepCapacity& c
 }
 
 void expand_step(const RowTables& tables, int sequences_max, cudaStream_t stream) {
-  expand<<<static_cast<unsigned>(sequences_max < 1 ? 1 : sequences_max), expand_threads, 0, stream>>>(tables);
-  check(cudaGetLastError(), "expand");
+  launch("expand", expand, static_cast<unsigned>(sequences_max < 1 ? 1 : sequences_max), expand_threads, 0,
+         stream, tables);
 }
 
 }  // namespace convoy::cuda

@@ -12,8 +12,9 @@ struct RowTables {
   const StepHeader* header = nullptr;  // of the step that runs
   // Of each row.
   int32_t *slot = nullptr, *position = nullptr, *id = nullptr;
-  int32_t* sampled_row = nullptr;   // of each sampled row
-  int32_t* sampled_last = nullptr;  // whether it is the last of its sequence
+  int32_t *index = nullptr, *left = nullptr;  // its place among its sequence's rows; how many come from it on
+  int32_t* sampled_row = nullptr;             // of each sampled row
+  int32_t* sampled_last = nullptr;            // whether it is the last of its sequence
   // Of each slot.
   uint32_t* blocks = nullptr;  // [slots, entries]: its block table
   int32_t entries = 0;
@@ -37,7 +38,7 @@ class RowTableMemory {
   std::byte* step() const { return step_.as<std::byte>(); }
 
  private:
-  DeviceMemory step_, memory_[9];
+  DeviceMemory step_, memory_[11];
   RowTables view_;
 };
 

@@ -261,6 +261,7 @@ __device__ Normalizer normalizer_of(const Row& raw, Sampled& result) {
 
 /// A block a row. Every thread computes what decides, so that all take the same way.
 __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTables t) {
+  follow_previous();
   const int own = static_cast<int>(blockIdx.x), index = args.rows.first + own;
   if (!has_row(args.rows, own)) return;
   const int line = t.sampled_row[index], slot = t.slot[line], seen = t.position[line] + 1;
@@ -299,8 +300,7 @@ __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTa
 }  // namespace
 
 void sample_rows(const Sample& args, const RowTables& tables, cudaStream_t stream) {
-  sample<<<grid_of(args.rows.max), threads, 0, stream>>>(args, tables);
-  check(cudaGetLastError(), "sample_rows");
+  launch("sample_rows", sample, grid_of(args.rows.max), threads, 0, stream, args, tables);
 }
 
 }  // namespace convoy::cuda

@@ -143,11 +143,40 @@ BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_float32) {
     compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 7, 77}, f32_tolerance, f32_tolerance);
 }
 
+// With weights in bf16 too, few rows are streamed and many go to cuBLASLt.
 BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_bf16) {
   if (!find_library()) return;
-  for (const ModelShape& shape : families())
-    compare(shape, on_card(Activations::bf16), limits_of(), ragged, {1, 77}, shape.moe ? 2.0 : bf16_tolerance,
-            bf16_median);
+  for (const DType type : {DType::f32, DType::bf16})
+    for (ModelShape shape : families()) {
+      shape.type = type;
+      compare(shape, on_card(Activations::bf16), limits_of(), ragged, {1, 3, 77},
+              shape.moe ? 2.0 : bf16_tolerance, bf16_median);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(attention_on_tensor_cores) {
+  if (!find_library()) return;
+  std::vector<ModelShape> shapes;
+  for (const auto& [heads, kv_heads, width] :
+       {std::array{14, 2, 64}, std::array{8, 8, 128}, std::array{3, 1, 128}, std::array{40, 2, 64},
+        std::array{32, 2, 128}})
+    shapes.push_back({.name = "grouped, " + std::to_string(heads) + " heads",
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .head_dim = width});
+  for (const int64_t heads : {3, 16, 20})
+    shapes.push_back({.name = "latents, " + std::to_string(heads) + " heads",
+                      .heads = heads,
+                      .kv_heads = heads,
+                      .pairs = model::RopePairs::interleaved,
+                      .latent = latent_of(0, 512, 32, 64, 32)});
+  // One token, shares of less than a block's warps, a block's edge, and far beyond; alone and in company.
+  for (const ModelShape& shape : shapes)
+    for (const std::vector<size_t>& lengths : {std::vector<size_t>{1100},
+                                               {1100, 257, 256, 3},
+                                               {1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 33}})
+      compare(shape, on_card(Activations::bf16), limits_of(false, DType::bf16), lengths, {1, 8, 9, 58},
+              bf16_tolerance, bf16_median);
 }
 
 BOOST_AUTO_TEST_CASE(every_type_of_weight_in_float32) {
@@ -207,16 +236,20 @@ BOOST_AUTO_TEST_CASE(batches_at_and_beside_the_edges_of_buckets) {
   for (const size_t sequences : {1, 2, 5, 8, 9, 31, 33, 64, 65, 70})
     for (const Activations activations : {Activations::f32, Activations::bf16}) {
       const std::vector<size_t> lengths(sequences, 3);
-      compare(families()[0], on_card(activations), limits_of(), lengths, {1},
+      ModelShape shape = families()[0];
+      shape.type = DType::bf16;
+      compare(shape, on_card(activations), limits_of(), lengths, {1},
               activations == Activations::f32 ? f32_tolerance : bf16_tolerance, bf16_median);
     }
 }
 
 BOOST_AUTO_TEST_CASE(a_deterministic_row_has_the_same_bits_in_any_company_chunks_and_stages) {
   if (!find_library()) return;
-  for (const ModelShape& shape : {families()[2], families()[7], families()[9]})
+  std::vector<ModelShape> shapes{families()[2], families()[7], families()[9]};
+  for (size_t i = 0; i < 3; i++) shapes.push_back(shapes[i]), shapes.back().type = DType::bf16;
+  for (const ModelShape& shape : shapes)
     for (const Activations activations : {Activations::f32, Activations::bf16})
-      BOOST_TEST_CONTEXT(shape.name) {
+      BOOST_TEST_CONTEXT(shape.name << ' ' << model::info(shape.type).name) {
         const uint32_t seed = fresh_seed();
         const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
         const auto feeds = feeds_of({600, 33, 300, 1}, shape.vocab, seed);

@@ -7,7 +7,7 @@
 namespace convoy::gpu::test {
 
 struct ModelShape {
-  const char* name = "";
+  std::string name;
   int64_t layers = 2, hidden = 128, intermediate = 192, vocab = 160;
   int64_t heads = 4, kv_heads = 2, head_dim = 32;
   model::RopePairs pairs = model::RopePairs::half_split;

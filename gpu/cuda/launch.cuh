@@ -1,0 +1,62 @@
+#pragma once
+// How kernels of a step follow each other. Each may begin while the one before it runs (programmatic
+// dependent launch), so that its blocks are in place and its weights on their way; it waits before it touches
+// anything that a kernel of the step writes.
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "gpu/cuda/check.hpp"
+
+namespace convoy::cuda {
+
+/// The next kernel may begin: what it reads, it waits for.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+/// All that kernels before this one write is there. Every kernel says it, in some thread of some block at
+/// least: the one behind it waits for this one alone.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Both, for kernels that have nothing to do beforehand.
+__device__ __forceinline__ void follow_previous() {
+  let_next_begin();
+  wait_for_previous();
+}
+
+/// Whether the current card knows dependent launches.
+inline bool knows_dependent_launches() {
+  int card = 0, major = 0;
+  check(cudaGetDevice(&card), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, card), "cudaDeviceGetAttribute");
+  return major >= 9;
+}
+
+inline int multiprocessors() {
+  int card = 0, count = 0;
+  check(cudaGetDevice(&card), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, card), "cudaDeviceGetAttribute");
+  return count;
+}
+
+/// Launches a kernel of a step; `what` names it in errors.
+template <class... Parameters>
+void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
+            cudaStream_t stream, const std::type_identity_t<Parameters>&... arguments) {
+  cudaLaunchAttribute overlapped{};
+  overlapped.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlapped.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared, config.stream = stream;
+  config.attrs = &overlapped, config.numAttrs = knows_dependent_launches() ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+}
+
+}  // namespace convoy::cuda
