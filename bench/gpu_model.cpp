@@ -2,6 +2,7 @@
 // whose tokens are fed back on the device, with as many steps in flight as it takes. Prints JSON lines, each
 // with the least time that the card's measured ceilings allow (bench/step_floor.hpp).
 
+#include <dlfcn.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
@@ -25,6 +26,15 @@ using namespace convoy;
 constexpr bench::Ceilings h200{.bytes_per_s = 4.3e12, .flop_per_s = 790e12};
 constexpr std::chrono::seconds step_limit{60};
 constexpr uint32_t graph_steps = 8;  // launched before the clock runs: graphs are captured, caches warm
+
+/// Tells a profiler that waits for it (ncu --profile-from-start off) what to look at.
+void profile(bool begin) {
+  void* const driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  auto* const function =
+      driver ? reinterpret_cast<int (*)()>(dlsym(driver, begin ? "cuProfilerStart" : "cuProfilerStop"))
+             : nullptr;
+  if (!function || function() != 0) throw std::runtime_error("the driver knows no profiler");
+}
 
 struct Took {
   double median_s = 0, best_s = 0;  // of a step
@@ -131,6 +141,8 @@ int main(int argc, char** argv) try {
   app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 16));
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
   app.add_option("--kv-type", kv_type)->transform(CLI::CheckedTransformer(kv_types));
+  bool profiled = false;
+  app.add_flag("--profile", profiled, "decodes run between cuProfilerStart and cuProfilerStop");
   CLI11_PARSE(app, argc, argv);
 
   const uint32_t sequences = std::ranges::max(rows_list);
@@ -172,7 +184,9 @@ int main(int argc, char** argv) try {
   run.fill(sequences, context, prompt_rows, temperature);
   const int64_t at = context + steps / 2;
   for (const uint32_t rows : rows_list) {
+    if (profiled) profile(true);
     const Took decode = run.decode(rows, steps);
+    if (profiled) profile(false);
     const double floor = floor_of(rows, rows, static_cast<double>(at), rows);
     print({{"rows", rows},
            {"context_tokens", at},
