@@ -146,57 +146,72 @@ __global__ void __launch_bounds__(threads, 2) attend_rows(const Attention a, con
           __float2bfloat16_rn(value / sum);
     } else {
       float* const to =
-          a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) * (D + 2);
-      if (column == 0) to[0] = largest, to[1] = sum;
-      to[2 + column] = value;
+          a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) * share_pitch(D);
+      if (column == 0) to[D] = largest, to[D + 1] = sum;
+      to[column] = value;
     }
   }
 }
 
-constexpr int join_threads = 128;
+constexpr int join_threads = 256;
 
-/// Joins a row's shares: a block a row and head.
+/// Joins a row's shares: a block a row and head. A thread has four values of every so manieth share.
 __global__ void __launch_bounds__(join_threads) join_shares(const Attention a, const RowTables tables) {
   __shared__ float scales[shares_max], whole;
+  __shared__ float4 sums[join_threads];
   follow_previous();
   const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   if (!has_row(a.rows, row)) return;
   const int seen = tables.position[row] + 1, size = share_size(seen, a.parts),
             shares = (seen + size - 1) / size;
-  const int pitch = a.value_width + 2, thread = static_cast<int>(threadIdx.x);
+  const int pitch = share_pitch(a.value_width), thread = static_cast<int>(threadIdx.x);
   const float* const from = a.partial + (static_cast<int64_t>(row) * a.heads + head) * a.parts * pitch;
   if (thread < 32) {
-    float largest[shares_max / 32], sum = 0, most = -INFINITY;
+    float largest[shares_max / 32], own_sums[shares_max / 32], sum = 0, most = -INFINITY;
 #pragma unroll
     for (int i = 0; i < shares_max / 32; i++) {
-      const int share = thread + 32 * i;
-      largest[i] = share < shares ? from[share * pitch] : -INFINITY;
+      const float* const of_share = from + (thread + 32 * i) * pitch + a.value_width;
+      const bool there = thread + 32 * i < shares;
+      largest[i] = there ? of_share[0] : -INFINITY, own_sums[i] = there ? of_share[1] : 0;
       most = fmaxf(most, largest[i]);
     }
 #pragma unroll
     for (int apart = 16; apart > 0; apart /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, apart));
 #pragma unroll
     for (int i = 0; i < shares_max / 32; i++) {
-      const int share = thread + 32 * i;
       const float scale = exp2f(largest[i] - most);
-      scales[share] = scale;
-      if (share < shares) sum = fmaf(from[share * pitch + 1], scale, sum);
+      scales[thread + 32 * i] = scale, sum = fmaf(own_sums[i], scale, sum);
     }
     sum = warp_sum(sum);
     if (thread == 0) whole = sum;
   }
+  const int fours = a.value_width / 4, groups = join_threads / fours, group = thread / fours,
+            four = thread % fours;
   __syncthreads();
-  for (int i = thread; i < a.value_width; i += join_threads) {
-    float value = 0;
-#pragma unroll 8
-    for (int share = 0; share < shares; share++)
-      value = fmaf(from[share * pitch + 2 + i], scales[share], value);
-    const int64_t at = row * a.out.pitch + head * a.value_width + i;
-    if (a.out.type == Activations::bf16)
-      static_cast<__nv_bfloat16*>(a.out.data)[at] = __float2bfloat16_rn(value / whole);
-    else
-      static_cast<float*>(a.out.data)[at] = value / whole;
+  float4 sum{};
+  if (group < groups) {
+#pragma unroll 4
+    for (int share = group; share < shares; share += groups) {
+      const float4 v = *reinterpret_cast<const float4*>(from + share * pitch + four * 4);
+      const float scale = scales[share];
+      sum.x = fmaf(v.x, scale, sum.x), sum.y = fmaf(v.y, scale, sum.y);
+      sum.z = fmaf(v.z, scale, sum.z), sum.w = fmaf(v.w, scale, sum.w);
+    }
   }
+  sums[thread] = sum;
+  __syncthreads();
+  if (group != 0) return;
+  for (int g = 1; g < groups; g++) {
+    const float4& v = sums[g * fours + four];
+    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+  }
+  const float4 out{sum.x / whole, sum.y / whole, sum.z / whole, sum.w / whole};
+  const int64_t at = row * a.out.pitch + head * a.value_width + four * 4;
+  if (a.out.type == Activations::bf16)
+    *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + at) = {two_bf16(out.x, out.y),
+                                                                               two_bf16(out.z, out.w)};
+  else
+    *reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + at) = out;
 }
 
 }  // namespace

@@ -137,12 +137,12 @@ __global__ void __launch_bounds__(threads, 2) attend_entries(const Attention a, 
             static_cast<float*>(a.out.data)[at + n * 8 + e] = value;
         }
     } else {
-      float* const to =
-          a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) * (latent + 2);
-      if (warp == 0 && quarter == 0) to[0] = softmax.largest[r], to[1] = sum;
+      float* const to = a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) *
+                                        share_pitch(latent);
+      if (warp == 0 && quarter == 0) to[latent] = softmax.largest[r], to[latent + 1] = sum;
 #pragma unroll
       for (int n = 0; n < value_columns / 8; n++)
-        to[2 + column + n * 8] = sums[n][2 * r], to[2 + column + n * 8 + 1] = sums[n][2 * r + 1];
+        to[column + n * 8] = sums[n][2 * r], to[column + n * 8 + 1] = sums[n][2 * r + 1];
     }
   }
 }

@@ -48,6 +48,9 @@ struct TwoRows {
   }
 };
 
+/// A share's values, the largest score, the sum of weights; from one to the next.
+__host__ __device__ constexpr int share_pitch(int value_width) { return value_width + 4; }
+
 /// A row's positions in one of `parts` shares, in whole sixteens; shares behind the last position are empty.
 struct Share {
   int begin, end;

@@ -1,4 +1,5 @@
 #include "gpu/cuda/elementwise.cuh"
+#include "gpu/cuda/mma.cuh"
 
 namespace convoy::cuda {
 namespace {
@@ -70,6 +71,64 @@ __global__ void __launch_bounds__(threads) norm_rows(const Norm n) {
     store(out + i, (keeps ? n.in[at + i] : value(i)) * scale * n.weight[i]);
 }
 
+__device__ __forceinline__ void store_four(float* to, const float4& v) { *reinterpret_cast<float4*>(to) = v; }
+__device__ __forceinline__ void store_four(__nv_bfloat16* to, const float4& v) {
+  *reinterpret_cast<uint2*>(to) = {two_bf16(v.x, v.y), two_bf16(v.z, v.w)};
+}
+
+/// The same for rows of whole fours that fit into a block's registers: every load is on its way before the
+/// first is looked at, the weights' even before the kernel in front has ended.
+template <class Out, int Fours>
+__global__ void __launch_bounds__(threads) norm_short_rows(const Norm n) {
+  let_next_begin();
+  const int thread = static_cast<int>(threadIdx.x), fours = n.width / 4;
+  float4 weights[Fours];
+#pragma unroll
+  for (int i = 0; i < Fours; i++) {
+    const int four = thread + i * threads;
+    weights[i] = four < fours ? reinterpret_cast<const float4*>(n.weight)[four] : float4{};
+  }
+  wait_for_previous();
+  const int row = static_cast<int>(blockIdx.x);
+  if (!has_row(n.rows, row)) return;
+  auto* const in =
+      reinterpret_cast<float4*>(n.in + (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch);
+  const auto* const delta =
+      reinterpret_cast<const float4*>(n.delta ? n.delta + (reinterpret_cast<float*>(in) - n.in) : nullptr);
+  float4 values[Fours], added[Fours];
+#pragma unroll
+  for (int i = 0; i < Fours; i++) {
+    const int four = thread + i * threads;
+    values[i] = four < fours ? in[four] : float4{};
+    added[i] = delta && four < fours ? delta[four] : float4{};
+  }
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < Fours; i++) {
+    float4& v = values[i];
+    v.x += added[i].x, v.y += added[i].y, v.z += added[i].z, v.w += added[i].w;
+    squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+  }
+  const float scale = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(n.width) + n.eps);
+  Out* const out = static_cast<Out*>(n.out.data) + row * n.out.pitch;
+#pragma unroll
+  for (int i = 0; i < Fours; i++) {
+    const int four = thread + i * threads;
+    if (four >= fours) continue;
+    const float4 &v = values[i], &w = weights[i];
+    store_four(out + four * 4, {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
+    if (delta && !n.chosen) in[four] = v;
+  }
+}
+
+template <int Fours>
+void launch_short_norm(const Norm& norm, cudaStream_t stream) {
+  launch("normalise",
+         norm.out.type == Activations::bf16 ? norm_short_rows<__nv_bfloat16, Fours>
+                                            : norm_short_rows<float, Fours>,
+         grid_of(norm.rows.max), threads, 0, stream, norm);
+}
+
 template <class Out>
 __global__ void __launch_bounds__(threads)
     gate(const float* gate, const float* up, int64_t pitch, int32_t width, const RowRange rows, Out* out,
@@ -97,7 +156,8 @@ __global__ void __launch_bounds__(threads) grouped_write(const GroupedWrite w, c
   const int64_t key_at = cache_index(table, position, w.keys.width),
                 value_at = cache_index(table, position, w.values.width);
   float* const head = shared + warp * d;
-  for (int h = warp; h < w.heads + 2 * w.kv_heads; h += warps) {
+  for (int h = static_cast<int>(blockIdx.y) * warps + warp; h < w.heads + 2 * w.kv_heads;
+       h += static_cast<int>(gridDim.y) * warps) {
     const bool is_q = h < w.heads, is_v = h >= w.heads + w.kv_heads;
     const int own = is_q ? h : is_v ? h - w.heads - w.kv_heads : h - w.heads;
     if (is_v) {
@@ -153,6 +213,10 @@ void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, f
 }
 
 void normalise(const Norm& norm, cudaStream_t stream) {
+  const bool fours = norm.out.data && norm.width % 4 == 0 && norm.pitch % 4 == 0;
+  if (fours && norm.width <= 2 * 4 * threads) return launch_short_norm<2>(norm, stream);
+  if (fours && norm.width <= 4 * 4 * threads) return launch_short_norm<4>(norm, stream);
+  if (fours && norm.width <= 8 * 4 * threads) return launch_short_norm<8>(norm, stream);
   launch("normalise", norm.out.type == Activations::bf16 ? norm_rows<__nv_bfloat16> : norm_rows<float>,
          grid_of(norm.rows.max), threads, 0, stream, norm);
 }
@@ -172,7 +236,9 @@ void gate_rows(const float* gates, const float* up, int64_t pitch, int32_t width
 
 void write_grouped(const GroupedWrite& write, const RowTables& tables, cudaStream_t stream) {
   const size_t shared = static_cast<size_t>(warps * write.head_dim) * sizeof(float);
-  launch("write_grouped", grouped_write, grid_of(write.rows.max), threads, shared, stream, write, tables);
+  launch("write_grouped", grouped_write,
+         dim3(grid_of(write.rows.max), grid_of((write.heads + 2 * write.kv_heads + warps - 1) / warps)),
+         threads, shared, stream, write, tables);
 }
 
 void write_latent(const LatentWrite& write, const RowTables& tables, cudaStream_t stream) {

@@ -137,7 +137,7 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
   // As many rows as leave blocks to share have, together, at most so many shares.
   if (on_tensor_cores_) parts = std::max<int64_t>(parts, attention_blocks / attention_blocks_of_row());
   if (parts > 0)
-    partial_ = take(parts * s.heads * (value_width + 2) * 4, "attention's parts"), take.poison(partial_);
+    partial_ = take(parts * s.heads * (value_width + 4) * 4, "attention's parts"), take.poison(partial_);
 }
 
 Bucket Forward::bucket(const StepSize& step) const {

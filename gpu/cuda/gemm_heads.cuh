@@ -6,7 +6,7 @@
 
 namespace convoy::cuda {
 
-inline constexpr int head_rows = 8, head_threads = 256, head_outputs = 32;  // outputs: of a block
+inline constexpr int head_rows = 8, head_threads = 256, head_outputs = 8;  // outputs: of a block
 
 struct HeadArgs {
   HeadProduct product;
@@ -28,9 +28,9 @@ __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
   const int count = rows_left(p.rows, first);
   if (count <= 0) return;
   const int columns = padded(p.weight.columns);
-  for (int i = static_cast<int>(threadIdx.x); i < head_rows * columns; i += head_threads) {
+  for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += head_threads) {
     const int r = i / columns, c = i % columns;
-    const bool there = r < count && c < p.weight.columns;
+    const bool there = c < p.weight.columns;
     in[i] = there ? p.in[(first + r) * p.in_pitch + head * p.in_head + c] : 0.0f;
   }
   __syncthreads();
@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
       Decoder<W>::eight(p.weight, head * p.row_stride + p.row_first + o, c, w);
 #pragma unroll
       for (int r = 0; r < head_rows; r++) {
+        if (r >= count) break;
         float x[chunk_values];
         load_eight(in + r * columns + c, x);
 #pragma unroll
@@ -59,60 +60,52 @@ __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
   }
 }
 
-inline constexpr int transposed_chunks = 64, transposed_groups = head_threads / transposed_chunks;
+/// A warp has 16 columns, eight for each of two threads, and sixteen pairs of threads take turns at the rows.
+inline constexpr int transposed_columns = head_threads / 32 * 16;
 
-/// out[c] = Σ weight[i][c] · in[i]: a thread eight columns, four groups of threads a quarter of the rows
-/// each, joined in one order.
+/// out[c] = Σ weight[i][c] · in[i]: a block 128 columns.
 template <DType W>
 __global__ void __launch_bounds__(head_threads) head_gemm_transposed(const HeadArgs args) {
   extern __shared__ float4 shared[];
-  constexpr int joined_pitch = head_rows * chunk_values + 1;
-  float* const joined = reinterpret_cast<float*>(shared);       // [transposed_chunks, joined_pitch]
-  float* const in = joined + transposed_chunks * joined_pitch;  // [rows_of_head, head_rows]
+  float* const in = reinterpret_cast<float*>(shared);  // [rows_of_head, head_rows]
   follow_previous();
   const HeadProduct& p = args.product;
   const int head = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * head_rows;
   const int count = rows_left(p.rows, first);
   if (count <= 0) return;
-  for (int i = static_cast<int>(threadIdx.x); i < head_rows * p.rows_of_head; i += head_threads) {
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  for (int i = thread; i < count * p.rows_of_head; i += head_threads) {
     const int r = i / p.rows_of_head, c = i % p.rows_of_head;
-    in[c * head_rows + r] = r < count ? p.in[(first + r) * p.in_pitch + head * p.in_head + c] : 0.0f;
+    in[c * head_rows + r] = p.in[(first + r) * p.in_pitch + head * p.in_head + c];
   }
   __syncthreads();
-  const int own = static_cast<int>(threadIdx.x) % transposed_chunks;
-  const int group = static_cast<int>(threadIdx.x) / transposed_chunks;
-  const int column = (static_cast<int>(blockIdx.z) * transposed_chunks + own) * chunk_values;
+  const int column = static_cast<int>(blockIdx.z) * transposed_columns + warp * 16 + lane % 2 * chunk_values;
   float sums[head_rows][chunk_values] = {};
   if (column < padded(p.weight.columns))
-#pragma unroll 2
-    for (int i = group; i < p.rows_of_head; i += transposed_groups) {
+#pragma unroll 4
+    for (int i = lane / 2; i < p.rows_of_head; i += 16) {
       float w[chunk_values];
       Decoder<W>::eight(p.weight, head * p.row_stride + p.row_first + i, column, w);
 #pragma unroll
       for (int r = 0; r < head_rows; r++) {
+        if (r >= count) break;
         const float x = in[i * head_rows + r];
 #pragma unroll
         for (int c = 0; c < chunk_values; c++) sums[r][c] = fmaf(w[c], x, sums[r][c]);
       }
     }
-  for (int g = 1; g < transposed_groups; g++) {
-    float* const place = joined + own * joined_pitch;
-    if (group == g)
 #pragma unroll
-      for (int i = 0; i < head_rows * chunk_values; i++) place[i] = sums[i / chunk_values][i % chunk_values];
-    __syncthreads();
-    if (group == 0)
+  for (int r = 0; r < head_rows; r++) {
+    if (r >= count) break;
 #pragma unroll
-      for (int i = 0; i < head_rows * chunk_values; i++) sums[i / chunk_values][i % chunk_values] += place[i];
-    __syncthreads();
+    for (int c = 0; c < chunk_values; c++) {
+      float sum = sums[r][c];
+#pragma unroll
+      for (int apart = 16; apart > 1; apart /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, apart);
+      if (lane < 2 && column + c < p.weight.columns)
+        static_cast<float*>(p.out)[(first + r) * p.out_pitch + head * p.out_head + column + c] = sum;
+    }
   }
-  if (group != 0) return;
-#pragma unroll
-  for (int r = 0; r < head_rows; r++)
-#pragma unroll
-    for (int c = 0; c < chunk_values; c++)
-      if (r < count && column + c < p.weight.columns)
-        static_cast<float*>(p.out)[(first + r) * p.out_pitch + head * p.out_head + column + c] = sums[r][c];
 }
 
 }  // namespace convoy::cuda

@@ -52,10 +52,9 @@ template <DType W>
 void launch_heads(const HeadProduct& p, bool transposed, cudaStream_t stream) {
   const unsigned heads = static_cast<unsigned>(p.heads), tiles = blocks_for(p.rows.max, head_rows);
   if (transposed) {
-    const dim3 grid(heads, tiles, blocks_for(p.weight.columns, transposed_chunks * chunk_values));
-    const size_t shared = (transposed_chunks * (head_rows * chunk_values + 1) +
-                           static_cast<size_t>(head_rows) * static_cast<size_t>(p.rows_of_head)) *
-                          sizeof(float);
+    const dim3 grid(heads, tiles, blocks_for(p.weight.columns, transposed_columns));
+    const size_t shared =
+        static_cast<size_t>(head_rows) * static_cast<size_t>(p.rows_of_head) * sizeof(float);
     launch("a head product", head_gemm_transposed<W>, grid, head_threads, shared, stream, HeadArgs{p});
   } else {
     const dim3 grid(heads, tiles, blocks_for(p.rows_of_head, head_outputs));

@@ -11,10 +11,13 @@ namespace {
 constexpr int warps = 8, threads = warps * 32, blocks_of_multiprocessor = 2;
 /// Pairs of 16-byte loads of weights that a thread has under way: up to 128 KB a multiprocessor, twice what
 /// saturates the memory, so that blocks whose tiles are not full do too. Less where registers are short.
-constexpr int ring_of(int eights) { return eights == 1 ? 8 : eights == 2 ? 6 : 4; }
+constexpr int ring_of(int eights) { return eights == 1 ? 8 : eights == 2 ? 6 : 3; }
 /// Columns that a warp takes at once: four threads eight each.
 constexpr int warp_columns = 32;
 constexpr int tile_outputs = 16;
+/// Tiles of the tensor cores that a warp has at once: with many rows of activations, what is read of these
+/// would weigh more than the weights.
+constexpr int tiles_of(int eights) { return eights == 4 ? 2 : 1; }
 /// Blocks of all experts' tiles together: several waves, since tiles differ.
 constexpr int expert_blocks = 2048;
 
@@ -47,16 +50,19 @@ __device__ __forceinline__ uint4 load_activations(const __nv_bfloat16* from) {
   return v;
 }
 
-/// A block takes an even share of the outputs, in tiles of at most 16; its warps take turns at the columns,
-/// and their sums are joined in one order. Gated: a tile is eight rows of the gate and the same of `up`.
+/// A block takes an even share of the outputs, in rounds of one or two tiles of at most 16; its warps take
+/// turns at the columns, and their sums are joined in one order. Gated: a tile is eight rows of the gate and
+/// the same of `up`.
 /// Which columns meet in which product of the tensor cores does not matter to a sum, so threads load sixteen
 /// bytes as they lie: of a warp's 32 columns each of four threads has eight.
 /// A row's bits do not depend on how many rows there are.
 /// Bytes: the weights' once; operations: 2 · rows · outputs · columns.
 template <int Eights, bool Gated>
 __global__ void __launch_bounds__(threads, blocks_of_multiprocessor) stream_gemm(const StreamArgs args) {
-  __shared__ float4 parts[2][warps][Eights][32];
-  constexpr int ring = ring_of(Eights), outputs_max = Gated ? tile_outputs / 2 : tile_outputs;
+  constexpr int ring = ring_of(Eights), at_once = tiles_of(Eights);
+  constexpr int tile_rows = Gated ? tile_outputs / 2 : tile_outputs, outputs_max = tile_rows * at_once;
+  constexpr int halves = at_once == 1 ? 2 : 1;
+  __shared__ float4 parts[halves][warps][at_once][Eights][32];
   let_next_begin();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;  // a row of the tile's weights; eight columns of 32
@@ -90,24 +96,32 @@ __global__ void __launch_bounds__(threads, blocks_of_multiprocessor) stream_gemm
 
   // Where the ring is: the next chunk to be loaded, and of which tile.
   int next_tile = 0, next_chunk = 0;
-  bool low_there = false, high_there = false;
+  bool low_there[at_once] = {}, high_there[at_once] = {};
   const std::byte* from = nullptr;
-  const int64_t to_high = Gated ? up.data - weight.data : 8 * weight.pitch;
+  const int64_t to_high = Gated ? up.data - weight.data : 8 * weight.pitch,
+                to_next = tile_rows * weight.pitch;
   const auto begin_tile = [&] {
     const int at = next_tile * per_tile, here = next_tile < tiles ? min(per_tile, count - at) : 0;
-    low_there = group < here, high_there = group + (Gated ? 0 : 8) < here;
+#pragma unroll
+    for (int m = 0; m < at_once; m++) {
+      low_there[m] = group + m * tile_rows < here;
+      high_there[m] = group + m * tile_rows + (Gated ? 0 : 8) < here;
+    }
     from = weight.data + (begin + at + group) * weight.pitch + first_column * 2;
   };
-  const auto fetch = [&](uint4& low, uint4& high) {
+  const auto fetch = [&](uint4(&low)[at_once], uint4(&high)[at_once]) {
     const bool there = next_chunk < own_chunks;
-    low = there && low_there ? load_weights(from) : uint4{0, 0, 0, 0};
-    high = there && high_there ? load_weights(from + to_high) : uint4{0, 0, 0, 0};
+#pragma unroll
+    for (int m = 0; m < at_once; m++) {
+      low[m] = there && low_there[m] ? load_weights(from + m * to_next) : uint4{0, 0, 0, 0};
+      high[m] = there && high_there[m] ? load_weights(from + m * to_next + to_high) : uint4{0, 0, 0, 0};
+    }
     from += stride * 2, next_chunk++;
   };
   const auto end_round = [&] {
     if (next_chunk == chunks) next_chunk = 0, next_tile++, begin_tile();
   };
-  uint4 low[ring], high[ring];
+  uint4 low[ring][at_once], high[ring][at_once];
   begin_tile();
 #pragma unroll
   for (int i = 0; i < ring; i++) fetch(low[i], high[i]);
@@ -123,39 +137,46 @@ __global__ void __launch_bounds__(threads, blocks_of_multiprocessor) stream_gemm
   }
 
   for (int tile = 0; tile < tiles; tile++) {
-    float sums[Eights][4] = {};
+    float sums[at_once][Eights][4] = {};
     const __nv_bfloat16* x_from = args.in + first_column;
     for (int chunk = 0; chunk < chunks; chunk += ring) {
 #pragma unroll
       for (int i = 0; i < ring; i++) {
-        const uint32_t first[4]{low[i].x, high[i].x, low[i].y, high[i].y};
-        const uint32_t second[4]{low[i].z, high[i].z, low[i].w, high[i].w};
 #pragma unroll
         for (int j = 0; j < Eights; j++) {
           const uint4 x = chunk + i < own_chunks ? load_activations(x_from + in[j]) : uint4{0, 0, 0, 0};
-          mma(sums[j], first, x.x, x.y);
-          mma(sums[j], second, x.z, x.w);
+#pragma unroll
+          for (int m = 0; m < at_once; m++) {
+            const uint4 &l = low[i][m], &h = high[i][m];
+            mma(sums[m][j], {l.x, h.x, l.y, h.y}, x.x, x.y);
+            mma(sums[m][j], {l.z, h.z, l.w, h.w}, x.z, x.w);
+          }
         }
         x_from += stride;
         fetch(low[i], high[i]);
       }
       end_round();
     }
-    float4(&own)[warps][Eights][32] = parts[tile % 2];
+    float4(&own)[warps][at_once][Eights][32] = parts[tile % halves];
 #pragma unroll
-    for (int j = 0; j < Eights; j++) own[warp][j][lane] = {sums[j][0], sums[j][1], sums[j][2], sums[j][3]};
-    // What is read below was written before; what is written into the other half next was read before.
+    for (int m = 0; m < at_once; m++)
+#pragma unroll
+      for (int j = 0; j < Eights; j++)
+        own[warp][m][j][lane] = {sums[m][j][0], sums[m][j][1], sums[m][j][2], sums[m][j][3]};
+    // What is read below was written before; with two halves, what is written next was read before.
     __syncthreads();
     const int at = tile * per_tile, here = min(per_tile, count - at);
     // Values of a thread's float4: rows group and group + 8 of the weights, each by two rows of activations.
-    for (int i = thread; i < Eights * 32 * (Gated ? 2 : 4); i += threads) {
-      const int element = Gated ? i % 2 : i % 4, of_lane = i / (Gated ? 2 : 4) % 32,
-                j = i / (Gated ? 64 : 128);
-      const int output = of_lane / 4 + element / 2 * 8, row = j * 8 + of_lane % 4 * 2 + element % 2;
+    constexpr int elements = Gated ? 2 : 4;
+    for (int i = thread; i < at_once * Eights * 32 * elements; i += threads) {
+      const int element = i % elements, of_lane = i / elements % 32, j = i / elements / 32 % Eights,
+                m = i / elements / 32 / Eights;
+      const int output = m * tile_rows + of_lane / 4 + element / 2 * 8;
+      const int row = j * 8 + of_lane % 4 * 2 + element % 2;
       float sum = 0, up_sum = 0;
 #pragma unroll
       for (int w = 0; w < warps; w++) {
-        const float* const values = reinterpret_cast<const float*>(&own[w][j][of_lane]);
+        const float* const values = reinterpret_cast<const float*>(&own[w][m][j][of_lane]);
         sum += values[element];
         if constexpr (Gated) up_sum += values[element + 2];
       }
@@ -170,6 +191,7 @@ __global__ void __launch_bounds__(threads, blocks_of_multiprocessor) stream_gemm
         args.out[(rows.first + row) * args.out_pitch + of_all] = sum;
       }
     }
+    if (halves == 1) __syncthreads();
   }
 }
 
