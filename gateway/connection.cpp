@@ -207,7 +207,9 @@ asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connect
     if (!co_await write_buffers(asio::buffer(go_on))) co_return Closed{};
   }
   arm(options_.body_timeout_ms);
+  buffer_.reserve(buffer_.max_size());  // Beast reads as much at a time as there is room: else 512 bytes
   co_await http::async_read(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
+  buffer_.shrink_to_fit();  // a connection that rests keeps none of it
   disarm();
   if (ec) co_return explain(ec, true);
   keep_alive_ = parser.keep_alive();
