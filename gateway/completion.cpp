@@ -83,7 +83,7 @@ asio::awaitable<std::optional<ApiError>> Completion::prepare() {
 
 /// From the body to the prompts and their cache keys. On the strand, or on an encoder thread while the strand
 /// waits for it: nobody else touches this object then. What it says of the prompts is forgotten at once: long
-/// requests would hold their text in three forms until their answer ends.
+/// requests would hold their text in several forms until their answer ends.
 std::optional<ApiError> Completion::understand() {
   if (stop_.stop_requested()) return std::nullopt;
   auto parsed = parse_request(endpoint_, body_, edge_.options);
@@ -104,7 +104,6 @@ std::optional<ApiError> Completion::understand() {
     choices_.emplace_back(edge_, request_, std::move(prompt), std::move(key));
   }
   discard(request_.body);
-  discard(request_.messages);
   discard(request_.prompts);
   return std::nullopt;
 }

@@ -43,10 +43,10 @@ class Fields {
     if (const boost::json::value* v = find(key)) return *v;
     throw bad_request("you must provide '" + path(key) + "'", path(key), "missing_required_parameter");
   }
-  std::string text(std::string_view key) const {
+  std::string_view text(std::string_view key) const {
     const boost::json::value& v = required(key);
     if (!v.is_string()) refuse(key, "must be a string");
-    return std::string(v.get_string());
+    return v.get_string();
   }
   bool boolean(std::string_view key) const {
     const boost::json::value* v = find(key);

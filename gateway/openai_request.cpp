@@ -12,6 +12,14 @@ namespace json = boost::json;
 
 namespace {
 
+std::string_view role_of(const Fields& message) {
+  const std::string_view role = message.text("role");
+  if (role == "developer") return "system";  // OpenAI's newer name for it
+  if (role != "system" && role != "user" && role != "assistant")
+    message.refuse("role", "must be system, developer, user or assistant");
+  return role;
+}
+
 std::string content_of(const Fields& message) {
   const json::value& content = message.required("content");
   if (content.is_string()) return std::string(content.get_string());
@@ -36,24 +44,19 @@ void check_further_fields(const Fields& message) {
     if (const json::value* v = message.find(name); v && !neutral(*v)) message.unsupported(name);
 }
 
-std::vector<model::Message> messages_of(const Fields& f) {
+void check_messages(const Fields& f) {
   const json::value& list = f.required("messages");
   if (!list.is_array()) f.refuse("messages", "must be an array");
   if (list.get_array().empty()) f.refuse("messages", "must not be empty");
-  std::vector<model::Message> messages;
-  messages.reserve(list.get_array().size());
+  size_t index = 0;
   for (const json::value& item : list.get_array()) {
-    if (!item.is_object()) f.refuse("messages[" + std::to_string(messages.size()) + "]", "must be an object");
-    const Fields message(item.get_object(), "messages", messages.size());
-    std::string role = message.text("role");
-    if (role == "developer") role = "system";  // OpenAI's newer name for it
-    if (role != "system" && role != "user" && role != "assistant")
-      message.refuse("role", "must be system, developer, user or assistant");
-    const bool plain = item.get_object().size() == 2 && item.get_object().contains("content");  // as most are
-    if (!plain) check_further_fields(message);
-    messages.push_back({std::move(role), content_of(message)});
+    if (!item.is_object()) f.refuse("messages[" + std::to_string(index) + "]", "must be an object");
+    const Fields message(item.get_object(), "messages", index++);
+    role_of(message);
+    const json::value* content = item.get_object().if_contains("content");
+    if (item.get_object().size() != 2 || !content) check_further_fields(message);
+    if (!content || !content->is_string()) content_of(message);
   }
-  return messages;
 }
 
 std::vector<int32_t> token_ids_of(const Fields& f, const json::array& list) {
@@ -182,6 +185,13 @@ json::object object_of(std::string_view body) {
 
 }  // namespace
 
+const model::Message& ChatMessages::read(size_t index) {
+  const Fields message(list_[index].get_object());
+  last_.role = role_of(message);
+  last_.content = content_of(message);
+  return last_;
+}
+
 std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::string_view body,
                                                         const actors::ClusterConfig::Gateway& limits) {
   try {
@@ -191,7 +201,7 @@ std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::
     const Fields f(*request.body);
     request.model = f.text("model");
     if (endpoint == Endpoint::chat)
-      request.messages = messages_of(f);
+      check_messages(f);
     else
       read_prompts(f, limits.prompts_max, request);
     refuse_unsupported(f, *request.body, endpoint);

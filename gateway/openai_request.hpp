@@ -29,12 +29,12 @@ using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, o
 
 struct CompletionRequest {
   Endpoint endpoint = Endpoint::chat;
-  std::optional<boost::json::object> body;  // as it came, in memory of its own: the cache's key is made of it
+  // As it came, in memory of its own: a chat's messages stand in it, and the cache's key is made of it.
+  std::optional<boost::json::object> body;
   std::string model;
-  std::vector<model::Message> messages;  // chat
-  std::vector<PromptInput> prompts;      // completions
-  model::Sampling sampling;              // end_tokens are the model's: not set here
-  bool seeded = false;                   // the client gave a seed
+  std::vector<PromptInput> prompts;  // completions
+  model::Sampling sampling;          // end_tokens are the model's: not set here
+  bool seeded = false;               // the client gave a seed
   std::optional<uint32_t> max_tokens;
   std::string max_tokens_field;  // which one named it, for errors
   std::vector<std::string> stop;
@@ -45,6 +45,18 @@ struct CompletionRequest {
   size_t prompt_count() const { return endpoint == Endpoint::chat ? 1 : prompts.size(); }
   /// The same request again has the same answer.
   bool deterministic() const { return seeded || sampling.temperature == 0; }
+};
+
+/// Of a chat that parse_request() let through, whose body outlives it: one is copied when it is read.
+class ChatMessages final : public model::LateMessages {
+ public:
+  explicit ChatMessages(const CompletionRequest& request) : list_(request.body->at("messages").get_array()) {}
+  size_t size() const override { return list_.size(); }
+  const model::Message& read(size_t index) override;
+
+ private:
+  const boost::json::array& list_;
+  model::Message last_;
 };
 
 /// limits: stop_strings_max, prompts_max.

@@ -43,7 +43,8 @@ std::vector<int32_t> chat_tokens(const CompletionRequest& request, const ServedM
       .now = std::time(nullptr),
       .limits = {options.template_steps_max, options.template_bytes_max, options.template_depth_max},
       .watch = [&](const auto& beginning) { refuse_what_cannot_fit(request, model, beginning); }};
-  return encode(request, model, model.chat->render(request.messages, how), stop);
+  ChatMessages messages(request);
+  return encode(request, model, model.chat->render(messages, how), stop);
 }
 
 std::vector<int32_t> completion_tokens(const CompletionRequest& request, size_t index,

@@ -49,6 +49,17 @@ struct Message {
   bool prefix = false;  // DeepSeek's: the text is the start of the answer that is wanted
 };
 
+/// A conversation that is read as a template comes to its messages. None of them calls tools.
+class LateMessages {
+ public:
+  virtual size_t size() const = 0;
+  /// Until the next is read.
+  virtual const Message& read(size_t index) = 0;
+
+ protected:
+  ~LateMessages() = default;
+};
+
 /// From a JSON array of messages. Throws InputError at the message's place in it.
 std::vector<Message> parse_messages(const boost::json::value& value);
 

@@ -84,7 +84,16 @@ std::vector<std::string_view> ChatTemplate::names() {
 
 std::vector<Segment> ChatTemplate::render(std::span<const Message> messages,
                                           const RenderOptions& options) const {
-  if (messages.empty()) throw InputError("there are no messages", "messages", "give at least one");
+  return segments(messages, options);
+}
+
+std::vector<Segment> ChatTemplate::render(LateMessages& messages, const RenderOptions& options) const {
+  return segments(messages, options);
+}
+
+template <class Messages>
+std::vector<Segment> ChatTemplate::segments(Messages& messages, const RenderOptions& options) const {
+  if (messages.size() == 0) throw InputError("there are no messages", "messages", "give at least one");
   if (options.tools) {
     for (const boost::json::value& tool : *options.tools)
       if (!tool.is_object())
@@ -93,8 +102,8 @@ std::vector<Segment> ChatTemplate::render(std::span<const Message> messages,
   jinja::State state(options.limits, options.now);
   jinja::Interpreter::Watch watch;
   if (options.watch) watch = [&](const jinja::Text& printed) { options.watch(segments_of(printed)); };
-  return segments_of(
-      jinja::Interpreter(state).run(*body_, chat_variables(state.meter, messages, options, tokens_), watch));
+  auto variables = chat_variables(state.meter, message_list(state, messages), options, tokens_);
+  return segments_of(jinja::Interpreter(state).run(*body_, std::move(variables), watch));
 }
 
 std::string plain_text(std::span<const Segment> segments) {

@@ -59,9 +59,12 @@ class ChatTemplate final {
   /// Byte for byte what jinja2 gives. Throws InputError where that fails, at the limits, and for no messages
   /// or a tool that is not an object.
   std::vector<Segment> render(std::span<const Message> messages, const RenderOptions& options) const;
+  std::vector<Segment> render(LateMessages& messages, const RenderOptions& options) const;
 
  private:
   ChatTemplate() = default;
+  template <class Messages>
+  std::vector<Segment> segments(Messages& messages, const RenderOptions& options) const;
 
   std::string name_, sha256_;
   std::shared_ptr<const std::vector<jinja::Statement>> body_;

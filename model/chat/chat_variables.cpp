@@ -19,9 +19,11 @@ using jinja::Value;
 using Entries = std::vector<std::pair<Value, Value>>;
 
 /// Makes the values of one conversation. What every message says again, such as its keys, is one value.
-class Conversation {
+class Conversation final : public jinja::LateElements {
  public:
-  explicit Conversation(Meter& meter) : meter_(meter) {}
+  Conversation(Meter& meter, LateMessages* late) : meter_(meter), late_(late) {}
+
+  Value element(size_t index) override { return message(late_->read(index)); }
 
   Value list(std::span<const Message> messages) {
     std::vector<Value> all;
@@ -88,6 +90,7 @@ class Conversation {
   }
 
   Meter& meter_;
+  LateMessages* late_;
   // Of the message under way.
   size_t place_ = 0;
   Entries entries_;
@@ -96,10 +99,19 @@ class Conversation {
 
 }  // namespace
 
-std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, std::span<const Message> messages,
-                                             const RenderOptions& options, const SpecialTokens& tokens) {
+Value message_list(jinja::State& state, std::span<const Message> messages) {
+  return Conversation(state.meter, nullptr).list(messages);
+}
+
+Value message_list(jinja::State& state, LateMessages& messages) {
+  state.late = std::make_unique<Conversation>(state.meter, &messages);
+  return List::late(state.meter, messages.size(), *state.late);
+}
+
+std::shared_ptr<jinja::Scope> chat_variables(Meter& meter, Value messages, const RenderOptions& options,
+                                             const SpecialTokens& tokens) {
   auto scope = std::make_shared<jinja::Scope>();
-  scope->set("messages", Conversation(meter).list(messages));
+  scope->set("messages", std::move(messages));
   scope->set("tools", None{});
   if (options.tools) {
     std::vector<Value> tools;

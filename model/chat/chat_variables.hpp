@@ -12,7 +12,12 @@ namespace convoy::model {
 
 /// What clients wrote is never the template's own, but for roles of the format. Throws InputError for what no
 /// value can hold, and at the limits.
-std::shared_ptr<jinja::Scope> chat_variables(jinja::Meter& meter, std::span<const Message> messages,
+jinja::Value message_list(jinja::State& state, std::span<const Message> messages);
+/// Of messages that outlive the state.
+jinja::Value message_list(jinja::State& state, LateMessages& messages);
+
+/// Throws as message_list().
+std::shared_ptr<jinja::Scope> chat_variables(jinja::Meter& meter, jinja::Value messages,
                                              const RenderOptions& options, const SpecialTokens& tokens);
 
 }  // namespace convoy::model

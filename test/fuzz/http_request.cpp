@@ -35,7 +35,7 @@ void check_body(Endpoint endpoint, std::string_view body) {
   }
   const auto& request = std::get<CompletionRequest>(parsed);
   demand(request.stop.size() <= limits.stop_strings_max, "stop strings are counted");
-  demand(endpoint != Endpoint::chat || !request.messages.empty(), "a chat has messages");
+  demand(endpoint != Endpoint::chat || ChatMessages(request).size() > 0, "a chat has messages");
 }
 
 /// One request; returns the bytes it took, or 0 if no other can follow.

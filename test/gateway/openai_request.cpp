@@ -52,8 +52,8 @@ void refuses(const std::string& body, const std::string& param, Endpoint endpoin
 BOOST_AUTO_TEST_CASE(a_plain_request_gets_the_defaults_of_openai) {
   const CompletionRequest r = good(chat(""));
   BOOST_TEST(r.model == "fake-model");
-  BOOST_TEST(r.messages.size() == 1u);
-  BOOST_TEST(*r.messages[0].content.get() == "hi");
+  BOOST_TEST(ChatMessages(r).size() == 1u);
+  BOOST_TEST(*ChatMessages(r).read(0).content.get() == "hi");
   BOOST_TEST(r.sampling.temperature == 1.0f);
   BOOST_TEST(r.sampling.top_p == 1.0f);
   BOOST_TEST(!r.max_tokens.has_value());
@@ -107,7 +107,7 @@ BOOST_AUTO_TEST_CASE(neutral_values_of_what_we_do_not_have_pass) {
   const auto r =
       good(chat("", R"([{"role":"user","content":"x","name":"","tool_calls":[],"function_call":null,
                                     "audio":{}},{"role":"assistant","content":"y","name":"Ada"}])"));
-  BOOST_TEST(r.messages.size() == 2u);
+  BOOST_TEST(ChatMessages(r).size() == 2u);
 }
 
 BOOST_AUTO_TEST_CASE(an_effort_that_the_model_has_no_notion_of_is_accepted) {
@@ -257,8 +257,9 @@ BOOST_AUTO_TEST_CASE(messages_are_checked_one_by_one) {
   refuses(with(R"([{"role":"user","content":"x","name":7}])"), "messages[0].name");
   const auto r = good(
       with(R"([{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}])"));
-  BOOST_TEST(r.messages[0].role == "system");
-  BOOST_TEST(*r.messages[0].content.get() == "ab");
+  ChatMessages messages(r);
+  BOOST_TEST(messages.read(0).role == "system");
+  BOOST_TEST(*messages.read(0).content.get() == "ab");
 }
 
 BOOST_AUTO_TEST_CASE(prompts_are_texts_or_lists_of_token_ids_one_or_several) {

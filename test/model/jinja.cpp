@@ -44,6 +44,32 @@ InputError refused(const std::string& text, const RenderOptions& options = {}) {
   throw std::logic_error("not reached");
 }
 
+/// Messages that are read one by one.
+class Read final : public LateMessages {
+ public:
+  explicit Read(std::vector<Message> messages) : messages_(std::move(messages)) {}
+  size_t size() const override { return messages_.size(); }
+  const Message& read(size_t index) override {
+    count++;
+    return last_ = messages_[index];
+  }
+  size_t count = 0;
+
+ private:
+  std::vector<Message> messages_;
+  Message last_;
+};
+
+/// What a template gives, or why it gives nothing.
+template <class Messages>
+std::string outcome(const std::string& text, Messages&& messages) {
+  try {
+    return plain_text(ChatTemplate::from_text(text, {}).render(messages, {.add_generation_prompt = true}));
+  } catch (const InputError& error) {
+    return error.what();
+  }
+}
+
 std::string times(size_t count, const std::string& unit) {
   std::string text;
   for (size_t i = 0; i < count; i++) text += unit;
@@ -175,6 +201,33 @@ BOOST_AUTO_TEST_CASE(a_long_prompt_is_seen_as_it_grows_and_can_be_given_up) {
   seen.clear();
   segments("{% for i in range(40) %}{{ 'x' * 100 }}{% endfor %}", hello, watched);
   BOOST_TEST(seen.empty());  // too short to be worth a look
+}
+
+BOOST_AUTO_TEST_CASE(messages_that_are_read_late_give_the_same) {
+  const auto golden =
+      parse_json(read_file(source_dir() / "test/golden/templates/constructs.json"), "golden").as_object();
+  std::vector<Message> messages = parse_messages(golden.at("messages"));
+  for (Message& message : messages) message.tool_calls = {};
+  for (const json::value& c : golden.at("cases").as_array()) {
+    const std::string text(c.at("template").as_string());
+    BOOST_TEST(outcome(text, Read(messages)) == outcome(text, messages), text);
+  }
+  BOOST_TEST(outcome("{{ messages }}", Read({})) == outcome("{{ messages }}", std::vector<Message>()));
+}
+
+BOOST_AUTO_TEST_CASE(messages_are_read_as_a_template_comes_to_them_and_once) {
+  const std::vector<Message> messages(1000, {"user", std::string(100, 'x')});
+  const std::pair<std::string, size_t> templates[] = {
+      {"{{ messages | length }}", 0},
+      {"{{ messages[0].content + messages[-1].content + messages[0].role }}", 2},
+      {"{% for m in messages %}{% if loop.index > 5 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", 6},
+      {"{% for i in range(2) %}{% for m in messages %}{{ m.content }}{% endfor %}{% endfor %}", 1000},
+      {"{% for m in messages | reverse %}{{ m.content }}{% endfor %}{{ messages[7].content }}", 1000}};
+  for (const auto& [text, count] : templates) {
+    Read read(messages);
+    outcome(text, read);
+    BOOST_TEST(read.count == count, text);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(an_error_names_the_line_and_what_is_wrong) {

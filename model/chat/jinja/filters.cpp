@@ -17,7 +17,7 @@ using Elements = std::vector<Value>;
 const Elements& elements_of(Call& call, ListPtr& kept, bool falsy = false) {
   kept = iterated(call.meter, falsy && !call.self.truthy() ? Value() : call.self);
   call.meter.steps(kept->elements.size());
-  return kept->elements;
+  return kept->elements.all();
 }
 
 Value length(Call& call) {

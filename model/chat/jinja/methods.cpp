@@ -251,7 +251,7 @@ Value items(Call& call) {
   return List::make(call.meter, item_pairs(call.meter, *call.self.dictionary()), List::Kind::view);
 }
 Value keys(Call& call) {
-  return List::make(call.meter, iterated(call.meter, call.self)->elements, List::Kind::view);
+  return List::make(call.meter, iterated(call.meter, call.self)->elements.all(), List::Kind::view);
 }
 Value values(Call& call) {
   std::vector<Value> all;

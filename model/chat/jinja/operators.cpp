@@ -101,7 +101,7 @@ Value repeated(Meter& meter, const Value& value, int64_t times) {
     return result;
   }
   std::vector<Value> elements;
-  const auto& once = value.list()->elements;
+  const auto& once = value.list()->elements.all();
   for (uint64_t i = 0; i < count && !once.empty(); i++) {
     meter.bytes(once.size() * sizeof(Value));
     elements.insert(elements.end(), once.begin(), once.end());
@@ -135,7 +135,7 @@ Value add(Meter& meter, const Value& a, const Value& b) {
                      (a.list()->kind == List::Kind::list || a.list()->kind == List::Kind::tuple);
   if (!lists) refuse(meter, Arithmetic::add, a, b);
   meter.bytes((a.list()->elements.size() + b.list()->elements.size()) * sizeof(Value));
-  std::vector<Value> elements = a.list()->elements;
+  std::vector<Value> elements = a.list()->elements.all();
   elements.insert(elements.end(), b.list()->elements.begin(), b.list()->elements.end());
   return List::make(meter, std::move(elements), a.list()->kind);
 }

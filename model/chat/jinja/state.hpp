@@ -46,6 +46,7 @@ struct State {
 
   Meter meter;
   std::time_t now;
+  std::unique_ptr<LateElements> late;  // of the list of messages
   // They hold values that may point back to them, so none of them owns another.
   std::deque<Namespace> namespaces;
   std::deque<Loop> loops;

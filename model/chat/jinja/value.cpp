@@ -52,6 +52,12 @@ Value List::make(Meter& meter, std::vector<Value> elements, Kind kind) {
   return ListPtr(std::make_shared<const List>(List{kind, std::move(elements), nesting + 1}));
 }
 
+Value List::late(Meter& meter, size_t count, LateElements& source) {
+  meter.bytes(sizeof(List) + count * sizeof(Value));
+  constexpr size_t nesting = 2;  // of dictionaries at most
+  return ListPtr(std::make_shared<const List>(List{Kind::list, Elements(count, source), nesting}));
+}
+
 Value Dictionary::make(Meter& meter, std::vector<std::pair<Value, Value>>&& entries) {
   constexpr size_t place_bytes = 64;
   meter.bytes(sizeof(Dictionary) + entries.size() * (sizeof(Entry) + place_bytes));

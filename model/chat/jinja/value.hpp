@@ -103,17 +103,54 @@ class Value {
       held_;
 };
 
+/// Makes the elements of a list as a template comes to them: of a hundred thousand messages it sees a few
+/// thousand before their text is too long.
+class LateElements {
+ public:
+  virtual ~LateElements() = default;
+  /// No list, and nothing undefined.
+  virtual Value element(size_t index) = 0;
+};
+
 struct List {
+  class Elements {
+   public:
+    Elements(std::vector<Value> all) : all_(std::move(all)) {}
+    Elements(size_t count, LateElements& source) : all_(count), source_(&source) {}
+
+    size_t size() const { return all_.size(); }
+    bool empty() const { return all_.empty(); }
+    const Value& operator[](size_t index) const {
+      Value& element = all_[index];
+      if (source_ && element.undefined()) element = source_->element(index);
+      return element;
+    }
+    const std::vector<Value>& all() const {
+      for (size_t i = 0; source_ && i < size(); i++) (*this)[i];
+      source_ = nullptr;
+      return all_;
+    }
+    auto begin() const { return all().begin(); }
+    auto end() const { return all().end(); }
+
+   private:
+    // Only the rendering's thread looks at a list that is not whole, and sees no difference.
+    mutable std::vector<Value> all_;          // undefined: not made yet
+    mutable LateElements* source_ = nullptr;  // null: it is whole
+  };
+
   /// Python tells them apart: a view has a length but no places, a generator neither, and it counts as true.
   enum class Kind { list, tuple, range, view, generator };
 
   /// Charges for the elements. Throws InputError where lists are nested too deep.
   static Value make(Meter& meter, std::vector<Value> elements, Kind kind = Kind::list);
+  /// The source outlives it.
+  static Value late(Meter& meter, size_t count, LateElements& source);
 
   bool has_places() const { return kind != Kind::view && kind != Kind::generator; }
 
   Kind kind;
-  std::vector<Value> elements;
+  Elements elements;
   size_t nesting;
 };
 
