@@ -120,9 +120,17 @@ class Cluster:
         return [s["pid"] for s in self.status()["stages"]]
 
     def signal_stage(self, index, number):
-        pid = self.stage_pids()[index]
+        pid = wait_for(self.stage_pids, "the stages are known")[index]
         os.kill(pid, number)
         return pid
+
+    def wait_for_successor(self, killed):
+        """Of a stage. The cluster may be ready again before anyone sees that it is not."""
+        def known():
+            pids = self.stage_pids()
+            return pids and all(pids) and killed not in pids
+        wait_for(known, "another process has taken the stage's place")
+        wait_for(self.ready, "ready again")
 
     # ---- HTTP ----
 
