@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/memory.hpp"
 
 namespace convoy::cuda {
 
@@ -23,6 +24,8 @@ class Blas {
   /// out[r] = in[r] · weightᵀ (+ bias) of the first `rows` rows, all of them, weights and activations in
   /// bf16. False: it does not take this shape.
   bool multiply(const Product& product, const Rows& in, int rows, cudaStream_t stream);
+  /// All shapes that matter were met: gives back what only measuring took.
+  void end_measuring() { cold_ = {}; }
 
  private:
   struct Library;
@@ -40,6 +43,7 @@ class Blas {
   bool run(const Plan& plan, size_t algorithm, const Product& product, const Rows& in, cudaStream_t stream);
 
   std::unique_ptr<Library> library_;
+  DeviceMemory cold_;  // while shapes are met
   std::map<Shape, std::unique_ptr<Plan>> plans_;
 };
 

@@ -143,6 +143,7 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
   }
   warm_up();
   check(cudaDeviceSynchronize(), "loading");
+  forward_.end_measuring();
 }
 
 /// One step of every size without rows: kernels are loaded, and products of many rows find their algorithms,

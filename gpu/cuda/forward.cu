@@ -150,9 +150,8 @@ Bucket Forward::bucket(const StepSize& step) const {
     if (b.runs && !shape_.has_latent) return b;
     const int64_t blocks = b.rows * attention_blocks_of_row();
     const int64_t shares = std::min<int64_t>(attention_blocks / blocks, shares_max);
-    const int64_t of_longest = (step.longest + share_tokens_min - 1) / share_tokens_min;
-    if (shares > 1)
-      b.parts = at_least(of_longest, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(shares))));
+    const int64_t wanted = (step.longest + share_tokens_min - 1) / share_tokens_min;
+    if (shares > 1) b.parts = at_least(wanted, std::bit_floor(static_cast<uint64_t>(shares)));
     return b;
   }
   const int64_t parts = (step.longest + part_tokens_ - 1) / part_tokens_;
@@ -318,7 +317,8 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
                    .out = absorbed_.f32(),
                    .out_pitch = absorbed_.pitch,
                    .out_head = cached,
-                   .rows = l.rows};
+                   .rows = l.rows,
+                   .rounds = activations_ == Activations::bf16};
   joint ? multiply_heads_transposed(keys, l.stream) : multiply_heads(keys, l.stream);
   attend({.q = absorbed_.f32(),
           .q_pitch = absorbed_.pitch,
@@ -349,7 +349,8 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
                   .out_type = activations_,
                   .out_pitch = attended_.pitch,
                   .out_head = value,
-                  .rows = l.rows},
+                  .rows = l.rows,
+                  .rounds = activations_ == Activations::bf16},
                  l.stream);
 }
 

@@ -43,6 +43,10 @@ class Forward {
   /// Takes all memory that steps will need.
   void prepare(const DeviceLimits& limits, const Rotations& rotations);
 
+  /// Steps of every size were launched once.
+  void end_measuring() {
+    if (blas_) blas_->end_measuring();
+  }
   uint64_t weight_bytes() const { return weights_.bytes(); }
 
   /// The smallest bucket for a step.

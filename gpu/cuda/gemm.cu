@@ -131,10 +131,12 @@ void multiply(const GemmCall& call, cudaStream_t cuda_stream) {
 }
 
 void multiply_heads(const HeadProduct& product, cudaStream_t stream) {
+  if (product.rounds && stream_heads(product, false, stream)) return;
   for_type(product.weight.type, [&]<DType W>() { launch_heads<W>(product, false, stream); });
 }
 
 void multiply_heads_transposed(const HeadProduct& product, cudaStream_t stream) {
+  if (product.rounds && stream_heads(product, true, stream)) return;
   for_type(product.weight.type, [&]<DType W>() { launch_heads<W>(product, true, stream); });
 }
 

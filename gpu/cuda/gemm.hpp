@@ -84,6 +84,7 @@ struct HeadProduct {
   Activations out_type = Activations::f32;
   int64_t out_pitch = 0, out_head = 0;
   RowRange rows;
+  bool rounds = false;  // the activations may be rounded to bf16
 };
 /// out[o] = Σ weight[o][c] · in[c]
 void multiply_heads(const HeadProduct& product, cudaStream_t stream);

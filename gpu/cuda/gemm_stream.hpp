@@ -23,4 +23,8 @@ inline constexpr int stream_rows_max = 32;
 /// The lowest of the kernels' heights that holds so many rows.
 constexpr int stream_tile(int64_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : stream_rows_max; }
 
+/// Products of heads (multiply_heads, multiply_heads_transposed) whose activations may be rounded to bf16.
+/// False: there is no kernel for this shape.
+bool stream_heads(const HeadProduct& product, bool transposed, cudaStream_t stream);
+
 }  // namespace convoy::cuda
