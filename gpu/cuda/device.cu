@@ -149,11 +149,10 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
 /// One step of every size without rows: kernels are loaded, and products of many rows find their algorithms,
 /// before anybody waits.
 void CudaDevice::warm_up() {
-  const auto all = limits_.rows;
-  for (int64_t rows = 1;; rows = std::min(2 * rows, all)) {
-    forward_.enqueue(forward_.bucket({.rows = rows, .sampled = shape_.last ? rows : 0}), tables_.view(),
-                     results_.as<Sampled>(), stream_);
-    if (rows == all) return;
+  for (int64_t rows = 0; rows < limits_.rows;) {
+    const Bucket bucket = forward_.bucket({.rows = rows + 1, .sampled = shape_.last ? rows + 1 : 0});
+    forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
+    rows = bucket.rows;
   }
 }
 

@@ -19,11 +19,6 @@ constexpr int64_t few_rows_max = 8;
 /// Logits that are there at once.
 constexpr int64_t head_rows_max = 256;
 
-int at_least(int64_t count, int64_t limit) {
-  return static_cast<int>(
-      std::min<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count))), limit));
-}
-
 }  // namespace
 
 void Forward::load(int64_t layer, std::span<const WeightRef> parts) {
@@ -143,8 +138,8 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
 Bucket Forward::bucket(const StepSize& step) const {
   Bucket b;
   if (step.rows == 0) return b;
-  b.rows = at_least(step.rows, limits_.rows);
-  if (step.sampled > 0) b.sampled = at_least(step.sampled, b.rows);
+  b.rows = bucket_rows(step.rows, limits_.rows);
+  if (step.sampled > 0) b.sampled = bucket_rows(step.sampled, b.rows);
   if (on_tensor_cores_) {
     b.runs = step.longest_run > few_rows_max;
     if (b.runs && !shape_.has_latent) return b;

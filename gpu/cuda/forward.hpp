@@ -9,25 +9,12 @@
 
 #include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/blas.hpp"
+#include "gpu/cuda/bucket.hpp"
 #include "gpu/cuda/experts.hpp"
 #include "gpu/cuda/sample.hpp"
 #include "gpu/cuda/weights.hpp"
 
 namespace convoy::cuda {
-
-/// What steps of a kind have at most.
-struct Bucket {
-  int rows = 0, sampled = 0;
-  int parts = 1;      // of attention: 1: a block walks over all of a row's positions
-  bool runs = false;  // of one sequence there may be many rows
-  auto operator<=>(const Bucket&) const = default;
-};
-
-/// What decides about a step's bucket.
-struct StepSize {
-  int64_t rows = 0, sampled = 0;
-  int64_t longest = 0, longest_run = 0;  // positions, and rows, of a sequence
-};
 
 class Forward {
  public:
