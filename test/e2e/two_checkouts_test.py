@@ -188,11 +188,12 @@ class RunDirectory(unittest.TestCase):
         self.assert_one_line("up", cluster, "belongs to user 65534")
         cluster.dir.chmod(0o755)
         os.chown(cluster.dir / "run", 0, 0)
+        program = shutil.copy(BINARY, cluster.dir)  # this checkout may lie where nobody else can read it
         def as_nobody():
             os.setgid(65534)
             os.setuid(65534)
         for command in ("status", "down"):
-            done = subprocess.run([BINARY, command, "--config", cluster.config], capture_output=True, text=True,
+            done = subprocess.run([program, command, "--config", cluster.config], capture_output=True, text=True,
                                   preexec_fn=as_nobody, timeout=60)
             self.assertEqual(done.returncode, 3, (command, done.stdout, done.stderr))
             self.assertIn("node1.lock: the lock cannot be read: Permission denied", done.stderr.replace(".up.lock", "node1.lock"))
