@@ -47,10 +47,6 @@ void for_type(DType type, const Use& use) {
   throw refusal("a weight of whole numbers", "checkpoint", "convert it");
 }
 
-}  // namespace
-
-namespace {
-
 /// Products whose weights, biases and outputs lie behind each other, as one.
 bool join(Product& all, const Product& next) {
   Matrix& weight = all.weight;
@@ -62,12 +58,14 @@ bool join(Product& all, const Product& next) {
   return behind;
 }
 
-bool streams(const GemmCall& call) {
-  if (call.kind != GemmKind::few_rows) return false;
+/// Whether activations and all weights are bf16.
+bool all_bf16(const GemmCall& call) {
   for (int i = 0; i < call.count; i++)
     if (!cuda::streams(call.products[i].weight, call.in.type)) return false;
   return true;
 }
+
+bool streams(const GemmCall& call) { return call.kind == GemmKind::few_rows && all_bf16(call); }
 
 StreamCall streamed(const GemmCall& call, const Product& product) {
   StreamCall one;
@@ -77,11 +75,7 @@ StreamCall streamed(const GemmCall& call, const Product& product) {
 }
 
 bool multiplies_by_blas(const GemmCall& call) {
-  if (!call.blas || call.visits || call.kind != GemmKind::many_rows || call.in.type != Activations::bf16)
-    return false;
-  for (int i = 0; i < call.count; i++)
-    if (call.products[i].weight.type != DType::bf16) return false;
-  return true;
+  return call.blas && !call.visits && call.kind == GemmKind::many_rows && all_bf16(call);
 }
 
 /// Calls use(product) for each, those that can be joined as one; false as soon as one of them is.
