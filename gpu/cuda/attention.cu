@@ -38,6 +38,13 @@ bool attends_on_tensor_cores(const Attention& a) {
   return a.out.type == Activations::bf16 && (a.key_width == 64 || a.key_width == 128);
 }
 
+bool attends_and_writes(const Attention& a, const RotationView& rotations) {
+  // A thread has both halves of what is turned together.
+  return attends_on_tensor_cores(a) && !a.latent && 2 * rotations.half == a.key_width;
+}
+
+int largest_cluster(bool latent) { return latent ? largest_cluster_of_latents() : largest_cluster_of_rows(); }
+
 void attend(const Attention& a, const RowTables& tables, cudaStream_t stream) {
   if (attends_on_tensor_cores(a)) {
     const bool fill = a.runs && !a.latent && a.heads / a.kv_heads <= many_group_max;

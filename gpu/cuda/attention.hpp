@@ -20,19 +20,31 @@ struct Attention {
   RowRange rows;
   bool ordered = false;  // a row's bits may depend on its own length alone
   bool runs = false;     // many rows of a sequence come together
+  /// Queries are still to be turned, and keys and values to be written, as this says: then no row may look at
+  /// another one's, and attends_and_writes() has to hold. Else nullptr.
+  const GroupedWrite* write = nullptr;
 
   int32_t part_tokens = 0;  // a multiple of kv_block_tokens
   /// How many blocks share a row's positions: 1, or, if they are ordered, as many as the longest row may have
   /// parts.
   int32_t parts = 1;
-  float* partial = nullptr;  // [rows, heads, parts, value_width + 2], where parts > 1
+  int32_t cluster = 1;       // on tensor cores: of these, so many join in one cluster
+  float* partial = nullptr;  // [rows, heads, parts, value_width + 2], or of clusters value_width + 4
+  /// Where clusters that share a row count each other: zeros, and zeros again when a launch has ended. One
+  /// for each of `shared_blocks_max`.
+  uint32_t* arrived = nullptr;
 };
 void attend(const Attention& attention, const RowTables& tables, cudaStream_t stream);
 
 /// Whether there are faster kernels, on tensor cores (attention_tensor.hpp), which know no order.
 bool attends_on_tensor_cores(const Attention& attention);
-/// The most blocks that share a row's positions there.
-inline constexpr int shares_max = 64;
+/// Whether those for decodes write keys and values too.
+bool attends_and_writes(const Attention& attention, const RotationView& rotations);
+/// The most blocks that share a row's positions there, and that there are where rows are shared.
+inline constexpr int shares_max = 64, shared_blocks_max = 256;
+/// The most of them that join in one cluster, and what the current card takes of that.
+inline constexpr int cluster_max = 16;
+int largest_cluster(bool latent);
 
 /// The widest heads, and the widest entries of latents, that there are kernels for.
 inline constexpr int head_dim_max = 256, latent_max = 512, latent_rope_max = 64;

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "gpu/cuda/attention_tensor.cuh"
 #include "gpu/cuda/attention_tensor.hpp"
 
@@ -6,76 +8,194 @@ namespace {
 
 constexpr int warps = 4, threads = warps * 32;
 constexpr int heads_max = 16;  // of a block: a tile of the tensor cores
+constexpr int tokens = static_cast<int>(gpu::kv_block_tokens), stride = warps * 16;  // positions
+static_assert(stride % tokens == 0);
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
 
+/// How a query, or a key, is turned of which a thread has eight values of each 32 from quarter · 8 on. All of
+/// a head's values are.
+template <int D>
+class HeadTurn {
+ public:
+  HeadTurn() = default;
+  __device__ HeadTurn(const RotationView& r, int position, int quarter) {
+#pragma unroll
+    for (int i = 0; i < chunks; i++)
+#pragma unroll
+      for (int v = 0; v < 4; v++) {
+        const int pair = r.interleaved ? i * 16 + quarter * 4 + v : i / 2 * 32 + quarter * 8 + i % 2 * 4 + v;
+        cosines_[i][v] = r.cosines[int64_t{position} * (D / 2) + pair];
+        sines_[i][v] = r.sines[int64_t{position} * (D / 2) + pair];
+      }
+  }
+  /// Normalises the values first, if there is a norm.
+  __device__ void operator()(const float* norm, const GroupedWrite& w, int quarter,
+                             float (&values)[D / 32][8]) const {
+    if (norm) {
+      float squares = 0;
+#pragma unroll
+      for (int i = 0; i < chunks; i++)
+#pragma unroll
+        for (int v = 0; v < 8; v++) squares = fmaf(values[i][v], values[i][v], squares);
+      const float scale = 1.0f / sqrtf(quad_sum(squares) / static_cast<float>(D) + w.eps);
+#pragma unroll
+      for (int i = 0; i < chunks; i++)
+#pragma unroll
+        for (int v = 0; v < 8; v++) values[i][v] *= scale * norm[i * 32 + quarter * 8 + v];
+    }
+    // Four pairs of each chunk: neighbours in it, or a half of the chunk and of that half a head further.
+#pragma unroll
+    for (int i = 0; i < chunks; i++)
+#pragma unroll
+      for (int v = 0; v < 4; v++) {
+        if (w.rotations.interleaved)
+          turn(values[i][2 * v], values[i][2 * v + 1], cosines_[i][v], sines_[i][v]);
+        else
+          turn(values[i / 2][i % 2 * 4 + v], values[i / 2 + chunks / 2][i % 2 * 4 + v], cosines_[i][v],
+               sines_[i][v]);
+      }
+  }
+
+ private:
+  static constexpr int chunks = D / 32;
+  static __device__ void turn(float& a, float& b, float cosine, float sine) {
+    const float turned = a * cosine - b * sine;
+    b = b * cosine + a * sine, a = turned;
+  }
+  float cosines_[chunks][4], sines_[chunks][4];
+};
+
 /// A block attends with up to 16 queries of one key over its share of a row's positions, each warp sixteen at
 /// a time. Keys and values go from memory into registers as they lie, sixteen bytes a thread: which of a
 /// head's values meet in which product does not matter to a score, and a weighted sum's columns may be any.
-/// Bytes: keys and values once; operations: 4 · 16 · D a position.
-template <int D>
-__global__ void __launch_bounds__(threads, 2) attend_rows(const Attention a, const RowTables tables) {
+/// Writes: rows are decodes, and the block whose share ends with the row's own position makes that one's key
+/// and value and writes them. Where several tiles of queries have the same key, each does the same. Bytes:
+/// keys and values once; operations: 4 · 16 · D a position.
+template <int D, bool Writes>
+__global__ void __launch_bounds__(threads, 2)
+    attend_rows(const Attention a, const GroupedWrite w, const RowTables tables) {
   constexpr int key_loads = D / 32, value_loads = D / 64;
-  __shared__ float joined[warps][heads_max][D];
-  __shared__ float warp_largest[warps][heads_max], warp_sums[warps][heads_max];
-  follow_previous();
+  constexpr int pitch = D + 4;  // what eight threads write at once lies in different banks
+  __shared__ __align__(16) float joined[warps][heads_max][pitch];
+  __shared__ float2 of_warps[warps][heads_max], of_block[heads_max];  // the largest score, the sum of weights
+  __shared__ __align__(16) __nv_bfloat16 own_key[D], own_value[D];
+  __shared__ bool ends_last;
+  let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
-  if (!has_row(a.rows, row)) return;
+  if (!has_row(a.rows, row)) return wait_for_previous();
   const int group_size = a.heads / a.kv_heads, tiles = (group_size + heads_max - 1) / heads_max;
   const int kv_head = static_cast<int>(blockIdx.y) / tiles, tile = static_cast<int>(blockIdx.y) % tiles;
   const int head = kv_head * group_size + tile * heads_max,
             heads = min(heads_max, group_size - tile * heads_max);
   const int part = static_cast<int>(blockIdx.z);
-  const int seen = tables.position[row] + 1;
+  const int seen = tables.early_position(row) + 1;
   const Share share = share_of(seen, a.parts, part);
-  if (share.begin >= share.end) return;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
 
-  uint32_t q[key_loads][2][4];  // of rows group and group + 8: eight values each
-#pragma unroll
-  for (int i = 0; i < key_loads; i++)
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      float values[8];
-      load_eight(a.q + row * a.q_pitch + (head + min(group + 8 * r, heads - 1)) * D + i * 32 + quarter * 8,
-                 values);
-#pragma unroll
-      for (int v = 0; v < 4; v++)
-        q[i][r][v] = two_bf16(values[2 * v] * (a.scale * log2_e), values[2 * v + 1] * (a.scale * log2_e));
-    }
-
-  const uint32_t* const table = tables.table_of(row);
+  const uint32_t* const table = tables.early_table(row);
   const auto* const all_keys = static_cast<const __nv_bfloat16*>(a.keys.data) + kv_head * D;
   const auto* const all_values = static_cast<const __nv_bfloat16*>(a.values.data) + kv_head * D;
   uint4 keys[2][key_loads], values[4][value_loads];
-  // Positions of a thread: a key's group and group + 8; a value's 2 · quarter, the next, and 8 further.
-  const auto fetch_keys = [&](int first) {
+  // Sixteen positions lie in one block of the cache, a warp's next ones in the next block. Of a thread: a
+  // key's group and group + 8; a value's 2 · quarter, the next, and 8 further; behind the share's last one
+  // that one. Those before `from` are left as they are, and the row's own position's are the block's own,
+  // from then on that it has them.
+  bool has_own = false;
+  const auto block_of = [&](int position) {
+    return position < share.end ? int64_t{__ldcg(table + position / tokens)} * tokens : 0;
+  };
+  const auto fetch_keys = [&](int first, int64_t block, int from = 0) {
 #pragma unroll
     for (int n = 0; n < 2; n++) {
       const int position = min(first + n * 8 + group, share.end - 1);
-      const __nv_bfloat16* const from = all_keys + cache_index(table, position, a.keys.width) + quarter * 8;
+      if (position < from) continue;
+      const __nv_bfloat16* const at =
+          (has_own && position == seen - 1 ? own_key
+                                           : all_keys + (block + position % tokens) * a.keys.width) +
+          quarter * 8;
 #pragma unroll
-      for (int i = 0; i < key_loads; i++) keys[n][i] = *reinterpret_cast<const uint4*>(from + i * 32);
+      for (int i = 0; i < key_loads; i++) keys[n][i] = *reinterpret_cast<const uint4*>(at + i * 32);
     }
   };
-  const auto fetch_values = [&](int first) {
+  const auto fetch_values = [&](int first, int64_t block, int from = 0) {
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const int position = min(first + quarter * 2 + n % 2 + n / 2 * 8, share.end - 1);
-      const __nv_bfloat16* const from = all_values + cache_index(table, position, a.values.width) + group * 8;
+      if (position < from) continue;
+      const __nv_bfloat16* const at =
+          (has_own && position == seen - 1 ? own_value
+                                           : all_values + (block + position % tokens) * a.values.width) +
+          group * 8;
 #pragma unroll
-      for (int i = 0; i < value_loads; i++) values[n][i] = *reinterpret_cast<const uint4*>(from + i * 64);
+      for (int i = 0; i < value_loads; i++) values[n][i] = *reinterpret_cast<const uint4*>(at + i * 64);
     }
   };
+  // Of a decode all that other steps wrote is there already; its own key and value come below.
+  int first = share.begin + warp * 16;
+  const int64_t block = block_of(first);
+  int64_t next_block = block_of(first + stride);
+  const bool own = Writes && share.begin < share.end && share.end == seen;
+  HeadTurn<D> turn;
+  if constexpr (Writes) {
+    if (first < share.end) fetch_keys(first, block), fetch_values(first, block);
+    turn = HeadTurn<D>(w.rotations, seen - 1, quarter);
+  }
+  wait_for_previous();
+  if (own && warp == 0) {
+    float key[key_loads][8];
+#pragma unroll
+    for (int i = 0; i < key_loads; i++)
+      load_eight(w.k + row * w.kv_pitch + kv_head * D + i * 32 + quarter * 8, key[i]);
+    turn(w.k_norm, w, quarter, key);
+    auto* const to = static_cast<__nv_bfloat16*>(w.keys.data) +
+                     early_cache_index(table, seen - 1, w.keys.width) + kv_head * D;
+#pragma unroll
+    for (int i = 0; i < key_loads; i++)
+      if (group == 0) {
+        const uint4 packed = packed_bf16(key[i]);
+        *reinterpret_cast<uint4*>(own_key + i * 32 + quarter * 8) = packed;
+        *reinterpret_cast<uint4*>(to + i * 32 + quarter * 8) = packed;
+      }
+  } else if (own && warp == 1 && lane < D / 8) {
+    float value[8];
+    load_eight(w.v + row * w.kv_pitch + kv_head * D + lane * 8, value);
+    auto* const to = static_cast<__nv_bfloat16*>(w.values.data) +
+                     early_cache_index(table, seen - 1, w.values.width) + kv_head * D;
+    const uint4 packed = packed_bf16(value);
+    *reinterpret_cast<uint4*>(own_value + lane * 8) = packed;
+    *reinterpret_cast<uint4*>(to + lane * 8) = packed;
+  }
+  uint32_t q[key_loads][2][4];  // of rows group and group + 8: eight values each
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    float of_head[key_loads][8];
+#pragma unroll
+    for (int i = 0; i < key_loads; i++)
+      load_eight(a.q + row * a.q_pitch + (head + min(group + 8 * r, heads - 1)) * D + i * 32 + quarter * 8,
+                 of_head[i]);
+    if constexpr (Writes) turn(w.q_norm, w, quarter, of_head);
+#pragma unroll
+    for (int i = 0; i < key_loads; i++)
+#pragma unroll
+      for (int v = 0; v < 4; v++)
+        q[i][r][v] =
+            two_bf16(of_head[i][2 * v] * (a.scale * log2_e), of_head[i][2 * v + 1] * (a.scale * log2_e));
+  }
+  if (own) {
+    __syncthreads();
+    has_own = true;
+    if (first < share.end) fetch_keys(first, block, seen - 1), fetch_values(first, block, seen - 1);
+  } else if (!Writes && first < share.end) {
+    fetch_keys(first, block), fetch_values(first, block);
+  }
 
   TwoRows rows;
   float sums[value_loads][8][4] = {};
-  int first = share.begin + warp * 16;
-  if (first < share.end) fetch_keys(first), fetch_values(first);
-  for (; first < share.end; first += warps * 16) {
-    const int next = first + warps * 16;
+  for (; first < share.end; first += stride) {
+    const int next = first + stride;
     float scores[2][4] = {};
 #pragma unroll
     for (int n = 0; n < 2; n++)
@@ -85,7 +205,7 @@ __global__ void __launch_bounds__(threads, 2) attend_rows(const Attention a, con
         mma(scores[n], {low[0], high[0], low[1], high[1]}, keys[n][i].x, keys[n][i].y);
         mma(scores[n], {low[2], high[2], low[3], high[3]}, keys[n][i].z, keys[n][i].w);
       }
-    if (next < share.end) fetch_keys(next);
+    if (next < share.end) fetch_keys(next, next_block);
 #pragma unroll
     for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -113,124 +233,70 @@ __global__ void __launch_bounds__(threads, 2) attend_rows(const Attention a, con
         mma(sums[i][c], weights, b0, b1);
       }
     }
-    if (next < share.end) fetch_values(next);
+    if (next < share.end) fetch_values(next, next_block);
+    next_block = block_of(next + stride);
   }
 
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const float sum = quad_sum(rows.sums[r]);
-    if (quarter == 0)
-      warp_largest[warp][group + 8 * r] = rows.largest[r], warp_sums[warp][group + 8 * r] = sum;
+    const int own_head = group + 8 * r;
+    if (own_head >= heads) continue;
+    if (quarter == 0) of_warps[warp][own_head] = {rows.largest[r], sum};
 #pragma unroll
     for (int i = 0; i < value_loads; i++)
 #pragma unroll
-      for (int c = 0; c < 8; c++)
+      for (int e = 0; e < 2; e++)
 #pragma unroll
-        for (int e = 0; e < 2; e++)
-          joined[warp][group + 8 * r][i * 64 + (quarter * 2 + e) * 8 + c] = sums[i][c][2 * r + e];
+        for (int c = 0; c < 8; c += 4)
+          *reinterpret_cast<float4*>(&joined[warp][own_head][i * 64 + (quarter * 2 + e) * 8 + c]) = {
+              sums[i][c][2 * r + e], sums[i][c + 1][2 * r + e], sums[i][c + 2][2 * r + e],
+              sums[i][c + 3][2 * r + e]};
   }
   __syncthreads();
-  for (int i = thread; i < heads * D; i += threads) {
-    const int own = i / D, column = i % D;
-    float largest = warp_largest[0][own];  // the first warp has positions
-#pragma unroll
-    for (int w = 1; w < warps; w++) largest = fmaxf(largest, warp_largest[w][own]);
-    float sum = 0, value = 0;
-#pragma unroll
-    for (int w = 0; w < warps; w++) {
-      const float scale = exp2f(warp_largest[w][own] - largest);
-      sum = fmaf(warp_sums[w][own], scale, sum), value = fmaf(joined[w][own][column], scale, value);
-    }
+  constexpr int fours = D / 4;
+  for (int i = thread; i < heads * fours; i += threads) {
+    const int own_head = i / fours, four = i % fours;
+    float2 weight;
+    const float4 sum = join_four(
+        warps, [&](int v) { return of_warps[v][own_head]; },
+        [&](int v) { return *reinterpret_cast<const float4*>(&joined[v][own_head][four * 4]); }, weight);
     if (a.parts == 1) {
-      static_cast<__nv_bfloat16*>(a.out.data)[row * a.out.pitch + (head + own) * D + column] =
-          __float2bfloat16_rn(value / sum);
+      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + row * a.out.pitch +
+                                (head + own_head) * D + four * 4) = {
+          two_bf16(sum.x / weight.y, sum.y / weight.y), two_bf16(sum.z / weight.y, sum.w / weight.y)};
     } else {
-      float* const to =
-          a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) * share_pitch(D);
-      if (column == 0) to[D] = largest, to[D + 1] = sum;
-      to[column] = value;
+      // Nobody else looks at these four again.
+      *reinterpret_cast<float4*>(&joined[0][own_head][four * 4]) = sum;
+      if (four == 0) of_block[own_head] = weight;
     }
   }
+  if (a.parts > 1) join_blocks<D, pitch>(a, row, head, heads, &joined[0][0][0], of_block, ends_last);
 }
 
-constexpr int join_threads = 256;
-
-/// Joins a row's shares: a block a row and head. A thread has four values of every so manieth share.
-__global__ void __launch_bounds__(join_threads) join_shares(const Attention a, const RowTables tables) {
-  __shared__ float scales[shares_max], whole;
-  __shared__ float4 sums[join_threads];
-  follow_previous();
-  const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
-  if (!has_row(a.rows, row)) return;
-  const int seen = tables.position[row] + 1, size = share_size(seen, a.parts),
-            shares = (seen + size - 1) / size;
-  const int pitch = share_pitch(a.value_width), thread = static_cast<int>(threadIdx.x);
-  const float* const from = a.partial + (static_cast<int64_t>(row) * a.heads + head) * a.parts * pitch;
-  if (thread < 32) {
-    float largest[shares_max / 32], own_sums[shares_max / 32], sum = 0, most = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < shares_max / 32; i++) {
-      const float* const of_share = from + (thread + 32 * i) * pitch + a.value_width;
-      const bool there = thread + 32 * i < shares;
-      largest[i] = there ? of_share[0] : -INFINITY, own_sums[i] = there ? of_share[1] : 0;
-      most = fmaxf(most, largest[i]);
-    }
-#pragma unroll
-    for (int apart = 16; apart > 0; apart /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, apart));
-#pragma unroll
-    for (int i = 0; i < shares_max / 32; i++) {
-      const float scale = exp2f(largest[i] - most);
-      scales[thread + 32 * i] = scale, sum = fmaf(own_sums[i], scale, sum);
-    }
-    sum = warp_sum(sum);
-    if (thread == 0) whole = sum;
-  }
-  const int fours = a.value_width / 4, groups = join_threads / fours, group = thread / fours,
-            four = thread % fours;
-  __syncthreads();
-  float4 sum{};
-  if (group < groups) {
-#pragma unroll 4
-    for (int share = group; share < shares; share += groups) {
-      const float4 v = *reinterpret_cast<const float4*>(from + share * pitch + four * 4);
-      const float scale = scales[share];
-      sum.x = fmaf(v.x, scale, sum.x), sum.y = fmaf(v.y, scale, sum.y);
-      sum.z = fmaf(v.z, scale, sum.z), sum.w = fmaf(v.w, scale, sum.w);
-    }
-  }
-  sums[thread] = sum;
-  __syncthreads();
-  if (group != 0) return;
-  for (int g = 1; g < groups; g++) {
-    const float4& v = sums[g * fours + four];
-    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-  }
-  const float4 out{sum.x / whole, sum.y / whole, sum.z / whole, sum.w / whole};
-  const int64_t at = row * a.out.pitch + head * a.value_width + four * 4;
-  if (a.out.type == Activations::bf16)
-    *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + at) = {two_bf16(out.x, out.y),
-                                                                               two_bf16(out.z, out.w)};
-  else
-    *reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + at) = out;
+template <bool Writes>
+auto kernel_of(int width) {
+  return width == 64 ? attend_rows<64, Writes> : attend_rows<128, Writes>;
 }
 
 }  // namespace
 
-void attend_latent(const Attention& attention, const RowTables& tables, cudaStream_t stream);
+int largest_cluster_of_rows() {
+  int largest = cluster_max;
+  for (const auto kernel :
+       {kernel_of<false>(64), kernel_of<false>(128), kernel_of<true>(64), kernel_of<true>(128)})
+    largest = std::min(largest, largest_cluster(kernel, threads, 0, cluster_max));
+  return largest;
+}
 
 void attend_few(const Attention& a, const RowTables& tables, cudaStream_t stream) {
-  if (a.latent) {
-    attend_latent(a, tables, stream);
-  } else {
-    const int tiles = (a.heads / a.kv_heads + heads_max - 1) / heads_max;
-    const dim3 grid(grid_of(a.rows.max), static_cast<unsigned>(a.kv_heads * tiles),
-                    static_cast<unsigned>(a.parts));
-    launch("attend_rows", a.key_width == 64 ? attend_rows<64> : attend_rows<128>, grid, threads, 0, stream, a,
-           tables);
-  }
-  if (a.parts == 1) return;
-  launch("join_shares", join_shares, dim3(grid_of(a.rows.max), static_cast<unsigned>(a.heads)), join_threads,
-         0, stream, a, tables);
+  if (a.latent) return attend_latent(a, tables, stream);
+  const int tiles = (a.heads / a.kv_heads + heads_max - 1) / heads_max;
+  const dim3 grid(grid_of(a.rows.max), static_cast<unsigned>(a.kv_heads * tiles),
+                  static_cast<unsigned>(a.parts));
+  const auto kernel = a.write ? kernel_of<true>(a.key_width) : kernel_of<false>(a.key_width);
+  launch_clusters("attend_rows", kernel, grid, a.cluster, threads, 0, stream, a,
+                  a.write ? *a.write : GroupedWrite{}, tables);
 }
 
 }  // namespace convoy::cuda

@@ -10,12 +10,18 @@ constexpr int heads_max = 16, chunk = 32;  // of a block; positions at once
 constexpr int pitch = width + 8;  // in shared memory: eight rows' sixteen bytes lie in different banks
 constexpr int halves = 2, steps = width / 16 / halves;  // a score's products, shared by two warps
 constexpr int value_columns = latent / warps;           // of a warp
+constexpr int tokens = static_cast<int>(gpu::kv_block_tokens);
+static_assert(tokens % chunk == 0);  // a chunk lies in one block of the cache
 
 struct Shared {
   __nv_bfloat16 q[heads_max][pitch];
   __nv_bfloat16 entries[2][chunk][pitch];
   float scores[halves][heads_max][chunk + 4];
+  float2 weights[heads_max];  // the largest score, the sum of weights
+  bool ends_last;
 };
+constexpr int value_pitch = latent + 8;  // what a warp writes at once lies in different banks
+static_assert(sizeof(float) * heads_max * value_pitch <= sizeof(Shared::entries));
 
 /// Absorbed latent attention (arXiv 2405.04434, appendix C): a block attends with 16 heads over its share of
 /// a row's positions. Of 32 positions each warp computes eight's scores over half of an entry, then all weigh
@@ -24,48 +30,69 @@ struct Shared {
 __global__ void __launch_bounds__(threads, 2) attend_entries(const Attention a, const RowTables tables) {
   extern __shared__ uint4 memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  follow_previous();
+  let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
-  if (!has_row(a.rows, row)) return;
+  if (!has_row(a.rows, row)) return wait_for_previous();
   const int head = static_cast<int>(blockIdx.y) * heads_max, heads = min(heads_max, a.heads - head);
   const int part = static_cast<int>(blockIdx.z);
-  const int seen = tables.position[row] + 1;
+  const int seen = tables.early_position(row) + 1;
   const Share share = share_of(seen, a.parts, part);
-  if (share.begin >= share.end) return;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
 
-  const uint32_t* const table = tables.table_of(row);
+  const uint32_t* const table = tables.early_table(row);
   const auto* const all = static_cast<const __nv_bfloat16*>(a.keys.data);
+  const auto block_of = [&](int number) {
+    const int first = share.begin + number * chunk;
+    return first < share.end ? int64_t{__ldcg(table + first / tokens)} * tokens : 0;
+  };
+  int64_t next_block = block_of(0);
   const auto fetch = [&](int number) {
+    const int first = share.begin + number * chunk;
+    const __nv_bfloat16* const from = all + (next_block + first % tokens) * width;
+    const int there = share.end - first;
     for (int i = thread; i < chunk * (width / 8); i += threads) {
       const int own = i / (width / 8), column = i % (width / 8) * 8;
-      const int position = min(share.begin + number * chunk + own, share.end - 1);
-      copy_async(&shared.entries[number % 2][own][column],
-                 all + cache_index(table, position, a.keys.width) + column);
+      copy_async(&shared.entries[number % 2][own][column], from + min(own, there - 1) * width + column);
     }
     end_copies();
+    next_block = block_of(number + 1);
   };
-  const int chunks = (share.end - share.begin + chunk - 1) / chunk;
-  fetch(0);
-  for (int i = thread; i < heads_max * (width / 2); i += threads) {
-    const int own = i / (width / 2), column = i % (width / 2) * 2;
-    const float2 two = *reinterpret_cast<const float2*>(a.q + row * a.q_pitch +
-                                                        (head + min(own, heads - 1)) * width + column);
-    *reinterpret_cast<uint32_t*>(&shared.q[own][column]) =
-        two_bf16(two.x * (a.scale * log2_e), two.y * (a.scale * log2_e));
+  const int chunks = share.begin < share.end ? (share.end - share.begin + chunk - 1) / chunk : 0;
+  // Two chunks are under way. Entries that this step does not write are there already.
+  int fetched = 0;
+  const int older = seen - tables.early_index(row);
+  while (fetched < min(2, chunks) && min(share.begin + (fetched + 1) * chunk, share.end) < older)
+    fetch(fetched++);
+  wait_for_previous();
+  while (fetched < min(2, chunks)) fetch(fetched++);
+  {
+    constexpr int fours = width / 4, own_fours = heads_max * fours / threads;
+    static_assert(heads_max * fours % threads == 0);
+    float4 q[own_fours];
+#pragma unroll
+    for (int i = 0; i < own_fours; i++) {
+      const int own = (thread + i * threads) / fours, four = (thread + i * threads) % fours;
+      q[i] = *reinterpret_cast<const float4*>(a.q + row * a.q_pitch + (head + min(own, heads - 1)) * width +
+                                              four * 4);
+    }
+    const float scale = a.scale * log2_e;
+#pragma unroll
+    for (int i = 0; i < own_fours; i++) {
+      const int own = (thread + i * threads) / fours, four = (thread + i * threads) % fours;
+      *reinterpret_cast<uint2*>(&shared.q[own][four * 4]) = {two_bf16(q[i].x * scale, q[i].y * scale),
+                                                             two_bf16(q[i].z * scale, q[i].w * scale)};
+    }
   }
 
   const int tile = warp % (chunk / 8), half = warp / (chunk / 8);
   TwoRows softmax;
   float sums[value_columns / 8][4] = {};
   for (int number = 0; number < chunks; number++) {
-    if (number + 1 < chunks) {
-      fetch(number + 1);
+    if (number + 1 < chunks)
       wait_for_copies<1>();
-    } else {
+    else
       wait_for_copies<0>();
-    }
     __syncthreads();
     const auto& entries = shared.entries[number % 2];
     {
@@ -116,38 +143,32 @@ __global__ void __launch_bounds__(threads, 2) attend_entries(const Attention a, 
       }
     }
     __syncthreads();  // before the chunk's place and the scores are written again
+    if (number + 2 < chunks) fetch(number + 2);
   }
+  auto* const values = reinterpret_cast<float*>(shared.entries);  // [heads][value_pitch]
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const float sum = quad_sum(softmax.sums[r]);
     const int own = group + 8 * r;
     if (own >= heads) continue;
+    if (warp == 0 && quarter == 0) shared.weights[own] = {softmax.largest[r], sum};
     const int column = warp * value_columns + quarter * 2;
-    if (a.parts == 1) {
-      // What comes next, the way out of the latents' space, reads float32 or bf16.
-      const int64_t at = row * a.out.pitch + (head + own) * latent + column;
 #pragma unroll
-      for (int n = 0; n < value_columns / 8; n++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          const float value = sums[n][2 * r + e] / sum;
-          if (a.out.type == Activations::bf16)
-            static_cast<__nv_bfloat16*>(a.out.data)[at + n * 8 + e] = __float2bfloat16_rn(value);
-          else
-            static_cast<float*>(a.out.data)[at + n * 8 + e] = value;
-        }
-    } else {
-      float* const to = a.partial + ((static_cast<int64_t>(row) * a.heads + head + own) * a.parts + part) *
-                                        share_pitch(latent);
-      if (warp == 0 && quarter == 0) to[latent] = softmax.largest[r], to[latent + 1] = sum;
-#pragma unroll
-      for (int n = 0; n < value_columns / 8; n++)
-        to[column + n * 8] = sums[n][2 * r], to[column + n * 8 + 1] = sums[n][2 * r + 1];
-    }
+    for (int n = 0; n < value_columns / 8; n++)
+      *reinterpret_cast<float2*>(values + own * value_pitch + column + n * 8) = {sums[n][2 * r],
+                                                                                 sums[n][2 * r + 1]};
   }
+  join_blocks<latent, value_pitch>(a, row, head, heads, values, shared.weights, shared.ends_last);
 }
 
 }  // namespace
+
+int largest_cluster_of_latents() {
+  check(cudaFuncSetAttribute(attend_entries, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(sizeof(Shared))),
+        "cudaFuncSetAttribute");
+  return largest_cluster(attend_entries, threads, sizeof(Shared), cluster_max);
+}
 
 void attend_latent(const Attention& a, const RowTables& tables, cudaStream_t stream) {
   check(cudaFuncSetAttribute(attend_entries, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -155,7 +176,8 @@ void attend_latent(const Attention& a, const RowTables& tables, cudaStream_t str
         "cudaFuncSetAttribute");
   const dim3 grid(grid_of(a.rows.max), static_cast<unsigned>((a.heads + heads_max - 1) / heads_max),
                   static_cast<unsigned>(a.parts));
-  launch("attend_entries", attend_entries, grid, threads, sizeof(Shared), stream, a, tables);
+  launch_clusters("attend_entries", attend_entries, grid, a.cluster, threads, sizeof(Shared), stream, a,
+                  tables);
 }
 
 }  // namespace convoy::cuda

@@ -131,13 +131,14 @@ bool Blas::run(const Plan& plan, size_t algorithm, const Product& product, const
   if (product.bias && l.desc_set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias,
                                  sizeof product.bias) != CUBLAS_STATUS_SUCCESS)
     return false;
-  const float one = 1, zero = 0;
-  return l.matmul(l.blas, plan.product, &one, product.weight.data, plan.weight, in.data, plan.in, &zero,
+  const float one = 1, kept = product.adds ? 1 : 0;
+  return l.matmul(l.blas, plan.product, &one, product.weight.data, plan.weight, in.data, plan.in, &kept,
                   product.out, plan.out, product.out, plan.out, &plan.found[algorithm].algo,
                   l.workspace.as<void>(), workspace_bytes, stream) == CUBLAS_STATUS_SUCCESS;
 }
 
-/// Tries all algorithms. Those that fail count as infinitely slow.
+/// Tries all algorithms, which leaves anything in the product's output. Those that fail count as infinitely
+/// slow.
 void Blas::choose(Plan& plan, const Product& product, const Rows& in, cudaStream_t stream) {
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "cudaEventCreate"), check(cudaEventCreate(&end), "cudaEventCreate");
@@ -169,11 +170,7 @@ bool Blas::multiply(const Product& product, const Rows& in, int rows, cudaStream
                     .bias = product.bias != nullptr};
   auto& plan = plans_[shape];
   if (!plan) plan = make_plan(shape);
-  if (plan->count > 0 && !plan->measured) {
-    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(stream, &capturing), "cudaStreamIsCapturing");
-    if (capturing == cudaStreamCaptureStatusNone) choose(*plan, product, in, stream);
-  }
+  if (measuring_ && plan->count > 0 && !plan->measured) choose(*plan, product, in, stream);
   return plan->count > 0 && run(*plan, plan->chosen, product, in, stream);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 // Products of many rows in bf16 by cuBLASLt, which is found at run time: without it there are kernels of our
-// own, slower ones. Which of its algorithms is the fastest for a shape is measured when that shape first
-// comes, so all shapes are met before the first step (CudaDevice::prepare).
+// own, slower ones. Which of its algorithms is the fastest for a shape is measured before the first step
+// (CudaDevice::prepare), when outputs are nobody's; a shape that comes later has cuBLASLt's first choice.
 
 #include <cuda_runtime.h>
 
@@ -21,11 +21,11 @@ class Blas {
   Blas(const Blas&) = delete;
   Blas& operator=(const Blas&) = delete;
 
-  /// out[r] = in[r] · weightᵀ (+ bias) of the first `rows` rows, all of them, weights and activations in
-  /// bf16. False: it does not take this shape.
+  /// out[r] = in[r] · weightᵀ (+ bias) (+ out[r]) of the first `rows` rows, all of them, weights and
+  /// activations in bf16. False: it does not take this shape.
   bool multiply(const Product& product, const Rows& in, int rows, cudaStream_t stream);
   /// All shapes that matter were met: gives back what only measuring took.
-  void end_measuring() { cold_ = {}; }
+  void end_measuring() { measuring_ = false, cold_ = {}; }
 
  private:
   struct Library;
@@ -43,7 +43,8 @@ class Blas {
   bool run(const Plan& plan, size_t algorithm, const Product& product, const Rows& in, cudaStream_t stream);
 
   std::unique_ptr<Library> library_;
-  DeviceMemory cold_;  // while shapes are met
+  bool measuring_ = true;
+  DeviceMemory cold_;  // meanwhile
   std::map<Shape, std::unique_ptr<Plan>> plans_;
 };
 

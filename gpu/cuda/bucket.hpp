@@ -8,11 +8,19 @@
 
 namespace convoy::cuda {
 
+/// How many rows a sequence brings at most.
+enum class Runs : uint8_t { one, few, many };
+/// Of more rows of a sequence a block of attention takes several.
+inline constexpr int64_t few_rows_max = 8;
+constexpr Runs runs_of(int64_t longest_run) {
+  return longest_run <= 1 ? Runs::one : longest_run <= few_rows_max ? Runs::few : Runs::many;
+}
+
 /// What steps of a kind have at most.
 struct Bucket {
   int rows = 0, sampled = 0;
-  int parts = 1;      // of attention: 1: a block walks over all of a row's positions
-  bool runs = false;  // of one sequence there may be many rows
+  int parts = 1;  // of attention: 1: a block walks over all of a row's positions
+  Runs runs = Runs::few;
   auto operator<=>(const Bucket&) const = default;
 };
 

@@ -55,20 +55,14 @@ __global__ void __launch_bounds__(threads) norm_rows(const Norm n) {
   follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(n.rows, row)) return;
-  const int64_t at = (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch;
-  const bool keeps = n.delta && !n.chosen;
-  const auto value = [&](int i) { return n.delta ? n.in[at + i] + n.delta[at + i] : n.in[at + i]; };
+  const float* const in = n.in + (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch;
   float squares = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < n.width; i += threads) {
-    const float v = value(i);
-    squares = fmaf(v, v, squares);
-    if (keeps) n.in[at + i] = v;
-  }
-  if (!n.out.data) return;
+  for (int i = static_cast<int>(threadIdx.x); i < n.width; i += threads)
+    squares = fmaf(in[i], in[i], squares);
   const float scale = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(n.width) + n.eps);
   Out* const out = static_cast<Out*>(n.out.data) + row * n.out.pitch;
   for (int i = static_cast<int>(threadIdx.x); i < n.width; i += threads)
-    store(out + i, (keeps ? n.in[at + i] : value(i)) * scale * n.weight[i]);
+    store(out + i, in[i] * scale * n.weight[i]);
 }
 
 __device__ __forceinline__ void store_four(float* to, const float4& v) { *reinterpret_cast<float4*>(to) = v; }
@@ -91,22 +85,18 @@ __global__ void __launch_bounds__(threads) norm_short_rows(const Norm n) {
   wait_for_previous();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(n.rows, row)) return;
-  auto* const in =
-      reinterpret_cast<float4*>(n.in + (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch);
-  const auto* const delta =
-      reinterpret_cast<const float4*>(n.delta ? n.delta + (reinterpret_cast<float*>(in) - n.in) : nullptr);
-  float4 values[Fours], added[Fours];
+  const auto* const in =
+      reinterpret_cast<const float4*>(n.in + (n.chosen ? n.chosen[n.rows.first + row] : row) * n.pitch);
+  float4 values[Fours];
 #pragma unroll
   for (int i = 0; i < Fours; i++) {
     const int four = thread + i * threads;
     values[i] = four < fours ? in[four] : float4{};
-    added[i] = delta && four < fours ? delta[four] : float4{};
   }
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < Fours; i++) {
-    float4& v = values[i];
-    v.x += added[i].x, v.y += added[i].y, v.z += added[i].z, v.w += added[i].w;
+    const float4& v = values[i];
     squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
   }
   const float scale = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(n.width) + n.eps);
@@ -117,7 +107,6 @@ __global__ void __launch_bounds__(threads) norm_short_rows(const Norm n) {
     if (four >= fours) continue;
     const float4 &v = values[i], &w = weights[i];
     store_four(out + four * 4, {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w});
-    if (delta && !n.chosen) in[four] = v;
   }
 }
 
@@ -166,20 +155,13 @@ __global__ void __launch_bounds__(threads) grouped_write(const GroupedWrite w, c
       continue;
     }
     const float* const from = is_q ? w.q + row * w.q_pitch + own * d : w.k + row * w.kv_pitch + own * d;
-    const float* const norm = is_q ? w.q_norm : w.k_norm;
-    float squares = 0;
-    for (int i = lane; i < d; i += 32) squares = fmaf(from[i], from[i], squares);
-    const float scale = norm ? 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(d) + w.eps) : 1.0f;
-    for (int i = lane; i < d; i += 32) head[i] = norm ? from[i] * scale * norm[i] : from[i];
-    __syncwarp();
-    for (int i = lane; i < d; i += 32) {
-      const float value = turned(w.rotations, head, i, position);
-      if (is_q)
-        w.q[row * w.q_pitch + own * d + i] = value;
-      else
-        store_cached(w.keys, key_at + own * d + i, value);
-    }
-    __syncwarp();
+    turn_head(from, d, is_q ? w.q_norm : w.k_norm, w.eps, w.rotations, position, head,
+              [&](int i, float value) {
+                if (is_q)
+                  w.q[row * w.q_pitch + own * d + i] = value;
+                else
+                  store_cached(w.keys, key_at + own * d + i, value);
+              });
   }
 }
 
@@ -187,22 +169,9 @@ __global__ void __launch_bounds__(threads) latent_write(const LatentWrite w, con
   follow_previous();
   const int row = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   if (!has_row(w.rows, row)) return;
-  const int position = tables.position[row], cached = w.latent + w.rope;
-  const float* const q = w.q + row * w.q_pitch;
-  for (int i = thread; i < w.heads * w.rope; i += threads) {
-    const int head = i / w.rope, at = i % w.rope;
-    w.absorbed[row * w.absorbed_pitch + head * cached + w.latent + at] =
-        turned(w.rotations, q + head * (w.nope + w.rope) + w.nope, at, position);
-  }
-  const float* const entry = w.kv_a + row * w.kv_pitch;
-  float squares = 0;
-  for (int i = thread; i < w.latent; i += threads) squares = fmaf(entry[i], entry[i], squares);
-  const float scale = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(w.latent) + w.eps);
-  const int64_t to = cache_index(tables.table_of(row), position, w.entries.width);
-  for (int i = thread; i < cached; i += threads)
-    store_cached(w.entries, to + i,
-                 i < w.latent ? entry[i] * scale * w.norm[i]
-                              : turned(w.rotations, entry + w.latent, i - w.latent, position));
+  if (thread < 32) EntryWrite(w, tables, row)();
+  for (int i = thread; i < w.heads * w.rope; i += threads)
+    turn_latent_query(w, row, i / w.rope, i % w.rope, Turn(w.rotations, i % w.rope, tables.position[row]));
 }
 
 }  // namespace
@@ -213,7 +182,7 @@ void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, f
 }
 
 void normalise(const Norm& norm, cudaStream_t stream) {
-  const bool fours = norm.out.data && norm.width % 4 == 0 && norm.pitch % 4 == 0;
+  const bool fours = norm.width % 4 == 0 && norm.pitch % 4 == 0;
   if (fours && norm.width <= 2 * 4 * threads) return launch_short_norm<2>(norm, stream);
   if (fours && norm.width <= 4 * 4 * threads) return launch_short_norm<4>(norm, stream);
   if (fours && norm.width <= 8 * 4 * threads) return launch_short_norm<8>(norm, stream);

@@ -11,19 +11,6 @@ namespace convoy::cuda {
 void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, float* x, int64_t pitch,
            cudaStream_t stream);
 
-/// in[r] += delta[r] (if delta), and out[r] = in[r] / sqrt(mean(in[r]²) + eps) · w (if out.data).
-struct Norm {
-  float* in = nullptr;  // [rows, pitch]
-  const float* delta = nullptr;
-  int64_t pitch = 0;
-  int32_t width = 0;
-  const float* weight = nullptr;
-  float eps = 0;
-  Rows out;
-  RowRange rows;
-  /// The rows of `in` that are looked at; then the sum is not kept. nullptr: each its own.
-  const int32_t* chosen = nullptr;
-};
 void normalise(const Norm& norm, cudaStream_t stream);
 
 /// out = silu(gate) ⊙ up, and zeros up to whole chunks; gate, up: [rows, pitch]

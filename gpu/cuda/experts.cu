@@ -8,35 +8,24 @@
 namespace convoy::cuda {
 namespace {
 
-constexpr int route_warps = 4, list_threads = 1024, join_threads = 256;
+constexpr int route_warps = 4, list_threads = 1024, list_warps = list_threads / 32, join_threads = 256;
 static_assert(list_threads >= experts_max);
 
-struct Best {
-  float value;
-  int index;
-};
-/// Of equals the lower index; a NaN, of a damaged model, comes last.
-__device__ __forceinline__ Best better(Best a, Best b) {
-  return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
+/// Floats in the order of integers; -0 is 0, and a NaN, of a damaged model, comes last.
+__device__ __forceinline__ int ordered(float value) {
+  const int bits = __float_as_int(isnan(value) ? -INFINITY : value + 0.0f);
+  return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
-/// The best of `count` values that `taken` leaves; every lane gets it.
+/// The best of `count` values that `taken` leaves, of equals the lower index; every lane gets it.
 __device__ __forceinline__ int warp_best(const float* values, const bool* taken, int count, int lane) {
-  Best best{-INFINITY, INT_MAX};
-  for (int i = lane; i < count; i += 32)
-    if (!taken[i]) best = better(best, {isnan(values[i]) ? -INFINITY : values[i], i});
-#pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2)
-    best = better(best, {__shfl_xor_sync(0xffffffffu, best.value, apart),
-                         __shfl_xor_sync(0xffffffffu, best.index, apart)});
-  return best.index;
-}
-
-__device__ __forceinline__ float warp_max(float value) {
-#pragma unroll
-  for (int apart = 16; apart > 0; apart /= 2)
-    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, apart));
-  return value;
+  int best = INT_MIN, index = INT_MAX;
+  for (int i = lane; i < count; i += 32) {
+    const int value = taken[i] ? INT_MIN : ordered(values[i]);
+    if (value > best) best = value, index = i;
+  }
+  const int most = __reduce_max_sync(0xffffffffu, best);
+  return __reduce_min_sync(0xffffffffu, best == most ? index : INT_MAX);
 }
 
 __device__ void score(const float* logits, const model::Routing& routing, int lane, float* scores) {
@@ -66,38 +55,46 @@ __device__ float group_worth(const float* compared, int size, model::GroupScore 
 
 /// A warp's part of shared memory.
 struct RouteRoom {
-  float scores[experts_max], compared[experts_max], worth[experts_max];
-  bool out[experts_max], group_out[experts_max];
-  int chosen[experts_chosen_max];
+  float *scores, *compared, *worth;  // [experts]
+  int* chosen;                       // [experts_chosen_max]
+  bool *out, *group_out;             // [experts]
 };
+__host__ __device__ constexpr int route_room_bytes(int experts) {
+  return (experts * (3 * 4 + 2) + experts_chosen_max * 4 + 15) / 16 * 16;
+}
+__device__ __forceinline__ RouteRoom route_room(void* shared, int warp, int experts) {
+  auto* const scores =
+      reinterpret_cast<float*>(static_cast<std::byte*>(shared) + warp * route_room_bytes(experts));
+  auto* const chosen = reinterpret_cast<int*>(scores + 3 * experts);
+  auto* const out = reinterpret_cast<bool*>(chosen + experts_chosen_max);
+  return {scores, scores + experts, scores + 2 * experts, chosen, out, out + experts};
+}
 
-/// A warp a row.
-__global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r) {
-  extern __shared__ float4 shared[];
-  follow_previous();
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = static_cast<int>(blockIdx.x) * route_warps + warp;
-  if (!has_row(r.rows, row)) return;
-  RouteRoom& room = reinterpret_cast<RouteRoom*>(shared)[warp];
+/// A warp's.
+__device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int experts = static_cast<int>(r.routing.experts), chosen = static_cast<int>(r.routing.chosen);
-  const int groups = static_cast<int>(r.routing.groups), size = experts / groups;
+  const int groups = static_cast<int>(r.routing.groups),
+            groups_chosen = static_cast<int>(r.routing.groups_chosen), size = experts / groups;
   score(r.logits + static_cast<int64_t>(row) * experts, r.routing, lane, room.scores);
   for (int i = lane; i < experts; i += 32) {
     room.compared[i] = r.bias ? room.scores[i] + r.bias[i] : room.scores[i];
-    room.out[i] = true;
+    room.out[i] = groups_chosen < groups;
   }
   __syncwarp();
-  for (int g = lane; g < groups; g += 32) {
-    room.worth[g] = group_worth(room.compared + g * size, size, r.routing.group_score);
-    room.group_out[g] = false;
-  }
-  __syncwarp();
-  for (int i = 0; i < static_cast<int>(r.routing.groups_chosen); i++) {
-    const int group = warp_best(room.worth, room.group_out, groups, lane);
+  if (groups_chosen < groups) {
+    for (int g = lane; g < groups; g += 32) {
+      room.worth[g] = group_worth(room.compared + g * size, size, r.routing.group_score);
+      room.group_out[g] = false;
+    }
     __syncwarp();
-    if (lane == 0) room.group_out[group] = true;
-    for (int e = lane; e < size; e += 32) room.out[group * size + e] = false;
-    __syncwarp();
+    for (int i = 0; i < groups_chosen; i++) {
+      const int group = warp_best(room.worth, room.group_out, groups, lane);
+      __syncwarp();
+      if (lane == 0) room.group_out[group] = true;
+      for (int e = lane; e < size; e += 32) room.out[group * size + e] = false;
+      __syncwarp();
+    }
   }
   for (int i = 0; i < chosen; i++) {
     const int expert = warp_best(room.compared, room.out, experts, lane);
@@ -116,48 +113,85 @@ __global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r
   __syncwarp();
   float sum = 0;
   for (int i = 0; i < chosen; i++) sum += room.scores[room.chosen[i]];
-  if (lane >= chosen) return;
-  const int expert = room.chosen[lane];
-  float weight = room.scores[expert];
-  if (r.routing.normalised) weight /= sum + 1e-20f;
-  r.tables.expert[row * chosen + lane] = expert;
-  r.tables.weight[row * chosen + lane] = weight * static_cast<float>(r.routing.scale);
+  const int first = row * r.visits();
+  if (lane < chosen) {
+    const int expert = room.chosen[lane];
+    float weight = room.scores[expert];
+    if (r.routing.normalised) weight /= sum + 1e-20f;
+    r.tables.expert[first + lane] = expert;
+    r.tables.weight[first + lane] = weight * static_cast<float>(r.routing.scale);
+  }
+  for (int i = lane; i < r.shared; i += 32)
+    r.tables.expert[first + chosen + i] = experts + i, r.tables.weight[first + chosen + i] = 1;
 }
 
-/// One block: counts visits, gives each expert its part of the list, and cuts the parts into tiles. In which
-/// order an expert's rows come does not matter to any of them.
-__global__ void __launch_bounds__(list_threads) list_visits(const Route r) {
-  __shared__ int counts[experts_max], visit_ends[list_threads], tile_ends[list_threads];
+/// A warp a row.
+__global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r) {
+  extern __shared__ float4 shared[];
   follow_previous();
-  const int thread = static_cast<int>(threadIdx.x);
-  const int rows = max(0, min(r.rows.max, *r.rows.count - r.rows.first));
-  const int chosen = static_cast<int>(r.routing.chosen), visits = rows * chosen;
-  if (thread < experts_max) counts[thread] = 0;
+  const int warp = static_cast<int>(threadIdx.x) / 32,
+            row = static_cast<int>(blockIdx.x) * route_warps + warp;
+  if (has_row(r.rows, row))
+    choose_of_row(r, row, route_room(shared, warp, static_cast<int>(r.routing.experts)));
+}
+
+/// A block's of list_threads: counts visits, gives each expert its part of the list, and cuts the parts into
+/// tiles. In which order an expert's rows come does not matter to any of them.
+__device__ void list_all(const Route& r) {
+  __shared__ int counts[list_threads];
+  __shared__ int2 of_warps[list_warps];
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int rows = max(0, min(r.rows.max, *r.rows.count - r.rows.first)), visits = rows * r.visits();
+  counts[thread] = 0;
   __syncthreads();
   for (int i = thread; i < visits; i += list_threads) atomicAdd(&counts[r.tables.expert[i]], 1);
   __syncthreads();
-  const int own = thread < experts_max ? counts[thread] : 0,
-            own_tiles = (own + r.tile_rows - 1) / r.tile_rows;
-  visit_ends[thread] = own, tile_ends[thread] = own_tiles;
-  for (int apart = 1; apart < list_threads; apart *= 2) {
-    __syncthreads();
-    const int before = thread >= apart ? visit_ends[thread - apart] : 0;
-    const int tiles_before = thread >= apart ? tile_ends[thread - apart] : 0;
-    __syncthreads();
-    visit_ends[thread] += before, tile_ends[thread] += tiles_before;
-  }
+  const int own = counts[thread], own_tiles = (own + r.tile_rows - 1) / r.tile_rows;
+  // Visits and tiles up to and with this expert's.
+  const auto sum_up = [lane](int2 value) {
+#pragma unroll
+    for (int apart = 1; apart < 32; apart *= 2) {
+      const int2 before{__shfl_up_sync(0xffffffffu, value.x, apart),
+                        __shfl_up_sync(0xffffffffu, value.y, apart)};
+      if (lane >= apart) value.x += before.x, value.y += before.y;
+    }
+    return value;
+  };
+  int2 end = sum_up({own, own_tiles});
+  if (lane == 31) of_warps[warp] = end;
   __syncthreads();
-  const int first = visit_ends[thread] - own;
+  static_assert(list_warps == 32);
+  const int2 warps_end = sum_up(of_warps[lane]);
+  const int before = __shfl_sync(0xffffffffu, warps_end.x, (warp + 31) % 32),
+            tiles_before = __shfl_sync(0xffffffffu, warps_end.y, (warp + 31) % 32);
+  if (warp > 0) end.x += before, end.y += tiles_before;
+  const int first = end.x - own;
   for (int i = 0; i < own_tiles; i++)
-    r.tables.tiles[tile_ends[thread] - own_tiles + i] = {thread, first + i * r.tile_rows,
-                                                         min(r.tile_rows, own - i * r.tile_rows)};
-  if (thread == list_threads - 1) *r.tables.tile_count = tile_ends[thread], *r.tables.visits = visits;
-  if (thread < experts_max) counts[thread] = first;  // now: where the next visit goes
+    r.tables.tiles[end.y - own_tiles + i] = {thread, first + i * r.tile_rows,
+                                             min(r.tile_rows, own - i * r.tile_rows)};
+  if (thread == list_threads - 1) *r.tables.tile_count = end.y, *r.tables.visits = visits;
+  counts[thread] = first;  // now: where the next visit goes
   __syncthreads();
   for (int i = thread; i < visits; i += list_threads) {
     const int place = atomicAdd(&counts[r.tables.expert[i]], 1);
-    r.tables.visit_row[place] = i / chosen, r.tables.place[i] = place;
+    r.tables.visit_row[place] = i / r.visits(), r.tables.place[i] = place;
   }
+}
+
+__global__ void __launch_bounds__(list_threads) list_visits(const Route r) {
+  follow_previous();
+  list_all(r);
+}
+
+/// Both in one block: for few rows the way from one kernel to the next takes longer.
+__global__ void __launch_bounds__(list_threads) choose_and_list(const Route r) {
+  extern __shared__ float4 shared[];
+  follow_previous();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const RouteRoom room = route_room(shared, warp, static_cast<int>(r.routing.experts));
+  for (int row = warp; has_row(r.rows, row); row += list_warps) choose_of_row(r, row, room);
+  __syncthreads();
+  list_all(r);
 }
 
 __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
@@ -167,9 +201,9 @@ __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
   const int i = static_cast<int>(blockIdx.y) * join_threads + static_cast<int>(threadIdx.x);
   if (i >= j.width) return;
   float* const out = j.out + row * j.pitch + i;
-  float sum = j.fresh ? 0.0f : *out;
-  for (int k = 0; k < j.chosen; k++) {
-    const int at = row * j.chosen + k;
+  float sum = *out;
+  for (int k = 0; k < j.visits; k++) {
+    const int at = row * j.visits + k;
     sum = fmaf(j.tables.weight[at], j.results[j.tables.place[at] * j.pitch + i], sum);
   }
   *out = sum;
@@ -177,18 +211,30 @@ __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
 
 }  // namespace
 
-int tiles_max(const model::Routing& routing, int rows, int tile_rows) {
-  const int64_t visits = rows * routing.chosen;
-  return static_cast<int>(visits / tile_rows + std::min(routing.experts, visits));
+int tiles_max(const Route& route) {
+  const int64_t rows = route.rows.max, height = route.tile_rows, visits = rows * route.routing.chosen;
+  return static_cast<int>(visits / height + std::min(route.routing.experts, visits) +
+                          route.shared * ((rows + height - 1) / height));
 }
 
 void route_rows(const Route& route, cudaStream_t stream) {
-  static const cudaError_t raised =
-      cudaFuncSetAttribute(choose_experts, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(route_warps * sizeof(RouteRoom)));
+  constexpr int at_once_max = 2 * list_warps, shared_max = 200 * 1024;  // rows, bytes
+  static const cudaError_t raised = [] {
+    const cudaError_t choosing =
+        cudaFuncSetAttribute(choose_experts, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             route_warps * route_room_bytes(experts_max));
+    const cudaError_t both =
+        cudaFuncSetAttribute(choose_and_list, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_max);
+    return choosing == cudaSuccess ? both : choosing;
+  }();
   check(raised, "cudaFuncSetAttribute");
-  launch("choose_experts", choose_experts, grid_of((route.rows.max + route_warps - 1) / route_warps),
-         route_warps * 32, route_warps * sizeof(RouteRoom), stream, route);
+  const int rows = route.rows.max, room = route_room_bytes(static_cast<int>(route.routing.experts));
+  const int together = std::min(rows, list_warps) * room;  // warps without a row touch none
+  if (rows <= at_once_max && together <= shared_max)
+    return launch("choose_and_list", choose_and_list, 1, list_threads, static_cast<size_t>(together), stream,
+                  route);
+  launch("choose_experts", choose_experts, grid_of((rows + route_warps - 1) / route_warps), route_warps * 32,
+         static_cast<size_t>(route_warps * room), stream, route);
   launch("list_visits", list_visits, 1, list_threads, 0, stream, route);
 }
 

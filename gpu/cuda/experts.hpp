@@ -7,15 +7,15 @@
 
 namespace convoy::cuda {
 
-/// What there are kernels for.
+/// What there are kernels for; with shared ones.
 inline constexpr int experts_max = 1024, experts_chosen_max = 32;
 
 /// Device memory that routing works in. A visit is a row at one of its experts; visits are kept by expert.
 struct RoutingTables {
-  int32_t* expert = nullptr;     // [rows, chosen], ascending in a row
-  float* weight = nullptr;       // [rows, chosen]
-  int32_t* place = nullptr;      // [rows, chosen]: which visit
-  int32_t* visit_row = nullptr;  // [rows · chosen]: whose
+  int32_t* expert = nullptr;     // [rows, visits of a row], ascending in a row
+  float* weight = nullptr;       // [rows, visits of a row]
+  int32_t* place = nullptr;      // [rows, visits of a row]: which visit
+  int32_t* visit_row = nullptr;  // [all visits]: whose
   int32_t* visits = nullptr;     // how many
   Tile* tiles = nullptr;
   int32_t* tile_count = nullptr;
@@ -25,21 +25,23 @@ struct Route {
   const float* logits = nullptr;  // [rows, experts]
   const float* bias = nullptr;    // [experts], or none
   model::Routing routing;
+  int32_t shared = 0;  // experts behind the others that every row visits, with weight 1
   RoutingTables tables;
   RowRange rows;
   int32_t tile_rows = 0;
+
+  __host__ __device__ int visits() const { return static_cast<int>(routing.chosen) + shared; }  // of a row
 };
-/// Tiles that so many rows may need.
-int tiles_max(const model::Routing& routing, int rows, int tile_rows);
+/// Tiles that its rows may need.
+int tiles_max(const Route& route);
 void route_rows(const Route& route, cudaStream_t stream);
 
-/// out[r] += Σ weight · results[visit], in the order of the experts' numbers. `fresh`: out begins at 0.
+/// out[r] += Σ weight · results[visit], in the order of the experts' numbers.
 struct JoinExperts {
   const float* results = nullptr;  // [visits, pitch]
   float* out = nullptr;            // [rows, pitch]
   int64_t pitch = 0;
-  int32_t width = 0, chosen = 0;
-  bool fresh = false;
+  int32_t width = 0, visits = 0;  // of a row
   RoutingTables tables;
   RowRange rows;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "gpu/cuda/gemm_heads_stream.hpp"
 #include "gpu/cuda/gemm_stream.hpp"
 #include "gpu/kv_block.hpp"
 
@@ -12,10 +13,10 @@ namespace {
 /// Steps of more rows fill the card without cutting attention into parts.
 constexpr int64_t parted_rows_max = 64;
 constexpr int64_t parts_limit = 64, part_tokens_min = 256;
-/// On tensor cores: blocks that fill the card, the fewest positions that are worth a block, and the most rows
-/// of a sequence that have a block each.
-constexpr int64_t attention_blocks = 256, share_tokens_min = 64;
-constexpr int64_t few_rows_max = 8;
+/// On tensor cores: the fewest positions that are worth a block.
+constexpr int64_t share_tokens_min = 96;
+/// Steps of more rows compute shared experts for themselves.
+constexpr int shared_rows_max = 64;
 /// Logits that are there at once.
 constexpr int64_t head_rows_max = 256;
 
@@ -69,8 +70,7 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
     if (to.pitch == width) take.poison(to.memory);  // what pads a row to whole chunks has to be 0
   };
   constexpr auto f32 = Activations::f32;
-  x_ = take(rows * s.hidden * 4, "activations"), delta_ = take(rows * s.hidden * 4, "activations");
-  take.poison(x_), take.poison(delta_);
+  x_ = take(rows * s.hidden * 4, "activations"), take.poison(x_);
   buffer(h_, rows, s.hidden, activations_);
   if (s.has_latent) {
     const int64_t down = s.latent.q_rank > 0 ? s.latent.q_rank : s.heads * s.latent.query();
@@ -89,7 +89,7 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
   const int64_t gated = std::max(s.intermediate, s.shared_experts * s.expert_width);
   buffer(gates_, rows, padded(gated) * 2, f32), buffer(gated_, rows, gated, activations_);
   if (s.has_experts) {
-    const int64_t visits = rows * s.routing.chosen;
+    const int64_t visits = rows * (s.routing.chosen + s.shared_experts);
     buffer(router_, rows, s.routing.experts, f32);
     router_.pitch = s.routing.experts;
     buffer(expert_gates_, visits, padded(s.expert_width) * 2, f32);
@@ -106,14 +106,17 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
 void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
   const StageShape& s = shape_;
   if (s.has_experts) {
-    const int64_t visits = limits.rows * s.routing.chosen;
+    const int64_t visits = limits.rows * (s.routing.chosen + s.shared_experts);
     const auto table = [&]<class T>(T*& to, int64_t count) {
       routing_memory_.push_back(take(count * static_cast<int64_t>(sizeof(T)), "routing"));
       to = routing_memory_.back().as<T>();
     };
     table(routing_.expert, visits), table(routing_.weight, visits), table(routing_.place, visits);
     table(routing_.visit_row, visits), table(routing_.visits, 1), table(routing_.tile_count, 1);
-    table(routing_.tiles, tiles_max(s.routing, static_cast<int>(limits.rows), skinny_rows));
+    table(routing_.tiles, tiles_max({.routing = s.routing,
+                                     .shared = static_cast<int32_t>(s.shared_experts),
+                                     .rows = {.max = static_cast<int32_t>(limits.rows)},
+                                     .tile_rows = skinny_rows}));
   }
   if (s.last) counts_ = take(head_rows_ * s.vocab * 4, "counts of tokens");
   part_tokens_ = static_cast<int>(std::max(
@@ -130,9 +133,11 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
        .ordered = s.deterministic});
   int64_t parts = parts_max_ > 1 ? std::min(limits.rows, parted_rows_max) * parts_max_ : 0;
   // As many rows as leave blocks to share have, together, at most so many shares.
-  if (on_tensor_cores_) parts = std::max<int64_t>(parts, attention_blocks / attention_blocks_of_row());
+  if (on_tensor_cores_) parts = std::max<int64_t>(parts, shared_blocks_max / attention_blocks_of_row());
   if (parts > 0)
     partial_ = take(parts * s.heads * (value_width + 4) * 4, "attention's parts"), take.poison(partial_);
+  if (on_tensor_cores_ && take.takes()) largest_cluster_ = largest_cluster(s.has_latent);
+  if (on_tensor_cores_) arrived_ = take(int64_t{shared_blocks_max} * 4, "attention's counters");
 }
 
 Bucket Forward::bucket(const StepSize& step) const {
@@ -141,10 +146,10 @@ Bucket Forward::bucket(const StepSize& step) const {
   b.rows = bucket_rows(step.rows, limits_.rows);
   if (step.sampled > 0) b.sampled = bucket_rows(step.sampled, b.rows);
   if (on_tensor_cores_) {
-    b.runs = step.longest_run > few_rows_max;
-    if (b.runs && !shape_.has_latent) return b;
+    if (!shape_.has_latent) b.runs = runs_of(step.longest_run);
+    if (b.runs == Runs::many) return b;
     const int64_t blocks = b.rows * attention_blocks_of_row();
-    const int64_t shares = std::min<int64_t>(attention_blocks / blocks, shares_max);
+    const int64_t shares = std::min<int64_t>(shared_blocks_max / blocks, shares_max);
     const int64_t wanted = (step.longest + share_tokens_min - 1) / share_tokens_min;
     if (shares > 1) b.parts = at_least(wanted, std::bit_floor(static_cast<uint64_t>(shares)));
     return b;
@@ -153,6 +158,9 @@ Bucket Forward::bucket(const StepSize& step) const {
   if (b.rows <= parted_rows_max && parts > 1) b.parts = at_least(parts, parts_max_);
   return b;
 }
+
+/// How many of the blocks that share a row's positions join in one cluster.
+int Forward::cluster(const Bucket& bucket) const { return std::min(bucket.parts, largest_cluster_); }
 
 /// How many blocks attend with a row where none share its positions.
 int64_t Forward::attention_blocks_of_row() const {
@@ -175,17 +183,22 @@ CacheStream Forward::stream(size_t layer, size_t index) const {
           static_cast<int32_t>(shape_.cache_widths[index])};
 }
 
-/// x += delta, and out = norm of x; without `out` only the sum.
-void Forward::norm(const Launch& l, const float* weight, bool add_delta, const RowBuffer* out) {
-  normalise({.in = x_.as<float>(),
-             .delta = add_delta ? delta_.as<float>() : nullptr,
-             .pitch = shape_.hidden,
-             .width = static_cast<int32_t>(shape_.hidden),
-             .weight = weight,
-             .eps = shape_.norm_eps,
-             .out = out ? out->rows() : Rows{},
-             .rows = l.rows},
-            l.stream);
+Norm Forward::norm(const Launch& l, const float* weight) const {
+  return {.in = x_.as<float>(),
+          .pitch = shape_.hidden,
+          .width = static_cast<int32_t>(shape_.hidden),
+          .weight = weight,
+          .eps = shape_.norm_eps,
+          .out = h_.rows(),
+          .rows = l.rows};
+}
+
+/// The call's rows are the norm's, made now if they cannot be made as they are read.
+void Forward::normalised(GemmCall& call, const Norm& norm, cudaStream_t stream) const {
+  if (!shape_.deterministic && takes_norm(call))
+    call.norm = &norm;
+  else
+    normalise(norm, stream);
 }
 
 void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
@@ -197,19 +210,18 @@ void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* re
     embed(ends_.matrix(Part::embedding), tables, l.rows, x_.as<float>(), shape_.hidden, stream);
   for (size_t i = 0; i < layers_.size(); i++) {
     const LayerParts& layer = layers_[i];
-    norm(l, layer.vector(Part::attention_norm), i > 0, &h_);
     shape_.has_latent ? latent_attention(l, layer, i) : grouped_attention(l, layer, i);
     GemmCall out = call(l, attended_);
-    out.products[out.count++] = {layer.matrix(Part::o), layer.vector(Part::o_bias), delta_.as<float>(),
-                                 shape_.hidden};
+    out.products[out.count++] = onto_x({layer.matrix(Part::o), layer.vector(Part::o_bias)});
     multiply(out, stream);
-    norm(l, layer.vector(Part::mlp_norm), true, &h_);
     mlp(l, layer);
   }
-  if (!shape_.last)
-    norm(l, nullptr, true, nullptr);
-  else if (bucket.sampled > 0)
-    head(l, results, after_logits);
+  if (shape_.last && bucket.sampled > 0) head(l, results, after_logits);
+}
+
+/// A product that is added to x.
+Product Forward::onto_x(const Linear& linear) const {
+  return {linear.weight, linear.bias, x_.as<float>(), shape_.hidden, true};
 }
 
 void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t index) {
@@ -219,42 +231,49 @@ void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t
   qkv.products[qkv.count++] = {layer.matrix(Part::q), layer.vector(Part::q_bias), q.data, q.pitch};
   qkv.products[qkv.count++] = {layer.matrix(Part::k), layer.vector(Part::k_bias), k.data, k.pitch};
   qkv.products[qkv.count++] = {layer.matrix(Part::v), layer.vector(Part::v_bias), v.data, v.pitch};
+  const Norm before = norm(l, layer.vector(Part::attention_norm));
+  normalised(qkv, before, l.stream);
   multiply(qkv, l.stream);
   const auto heads = static_cast<int32_t>(shape_.heads), kv_heads = static_cast<int32_t>(shape_.kv_heads),
              width = static_cast<int32_t>(shape_.head_dim);
-  write_grouped({.q = q.data,
-                 .k = k.data,
-                 .v = v.data,
-                 .q_pitch = q.pitch,
-                 .kv_pitch = k.pitch,
-                 .heads = heads,
-                 .kv_heads = kv_heads,
-                 .head_dim = width,
-                 .q_norm = layer.vector(Part::q_norm),
-                 .k_norm = layer.vector(Part::k_norm),
-                 .eps = shape_.norm_eps,
-                 .rotations = rotations_,
-                 .keys = stream(index, 0),
-                 .values = stream(index, 1),
-                 .rows = l.rows},
-                l.tables, l.stream);
-  attend({.q = q.data,
-          .q_pitch = q.pitch,
-          .heads = heads,
-          .kv_heads = kv_heads,
-          .key_width = width,
-          .value_width = width,
-          .scale = shape_.attention_scale,
-          .keys = stream(index, 0),
-          .values = stream(index, 1),
-          .out = attended_.rows(),
-          .rows = l.rows,
-          .ordered = shape_.deterministic,
-          .runs = l.bucket.runs,
-          .part_tokens = part_tokens_,
-          .parts = l.bucket.parts,
-          .partial = partial_.as<float>()},
-         l.tables, l.stream);
+  const GroupedWrite write{.q = q.data,
+                           .k = k.data,
+                           .v = v.data,
+                           .q_pitch = q.pitch,
+                           .kv_pitch = k.pitch,
+                           .heads = heads,
+                           .kv_heads = kv_heads,
+                           .head_dim = width,
+                           .q_norm = layer.vector(Part::q_norm),
+                           .k_norm = layer.vector(Part::k_norm),
+                           .eps = shape_.norm_eps,
+                           .rotations = rotations_,
+                           .keys = stream(index, 0),
+                           .values = stream(index, 1),
+                           .rows = l.rows};
+  Attention attention{.q = q.data,
+                      .q_pitch = q.pitch,
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .key_width = width,
+                      .value_width = width,
+                      .scale = shape_.attention_scale,
+                      .keys = write.keys,
+                      .values = write.values,
+                      .out = attended_.rows(),
+                      .rows = l.rows,
+                      .ordered = shape_.deterministic,
+                      .runs = l.bucket.runs == Runs::many,
+                      .part_tokens = part_tokens_,
+                      .parts = l.bucket.parts,
+                      .cluster = cluster(l.bucket),
+                      .partial = partial_.as<float>(),
+                      .arrived = arrived_.as<uint32_t>()};
+  if (l.bucket.runs == Runs::one && attends_and_writes(attention, rotations_))
+    attention.write = &write;
+  else
+    write_grouped(write, l.tables, l.stream);
+  attend(attention, l.tables, l.stream);
 }
 
 void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t index) {
@@ -268,6 +287,8 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
   down.products[down.count++] = {layer.matrix(two_steps ? Part::q_a : Part::q), nullptr, first.data,
                                  first.pitch};
   down.products[down.count++] = {layer.matrix(Part::kv_a), nullptr, kv_a.data, kv_a.pitch};
+  const Norm before = norm(l, layer.vector(Part::attention_norm));
+  normalised(down, before, l.stream);
   multiply(down, l.stream);
   if (two_steps) {
     normalise({.in = first.data,
@@ -285,123 +306,179 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
   const auto heads = static_cast<int>(shape_.heads), latent = static_cast<int>(s.latent),
              nope = static_cast<int>(s.nope), value = static_cast<int>(s.value),
              cached = static_cast<int>(s.cached());
-  write_latent({.q = q.data,
-                .kv_a = kv_a.data,
-                .absorbed = absorbed_.f32(),
-                .q_pitch = q.pitch,
-                .kv_pitch = kv_a.pitch,
-                .absorbed_pitch = absorbed_.pitch,
-                .heads = heads,
-                .latent = latent,
-                .nope = nope,
-                .rope = static_cast<int32_t>(s.rope),
-                .norm = layer.vector(Part::kv_a_norm),
-                .eps = eps,
-                .rotations = rotations_,
-                .entries = stream(index, 0),
-                .rows = l.rows},
-               l.tables, l.stream);
-  const bool joint = layer.has(Part::kv_b);
-  HeadProduct keys{.weight = layer.matrix(joint ? Part::kv_b : Part::k_b),
-                   .heads = heads,
-                   .row_stride = joint ? nope + value : latent,
-                   .rows_of_head = joint ? nope : latent,
-                   .in = q.data,
-                   .in_pitch = q.pitch,
-                   .in_head = s.query(),
-                   .out = absorbed_.f32(),
-                   .out_pitch = absorbed_.pitch,
-                   .out_head = cached,
-                   .rows = l.rows,
-                   .rounds = activations_ == Activations::bf16};
-  joint ? multiply_heads_transposed(keys, l.stream) : multiply_heads(keys, l.stream);
-  attend({.q = absorbed_.f32(),
-          .q_pitch = absorbed_.pitch,
-          .heads = heads,
-          .kv_heads = 1,
-          .key_width = cached,
-          .value_width = latent,
-          .scale = shape_.attention_scale,
-          .latent = true,
-          .keys = stream(index, 0),
-          .out = latents_.rows(),
-          .rows = l.rows,
-          .ordered = shape_.deterministic,
-          .runs = l.bucket.runs,
-          .part_tokens = part_tokens_,
-          .parts = l.bucket.parts,
-          .partial = partial_.as<float>()},
-         l.tables, l.stream);
-  multiply_heads({.weight = layer.matrix(joint ? Part::kv_b : Part::v_b),
-                  .heads = heads,
-                  .row_stride = joint ? nope + value : value,
-                  .row_first = joint ? nope : 0,
-                  .rows_of_head = value,
-                  .in = latents_.f32(),
-                  .in_pitch = latents_.pitch,
-                  .in_head = latent,
-                  .out = attended_.memory.as<void>(),
-                  .out_type = activations_,
-                  .out_pitch = attended_.pitch,
-                  .out_head = value,
-                  .rows = l.rows,
-                  .rounds = activations_ == Activations::bf16},
-                 l.stream);
+  const LatentWrite write{.q = q.data,
+                          .kv_a = kv_a.data,
+                          .absorbed = absorbed_.f32(),
+                          .q_pitch = q.pitch,
+                          .kv_pitch = kv_a.pitch,
+                          .absorbed_pitch = absorbed_.pitch,
+                          .heads = heads,
+                          .latent = latent,
+                          .nope = nope,
+                          .rope = static_cast<int32_t>(s.rope),
+                          .norm = layer.vector(Part::kv_a_norm),
+                          .eps = eps,
+                          .rotations = rotations_,
+                          .entries = stream(index, 0),
+                          .rows = l.rows};
+  const bool joint = layer.has(Part::kv_b), rounds = activations_ == Activations::bf16;
+  const HeadProduct keys{.weight = layer.matrix(joint ? Part::kv_b : Part::k_b),
+                         .heads = heads,
+                         .row_stride = joint ? nope + value : latent,
+                         .rows_of_head = joint ? nope : latent,
+                         .in = q.data,
+                         .in_pitch = q.pitch,
+                         .in_head = s.query(),
+                         .out = absorbed_.f32(),
+                         .out_pitch = absorbed_.pitch,
+                         .out_head = cached,
+                         .rows = l.rows,
+                         .rounds = rounds};
+  if (!joint || !stream_heads_and_write(keys, write, l.tables, l.stream)) {
+    write_latent(write, l.tables, l.stream);
+    joint ? multiply_heads_transposed(keys, l.stream) : multiply_heads(keys, l.stream);
+  }
+  const HeadProduct values{.weight = layer.matrix(joint ? Part::kv_b : Part::v_b),
+                           .heads = heads,
+                           .row_stride = joint ? nope + value : value,
+                           .row_first = joint ? nope : 0,
+                           .rows_of_head = value,
+                           .in = latents_.f32(),
+                           .in_pitch = latents_.pitch,
+                           .in_head = latent,
+                           .out = attended_.memory.as<void>(),
+                           .out_type = activations_,
+                           .out_pitch = attended_.pitch,
+                           .out_head = value,
+                           .rows = l.rows,
+                           .rounds = rounds};
+  const Attention attention{.q = absorbed_.f32(),
+                            .q_pitch = absorbed_.pitch,
+                            .heads = heads,
+                            .kv_heads = 1,
+                            .key_width = cached,
+                            .value_width = latent,
+                            .scale = shape_.attention_scale,
+                            .latent = true,
+                            .keys = write.entries,
+                            .out = latents_.rows(),
+                            .rows = l.rows,
+                            .ordered = shape_.deterministic,
+                            .part_tokens = part_tokens_,
+                            .parts = l.bucket.parts,
+                            .cluster = cluster(l.bucket),
+                            .partial = partial_.as<float>(),
+                            .arrived = arrived_.as<uint32_t>()};
+  attend(attention, l.tables, l.stream);
+  multiply_heads(values, l.stream);
 }
 
 void Forward::mlp(const Launch& l, const LayerParts& layer) {
-  const bool every_token = layer.has(Part::gate);  // a dense MLP, or shared experts
-  if (every_token) {
-    const int32_t width = layer.matrix(Part::gate).rows;
-    const Values gate{gates_.f32(), gates_.pitch}, up = gate.behind(padded(width));
-    GemmCall both = call(l, h_);
-    both.products[both.count++] = {layer.matrix(Part::gate), layer.vector(Part::gate_bias), gate.data,
-                                   gate.pitch};
-    both.products[both.count++] = {layer.matrix(Part::up), layer.vector(Part::up_bias), up.data, up.pitch};
-    if (!multiply_gated(both, gated_.rows(), l.stream)) {
-      multiply(both, l.stream);
-      gate_rows(gate.data, up.data, gate.pitch, width, l.rows, gated_.rows(), l.stream);
-    }
-    GemmCall down = call(l, gated_);
-    down.products[down.count++] = {layer.matrix(Part::down), layer.vector(Part::down_bias),
-                                   delta_.as<float>(), shape_.hidden};
-    multiply(down, l.stream);
+  const Norm before = norm(l, layer.vector(Part::mlp_norm));
+  if (!layer.has(Part::router)) {
+    dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
+          {layer.matrix(Part::up), layer.vector(Part::up_bias)},
+          {layer.matrix(Part::down), layer.vector(Part::down_bias)}, &before);
+    return;
   }
-  if (layer.has(Part::router)) experts(l, layer, !every_token);
+  const bool together = shared_among_experts(l, layer);
+  experts(l, layer, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
+  if (layer.has(Part::gate) && !together)
+    dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
+          {layer.matrix(Part::up), layer.vector(Part::up_bias)},
+          {layer.matrix(Part::down), layer.vector(Part::down_bias)});
 }
 
-void Forward::experts(const Launch& l, const LayerParts& layer, bool fresh) {
+/// Whether a layer's shared experts are computed as some more of those that rows choose. With few rows the
+/// way to another launch takes longer; with many their weights would be read once for each tile.
+bool Forward::shared_among_experts(const Launch& l, const LayerParts& layer) const {
+  if (!layer.has(Part::gate) || !streams_experts(layer)) return false;
+  for (const Part bias : {Part::gate_bias, Part::up_bias, Part::down_bias})
+    if (layer.vector(bias)) return false;
+  for (const Part part : {Part::gate, Part::up, Part::down})
+    if (!streams(layer.matrix(part), activations_)) return false;
+  return layer.matrix(Part::gate).rows == shape_.shared_experts * shape_.expert_width &&
+         shape_.routing.experts + shape_.shared_experts <= experts_max &&
+         (shape_.deterministic || l.rows.max <= shared_rows_max);
+}
+
+/// Whether there are kernels for experts' products at the speed of memory.
+bool Forward::streams_experts(const LayerParts& layer) const {
+  for (const Part part : {Part::expert_gate, Part::expert_up, Part::expert_down})
+    if (!streams(layer.matrix(part), activations_)) return false;
+  return stream_experts_tile(1, shape_.hidden) > 0 && stream_experts_tile(1, shape_.expert_width) > 0;
+}
+
+/// x += down(silu(gate) ⊙ up) of h, or of the norm's rows.
+void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const Linear& down,
+                    const Norm* before) {
+  const int32_t width = gate.weight.rows;
+  const Values gates{gates_.f32(), gates_.pitch}, ups = gates.behind(padded(width));
+  GemmCall both = call(l, h_);
+  both.products[both.count++] = {gate.weight, gate.bias, gates.data, gates.pitch};
+  both.products[both.count++] = {up.weight, up.bias, ups.data, ups.pitch};
+  if (before) normalised(both, *before, l.stream);
+  if (!multiply_gated(both, gated_.rows(), l.stream)) {
+    multiply(both, l.stream);
+    gate_rows(gates.data, ups.data, gates.pitch, width, l.rows, gated_.rows(), l.stream);
+  }
+  GemmCall out = call(l, gated_);
+  out.products[out.count++] = onto_x(down);
+  multiply(out, l.stream);
+}
+
+/// x += what the experts give that the norm's rows choose, and so many shared ones behind them. Leaves the
+/// norm in h.
+void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& before, int32_t shared) {
   const model::Routing& routing = shape_.routing;
-  const auto chosen = static_cast<int32_t>(routing.chosen);
   GemmCall scores = call(l, h_);
-  scores.kind = GemmKind::few_rows;  // exact products: which experts are chosen hangs on them
+  // Exact products, since which experts are chosen hangs on them.
+  if (!blas_ || !streams(layer.matrix(Part::router), activations_)) scores.kind = GemmKind::few_rows;
   scores.products[scores.count++] = {layer.matrix(Part::router), nullptr, router_.f32(), router_.pitch};
+  normalised(scores, before, l.stream);
+  scores.keeps_norm = true;  // the experts read it
   multiply(scores, l.stream);
   // Experts' shares of the rows differ: a tile holds somewhat more than the average.
   const int64_t average = (l.rows.max * routing.chosen + routing.experts - 1) / routing.experts;
   GemmKind of_experts = kind(average);
   int height = tile_rows(of_experts);
-  bool streamed = true;
-  for (const Part part : {Part::expert_gate, Part::expert_up, Part::expert_down})
-    streamed = streamed && streams(layer.matrix(part), activations_);
-  if (streamed && (shape_.deterministic || average <= stream_rows_max))
-    of_experts = GemmKind::few_rows, height = stream_tile(average + average / 2);
-  route_rows({.logits = router_.f32(),
-              .bias = layer.vector(Part::router_bias),
-              .routing = routing,
-              .tables = routing_,
-              .rows = l.rows,
-              .tile_rows = height},
-             l.stream);
-  const int tiles = tiles_max(routing, l.rows.max, height);
-  const RowRange visited{routing_.visits, 0, l.rows.max * chosen};
-  const Visits of_rows{routing_.tiles, routing_.tile_count, routing_.visit_row, tiles},
-      in_order{routing_.tiles, routing_.tile_count, nullptr, tiles};
+  if (streams_experts(layer) && (shape_.deterministic || average <= stream_rows_max)) {
+    const int64_t rows = average + average / 2;
+    of_experts = GemmKind::few_rows;
+    height =
+        std::min(stream_experts_tile(rows, shape_.hidden), stream_experts_tile(rows, shape_.expert_width));
+  }
+  const Route route{.logits = router_.f32(),
+                    .bias = layer.vector(Part::router_bias),
+                    .routing = routing,
+                    .shared = shared,
+                    .tables = routing_,
+                    .rows = l.rows,
+                    .tile_rows = height};
+  route_rows(route, l.stream);
+  const int tiles = tiles_max(route);
+  const RowRange visited{routing_.visits, 0, l.rows.max * route.visits()};
+  const auto chosen = static_cast<int32_t>(routing.experts);
+  const Visits of_rows{routing_.tiles, routing_.tile_count, routing_.visit_row, tiles, chosen},
+      in_order{routing_.tiles, routing_.tile_count, nullptr, tiles, chosen};
   GemmCall both = call(l, h_);
   both.visits = &of_rows, both.kind = of_experts, both.tile_rows = height;
   const Values gate{expert_gates_.f32(), expert_gates_.pitch}, up = gate.behind(padded(shape_.expert_width));
-  both.products[both.count++] = {layer.matrix(Part::expert_gate), nullptr, gate.data, gate.pitch};
-  both.products[both.count++] = {layer.matrix(Part::expert_up), nullptr, up.data, up.pitch};
+  // A shared expert's part of the shared ones' matrices: some rows, or some columns.
+  const auto slice = [&](Part part) {
+    Matrix m = layer.matrix(part);
+    if (!m.data || shared == 0) return Matrix{};
+    const bool columns = part == Part::down;
+    (columns ? m.columns : m.rows) /= shared;
+    m.expert_bytes = columns ? row_bytes(m.type, m.columns) : m.rows * m.pitch;
+    return m;
+  };
+  both.products[both.count++] = {.weight = layer.matrix(Part::expert_gate),
+                                 .out = gate.data,
+                                 .pitch = gate.pitch,
+                                 .shared = slice(Part::gate)};
+  both.products[both.count++] = {
+      .weight = layer.matrix(Part::expert_up), .out = up.data, .pitch = up.pitch, .shared = slice(Part::up)};
   if (!multiply_gated(both, expert_gated_.rows(), l.stream)) {
     multiply(both, l.stream);
     gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
@@ -409,15 +486,16 @@ void Forward::experts(const Launch& l, const LayerParts& layer, bool fresh) {
   }
   GemmCall down = call(l, expert_gated_);
   down.visits = &in_order, down.kind = of_experts, down.tile_rows = height;
-  down.products[down.count++] = {layer.matrix(Part::expert_down), nullptr, expert_out_.f32(),
-                                 expert_out_.pitch};
+  down.products[down.count++] = {.weight = layer.matrix(Part::expert_down),
+                                 .out = expert_out_.f32(),
+                                 .pitch = expert_out_.pitch,
+                                 .shared = slice(Part::down)};
   multiply(down, l.stream);
   join_experts({.results = expert_out_.f32(),
-                .out = delta_.as<float>(),
+                .out = x_.as<float>(),
                 .pitch = shape_.hidden,
                 .width = static_cast<int32_t>(shape_.hidden),
-                .chosen = chosen,
-                .fresh = fresh,
+                .visits = route.visits(),
                 .tables = routing_,
                 .rows = l.rows},
                l.stream);
@@ -428,7 +506,6 @@ void Forward::head(const Launch& l, Sampled* results, const AfterLogits& after_l
   for (int first = 0; first < l.bucket.sampled; first += head_rows_) {
     const RowRange rows{&l.tables.header->sampled, first, std::min(head_rows_, l.bucket.sampled - first)};
     normalise({.in = x_.as<float>(),
-               .delta = delta_.as<float>(),
                .pitch = shape_.hidden,
                .width = static_cast<int32_t>(shape_.hidden),
                .weight = ends_.vector(Part::final_norm),

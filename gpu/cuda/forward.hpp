@@ -62,6 +62,10 @@ class Forward {
     /// What lies `columns` further in each row.
     Values behind(int64_t columns) const { return {data + columns, pitch}; }
   };
+  struct Linear {
+    Matrix weight;
+    const float* bias = nullptr;
+  };
   /// What a launch of a step needs to know.
   struct Launch {
     const RowTables& tables;
@@ -74,13 +78,20 @@ class Forward {
   void take_scratch(const DeviceLimits& limits, Taker& take);
   int64_t kv_block_bytes(DType type) const;
   int64_t attention_blocks_of_row() const;
+  int cluster(const Bucket& bucket) const;
   GemmKind kind(int64_t rows) const;
   GemmCall call(const Launch& launch, const RowBuffer& in) const;
-  void norm(const Launch& launch, const float* weight, bool add_delta, const RowBuffer* out);
+  Norm norm(const Launch& launch, const float* weight) const;
+  void normalised(GemmCall& call, const Norm& norm, cudaStream_t stream) const;
+  Product onto_x(const Linear& linear) const;
   void grouped_attention(const Launch& launch, const LayerParts& layer, size_t index);
   void latent_attention(const Launch& launch, const LayerParts& layer, size_t index);
   void mlp(const Launch& launch, const LayerParts& layer);
-  void experts(const Launch& launch, const LayerParts& layer, bool fresh);
+  void dense(const Launch& launch, const Linear& gate, const Linear& up, const Linear& down,
+             const Norm* before = nullptr);
+  void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
+  bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
+  bool streams_experts(const LayerParts& layer) const;
   void head(const Launch& launch, Sampled* results, const AfterLogits& after_logits);
   CacheStream stream(size_t layer, size_t index) const;
 
@@ -93,18 +104,19 @@ class Forward {
   std::unique_ptr<Blas> blas_;  // if there is one, for steps of many rows
   DeviceLimits limits_;
 
-  DeviceMemory x_, delta_;  // [rows, hidden], float32
+  DeviceMemory x_;  // [rows, hidden], float32: what each layer adds to
   // Rows that products read are in the activations' type, what they give is float32.
   // What is computed of the same rows lies side by side: products that are joined give it at once.
   RowBuffer h_, projected_, q_a_, q_, absorbed_, latents_, attended_, gates_, gated_;
   RowBuffer router_, expert_gates_, expert_gated_, expert_out_;
   RowBuffer head_in_, logits_;
-  DeviceMemory counts_, partial_, cosines_, sines_;
+  DeviceMemory counts_, partial_, arrived_, cosines_, sines_;
   RotationView rotations_;
   std::vector<DeviceMemory> routing_memory_;
   RoutingTables routing_;
   std::vector<DeviceMemory> cache_;  // [layers · streams]
   bool on_tensor_cores_ = false;
+  int largest_cluster_ = 1;
   int part_tokens_ = 0, parts_max_ = 1, head_rows_ = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include "gpu/cuda/blas.hpp"
 #include "gpu/cuda/check.hpp"
+#include "gpu/cuda/gemm_heads_stream.hpp"
 #include "gpu/cuda/gemm_stream.hpp"
 
 namespace convoy::cuda {
@@ -52,7 +53,7 @@ bool join(Product& all, const Product& next) {
   Matrix& weight = all.weight;
   const bool behind = next.weight.data == weight.data + weight.rows * weight.pitch &&
                       next.weight.columns == weight.columns && next.out == all.out + weight.rows &&
-                      next.pitch == all.pitch &&
+                      next.pitch == all.pitch && next.adds == all.adds &&
                       (all.bias ? next.bias == all.bias + weight.rows : !next.bias);
   if (behind) weight.rows += next.weight.rows;
   return behind;
@@ -67,11 +68,11 @@ bool all_bf16(const GemmCall& call) {
 
 bool streams(const GemmCall& call) { return call.kind == GemmKind::few_rows && all_bf16(call); }
 
-StreamCall streamed(const GemmCall& call, const Product& product) {
-  StreamCall one;
-  one.product = product;
-  one.in = call.in, one.rows = call.rows, one.visits = call.visits, one.tile_rows = call.tile_rows;
-  return one;
+/// out = product, or with `up` what both give gated.
+void stream_one(const GemmCall& call, const Product& product, const Product* up, const Rows& gated,
+                cudaStream_t cuda_stream) {
+  const StreamCall one{product, up, gated, call.in, call.norm, call.keeps_norm, call.rows};
+  call.visits ? stream_visits(one, *call.visits, call.tile_rows, cuda_stream) : stream(one, cuda_stream);
 }
 
 bool multiplies_by_blas(const GemmCall& call) {
@@ -95,19 +96,23 @@ bool streams(const Matrix& weight, Activations activations) {
   return weight.type == DType::bf16 && activations == Activations::bf16;
 }
 
+bool takes_norm(const GemmCall& call) {
+  return streams(call) && !call.visits && stream_takes_norm(call.products[0].weight.columns, call.rows.max);
+}
+
 bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t cuda_stream) {
   // What pads a row of `gated` is not written.
   if (!streams(call) || call.products[0].weight.rows % chunk_values != 0) return false;
-  StreamCall both = streamed(call, call.products[0]);
-  both.up = &call.products[1], both.gated = gated;
-  stream(both, cuda_stream);
+  stream_one(call, call.products[0], &call.products[1], gated, cuda_stream);
   return true;
 }
 
 void multiply(const GemmCall& call, cudaStream_t cuda_stream) {
   if (streams(call)) {
-    for_joined(call,
-               [&](const Product& product) { return stream(streamed(call, product), cuda_stream), true; });
+    for_joined(call, [&](const Product& product) {
+      stream_one(call, product, nullptr, {}, cuda_stream);
+      return true;
+    });
     return;
   }
   if (multiplies_by_blas(call) && for_joined(call, [&](const Product& product) {

@@ -1,6 +1,7 @@
 #pragma once
-// Products of activations with weights of any type: out[r] = in[r] · weightᵀ (+ bias), summed in float32. All
-// sizes that vary from step to step are read on the device, so that a launch can be captured once.
+// Products of activations with weights of any type: out[r] = in[r] · weightᵀ (+ bias) (+ out[r]), summed in
+// float32. All sizes that vary from step to step are read on the device, so that a launch can be captured
+// once.
 
 #include <cuda_runtime.h>
 
@@ -22,6 +23,8 @@ struct Product {
   const float* bias = nullptr;  // [weight.rows], or none
   float* out = nullptr;         // [rows, pitch]
   int64_t pitch = 0;
+  bool adds = false;  // to what is in `out`, instead of replacing it
+  Matrix shared{};    // experts behind the visits' others, as wide as those, if there are any
 };
 
 /// Rows that share an expert's weights: visits first to first + rows − 1.
@@ -42,6 +45,7 @@ struct Visits {
   const int32_t* tile_count = nullptr;
   const int32_t* rows = nullptr;  // the input row of each visit; nullptr: its own number
   int32_t tiles_max = 0;
+  int32_t experts = 0;  // those of higher numbers are Product::shared's
 };
 
 /// How a row's additions are ordered.
@@ -52,6 +56,19 @@ enum class GemmKind : uint8_t {
 inline constexpr int skinny_rows = 8, tiled_rows = 64;
 constexpr int tile_rows(GemmKind kind) { return kind == GemmKind::few_rows ? skinny_rows : tiled_rows; }
 
+/// out[r] = in[r] / sqrt(mean(in[r]²) + eps) · w   (RMSNorm, arXiv 1910.07467)
+struct Norm {
+  const float* in = nullptr;  // [rows, pitch]
+  int64_t pitch = 0;
+  int32_t width = 0;
+  const float* weight = nullptr;
+  float eps = 0;
+  Rows out;
+  RowRange rows;
+  /// The rows of `in` that are looked at. nullptr: each its own.
+  const int32_t* chosen = nullptr;
+};
+
 /// Several products of the same rows.
 inline constexpr int products_max = 3;
 class Blas;
@@ -59,6 +76,10 @@ struct GemmCall {
   Product products[products_max];
   int count = 0;
   Rows in;
+  /// Not `in` is read, but the rows that this norm would leave there (takes_norm says whether that can be).
+  /// They are left there too if others read them.
+  const Norm* norm = nullptr;
+  bool keeps_norm = false;
   RowRange rows;
   const Visits* visits = nullptr;  // then `rows` is not looked at
   int tile_rows = 0;               // of the visits' tiles
@@ -69,6 +90,9 @@ struct GemmCall {
 void multiply(const GemmCall& call, cudaStream_t stream);
 /// silu(gate) ⊙ up of a call's two products, into `gated` at once. False: there is no kernel for that.
 bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t stream);
+/// Whether a call's rows can be normalised as its products read them. The bits are not those of the norm
+/// alone: each value is rounded before it is divided by the root.
+bool takes_norm(const GemmCall& call);
 /// Whether products with such a weight are streamed (gemm_stream.hpp) where rows are few: then the visits'
 /// tiles may have its heights.
 bool streams(const Matrix& weight, Activations activations);

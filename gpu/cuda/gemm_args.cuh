@@ -37,10 +37,8 @@ __device__ __forceinline__ int find_product(const GemmArgs& args, int& output) {
   return p;
 }
 
-__device__ __forceinline__ Matrix of_expert(Matrix m, int expert) {
-  m.data += expert * m.expert_bytes;
-  if (m.scales) m.scales += expert * m.expert_scales;
-  return m;
+__device__ __forceinline__ void put(const Product& product, float* to, float value) {
+  *to = product.adds ? *to + value : value;
 }
 
 /// Eight activations.
@@ -56,6 +54,13 @@ __device__ __forceinline__ void load_eight(const __nv_bfloat16* from, float out[
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int apart = 16; apart > 0; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
+  return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int apart = 16; apart > 0; apart /= 2)
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, apart));
   return value;
 }
 

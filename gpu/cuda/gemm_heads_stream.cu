@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "gpu/cuda/gemm_args.cuh"
-#include "gpu/cuda/gemm_stream.hpp"
+#include "gpu/cuda/elementwise.cuh"
+#include "gpu/cuda/gemm_heads_stream.hpp"
 #include "gpu/cuda/mma.cuh"
 
 namespace convoy::cuda {
@@ -61,10 +61,15 @@ __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   }
 }
 
+static_assert(latent_rope_max <= threads);  // a rotated value each
 constexpr int transposed_rows_max = 128, transposed_columns = warps * 16;
 
-/// out[c] = Σ weight[i][c] · in[i]: a block 64 columns of a head, a warp sixteen.
-__global__ void __launch_bounds__(threads) head_columns(const HeadProduct p) {
+/// out[c] = Σ weight[i][c] · in[i]: a block 64 columns of a head, a warp sixteen. Writes: blocks behind the
+/// last head's write the cache's entries, a warp a row, and heads' blocks share out the rows whose queries
+/// they turn.
+template <bool Writes>
+__global__ void __launch_bounds__(threads)
+    head_columns(const HeadProduct p, const LatentWrite write, const RowTables tables) {
   constexpr int pitch = transposed_columns + 8, steps_max = transposed_rows_max / 16;
   __shared__ __align__(16) __nv_bfloat16 weights[transposed_rows_max][pitch];
   let_next_begin();
@@ -72,6 +77,17 @@ __global__ void __launch_bounds__(threads) head_columns(const HeadProduct p) {
             first_column = static_cast<int>(blockIdx.z) * transposed_columns;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
+  const int begin = static_cast<int>(blockIdx.y) * block_rows_max, blocks = static_cast<int>(gridDim.z);
+  if (Writes && head == p.heads) {
+    const int first = begin + static_cast<int>(blockIdx.z) * warps + warp;
+    if (!has_row(p.rows, first)) return wait_for_previous();
+    for (int row = first; row < begin + block_rows_max && has_row(p.rows, row); row += blocks * warps) {
+      const EntryWrite entry(write, tables, row);
+      if (row == first) wait_for_previous();
+      entry();
+    }
+    return;
+  }
   for (int i = thread; i < p.rows_of_head * (transposed_columns / 8); i += threads) {
     const int row = i / (transposed_columns / 8), column = i % (transposed_columns / 8) * 8;
     copy_async(&weights[row][column], p.weight.data +
@@ -87,9 +103,17 @@ __global__ void __launch_bounds__(threads) head_columns(const HeadProduct p) {
   for (int s = 0; s < steps_max; s++)
     if (s < steps)
       load_transposed(a[s], &weights[s * 16 + lane / 16 * 8 + lane % 8][warp * 16 + lane / 8 % 2 * 8]);
+  const int end = min(begin + block_rows_max, min(p.rows.max, __ldcg(p.rows.count) - p.rows.first));
+  const int first_turned = begin + static_cast<int>(blockIdx.z);
+  const auto turn = [&](int row) { return Turn(write.rotations, thread, tables.early_position(row)); };
+  Turn next;
+  if (Writes && thread < write.rope && first_turned < end) next = turn(first_turned);
   wait_for_previous();
-  const int rows = min(p.rows.max, *p.rows.count - p.rows.first);
-  const int begin = static_cast<int>(blockIdx.y) * block_rows_max, end = min(begin + block_rows_max, rows);
+  if (Writes && thread < write.rope)
+    for (int row = first_turned; row < end; row += blocks) {
+      turn_latent_query(write, row, head, thread, next);
+      if (row + blocks < end) next = turn(row + blocks);
+    }
   for (int row = begin; row < end; row += eight) {
     const float* const in = p.in + min(row + group, end - 1) * p.in_pitch + head * p.in_head + quarter * 2;
     float sums[4] = {};
@@ -111,8 +135,8 @@ __global__ void __launch_bounds__(threads) head_columns(const HeadProduct p) {
   }
 }
 
-dim3 grid_for(const HeadProduct& p, int64_t outputs, int of_block) {
-  return {static_cast<unsigned>(p.heads),
+dim3 grid_for(const HeadProduct& p, int64_t outputs, int of_block, int more_heads = 0) {
+  return {static_cast<unsigned>(p.heads + more_heads),
           static_cast<unsigned>((p.rows.max + block_rows_max - 1) / block_rows_max),
           static_cast<unsigned>(outputs / of_block)};
 }
@@ -124,20 +148,30 @@ void launch_rows(const HeadProduct& p, cudaStream_t stream) {
          grid_for(p, p.rows_of_head, 16), threads, 0, stream, p);
 }
 
+bool takes(const HeadProduct& p, bool transposed) {
+  if (p.weight.type != DType::bf16 || p.rows_of_head % 16 != 0) return false;
+  if (transposed) return p.rows_of_head <= transposed_rows_max && p.weight.columns % transposed_columns == 0;
+  return p.in_pitch % 4 == 0 && p.in_head % 4 == 0 && (p.weight.columns == 128 || p.weight.columns == 512);
+}
+
 }  // namespace
 
 bool stream_heads(const HeadProduct& p, bool transposed, cudaStream_t stream) {
-  if (p.weight.type != DType::bf16 || p.rows_of_head % 16 != 0) return false;
-  if (transposed) {
-    if (p.rows_of_head > transposed_rows_max || p.weight.columns % transposed_columns != 0) return false;
-    launch("a head product", head_columns, grid_for(p, p.weight.columns, transposed_columns), threads, 0,
-           stream, p);
-    return true;
-  }
-  if (p.in_pitch % 4 != 0 || p.in_head % 4 != 0) return false;
-  if (p.weight.columns == 128) return launch_rows<1>(p, stream), true;
-  if (p.weight.columns == 512) return launch_rows<4>(p, stream), true;
-  return false;
+  if (!takes(p, transposed)) return false;
+  if (transposed)
+    launch("a head product", head_columns<false>, grid_for(p, p.weight.columns, transposed_columns), threads,
+           0, stream, p, LatentWrite{}, RowTables{});
+  else
+    p.weight.columns == 128 ? launch_rows<1>(p, stream) : launch_rows<4>(p, stream);
+  return true;
+}
+
+bool stream_heads_and_write(const HeadProduct& p, const LatentWrite& write, const RowTables& tables,
+                            cudaStream_t stream) {
+  if (!p.rounds || !takes(p, true)) return false;
+  launch("a head product", head_columns<true>, grid_for(p, p.weight.columns, transposed_columns, 1), threads,
+         0, stream, p, write, tables);
+  return true;
 }
 
 }  // namespace convoy::cuda

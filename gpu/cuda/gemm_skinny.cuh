@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(skinny_warps * 32) skinny_gemm(const GemmArgs 
       const float sum = warp_sum(sums[m][o]);
       if (lane != 0 || m >= tile.rows || output + o >= weight.rows) continue;
       const float bias = product.bias ? product.bias[output + o] : 0.0f;
-      product.out[(tile.first + m) * product.pitch + output + o] = sum + bias;
+      put(product, product.out + (tile.first + m) * product.pitch + output + o, sum + bias);
     }
 }
 

@@ -6,25 +6,29 @@
 
 namespace convoy::cuda {
 
-/// out = in · weightᵀ (+ bias), of up to stream_rows_max rows at once; or with `up` and `gated`
-/// silu(gate) ⊙ up in bf16. Experts: as the visits say.
+/// out = in · weightᵀ (+ bias) (+ out), of up to stream_rows_max rows at once; or with `up` and `gated`
+/// silu(gate) ⊙ up in bf16.
 struct StreamCall {
   Product product;              // or the gate's
   const Product* up = nullptr;  // as large as the gate
   Rows gated;                   // if there is `up`
   Rows in;
+  const Norm* norm = nullptr;  // instead of `in`, where stream_takes_norm says so
+  bool keeps_norm = false;
   RowRange rows;
-  const Visits* visits = nullptr;
-  int tile_rows = 0;  // of the visits' tiles: 8, 16 or 32
 };
 void stream(const StreamCall& call, cudaStream_t cuda_stream);
+bool stream_takes_norm(int64_t columns, int64_t rows);
 
 inline constexpr int stream_rows_max = 32;
 /// The lowest of the kernels' heights that holds so many rows.
 constexpr int stream_tile(int64_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : stream_rows_max; }
 
-/// Products of heads (multiply_heads, multiply_heads_transposed) whose activations may be rounded to bf16.
-/// False: there is no kernel for this shape.
-bool stream_heads(const HeadProduct& product, bool transposed, cudaStream_t stream);
+/// The same of experts' visits, in tiles of so many rows: 8, 16 or 32 (the call's `rows` and `norm` are not
+/// looked at).
+void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t cuda_stream);
+/// The height of tiles that suits `rows` of an expert; less where rows are too wide, 0 where a few do not
+/// fit.
+int stream_experts_tile(int64_t rows, int64_t columns);
 
 }  // namespace convoy::cuda

@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(tiled_threads) tiled_gemm_f32(const GemmArgs a
     for (int o = 0; o < 4; o++) {
       const int at = first + output + o;
       if (row + r >= tile.rows || at >= weight.rows) continue;
-      product.out[(tile.first + row + r) * product.pitch + at] =
-          sums[r][o] + (product.bias ? product.bias[at] : 0.0f);
+      put(product, product.out + (tile.first + row + r) * product.pitch + at,
+          sums[r][o] + (product.bias ? product.bias[at] : 0.0f));
     }
 }
 
@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(tiled_threads) tiled_gemm_bf16(const GemmArgs 
       for (int e = 0; e < 4; e++) {
         const int r = row + i * 16 + lane / 4 + e / 2 * 8, at = first + output + j * 8 + lane % 4 * 2 + e % 2;
         if (r >= tile.rows || at >= weight.rows) continue;
-        product.out[(tile.first + r) * product.pitch + at] =
-            sums[i][j][e] + (product.bias ? product.bias[at] : 0.0f);
+        put(product, product.out + (tile.first + r) * product.pitch + at,
+            sums[i][j][e] + (product.bias ? product.bias[at] : 0.0f));
       }
 }
 

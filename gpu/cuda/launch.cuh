@@ -30,7 +30,7 @@ __device__ __forceinline__ void follow_previous() {
   wait_for_previous();
 }
 
-/// Whether the current card knows dependent launches.
+/// Whether the current card knows dependent launches, and clusters.
 inline bool knows_dependent_launches() {
   int card = 0, major = 0;
   check(cudaGetDevice(&card), "cudaGetDevice");
@@ -45,18 +45,27 @@ inline int multiprocessors() {
   return count;
 }
 
-/// Launches a kernel of a step; `what` names it in errors.
+/// Launches a kernel of a step; `what` names it in errors. `cluster`: blocks along z that form one.
 template <class... Parameters>
-void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
-            cudaStream_t stream, const std::type_identity_t<Parameters>&... arguments) {
-  cudaLaunchAttribute overlapped{};
-  overlapped.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlapped.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(const char* what, void (*kernel)(Parameters...), dim3 grid, int cluster, int threads,
+                     size_t shared, cudaStream_t stream,
+                     const std::type_identity_t<Parameters>&... arguments) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(cluster)};
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared, config.stream = stream;
-  config.attrs = &overlapped, config.numAttrs = knows_dependent_launches() ? 1 : 0;
+  config.attrs = attributes, config.numAttrs = !knows_dependent_launches() ? 0 : cluster > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, arguments...), what);
+}
+
+template <class... Parameters>
+void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
+            cudaStream_t stream, const std::type_identity_t<Parameters>&... arguments) {
+  launch_clusters(what, kernel, grid, 1, threads, shared, stream, arguments...);
 }
 
 }  // namespace convoy::cuda

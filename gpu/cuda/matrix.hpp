@@ -27,6 +27,12 @@ struct Matrix {
   DType type = DType::f32;
 };
 
+constexpr Matrix of_expert(Matrix m, int expert) {
+  m.data += expert * m.expert_bytes;
+  if (m.scales) m.scales += expert * m.expert_scales;
+  return m;
+}
+
 struct BlockSize {
   int values, bytes;
 };

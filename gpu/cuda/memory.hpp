@@ -69,6 +69,7 @@ class Taker {
       check(cudaMemset(memory.as<void>(), 0xff, memory.bytes()), "cudaMemset");
   }
   uint64_t bytes() const { return bytes_; }
+  bool takes() const { return takes_; }
 
  private:
   bool takes_, poison_;

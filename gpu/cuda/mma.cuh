@@ -40,6 +40,10 @@ __device__ __forceinline__ uint32_t two_bf16(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&both);
 }
 
+__device__ __forceinline__ uint4 packed_bf16(const float (&v)[8]) {
+  return {two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7])};
+}
+
 /// Sixteen bytes from global into shared memory, behind the thread's back.
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(

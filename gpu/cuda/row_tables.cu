@@ -15,8 +15,10 @@ __device__ const T* part(const StepHeader& header, int32_t at) {
 }
 
 /// A block a sequence; all blocks share starts and changes. Nothing here reads what another block writes.
+/// The next kernel begins when this one has ended: so all that follow may read these tables before they wait
+/// (RowTables::early_position).
 __global__ void __launch_bounds__(expand_threads) expand(const RowTables t) {
-  follow_previous();
+  wait_for_previous();
   const StepHeader& header = *t.header;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   const int everywhere = block * expand_threads + thread, all = static_cast<int>(gridDim.x) * expand_threads;
@@ -43,6 +45,7 @@ __global__ void __launch_bounds__(expand_threads) expand(const RowTables t) {
       t.sampled_last[sequence.first_sampled + i] = i == sequence.sampled_rows - 1;
     }
   }
+  __threadfence();
 }
 
 }  // namespace

@@ -26,6 +26,14 @@ struct RowTables {
   __device__ const uint32_t* table_of(int row) const {
     return blocks + slot[row] * static_cast<int64_t>(entries);
   }
+
+  // For kernels that have not waited for those before them yet (launch.cuh): past the first-level cache,
+  // which may hold the last step's.
+  __device__ int early_position(int row) const { return __ldcg(position + row); }
+  __device__ int early_index(int row) const { return __ldcg(index + row); }
+  __device__ const uint32_t* early_table(int row) const {
+    return blocks + __ldcg(slot + row) * static_cast<int64_t>(entries);
+  }
 };
 
 /// Owns them.

@@ -84,6 +84,35 @@ struct Row {
   }
 };
 
+/// The rank of the best of raw logits; 0, which no finite one has, if one is infinite or not a number. Most
+/// rows need no more, so loads are wide and many are under way.
+__device__ uint64_t best_of_finite(const float* raw, int vocab) {
+  constexpr uint32_t exponent = 0x7f800000;
+  constexpr int at_once = 4;
+  uint64_t best = ~uint64_t{0};
+  bool finite = true;
+  const auto take = [&](float logit, int id) {
+    finite = finite && (__float_as_uint(logit) & exponent) != exponent;
+    best = min(best, rank_of(logit, id));
+  };
+  const int thread = static_cast<int>(threadIdx.x);
+  const int fours = reinterpret_cast<uintptr_t>(raw) % sizeof(float4) == 0 ? vocab / 4 : 0;
+  for (int first = thread; first < fours; first += threads * at_once) {
+    float4 v[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++)
+      v[i] = reinterpret_cast<const float4*>(raw)[min(first + i * threads, fours - 1)];  // the last one again
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      const int id = min(first + i * threads, fours - 1) * 4;
+      take(v[i].x, id), take(v[i].y, id + 1), take(v[i].z, id + 2), take(v[i].w, id + 3);
+    }
+  }
+  for (int i = fours * 4 + thread; i < vocab; i += threads) take(raw[i], i);
+  return block_reduce<unsigned long long>(finite ? best : 0, ~0ull,
+                                          [](auto a, auto b) { return a < b ? a : b; });
+}
+
 /// Counts the row's tokens, and marks those that it may not give. Nothing to do: no counts.
 __device__ void prepare(Row& row, const int32_t* history, int seen, uint32_t prompt, bool mask) {
   const SlotSampling& s = *row.sampling;
@@ -239,8 +268,7 @@ struct Normalizer {
   }
 };
 
-__device__ Normalizer normalizer_of(const Row& raw, Sampled& result) {
-  uint64_t rank = raw.best_rank();
+__device__ Normalizer normalizer_of(const Row& raw, uint64_t rank, Sampled& result) {
   Normalizer n{raw.raw[id_of(rank)], 0};
   n.log_total = gpu::log_of(Left{raw, n.best, gpu::halvings_scale(1), gpu::halvings_max}.total());
   const int count =
@@ -275,21 +303,17 @@ __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTa
     result.id = id, result.fault = static_cast<uint32_t>(fault);
     if (t.sampled_last[index]) t.last_token[slot] = id;
   };
-  constexpr uint32_t exponent = 0x7f800000;
-  uint32_t infinite = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < args.vocab; i += threads)
-    infinite |= (__float_as_uint(raw.raw[i]) & exponent) == exponent;
-  if (block_reduce<uint32_t>(infinite, 0, [](uint32_t a, uint32_t b) { return a | b; }))
-    return end(0, gpu::RowFault::not_finite);
+  const uint64_t raw_best = best_of_finite(raw.raw, args.vocab);
+  if (raw_best == 0) return end(0, gpu::RowFault::not_finite);
 
   Normalizer normalizer{};
-  if (s.logprobs) normalizer = normalizer_of(raw, result);
+  if (s.logprobs) normalizer = normalizer_of(raw, raw_best, result);
   Row row = raw;
   row.counts = args.counts + own * int64_t{args.vocab};
   const uint32_t prompt = min(s.prompt_tokens, static_cast<uint32_t>(seen));
   prepare(row, t.history + slot * int64_t{t.context}, seen, prompt,
           static_cast<uint32_t>(seen) - prompt < s.min_tokens);
-  const int best = id_of(row.best_rank());
+  const int best = id_of(row.counts ? row.best_rank() : raw_best);
   const float best_logit = row.logit(best);
   if (best_logit == -INFINITY) return end(0, gpu::RowFault::all_masked);
   const int id = s.temperature > 0 ? draw(row, best_logit, static_cast<uint64_t>(seen)) : best;

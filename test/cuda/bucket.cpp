@@ -6,6 +6,8 @@
 
 using convoy::cuda::at_least;
 using convoy::cuda::bucket_rows;
+using convoy::cuda::Runs;
+using convoy::cuda::runs_of;
 
 BOOST_AUTO_TEST_CASE(a_bucket_holds_its_steps_and_wastes_little) {
   constexpr int64_t limit = 5000;
@@ -41,4 +43,11 @@ BOOST_AUTO_TEST_CASE(buckets_of_few_rows_are_powers_of_two) {
   BOOST_TEST(bucket_rows(650, 700) == 700);
   BOOST_TEST(at_least(5, 64) == 8);
   BOOST_TEST(at_least(33, 40) == 40);
+}
+
+BOOST_AUTO_TEST_CASE(decodes_have_launches_of_their_own) {
+  BOOST_TEST((runs_of(1) == Runs::one));
+  BOOST_TEST((runs_of(2) == Runs::few));
+  BOOST_TEST((runs_of(8) == Runs::few));
+  BOOST_TEST((runs_of(9) == Runs::many));
 }

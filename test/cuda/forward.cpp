@@ -164,6 +164,12 @@ BOOST_AUTO_TEST_CASE(attention_on_tensor_cores) {
                       .heads = heads,
                       .kv_heads = kv_heads,
                       .head_dim = width});
+  shapes.push_back({.name = "grouped, pairs of neighbours, normalised heads",
+                    .heads = 6,
+                    .kv_heads = 2,
+                    .head_dim = 128,
+                    .pairs = model::RopePairs::interleaved,
+                    .qk_norm = true});
   for (const int64_t heads : {3, 16, 20})
     shapes.push_back({.name = "latents, " + std::to_string(heads) + " heads",
                       .heads = heads,
@@ -177,6 +183,11 @@ BOOST_AUTO_TEST_CASE(attention_on_tensor_cores) {
                                                {1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 33}})
       compare(shape, on_card(Activations::bf16), limits_of(false, DType::bf16), lengths, {1, 8, 9, 58},
               bf16_tolerance, bf16_median);
+  // So long that several clusters share a row.
+  EngineLimits far = limits_of(false, DType::bf16);
+  far.context_tokens = 2048;
+  for (const ModelShape& shape : {shapes[2], shapes[6]})
+    compare(shape, on_card(Activations::bf16), far, {1900}, {1, 8}, bf16_tolerance, bf16_median);
 }
 
 BOOST_AUTO_TEST_CASE(every_type_of_weight_in_float32) {

@@ -1,0 +1,223 @@
+// Products of experts (gemm_stream.hpp): all tiles of a step's visits in one launch.
+
+#include <algorithm>
+
+#include "gpu/cuda/gemm_stream.cuh"
+#include "gpu/cuda/gemm_stream.hpp"
+
+namespace convoy::cuda {
+namespace {
+
+/// With many rows activations fill the shared memory, so a block has the multiprocessor to itself, and as
+/// many loads under way as two others.
+constexpr int blocks_of(int eights) { return eights == 4 ? 1 : 2; }
+constexpr int ring_of(int eights) { return eights == 4 ? 12 : eights == 2 ? 6 : 8; }
+/// A block's activations at most.
+constexpr int64_t staged_bytes_max = 220 * 1024;
+
+struct ExpertArgs {
+  Product product, up;  // up: as large as product's, if they are gated
+  const __nv_bfloat16* in;
+  int64_t in_pitch;
+  __nv_bfloat16* gated;
+  int64_t out_pitch;
+  Visits visits;
+};
+
+__device__ __forceinline__ Matrix weights_of(const Product& product, const Visits& visits, int expert) {
+  return expert < visits.experts ? of_expert(product.weight, expert)
+                                 : of_expert(product.shared, expert - visits.experts);
+}
+
+/// Where it is written: loads of a whole round ahead would take the registers of the ring.
+__device__ __forceinline__ uint4 load_staged(uint32_t from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from));
+  return v;
+}
+
+/// A tile of rows, and the outputs of them that are a block's.
+struct Segment {
+  Tile tile;
+  int first, count;
+  __device__ Segment(const Visits& visits, int outputs, int begin, int end)
+      : tile(visits.tiles[begin / outputs]),
+        first(begin % outputs),
+        count(min(end - begin, outputs - first)) {}
+  /// Of a warp's even share: where it begins, and how many.
+  __device__ int own_first(int warp) const { return first + count * warp / stream_warps; }
+  __device__ int own_count(int warp) const {
+    return first + count * (warp + 1) / stream_warps - own_first(warp);
+  }
+};
+/// Outputs of a round: as many in each as leave none short.
+__device__ __forceinline__ int per_round(int count, int rows_max) {
+  const int rounds = (count + rows_max - 1) / rows_max;
+  return rounds > 0 ? (count + rounds - 1) / rounds : 0;
+}
+
+/// A block takes an even share of all tiles' outputs, a warp an even share of that, one tile after the other.
+/// The rows of a tile lie in shared memory while its weights pass by, those of the next tile under way
+/// already. A warp has whole rows of weights, sixteen at once (gated: eight of the gate's and the same of
+/// `up`), so nobody waits for anybody within a tile. A row's bits do not depend on how many rows there are.
+/// Bytes: each tile's weights; operations: 2 · rows · outputs · columns a tile.
+template <int Eights, bool Gated>
+__global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_experts(const ExpertArgs args) {
+  constexpr int ring = ring_of(Eights), rows_max = Gated ? 8 : 16;
+  extern __shared__ uint4 dynamic[];
+  auto* const staged = reinterpret_cast<__nv_bfloat16*>(dynamic);
+  follow_previous();
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int group = lane / 4, quarter = lane % 4;  // a row of the weights; eight columns of 32
+  const int outputs = args.product.weight.rows, columns = args.product.weight.columns;
+  const int64_t all = int64_t{*args.visits.tile_count} * outputs;
+  int begin = static_cast<int>(all * blockIdx.x / gridDim.x);
+  const int end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
+  if (begin >= end) return;
+
+  // What is loaded next: of a tile `left` outputs of this warp's, `load_round` at once; and where the tile
+  // behind begins. Chunks of columns are counted in whole rounds of the ring; what lies behind the last is
+  // zeros.
+  const int own_chunks = (columns - quarter * chunk_values + 31) / 32,
+            chunks = ((columns + 31) / 32 + ring - 1) / ring * ring;
+  const std::byte *low_from = nullptr, *high_from = nullptr;
+  int64_t pitch = 0;
+  int left = 0, load_round = 0, behind = begin, next = 0;
+  bool low_there = false, high_there = false;
+  const auto begin_round = [&] {
+    while (left == 0 && behind < end) {
+      const Segment segment(args.visits, outputs, behind, end);
+      const Matrix weight = weights_of(args.product, args.visits, segment.tile.expert);
+      const int64_t at = segment.own_first(warp) + group;
+      pitch = weight.pitch, low_from = weight.data + at * pitch + quarter * 16;
+      if constexpr (Gated)
+        high_from = weights_of(args.up, args.visits, segment.tile.expert).data + at * pitch + quarter * 16;
+      else
+        high_from = low_from + 8 * pitch;
+      left = segment.own_count(warp), load_round = per_round(left, rows_max), behind += segment.count;
+    }
+    const int count = min(load_round, left);
+    low_there = group < count, high_there = group + (Gated ? 0 : 8) < count;
+    left -= count, next = 0;
+  };
+  uint4 low[ring], high[ring];
+  const auto fetch = [&](int i) {
+    const bool there = next < own_chunks;
+    low[i] = there && low_there ? load_weights(low_from + next * 64) : uint4{0, 0, 0, 0};
+    high[i] = there && high_there ? load_weights(high_from + next * 64) : uint4{0, 0, 0, 0};
+    next++;
+  };
+  const auto end_ring = [&] {
+    if (next < chunks) return;
+    low_from += load_round * pitch, high_from += load_round * pitch;
+    begin_round();
+  };
+  begin_round();
+#pragma unroll
+  for (int i = 0; i < ring; i++) fetch(i);
+  end_ring();
+
+  const int staged_row = staged_pitch(columns);
+  while (begin < end) {
+    const Segment own(args.visits, outputs, begin, end);
+    begin += own.count;
+    const int chunks_of_row = columns / chunk_values, rows = own.tile.rows;
+    __syncthreads();  // the last tile's rows were read
+    for (int i = thread; i < rows * chunks_of_row; i += stream_threads) {
+      const int row = i / chunks_of_row, column = i % chunks_of_row * chunk_values,
+                visit = own.tile.first + row;
+      copy_async(staged + row * staged_row + column,
+                 args.in + (args.visits.rows ? args.visits.rows[visit] : visit) * args.in_pitch + column);
+    }
+    end_copies();
+    wait_for_copies<0>();
+    __syncthreads();
+    // Rows behind the last are computed as that one is, and not kept.
+    uint32_t in[Eights];  // bytes of shared memory
+#pragma unroll
+    for (int j = 0; j < Eights; j++)
+      in[j] = static_cast<uint32_t>(__cvta_generic_to_shared(
+          staged + min(j * 8 + group, rows - 1) * staged_row + quarter * chunk_values));
+    const int own_first = own.own_first(warp), count = own.own_count(warp),
+              round = per_round(count, rows_max);
+    for (int at = 0; at < count; at += round) {
+      float sums[Eights][4] = {};
+      uint4 x[2][Eights];  // the next chunk's are loaded while this one's are multiplied
+      const auto take = [&](int chunk, uint4(&to)[Eights]) {
+#pragma unroll
+        for (int j = 0; j < Eights; j++)
+          to[j] = chunk < own_chunks ? load_staged(in[j] + chunk * 64) : uint4{0, 0, 0, 0};
+      };
+      take(0, x[0]);
+      for (int chunk = 0; chunk < chunks; chunk += ring) {
+#pragma unroll
+        for (int i = 0; i < ring; i++) {
+          take(chunk + i + 1, x[(i + 1) % 2]);
+          const uint4 &l = low[i], &h = high[i];
+#pragma unroll
+          for (int j = 0; j < Eights; j++) mma(sums[j], {l.x, h.x, l.y, h.y}, x[i % 2][j].x, x[i % 2][j].y);
+#pragma unroll
+          for (int j = 0; j < Eights; j++) mma(sums[j], {l.z, h.z, l.w, h.w}, x[i % 2][j].z, x[i % 2][j].w);
+          fetch(i);
+        }
+        end_ring();
+      }
+      // A thread has rows group and group + 8 of the weights, each by two rows of activations.
+      const int here = min(round, count - at);
+#pragma unroll
+      for (int j = 0; j < Eights; j++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int row = j * 8 + quarter * 2 + e;
+          if (row >= rows) continue;
+          const int64_t to = (own.tile.first + row) * args.out_pitch + own_first + at + group;
+          if constexpr (Gated) {
+            if (group < here) args.gated[to] = gated_bf16(sums[j][e], sums[j][2 + e]);
+          } else {
+            if (group < here) args.product.out[to] = sums[j][e];
+            if (group + 8 < here) args.product.out[to + 8] = sums[j][2 + e];
+          }
+        }
+    }
+  }
+}
+
+template <int Eights>
+void launch_experts(const ExpertArgs& args, size_t shared, cudaStream_t stream) {
+  const auto kernel = args.gated ? stream_experts<Eights, true> : stream_experts<Eights, false>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(staged_bytes_max)),
+        "cudaFuncSetAttribute");
+  launch("experts' products", kernel, static_cast<unsigned>(blocks_of(Eights) * multiprocessors()),
+         stream_threads, shared, stream, args);
+}
+
+}  // namespace
+
+int stream_experts_tile(int64_t rows, int64_t columns) {
+  if (columns % chunk_values != 0) return 0;
+  int height = stream_tile(rows);
+  while (height > 8 && staged_bytes(columns, height) > staged_bytes_max) height /= 2;
+  return staged_bytes(columns, height) <= staged_bytes_max ? height : 0;
+}
+
+void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t cuda_stream) {
+  const ExpertArgs args{.product = call.product,
+                        .up = call.up ? *call.up : Product{},
+                        .in = static_cast<const __nv_bfloat16*>(call.in.data),
+                        .in_pitch = call.in.pitch,
+                        .gated = call.up ? static_cast<__nv_bfloat16*>(call.gated.data) : nullptr,
+                        .out_pitch = call.up ? call.gated.pitch : call.product.pitch,
+                        .visits = visits};
+  const auto shared = static_cast<size_t>(staged_bytes(args.product.weight.columns, tile_rows));
+  if (tile_rows == 8)
+    launch_experts<1>(args, shared, cuda_stream);
+  else if (tile_rows == 16)
+    launch_experts<2>(args, shared, cuda_stream);
+  else
+    launch_experts<4>(args, shared, cuda_stream);
+}
+
+}  // namespace convoy::cuda
