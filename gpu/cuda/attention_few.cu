@@ -258,8 +258,8 @@ __global__ void __launch_bounds__(threads, 2)
   for (int i = thread; i < heads * fours; i += threads) {
     const int own_head = i / fours, four = i % fours;
     float2 weight;
-    const float4 sum = join_four(
-        warps, [&](int v) { return of_warps[v][own_head]; },
+    const float4 sum = join_values<warps>(
+        [&](int v) { return of_warps[v][own_head]; },
         [&](int v) { return *reinterpret_cast<const float4*>(&joined[v][own_head][four * 4]); }, weight);
     if (a.parts == 1) {
       *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + row * a.out.pitch +

@@ -70,24 +70,32 @@ __device__ __forceinline__ void add_weighted(float4& sum, const float4& v, float
   sum.z = fmaf(v.z, weight, sum.z), sum.w = fmaf(v.w, weight, sum.w);
 }
 
-/// Joins four values of a head: what(i, largest and sum, values) of each of `count`, of which some may be
-/// empty. To be divided by `weight.y`.
-template <class Weight, class Values>
-__device__ __forceinline__ float4 join_four(int count, const Weight& weight_of, const Values& values_of,
-                                            float2& weight) {
-  weight = {-INFINITY, 0};
+/// Joins four values of a head of which Count shares have a part, with the largest score and the sum of
+/// weights of each, some of them empty. To be divided by `whole.y`.
+template <int Count, class Weight, class Values>
+__device__ __forceinline__ float4 join_values(const Weight& weight_of, const Values& values_of,
+                                              float2& whole) {
+  float2 weights[Count];
 #pragma unroll
-  for (int i = 0; i < cluster_max; i++)
-    if (i < count) weight.x = fmaxf(weight.x, weight_of(i).x);
-  const float base = weight.x == -INFINITY ? 0.0f : weight.x;
+  for (int i = 0; i < Count; i++) weights[i] = weight_of(i);
+  whole = {-INFINITY, 0};
+#pragma unroll
+  for (int i = 0; i < Count; i++) whole.x = fmaxf(whole.x, weights[i].x);
+  const float base = whole.x == -INFINITY ? 0.0f : whole.x;
   float4 sum{};
+  constexpr int at_once = Count < 8 ? Count : 8;
 #pragma unroll
-  for (int i = 0; i < cluster_max; i++)
-    if (i < count) {
-      const float2 own = weight_of(i);
-      const float scale = exp2f(own.x - base);
-      weight.y = fmaf(own.y, scale, weight.y), add_weighted(sum, values_of(i), scale);
+  for (int first = 0; first < Count; first += at_once) {
+    float4 values[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; i++) values[i] = values_of(first + i);
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      const float2& weight = weights[first + i];
+      const float scale = exp2f(weight.x - base);
+      whole.y = fmaf(weight.y, scale, whole.y), add_weighted(sum, values[i], scale);
     }
+  }
   return sum;
 }
 
@@ -115,19 +123,38 @@ __device__ void join_blocks(const Attention& a, int row, int head, int heads, co
            ((static_cast<int64_t>(row) * a.heads + head + own) * clusters + cluster) * share_pitch(Width);
   };
   sync_cluster();
-  for (int i = rank * threads + thread; i < heads * fours; i += a.cluster * threads) {
-    const int own = i / fours, four = i % fours;
-    float2 weight;
-    const float4 sum = join_four(
-        a.cluster, [&](int r) { return load_two(weights + own, r); },
-        [&](int r) { return load_four(values + own * Pitch + four * 4, r); }, weight);
-    if (clusters == 1) {
-      put(own, four, sum, weight.y);
-    } else {
-      float* const to = left_by(own, number);
-      *reinterpret_cast<float4*>(to + four * 4) = sum;
-      if (four == 0) *reinterpret_cast<float2*>(to + Width) = weight;
+  const auto join_cluster = [&]<int Count>() {
+    for (int i = rank * threads + thread; i < heads * fours; i += Count * threads) {
+      const int own = i / fours, four = i % fours;
+      float2 weight;
+      const float4 sum =
+          join_values<Count>([&](int r) { return load_two(weights + own, r); },
+                             [&](int r) { return load_four(values + own * Pitch + four * 4, r); }, weight);
+      if (clusters == 1) {
+        put(own, four, sum, weight.y);
+      } else {
+        float* const to = left_by(own, number);
+        *reinterpret_cast<float4*>(to + four * 4) = sum;
+        if (four == 0) *reinterpret_cast<float2*>(to + Width) = weight;
+      }
     }
+  };
+  static_assert(cluster_max == 16);
+  switch (a.cluster) {  // a power of two
+    case 16:
+      join_cluster.template operator()<16>();
+      break;
+    case 8:
+      join_cluster.template operator()<8>();
+      break;
+    case 4:
+      join_cluster.template operator()<4>();
+      break;
+    case 2:
+      join_cluster.template operator()<2>();
+      break;
+    default:
+      join_cluster.template operator()<1>();
   }
   if (clusters > 1) __threadfence();
   sync_cluster();  // a block's memory is read until here
@@ -141,22 +168,20 @@ __device__ void join_blocks(const Attention& a, int row, int head, int heads, co
   __threadfence();
   for (int i = thread; i < heads * fours; i += threads) {
     const int own = i / fours, four = i % fours;
-    float2 weight{-INFINITY, 0};
+    float2 whole{-INFINITY, 0};
     float4 sum{};
-    for (int first = 0; first < clusters; first += cluster_max) {  // on old cards a block is a cluster
-      float2 of_some;
-      const float4 some = join_four(
-          min(cluster_max, clusters - first),
-          [&](int c) { return __ldcg(reinterpret_cast<const float2*>(left_by(own, first + c) + Width)); },
-          [&](int c) { return __ldcg(reinterpret_cast<const float4*>(left_by(own, first + c) + four * 4)); },
-          of_some);
-      const float largest = fmaxf(weight.x, of_some.x), base = largest == -INFINITY ? 0.0f : largest;
-      const float scale = exp2f(weight.x - base), of_some_scale = exp2f(of_some.x - base);
-      sum = {sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
-      add_weighted(sum, some, of_some_scale);
-      weight = {largest, fmaf(of_some.y, of_some_scale, weight.y * scale)};
+#pragma unroll 4
+    for (int c = 0; c < clusters; c++) {
+      const float* const from = left_by(own, c);
+      const float2 weight = __ldcg(reinterpret_cast<const float2*>(from + Width));
+      const float4 values = __ldcg(reinterpret_cast<const float4*>(from + four * 4));
+      const float largest = fmaxf(whole.x, weight.x), base = largest == -INFINITY ? 0.0f : largest;
+      const float kept = exp2f(whole.x - base), scale = exp2f(weight.x - base);
+      sum = {sum.x * kept, sum.y * kept, sum.z * kept, sum.w * kept};
+      add_weighted(sum, values, scale);
+      whole = {largest, fmaf(weight.y, scale, whole.y * kept)};
     }
-    put(own, four, sum, weight.y);
+    put(own, four, sum, whole.y);
   }
 }
 
