@@ -63,7 +63,7 @@ void add(std::vector<Shard>& shards, const WantedTensor& tensor, DType type) {
   shard.data_bytes += bytes + scales;
 }
 
-[[noreturn]] void fail(const fs::path& path, const char* action) {
+[[noreturn]] void cannot(const fs::path& path, const char* action) {
   const int error = errno;
   throw InputError(std::string("cannot ") + action + ": " + std::generic_category().message(error),
                    path.string(), "give a directory on a disk with room that this user may write to");
@@ -73,22 +73,22 @@ void write_text(const fs::path& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   file << text;
   file.close();
-  if (!file) fail(path, "write");
+  if (!file) cannot(path, "write");
 }
 
 /// A file that is written in pieces, from several threads.
-class OutputFile {
+class NewFile {
  public:
-  explicit OutputFile(fs::path path)
+  explicit NewFile(fs::path path)
       : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644)) {
-    if (fd_ < 0) fail(path_, "create");
+    if (fd_ < 0) cannot(path_, "create");
   }
-  ~OutputFile() { ::close(fd_); }
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
+  ~NewFile() { ::close(fd_); }
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
 
   void write(std::span<const std::byte> bytes, uint64_t at) const {
-    if (!write_all(fd_, bytes, at)) fail(path_, "write");
+    if (!write_all(fd_, bytes, at)) cannot(path_, "write");
   }
 
  private:
@@ -97,7 +97,7 @@ class OutputFile {
 };
 
 void write_part(const RandomModel& model, const Shard& shard, const Shard::Entry& entry,
-                const TensorPart& part, const OutputFile& file) {
+                const TensorPart& part, const NewFile& file) {
   const auto columns = static_cast<uint64_t>(entry.tensor.shape.back());
   const uint64_t row_bytes = columns * info(entry.type).block_bytes;
   const auto first_row = static_cast<uint64_t>(part.first_row), rows = static_cast<uint64_t>(part.rows);
@@ -114,7 +114,7 @@ void write_part(const RandomModel& model, const Shard& shard, const Shard::Entry
 
 void write_shard(const RandomModel& model, const Shard& shard, const fs::path& path,
                  const std::function<void(uint64_t)>& progress) {
-  const OutputFile file(path);
+  const NewFile file(path);
   file.write(std::as_bytes(std::span(shard.header)), 0);
   struct Piece {
     const Shard::Entry* entry;

@@ -37,15 +37,15 @@ std::string line_of(const std::string& key, const std::string& value, json::obje
 }
 
 /// A tensor as safetensors has it.
-struct Entry {
+struct ShardEntry {
   std::string name;
   std::vector<int64_t> shape;
   DType type;
   uint64_t bytes() const { return *byte_size(type, shape); }
 };
 
-std::vector<Entry> entries_of(const std::vector<PlannedTensor>& group) {
-  std::vector<Entry> entries;
+std::vector<ShardEntry> entries_of(const std::vector<PlannedTensor>& group) {
+  std::vector<ShardEntry> entries;
   for (const PlannedTensor& tensor : group) {
     entries.push_back({tensor.name, tensor.shape, tensor.type});
     if (const std::string scales = tensor.scales_name(); !scales.empty())
@@ -54,19 +54,19 @@ std::vector<Entry> entries_of(const std::vector<PlannedTensor>& group) {
   return entries;
 }
 
-uint64_t bytes_of(const std::vector<Entry>& entries) {
+uint64_t bytes_of(const std::vector<ShardEntry>& entries) {
   uint64_t bytes = 0;
-  for (const Entry& entry : entries) bytes += entry.bytes();
+  for (const ShardEntry& entry : entries) bytes += entry.bytes();
   return bytes;
 }
 
 /// Wider elements first, so that each tensor lies on a multiple of its element's size.
-OutputFile shard_of(std::vector<Entry> entries) {
+OutputFile shard_of(std::vector<ShardEntry> entries) {
   std::ranges::stable_sort(entries, std::greater(),
-                           [](const Entry& entry) { return info(entry.type).block_bytes; });
+                           [](const ShardEntry& entry) { return info(entry.type).block_bytes; });
   std::vector<SafetensorsEntry> described;
   uint64_t at = 0;
-  for (const Entry& entry : entries) {
+  for (const ShardEntry& entry : entries) {
     described.push_back({entry.name, entry.type, entry.shape, at, at + entry.bytes()});
     at += entry.bytes();
   }
@@ -74,7 +74,7 @@ OutputFile shard_of(std::vector<Entry> entries) {
   file.header = safetensors_header(described);
   file.bytes = file.header.size() + at;
   at = file.header.size();
-  for (const Entry& entry : entries) {
+  for (const ShardEntry& entry : entries) {
     file.places.emplace(entry.name, Place{at, entry.bytes()});
     at += entry.bytes();
   }
@@ -85,15 +85,15 @@ OutputFile shard_of(std::vector<Entry> entries) {
 
 std::vector<OutputFile> safetensors_files(const std::vector<std::vector<PlannedTensor>>& groups,
                                           uint64_t shard_bytes_max) {
-  std::vector<std::vector<Entry>> shards;
+  std::vector<std::vector<ShardEntry>> shards;
   for (const auto& group : groups) {
-    std::vector<Entry> entries = entries_of(group);
+    std::vector<ShardEntry> entries = entries_of(group);
     if (shards.empty() || bytes_of(shards.back()) + bytes_of(entries) > shard_bytes_max)
       shards.emplace_back();
     shards.back().insert(shards.back().end(), entries.begin(), entries.end());
   }
   std::vector<OutputFile> files;
-  for (std::vector<Entry>& shard : shards) files.push_back(shard_of(std::move(shard)));
+  for (std::vector<ShardEntry>& shard : shards) files.push_back(shard_of(std::move(shard)));
   std::map<std::string, std::string> shard_of_tensor;
   uint64_t bytes = 0;
   for (size_t i = 0; i < files.size(); ++i) {

@@ -257,7 +257,7 @@ Value sum(Call& call) {
   return total;
 }
 
-constexpr Builtin filters[] = {
+constexpr Builtin list_filters[] = {
     {"count", length},
     {"d", default_value, 0, {"default_value", "boolean"}},
     {"default", default_value, 0, {"default_value", "boolean"}},
@@ -281,7 +281,7 @@ constexpr Builtin filters[] = {
     {"unique", unique, 0, {"case_sensitive", "attribute"}},
 };
 
-const Builtin* find_list_filter(std::string_view name) { return find_in(filters, name); }
+const Builtin* find_list_filter(std::string_view name) { return find_in(list_filters, name); }
 
 }  // namespace
 

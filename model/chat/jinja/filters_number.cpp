@@ -103,7 +103,7 @@ Value to_float(Call& call) {
   return real ? Value(*real) : otherwise;
 }
 
-constexpr Builtin filters[] = {
+constexpr Builtin number_filters[] = {
     {"abs", absolute},
     {"float", to_float, 0, {"default"}},
     {"int", to_integer, 0, {"default", "base"}},
@@ -112,6 +112,6 @@ constexpr Builtin filters[] = {
 
 }  // namespace
 
-const Builtin* find_number_filter(std::string_view name) { return find_in(filters, name); }
+const Builtin* find_number_filter(std::string_view name) { return find_in(number_filters, name); }
 
 }  // namespace convoy::model::jinja

@@ -184,7 +184,7 @@ Value from_json(Call& call) {
   return given(call.meter, parse_json(text.view(), place), place);
 }
 
-constexpr Builtin filters[] = {
+constexpr Builtin text_filters[] = {
     {"capitalize", capitalize},
     {"from_json", from_json},
     {"indent", indent, 0, {"width", "first", "blank"}},
@@ -200,6 +200,6 @@ constexpr Builtin filters[] = {
 
 }  // namespace
 
-const Builtin* find_text_filter(std::string_view name) { return find_in(filters, name); }
+const Builtin* find_text_filter(std::string_view name) { return find_in(text_filters, name); }
 
 }  // namespace convoy::model::jinja
