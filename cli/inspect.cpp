@@ -164,7 +164,7 @@ void print(const StageNeeds& needs) {
 }
 
 int run_inspect(const InspectOptions& options) {
-  const DType kv_type = actors::kv_type_named(options.kv_type);
+  const DType kv_type = actors::kv_type_named(options.kv_type).value();
   const auto checkpoint = model::Checkpoint::open(options.model.model);
   const model::Config& config = checkpoint->config();
   const model::Inspection found = model::inspect(*checkpoint);

@@ -31,7 +31,9 @@ struct StageArguments {
 /// What this process computes with, before it is known which layers.
 std::string variant_of(const actors::ClusterConfig& config, const model::Config& model) {
   const auto shape = gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic);
-  return std::string(gpu::device_named(config.stage.backend, 1)(shape)->facts().variant);
+  const auto device = gpu::device_named(config.stage.backend, 1)(shape);
+  const auto kv_type = actors::kv_type_named(config.stage.kv_type).value_or(device->facts().kv_type);
+  return std::string(device->facts().variant) + " kv " + std::string(model::info(kv_type).name);
 }
 
 int run_stage(const StageArguments& args) {

@@ -51,7 +51,10 @@ class CudaDevice final : public Device {
  public:
   CudaDevice(std::shared_ptr<const CudaLibrary> library, const cuda::OpenOptions& options,
              const StageShape& shape)
-      : library_(std::move(library)), table_(library_->table()), shape_(shape) {
+      : library_(std::move(library)),
+        table_(library_->table()),
+        shape_(shape),
+        activations_(options.activations) {
     cuda::Status status;
     table_.open(&options, &shape, &handle_, &status);
     check(status);
@@ -59,7 +62,11 @@ class CudaDevice final : public Device {
   }
   ~CudaDevice() override { table_.close(handle_); }
 
-  DeviceFacts facts() const override { return {facts_.variant, facts_.depth, facts_.feeds_back}; }
+  DeviceFacts facts() const override {
+    // Attention on tensor cores reads no other cache than bf16.
+    return {facts_.variant, facts_.depth, facts_.feeds_back,
+            activations_ == cuda::Activations::bf16 ? model::DType::bf16 : model::DType::f32};
+  }
   DeviceNeeds needs(const DeviceLimits& limits) const override {
     cuda::Needs needs{};
     table_.needs(handle_, &limits, &needs);
@@ -99,6 +106,7 @@ class CudaDevice final : public Device {
   const std::shared_ptr<const CudaLibrary> library_;
   const cuda::Table& table_;
   const StageShape shape_;
+  const cuda::Activations activations_;
   cuda::Handle* handle_ = nullptr;
   cuda::Facts facts_;
   std::vector<cuda::Start> starts_;  // of the step that is handed over

@@ -114,6 +114,8 @@ struct DeviceFacts {
   uint32_t depth = 1;  // steps that may be in flight; 1: submit() computes before it returns
   /// A row may say token_fed_back before its token is known here: the device has it, or will.
   bool feeds_back = false;
+  /// Of cached keys and values, if nobody asks for another: what it is quick with.
+  model::DType kv_type = model::DType::f32;
 };
 
 /// A new sequence in a slot; what the slot held is forgotten.

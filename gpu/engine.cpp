@@ -1,5 +1,6 @@
 #include "gpu/engine.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <deque>
 #include <iterator>
@@ -44,10 +45,9 @@ void check_limits(const EngineLimits& l, const model::Config& config) {
   if (l.context_tokens <= 0 || l.context_tokens > config.context)
     throw InputError("context of " + to_string(l.context_tokens) + " tokens", "engine limits",
                      "the model takes 1 to " + to_string(config.context));
-  const bool known =
-      l.kv_type == model::DType::f32 || l.kv_type == model::DType::bf16 || l.kv_type == model::DType::f16;
-  if (!known)
-    throw InputError("keys and values in " + std::string(model::info(l.kv_type).name), "engine limits",
+  constexpr model::DType known[]{model::DType::f32, model::DType::bf16, model::DType::f16};
+  if (l.kv_type && std::ranges::find(known, *l.kv_type) == std::end(known))
+    throw InputError("keys and values in " + std::string(model::info(*l.kv_type).name), "engine limits",
                      "use f32, bf16 or f16");
 }
 
@@ -77,7 +77,8 @@ struct Engine::State {
       if (progress) progress(static_cast<int64_t>(layer) + 1, shape.layers);
     }
     device->load(-1, end_parts_of(weights));
-    DeviceLimits given{l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step, l.kv_type};
+    DeviceLimits given{l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step,
+                       l.kv_type.value_or(facts.kv_type)};
     if (pool) given.kv_blocks = limits.kv_blocks = blocks_that_fit(given);
     device->open(given, rotations.view());
     tables.emplace(given.kv_blocks, l.slots, l.context_tokens);

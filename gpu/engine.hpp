@@ -23,7 +23,8 @@ struct EngineLimits {
   uint32_t slots = 0;          // sequences at once
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;   // buffers are sized for it
-  model::DType kv_type = model::DType::f32;  // of cached keys and values: f32, bf16 or f16
+  std::optional<model::DType>
+      kv_type;  // of cached keys and values: f32, bf16 or f16; else the device's choice
   /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
   bool deterministic = false;
   uint32_t sharers = 1;  // engines that share the device's memory, if kv_blocks is 0

@@ -77,7 +77,7 @@ struct ClusterConfig {
   struct Stage {
     std::string backend = "auto";  // gpu::device_named
     uint32_t threads = 0;          // 0: all cores of the machine
-    std::string kv_type = "f32";
+    std::string kv_type = "auto";
     bool deterministic = false;
   } stage;
 

@@ -159,9 +159,10 @@ void add_stage_keys(std::vector<Key>& t) {
       "Threads of each stage process. 0: as many as the machine has cores, each bound to one, since with one "
       "request at a time only one stage computes; with many requests at once, cores divided by stages is "
       "better."));
-  t.push_back(choice<s, &S::kv_type>(
-      "stage", "kv_type", {"f32", "bf16", "f16"},
-      "How cached keys and values are stored. The narrow ones take half of the memory and round."));
+  t.push_back(choice<s, &S::kv_type>("stage", "kv_type", {"auto", "f32", "bf16", "f16"},
+                                     "How cached keys and values are stored. The narrow ones take half of "
+                                     "the memory and round. `auto`: as the device is "
+                                     "quickest with, f32 on a CPU and with `cuda-f32`, bf16 with `cuda`."));
   t.push_back(key<s, &S::deterministic>(
       "stage", "deterministic",
       "Whether an answer may not depend on the chunks that its prompt was computed in, nor on what is "

@@ -48,7 +48,8 @@ uint32_t stage_threads(const ClusterConfig& config) {
   return config.stage.threads ? config.stage.threads : static_cast<uint32_t>(model::all_cores());
 }
 
-model::DType kv_type_named(std::string_view name) {
+std::optional<model::DType> kv_type_named(std::string_view name) {
+  if (name == "auto") return std::nullopt;
   assert(name == "f32" || name == "bf16" || name == "f16");
   if (name == "bf16") return model::DType::bf16;
   return name == "f16" ? model::DType::f16 : model::DType::f32;
@@ -109,11 +110,12 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
   const SchedulerLimits limits = scheduler_limits(config, model);
   const auto device = gpu::device_named(config.stage.backend, static_cast<int>(stage_threads(config)))(
       gpu::stage_shape(model, layers, config.stage.deterministic));
-  const gpu::DeviceLimits given{.kv_blocks = limits.kv_blocks,
-                                .slots = limits.slots(),
-                                .context_tokens = limits.context_tokens,
-                                .rows = rows,
-                                .kv_type = kv_type_named(config.stage.kv_type)};
+  const gpu::DeviceLimits given{
+      .kv_blocks = limits.kv_blocks,
+      .slots = limits.slots(),
+      .context_tokens = limits.context_tokens,
+      .rows = rows,
+      .kv_type = kv_type_named(config.stage.kv_type).value_or(device->facts().kv_type)};
   const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
   gpu::KvPool pool{.memory_bytes = device->memory_bytes(),
                    .sharers = sharers,

@@ -23,8 +23,8 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
 /// request at a time only one stage computes.
 uint32_t stage_threads(const ClusterConfig& config);
 
-/// What stage.kv_type says: "f32", "bf16" or "f16".
-model::DType kv_type_named(std::string_view name);
+/// What stage.kv_type says: "f32", "bf16" or "f16"; nothing for "auto", the device's choice.
+std::optional<model::DType> kv_type_named(std::string_view name);
 /// Names what in the configuration shapes the bits of an answer beside the devices of its stages, for the
 /// cache's key.
 std::string arithmetic_of(const ClusterConfig& config);

@@ -23,7 +23,7 @@ struct StageOptions {
   gpu::DeviceFactory device;   // what computes
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;
-  model::DType kv_type = model::DType::f32;
+  std::optional<model::DType> kv_type;  // of cached keys and values; else the device's choice
   bool deterministic = false;
   uint32_t sharers = 1;              // stages that share the device's memory
   uint32_t report_ms = 200;          // a quarter of failure_detection_ms

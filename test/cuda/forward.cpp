@@ -103,7 +103,7 @@ void compare(const ModelShape& shape, const DeviceFactory& device, const EngineL
   const auto reference_logits = logits_of(expected, feeds, 700 / lengths.size());
   for (const size_t chunk : chunks)
     BOOST_TEST_CONTEXT(shape.name << ", " << model::info(shape.type).name << ", hidden " << shape.hidden
-                                  << ", chunks of " << chunk << ", kv " << model::info(limits.kv_type).name
+                                  << ", chunks of " << chunk << ", kv " << model::info(*limits.kv_type).name
                                   << ", seed " << seed) {
       Engine own(device, checkpoint, all, limits);
       const auto logits = logits_of(own, feeds, chunk);

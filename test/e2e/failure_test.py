@@ -139,7 +139,7 @@ class ChangedFiles(unittest.TestCase):
     def test_a_stage_that_reads_other_settings_is_refused_with_both(self):
         text = self.cluster.config.read_text()
         self.cluster.config.write_text(text + '[stage]\nkv_type = "f16"\n')
-        self.restart_finds("kv_type f32", "kv_type f16", "cluster.conf was changed")
+        self.restart_finds("kv_type auto", "kv_type f16", "cluster.conf was changed")
         self.cluster.config.write_text(text)
         wait_for(self.cluster.ready, "the cluster serves again with the old settings")
 

@@ -115,6 +115,7 @@ BOOST_FIXTURE_TEST_CASE(options_facts_and_needs_are_handed_on, Fixture) {
   BOOST_TEST(device->facts().variant == "fake-cuda");
   BOOST_TEST(device->facts().depth == 2u);
   BOOST_TEST(device->facts().feeds_back);
+  BOOST_CHECK(device->facts().kv_type == model::DType::f32);
   BOOST_TEST(device->needs({}).weight_bytes == 1u);
   BOOST_TEST(device->needs({}).kv_block_bytes == 2u);
   BOOST_TEST(device->needs({}).buffer_bytes == 3u);
@@ -214,6 +215,21 @@ BOOST_FIXTURE_TEST_CASE(an_engine_loads_runs_and_resets_such_a_device, Fixture) 
   BOOST_TEST(fake.released == 1u);
   engine->reset();
   BOOST_TEST(fake.calls("reset") == 1u);
+}
+
+BOOST_FIXTURE_TEST_CASE(keys_and_values_are_in_bf16_with_bf16_activations_unless_limits_say_another,
+                        Fixture) {
+  EngineLimits limits = tiny_limits;
+  const auto opened_with = [&](cuda::Activations activations) {
+    Engine(fake.device({.activations = activations}), checkpoint, {0, 2}, limits);
+    return fake.limits.kv_type;
+  };
+  BOOST_CHECK(opened_with(cuda::Activations::bf16) == model::DType::bf16);
+  BOOST_CHECK(opened_with(cuda::Activations::f32) == model::DType::f32);
+  for (const model::DType type : {model::DType::f32, model::DType::f16}) {
+    limits.kv_type = type;
+    BOOST_CHECK(opened_with(cuda::Activations::bf16) == type);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_gpu_that_is_lost_ends_a_run_and_is_not_waited_for) {
