@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 #include "gpu/cuda/elementwise.cuh"
 
@@ -218,19 +219,17 @@ int tiles_max(const Route& route) {
 }
 
 void route_rows(const Route& route, cudaStream_t stream) {
-  constexpr int at_once_max = 2 * list_warps, shared_max = 200 * 1024;  // rows, bytes
-  static const cudaError_t raised = [] {
-    const cudaError_t choosing =
-        cudaFuncSetAttribute(choose_experts, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             route_warps * route_room_bytes(experts_max));
-    const cudaError_t both =
-        cudaFuncSetAttribute(choose_and_list, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_max);
-    return choosing == cudaSuccess ? both : choosing;
-  }();
-  check(raised, "cudaFuncSetAttribute");
+  constexpr int at_once_max = 2 * list_warps;
+  constexpr int listing = 8 * 1024;  // bytes: what listing takes beside
+  // The most that a kernel may have stays the same: graphs were made with it.
+  const int together_max = shared_memory_max() - listing;
+  for (const auto& [kernel, most] : {std::pair{&choose_experts, route_warps * route_room_bytes(experts_max)},
+                                     std::pair{&choose_and_list, together_max}})
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+          "cudaFuncSetAttribute");
   const int rows = route.rows.max, room = route_room_bytes(static_cast<int>(route.routing.experts));
   const int together = std::min(rows, list_warps) * room;  // warps without a row touch none
-  if (rows <= at_once_max && together <= shared_max)
+  if (rows <= at_once_max && together <= together_max)
     return launch("choose_and_list", choose_and_list, 1, list_threads, static_cast<size_t>(together), stream,
                   route);
   launch("choose_experts", choose_experts, grid_of((rows + route_warps - 1) / route_warps), route_warps * 32,

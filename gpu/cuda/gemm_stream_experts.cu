@@ -12,9 +12,6 @@ namespace {
 /// many loads under way as two others.
 constexpr int blocks_of(int eights) { return eights == 4 ? 1 : 2; }
 constexpr int ring_of(int eights) { return eights == 4 ? 12 : eights == 2 ? 6 : 8; }
-/// A block's activations at most.
-constexpr int64_t staged_bytes_max = 220 * 1024;
-
 struct ExpertArgs {
   Product product, up;  // up: as large as product's, if they are gated
   const __nv_bfloat16* in;
@@ -187,8 +184,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
 template <int Eights>
 void launch_experts(const ExpertArgs& args, size_t shared, cudaStream_t stream) {
   const auto kernel = args.gated ? stream_experts<Eights, true> : stream_experts<Eights, false>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(staged_bytes_max)),
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_max()),
         "cudaFuncSetAttribute");
   launch("experts' products", kernel, static_cast<unsigned>(blocks_of(Eights) * multiprocessors()),
          stream_threads, shared, stream, args);
@@ -198,9 +194,10 @@ void launch_experts(const ExpertArgs& args, size_t shared, cudaStream_t stream) 
 
 int stream_experts_tile(int64_t rows, int64_t columns) {
   if (columns % chunk_values != 0) return 0;
+  const int64_t most = shared_memory_max();
   int height = stream_tile(rows);
-  while (height > 8 && staged_bytes(columns, height) > staged_bytes_max) height /= 2;
-  return staged_bytes(columns, height) <= staged_bytes_max ? height : 0;
+  while (height > 8 && staged_bytes(columns, height) > most) height /= 2;
+  return staged_bytes(columns, height) <= most ? height : 0;
 }
 
 void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t cuda_stream) {

@@ -30,20 +30,18 @@ __device__ __forceinline__ void follow_previous() {
   wait_for_previous();
 }
 
-/// Whether the current card knows dependent launches, and clusters.
-inline bool knows_dependent_launches() {
-  int card = 0, major = 0;
+inline int card_attribute(cudaDeviceAttr attribute) {
+  int card = 0, value = 0;
   check(cudaGetDevice(&card), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, card), "cudaDeviceGetAttribute");
-  return major >= 9;
+  check(cudaDeviceGetAttribute(&value, attribute, card), "cudaDeviceGetAttribute");
+  return value;
 }
+inline int multiprocessors() { return card_attribute(cudaDevAttrMultiProcessorCount); }
+/// Bytes that a block may have: 99 KiB on some cards, 227 on others.
+inline int shared_memory_max() { return card_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
-inline int multiprocessors() {
-  int card = 0, count = 0;
-  check(cudaGetDevice(&card), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, card), "cudaDeviceGetAttribute");
-  return count;
-}
+/// Whether the current card knows dependent launches, and clusters.
+inline bool knows_dependent_launches() { return card_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
 
 /// Launches a kernel of a step; `what` names it in errors. `cluster`: blocks along z that form one.
 template <class... Parameters>
