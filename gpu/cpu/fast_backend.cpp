@@ -174,9 +174,14 @@ void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
 Product product_of(const Weight& w, const Weight* bias, Rows out, bool gate) {
   assert(out.width == w.rows && (!bias || bias->columns == w.rows));
   const int64_t row_bytes = w.columns / model::info(w.type).block_values * model::info(w.type).block_bytes;
-  return {w.type, static_cast<const std::byte*>(w.data()), row_bytes,
-          w.rows, bias ? vector_values(*bias) : nullptr,   row_of(out, 0),
-          gate};
+  return {.type = w.type,
+          .weights = static_cast<const std::byte*>(w.data()),
+          .scales = static_cast<const std::byte*>(w.scales.get()),
+          .row_bytes = row_bytes,
+          .outputs = w.rows,
+          .bias = bias ? vector_values(*bias) : nullptr,
+          .out = row_of(out, 0),
+          .gate = gate};
 }
 
 void FastBackend::linear(Rows h, std::span<const Projection> projections) {
@@ -186,22 +191,17 @@ void FastBackend::linear(Rows h, std::span<const Projection> projections) {
   bool quantize = false;
   for (const Projection& p : projections) {
     assert(p.weight->columns == h.width && p.out.rows == h.rows);
-    if (p.weight->scales) {
-      gpu::multiply(pool_, scratch_, h, *p.weight, p.bias, p.out);
-      continue;
-    }
     assert(count < parts.size());
     parts[count++] = {product_of(*p.weight, p.bias, p.out, false), std::nullopt};
     quantize |= quantized(p.weight->type);
   }
-  if (count > 0) multiply(activations(h, quantize), std::span(parts).first(count));
+  multiply(activations(h, quantize), std::span(parts).first(count));
 }
 
 void FastBackend::gated_linear(Rows h, const GatedProjection& p) {
   if (h.rows == 0) return;
   const Weight &gate = *p.gate, &up = *p.up;
   assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && p.out.rows == h.rows);
-  if (gate.scales || up.scales) return gated_multiply(pool_, scratch_, h, p);
   const Part part[] = {{product_of(gate, p.gate_bias, p.out, false), product_of(up, p.up_bias, p.out, true)}};
   multiply(activations(h, quantized(gate.type) || quantized(up.type)), part);
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/memory.hpp"
 
@@ -23,7 +22,7 @@ inline int64_t rows_per_task(int64_t group) { return std::max<int64_t>(1, querie
 
 /// Of each thread in all operations.
 inline size_t fast_thread_bytes(const StepBounds& b) {
-  const size_t products = std::max(linear_scratch_bytes(b.columns), multiply_scratch_bytes(b.columns));
+  const size_t products = linear_scratch_bytes(b.columns);
   if (b.attention.heads == 0) return products;
   const int64_t group = b.attention.heads / b.attention.kv_heads;
   return std::max(products, attention_scratch_bytes(rows_per_task(group) * group,

@@ -9,6 +9,7 @@
 // A block of q4_k, q5_k and q6_k is one of its parts of 32, d_w and m_w its scale and minimum; q6_k has two
 // scales in it and adds two halves.
 // Products with float weights: lane l of 16 adds columns l, l + 16, … ; the lanes are added as a fixed tree.
+// Weights of 8 bits with scales are multiplied by theirs first: they give the bits of their float32 values.
 
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +35,7 @@ struct Activations {
 struct Product {
   model::DType type = model::DType::f32;
   const std::byte* weights = nullptr;  // [outputs, columns] as stored
+  const std::byte* scales = nullptr;   // of f8_e4m3 and i8, as model::Tensor has them; nullptr: all 1
   int64_t row_bytes = 0;
   int64_t outputs = 0;
   const float* bias = nullptr;  // [outputs] or nullptr

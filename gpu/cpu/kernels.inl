@@ -58,6 +58,7 @@ void linear(const Product& p, int64_t first, int64_t last, const Activations& x,
     case model::DType::f8_e4m3:
       return linear_float<Float8>(p, first, last, x, scratch);
     case model::DType::i8:
+      return linear_float<Int8>(p, first, last, x, scratch);
     case model::DType::i64:
       break;
   }

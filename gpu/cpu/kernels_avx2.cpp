@@ -26,6 +26,9 @@ struct Bfloat {
 struct Float8 {
   uint8_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
 
 constexpr int row_tile = 4;  // rows of activations that share an unpacked tile's registers
 constexpr int float_outputs = 2, float_rows = 2;
@@ -50,16 +53,23 @@ Vf load(const Bfloat* p) {
   };
   return {widen(p), widen(p + 8)};
 }
-/// As half precision with the same bits the number is 2^-8 of its own, down to the subnormal ones.
+/// What load() leaves of an 8-bit float: as half precision with the same bits the number is 2^-8 of its own,
+/// down to the subnormal ones. Its scale brings the rest.
+constexpr float float8_unit = 256;
 Vf load(const Float8* p) {
   const __m256i bits = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(bits, low);
   const __m256i half = _mm256_blendv_epi8(_mm256_slli_epi16(magnitude, 7), _mm256_set1_epi16(0x7e00),
                                           _mm256_cmpeq_epi16(magnitude, low));  // NaN
   const __m256i number = _mm256_or_si256(half, _mm256_slli_epi16(_mm256_andnot_si256(low, bits), 8));
-  const __m256 scale = _mm256_set1_ps(256);
-  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(number)), scale),
-          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(number, 1)), scale)};
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(number)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(number, 1))};
+}
+Vf load(const Int8* p) {
+  const auto widen = [](const Int8* from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  };
+  return {widen(p), widen(p + 8)};
 }
 /// The first n of 16 elements, zeros for the rest.
 template <class T>

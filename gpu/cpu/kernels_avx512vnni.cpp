@@ -26,6 +26,9 @@ struct Bfloat {
 struct Float8 {
   uint8_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
 
 constexpr int row_tile = 8;  // rows of activations that share an unpacked tile's registers
 constexpr int float_outputs = 4, float_rows = 4;
@@ -46,7 +49,9 @@ Vf widen_bfloat(__m256i bits) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
 }
 Vf load(const Bfloat* p) { return widen_bfloat(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-/// As half precision with the same bits the number is 2^-8 of its own, down to the subnormal ones.
+/// What load() leaves of an 8-bit float: as half precision with the same bits the number is 2^-8 of its own,
+/// down to the subnormal ones. Its scale brings the rest.
+constexpr float float8_unit = 256;
 Vf widen_float8(__m128i bytes) {
   const __m256i bits = _mm256_cvtepu8_epi16(bytes);
   const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(bits, low);
@@ -54,10 +59,13 @@ Vf widen_float8(__m128i bytes) {
       _mm256_mask_blend_epi16(_mm256_cmpeq_epi16_mask(magnitude, low), _mm256_slli_epi16(magnitude, 7),
                               _mm256_set1_epi16(0x7e00));  // NaN
   const __m256i number = _mm256_or_si256(half, _mm256_slli_epi16(_mm256_andnot_si256(low, bits), 8));
-  return {_mm512_mul_ps(_mm512_cvtph_ps(number), _mm512_set1_ps(256))};
+  return {_mm512_cvtph_ps(number)};
 }
 Vf load(const Float8* p) { return widen_float8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 Vf load_part(const Float8* p, int64_t n) { return widen_float8(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
+Vf widen_int8(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))}; }
+Vf load(const Int8* p) { return widen_int8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+Vf load_part(const Int8* p, int64_t n) { return widen_int8(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
 Vf load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 Vf load_part(const Half* p, int64_t n) {
   return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p))};

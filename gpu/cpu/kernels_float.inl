@@ -6,12 +6,40 @@ constexpr int64_t strip_columns = float_strip_columns;
 /// Rows that share a widened strip; their sums wait in scratch between strips.
 constexpr int64_t strip_rows = float_strip_rows;
 
+/// Whether weights have scales of their own. Only then is what load() gives not yet the weight.
+template <class T>
+constexpr bool scaled = false;
+template <>
+constexpr bool scaled<Float8> = true;
+template <>
+constexpr bool scaled<Int8> = true;
+/// What load() leaves of a weight, for its scale to bring.
+template <class T>
+constexpr float unit = 1;
+template <>
+constexpr float unit<Float8> = float8_unit;
+
+/// Weights of so many columns have one scale, and of 8-bit floats so many rows.
+constexpr int64_t scale_block = model::fp8_block;
+
+/// Scale of output o in the columns from `column` on, a multiple of scale_block.
+template <class T>
+float scale_of(const Product& p, int64_t o, int64_t column, int64_t columns) {
+  if (!p.scales) return unit<T>;
+  const int64_t across = (columns + scale_block - 1) / scale_block;
+  const int64_t index = p.type == model::DType::i8 ? o : o / scale_block * across + column / scale_block;
+  float scale;
+  __builtin_memcpy(&scale, p.scales + index * static_cast<int64_t>(sizeof scale), sizeof scale);
+  return unit<T> * scale;
+}
+
 /// The weights of O outputs, [O, stride] from the first column on, and lines to fetch while they are read.
 template <class T>
 struct Strip {
   const T* w;
   int64_t stride;
-  const std::byte* ahead;  // as many bytes as w has, or nullptr
+  const std::byte* ahead;        // as many bytes as w has, or nullptr
+  const float* scale = nullptr;  // [O], if T has any
 };
 
 /// Adds 16 columns, or the `rest` < 16 that are left, of O outputs times R rows of v to their sums.
@@ -27,12 +55,12 @@ template <bool whole, class T, int O, int R>
 #pragma GCC unroll 4
   for (int o = 0; o < O; ++o) {
     const T* from = strip.w + o * strip.stride + c;
-    const Vf weight = whole ? load(from) : load_part(from, rest);
+    Vf weight = whole ? load(from) : load_part(from, rest);
+    if constexpr (scaled<T>) weight = mul(weight, splat(strip.scale[o]));
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[o][r] = fma(weight, values[r], acc[o][r]);
   }
 }
-
 /// Adds `columns` columns of O outputs times R rows of v, each `stride` apart, to their sums.
 template <class T, int O, int R>
 [[gnu::always_inline]] inline void add_columns(const Strip<T>& strip, const float* v, int64_t stride,
@@ -71,7 +99,18 @@ void tile_float_as_stored(const Product& p, int64_t first, int64_t o, const Acti
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) acc[i][r] = splat(0);
   }
-  add_columns<T, O, R>({w, x.columns, ahead}, x.values + row * x.columns, x.columns, x.columns, acc);
+  const float* v = x.values + row * x.columns;
+  if constexpr (scaled<T>) {
+    for (int64_t c = 0; c < x.columns; c += scale_block) {
+      float scale[O];
+      for (int i = 0; i < O; ++i) scale[i] = scale_of<T>(p, first + o + i, c, x.columns);
+      const int64_t left = x.columns - c;
+      add_columns<T, O, R>({w + c, x.columns, ahead ? ahead + c : nullptr, scale}, v + c, x.columns,
+                           left < scale_block ? left : scale_block, acc);
+    }
+  } else {
+    add_columns<T, O, R>({w, x.columns, ahead}, v, x.columns, x.columns, acc);
+  }
 #pragma GCC unroll 4
   for (int i = 0; i < O; ++i) {
 #pragma GCC unroll 4
@@ -79,14 +118,32 @@ void tile_float_as_stored(const Product& p, int64_t first, int64_t o, const Acti
   }
 }
 
+/// The same for R rows or fewer.
+template <class T, int O, int R>
+void up_to_rows_float(const Product& p, int64_t first, int64_t o, const Activations& x, int64_t row,
+                      int64_t rows, const std::byte* ahead, Results& results) {
+  if constexpr (R > 1)
+    if (rows < R) return up_to_rows_float<T, O, R - 1>(p, first, o, x, row, rows, ahead, results);
+  tile_float_as_stored<T, O, R>(p, first, o, x, row, ahead, results);
+}
+
+/// Calls use(first row, rows) for as few tiles of up to float_rows rows as there can be, of about the same
+/// size.
+template <class Use>
+[[gnu::always_inline]] inline void for_row_tiles(int64_t rows, const Use& use) {
+  int64_t tiles = (rows + float_rows - 1) / float_rows;
+  for (int64_t row = 0, count; row < rows; row += count, --tiles) {
+    count = (rows - row + tiles - 1) / tiles;
+    use(row, count);
+  }
+}
+
 template <class T, int O>
 void tile_float_as_stored(const Product& p, int64_t first, int64_t o, const Activations& x,
                           const std::byte* ahead, Results& results) {
-  int64_t row = 0;
-  for (; row + float_rows <= x.rows; row += float_rows, ahead = nullptr)
-    tile_float_as_stored<T, O, float_rows>(p, first, o, x, row, ahead, results);
-  for (; row < x.rows; ++row, ahead = nullptr)
-    tile_float_as_stored<T, O, 1>(p, first, o, x, row, ahead, results);
+  for_row_tiles(x.rows, [&](int64_t row, int64_t rows) {
+    up_to_rows_float<T, O, float_rows>(p, first, o, x, row, rows, row == 0 ? ahead : nullptr, results);
+  });
 }
 
 /// Few rows: each weight is used as soon as it is widened.
@@ -143,13 +200,28 @@ void tile_float_strip(const float* widened, int64_t o, int64_t r, const StripRow
   }
 }
 
-/// R rows times all outputs of the strip, which the first cache holds beside those rows.
+/// R rows, or `rows` fewer, times all outputs of the strip, which the first cache holds beside those rows.
 template <int R>
-void rows_of_strip(const float* widened, int64_t outputs, int64_t r, const StripRows& x) {
+void rows_of_strip(const float* widened, int64_t outputs, int64_t r, int64_t rows, const StripRows& x) {
+  if constexpr (R > 1)
+    if (rows < R) return rows_of_strip<R - 1>(widened, outputs, r, rows, x);
   int64_t o = 0;
   for (; o + float_outputs <= outputs; o += float_outputs)
     tile_float_strip<float_outputs, R>(widened, o, r, x);
   for (; o < outputs; ++o) tile_float_strip<1, R>(widened, o, r, x);
+}
+
+/// Widens a strip's columns of one output: what a whole row has `all` of.
+template <class T>
+void widen_columns(const Product& p, int64_t output, int64_t column, int64_t columns, int64_t all,
+                   float* to) {
+  const T* from = reinterpret_cast<const T*>(p.weights + output * p.row_bytes) + column;
+  for (int64_t c = 0; c < columns; c += lanes) {
+    Vf weight = columns - c < lanes ? load_part(from + c, columns - c) : load(from + c);
+    if constexpr (scaled<T>)
+      weight = mul(weight, splat(scale_of<T>(p, output, (column + c) / scale_block * scale_block, all)));
+    store(to + c, weight);
+  }
 }
 
 /// Many rows: 16 outputs are widened strip by strip, and each strip serves all rows.
@@ -165,12 +237,8 @@ void linear_float_in_strips(const Product& p, int64_t first, int64_t last, const
       const int64_t rows = x.rows - row < strip_rows ? x.rows - row : strip_rows;
       for (int64_t column = 0; column < x.columns; column += strip_columns) {
         const int64_t left = x.columns - column, columns = left < strip_columns ? left : strip_columns;
-        for (int64_t o = 0; o < outputs; ++o) {
-          const T* from = reinterpret_cast<const T*>(p.weights + (tile + o) * p.row_bytes) + column;
-          for (int64_t c = 0; c < columns; c += lanes)
-            store(widened + o * strip_columns + c,
-                  columns - c < lanes ? load_part(from + c, columns - c) : load(from + c));
-        }
+        for (int64_t o = 0; o < outputs; ++o)
+          widen_columns<T>(p, tile + o, column, columns, x.columns, widened + o * strip_columns);
         const StripRows strip{x.values + row * x.columns + column,
                               x.columns,
                               columns,
@@ -178,9 +246,9 @@ void linear_float_in_strips(const Product& p, int64_t first, int64_t last, const
                               columns == left,
                               sums,
                               results};
-        int64_t r = 0;
-        for (; r + float_rows <= rows; r += float_rows) rows_of_strip<float_rows>(widened, outputs, r, strip);
-        for (; r < rows; ++r) rows_of_strip<1>(widened, outputs, r, strip);
+        for_row_tiles(rows, [&](int64_t r, int64_t count) {
+          rows_of_strip<float_rows>(widened, outputs, r, count, strip);
+        });
       }
       store_results(p, tile, row, rows, results);
     }

@@ -29,6 +29,9 @@ struct Bfloat {
 struct Float8 {
   uint8_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
 
 constexpr int row_tile = 4;
 constexpr int float_outputs = 2, float_rows = 2;
@@ -42,7 +45,9 @@ void leave_upper_lanes() {}
 float widen(float x) { return x; }
 float widen(Half x) { return model::f16_to_f32(x.bits); }
 float widen(Bfloat x) { return model::bf16_to_f32(x.bits); }
+constexpr float float8_unit = 1;
 float widen(Float8 x) { return model::f8_e4m3_to_f32(x.bits); }
+float widen(Int8 x) { return x.value; }
 
 template <class F>
 Vf each(F f) {

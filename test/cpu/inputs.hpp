@@ -13,9 +13,9 @@ namespace convoy::gpu::test {
 
 using model::DType;
 
-inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,   DType::iq4_nl,
-                                         DType::q4_k, DType::q5_k, DType::q6_k,   DType::f32,
-                                         DType::f16,  DType::bf16, DType::f8_e4m3};
+inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,    DType::iq4_nl,
+                                         DType::q4_k, DType::q5_k, DType::q6_k,    DType::f32,
+                                         DType::f16,  DType::bf16, DType::f8_e4m3, DType::i8};
 
 inline std::vector<const KernelTable*> runnable_kernels() {
   std::vector<const KernelTable*> tables{&scalar_kernels()};

@@ -34,13 +34,14 @@ std::vector<Shape> shapes(DType type) {
 }
 
 std::vector<float> run(const KernelTable& kernels, DType type, const std::vector<std::byte>& weights,
-                       const Shape& shape, const std::vector<float>& values, const float* bias = nullptr) {
+                       const Shape& shape, const std::vector<float>& values, const float* bias = nullptr,
+                       const std::byte* scales = nullptr) {
   Row row(values, shape.rows);
   row.quantize(kernels);
   std::vector<float> out(static_cast<size_t>(shape.rows * shape.outputs), -1);
   std::vector<std::byte> scratch(linear_scratch_bytes(shape.columns));
   Product p = product(type, weights, shape.outputs, out);
-  p.bias = bias;
+  p.bias = bias, p.scales = scales;
   kernels.linear(p, 0, shape.outputs, row.x, scratch.data());
   return out;
 }
@@ -239,6 +240,32 @@ BOOST_AUTO_TEST_CASE(every_8_bit_weight_is_its_number_in_every_instruction_set) 
         BOOST_TEST((std::isnan(value) ? std::isnan(out[code]) : out[code] == value),
                    kernels->name << " " << code);
       }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_of_8_bits_with_scales_give_the_bits_of_their_float32_values) {
+  Random random;
+  for (const DType type : {DType::f8_e4m3, DType::i8}) {
+    // Blocks of 128 by 128 that are cut off on both sides, and rows as stored and in strips.
+    for (const Shape& shape : {Shape{200, 160, 1}, {130, 300, 3}, {17, 128, 4}, {200, 301, 7}}) {
+      const auto weights = random.weights(type, shape.outputs, shape.columns);
+      const auto scales =
+          random.values(static_cast<int64_t>(scale_count(type, shape.outputs, shape.columns)));
+      convoy::model::Tensor tensor{type, {shape.outputs, shape.columns}, weights, nullptr};
+      tensor.scales = std::as_bytes(std::span(scales));
+      std::vector<std::byte> wide(static_cast<size_t>(shape.outputs * shape.columns) * sizeof(float));
+      for (int64_t o = 0; o < shape.outputs; ++o)
+        convoy::model::dequantize_row(
+            tensor, o,
+            {reinterpret_cast<float*>(wide.data()) + o * shape.columns, static_cast<size_t>(shape.columns)});
+      const auto values = random.values(shape.rows * shape.columns);
+      const auto expected = run(scalar_kernels(), DType::f32, wide, shape, values);
+      for (const KernelTable* kernels : runnable_kernels())
+        BOOST_TEST(
+            same_bits(run(*kernels, type, weights, shape, values, nullptr, tensor.scales.data()), expected),
+            kernels->name << " " << convoy::model::info(type).name << " " << shape.outputs << "×"
+                          << shape.columns << ", " << shape.rows << " rows");
     }
   }
 }
