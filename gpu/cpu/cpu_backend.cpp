@@ -36,6 +36,23 @@ void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing&
   experts_.run(*this, h, experts, routing, shared, out);
 }
 
+void CpuBackend::gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out) {
+  for (const ExpertRows& part : parts) {
+    const auto expert = static_cast<size_t>(part.expert);
+    gated_linear(rows_from(h, part.first, part.rows), {&experts.gate[expert], &experts.up[expert], nullptr,
+                                                       nullptr, rows_from(out, part.first, part.rows)});
+  }
+}
+
+void CpuBackend::project_experts(Rows gated, const ExpertSet& experts, std::span<const ExpertRows> parts,
+                                 Rows out) {
+  for (const ExpertRows& part : parts) {
+    const Projection down[] = {
+        {&experts.down[static_cast<size_t>(part.expert)], nullptr, rows_from(out, part.first, part.rows)}};
+    linear(rows_from(gated, part.first, part.rows), down);
+  }
+}
+
 void CpuBackend::sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) {
   assert(static_cast<int64_t>(rows.size()) == logits.rows && rows.size() == out.size());
   scratch_.reserve(sample_scratch_bytes(logits.width));

@@ -35,6 +35,11 @@ class CpuBackend : public Backend {
   void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
                         std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) final;
   void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared, Rows out) final;
+  /// Of each part's rows its expert's gated product; h and out hold the parts' rows.
+  virtual void gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out);
+  /// The same with the product that follows.
+  virtual void project_experts(Rows gated, const ExpertSet& experts, std::span<const ExpertRows> parts,
+                               Rows out);
   void sample(Rows logits, std::span<const SampleRow> rows, std::span<SampledToken> out) final;
   void read(Rows from, std::span<float> to) final;
   void write(std::span<const float> from, Rows to) final;

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <utility>
 
+#include "gpu/cpu/cpu_backend.hpp"
 #include "gpu/cpu/float_math.hpp"
 
 namespace convoy::gpu {
@@ -34,34 +35,48 @@ std::span<const Visit> ExpertRunner::choose(Backend& backend, Rows h, const Expe
   return visits;
 }
 
-void ExpertRunner::run(Backend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing,
+/// As many experts from the first visit on as `most` visits are enough for.
+std::span<const ExpertRows> ExpertRunner::first_parts(std::span<const Visit> visits, int64_t most,
+                                                      int64_t experts) {
+  ExpertRows* const parts = rooms_.parts.at_least(experts);
+  size_t count = 0;
+  for (int64_t first = 0, all = static_cast<int64_t>(visits.size()); first < all;) {
+    const auto expert = [&](int64_t i) { return visits[static_cast<size_t>(i)].expert; };
+    int64_t last = first;
+    while (last < all && expert(last) == expert(first)) ++last;
+    if (last > most) break;
+    parts[count++] = {expert(first), first, last - first};
+    first = last;
+  }
+  assert(count > 0);
+  return {parts, count};
+}
+
+void ExpertRunner::run(CpuBackend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing,
                        Rows shared, Rows out) {
   assert((!shared.data || shared.rows == h.rows) && out.rows == h.rows && out.width == h.width);
-  const std::span<const Visit> visits = choose(backend, h, experts, routing);
+  std::span<const Visit> visits = choose(backend, h, experts, routing);
   if (!shared.data)
     std::fill_n(row_of(out, 0), out.rows * out.width, 0.0f);
   else if (out.data != shared.data)
     std::copy_n(row_of(shared, 0), out.rows * out.width, row_of(out, 0));
-  for (size_t first = 0; first < visits.size();) {
-    const auto expert = static_cast<size_t>(visits[first].expert);
-    size_t last = first;
-    while (last < visits.size() && visits[last].expert == visits[first].expert) ++last;
-    const auto count = static_cast<int64_t>(last - first);
-    const Rows gathered{rooms_.gathered.at_least(count * h.width), count, h.width};
-    for (int64_t i = 0; i < count; i++)
-      std::copy_n(row_of(h, visits[first + static_cast<size_t>(i)].row), h.width, row_of(gathered, i));
-    const int64_t width = experts.gate[expert].rows;
-    const Rows gated{rooms_.gated.at_least(count * width), count, width},
-        result{rooms_.results.at_least(count * h.width), count, h.width};
-    backend.gated_linear(gathered, {&experts.gate[expert], &experts.up[expert], nullptr, nullptr, gated});
-    const Projection down[] = {{&experts.down[expert], nullptr, result}};
-    backend.linear(gated, down);
+  const int64_t most = visits_max(h.rows, routing.chosen);
+  while (!visits.empty()) {
+    const auto parts = first_parts(visits, most, routing.experts);
+    const int64_t count = parts.back().first + parts.back().rows;
+    const auto width = experts.gate[static_cast<size_t>(parts[0].expert)].rows;
+    const Rows gathered{rooms_.gathered.at_least(count * h.width), count, h.width},
+        gated{rooms_.gated.at_least(count * width), count, width},
+        results{rooms_.results.at_least(count * h.width), count, h.width};
+    const auto together = visits.first(static_cast<size_t>(count));
+    for (int64_t i = 0; const Visit& visit : together)
+      std::copy_n(row_of(h, visit.row), h.width, row_of(gathered, i++));
+    backend.gate_experts(gathered, experts, parts, gated);
+    backend.project_experts(gated, experts, parts, results);
     // Experts come in the order of their numbers, so each row's sum has one order.
-    for (int64_t i = 0; i < count; i++) {
-      const Visit& visit = visits[first + static_cast<size_t>(i)];
-      add_scaled(visit.weight, row_of(result, i), out.width, row_of(out, visit.row));
-    }
-    first = last;
+    for (int64_t i = 0; const Visit& visit : together)
+      add_scaled(visit.weight, row_of(results, i++), out.width, row_of(out, visit.row));
+    visits = visits.subspan(static_cast<size_t>(count));
   }
 }
 

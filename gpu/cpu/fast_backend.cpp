@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
-#include <optional>
 #include <string>
 
 #include "gpu/cpu/cpu_backend.hpp"
@@ -29,12 +28,6 @@ constexpr size_t projections_max = 3;
 
 bool quantized(model::DType type) { return model::info(type).block_values > 1; }
 
-/// Outputs of one product, or of a gate and then its partner, which are computed together.
-struct Part {
-  Product product;
-  std::optional<Product> gated;
-};
-
 Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
   Activations part{.values = x.values + first * x.columns, .rows = rows, .columns = x.columns};
   if (!x.q) return part;
@@ -56,6 +49,9 @@ class FastBackend final : public CpuBackend {
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
   void gated_linear(Rows h, const GatedProjection& projection) override;
+  void gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out) override;
+  void project_experts(Rows gated, const ExpertSet& experts, std::span<const ExpertRows> parts,
+                       Rows out) override;
   void rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, const AttentionShape& shape,
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
@@ -76,7 +72,10 @@ class FastBackend final : public CpuBackend {
   template <class Body>
   void for_rows(int64_t rows, int64_t rows_per_chunk, const Body& body);
   Activations activations(Rows h, bool quantize);
-  void multiply(const Activations& x, std::span<const Part> parts);
+  void multiply(const Activations& x, std::span<const RowProduct> parts);
+  /// product_of_rows(part) for each part, all in one loop.
+  template <class ProductOfRows>
+  void multiply_experts(Rows h, std::span<const ExpertRows> parts, const ProductOfRows& product_of_rows);
   void norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const;
 
   const KernelTable& kernels_;
@@ -137,37 +136,36 @@ Activations FastBackend::activations(Rows h, bool quantize) {
 }
 
 /// Cuts (rows, outputs) of all parts into chunks: with few rows by outputs only, each weight being read once.
-void FastBackend::multiply(const Activations& x, std::span<const Part> parts) {
+void FastBackend::multiply(const Activations& x, std::span<const RowProduct> parts) {
   scratch_.reserve(linear_scratch_bytes(x.columns));
+  const auto passes = [](const RowProduct& p) { return (p.rows + rows_per_pass - 1) / rows_per_pass; };
   int64_t tiles = 0;
-  for (const Part& p : parts) tiles += (p.product.outputs + output_tile - 1) / output_tile;
-  const int64_t passes = (x.rows + rows_per_pass - 1) / rows_per_pass;
+  for (const RowProduct& p : parts)
+    tiles += passes(p) * ((p.product.outputs + output_tile - 1) / output_tile);
   const int64_t loops = pool_.threads() == 1 ? 1 : chunks_per_thread * pool_.threads();
-  const int64_t wanted = std::min(tiles, std::max<int64_t>(1, loops / passes));
-  const int64_t chunk_outputs = (tiles + wanted - 1) / wanted * output_tile;
+  const int64_t chunk_outputs = (tiles + loops - 1) / loops * output_tile;
+  const auto chunks_of = [&](const RowProduct& p) {
+    return (p.product.outputs + chunk_outputs - 1) / chunk_outputs;  // of each pass
+  };
   int64_t chunks = 0;
-  for (const Part& p : parts) chunks += (p.product.outputs + chunk_outputs - 1) / chunk_outputs;
+  for (const RowProduct& p : parts) chunks += passes(p) * chunks_of(p);
 
-  const auto run = [&](Product product, int64_t first, int64_t row, int64_t rows, int thread) {
+  const auto run = [&](Product product, int64_t first, const Activations& rows, int64_t row, int thread) {
     product.out += row * product.outputs;
     const int64_t last = std::min(product.outputs, first + chunk_outputs);
-    kernels_.linear(product, first, last, rows_from(x, row, rows), scratch_.of(thread));
+    kernels_.linear(product, first, last, rows, scratch_.of(thread));
   };
-  pool_.parallel_for(chunks * passes, [&](int64_t chunk, int thread) {
-    const int64_t row = chunk / chunks * rows_per_pass, rows = std::min(rows_per_pass, x.rows - row);
-    int64_t first = chunk % chunks * chunk_outputs;
-    for (const Part& p : parts) {
-      const int64_t padded = (p.product.outputs + chunk_outputs - 1) / chunk_outputs * chunk_outputs;
-      if (first < padded) {
-        if (!p.gated) return run(p.product, first, row, rows, thread);
-        Product gate = p.product, gated = *p.gated;
-        gate.next = gated.weights + first * gated.row_bytes;
-        gated.fetched = true;
-        run(gate, first, row, rows, thread);
-        return run(gated, first, row, rows, thread);
-      }
-      first -= padded;
-    }
+  pool_.parallel_for(chunks, [&](int64_t chunk, int thread) {
+    const RowProduct* p = parts.data();
+    for (; chunk >= passes(*p) * chunks_of(*p); ++p) chunk -= passes(*p) * chunks_of(*p);
+    const int64_t row = chunk / chunks_of(*p) * rows_per_pass, first = chunk % chunks_of(*p) * chunk_outputs;
+    const Activations rows = rows_from(x, p->first_row + row, std::min(rows_per_pass, p->rows - row));
+    if (!p->gated) return run(p->product, first, rows, row, thread);
+    Product gate = p->product, gated = *p->gated;
+    gate.next = gated.weights + first * gated.row_bytes;
+    gated.fetched = true;
+    run(gate, first, rows, row, thread);
+    run(gated, first, rows, row, thread);
   });
 }
 
@@ -184,15 +182,28 @@ Product product_of(const Weight& w, const Weight* bias, Rows out, bool gate) {
           .gate = gate};
 }
 
+template <class ProductOfRows>
+void FastBackend::multiply_experts(Rows h, std::span<const ExpertRows> parts,
+                                   const ProductOfRows& product_of_rows) {
+  RowProduct* const all = rooms_.parts.at_least(static_cast<int64_t>(parts.size()));
+  bool quantize = false;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    all[i] = product_of_rows(parts[i]);
+    all[i].first_row = parts[i].first, all[i].rows = parts[i].rows;
+    quantize |= quantized(all[i].product.type) || (all[i].gated && quantized(all[i].gated->type));
+  }
+  multiply(activations(h, quantize), {all, parts.size()});
+}
+
 void FastBackend::linear(Rows h, std::span<const Projection> projections) {
   if (h.rows == 0) return;
-  std::array<Part, projections_max> parts;
+  std::array<RowProduct, projections_max> parts;
   size_t count = 0;
   bool quantize = false;
   for (const Projection& p : projections) {
     assert(p.weight->columns == h.width && p.out.rows == h.rows);
     assert(count < parts.size());
-    parts[count++] = {product_of(*p.weight, p.bias, p.out, false), std::nullopt};
+    parts[count++] = {product_of(*p.weight, p.bias, p.out, false), std::nullopt, 0, h.rows};
     quantize |= quantized(p.weight->type);
   }
   multiply(activations(h, quantize), std::span(parts).first(count));
@@ -202,8 +213,28 @@ void FastBackend::gated_linear(Rows h, const GatedProjection& p) {
   if (h.rows == 0) return;
   const Weight &gate = *p.gate, &up = *p.up;
   assert(gate.columns == h.width && up.columns == h.width && gate.rows == up.rows && p.out.rows == h.rows);
-  const Part part[] = {{product_of(gate, p.gate_bias, p.out, false), product_of(up, p.up_bias, p.out, true)}};
+  const RowProduct part[] = {
+      {product_of(gate, p.gate_bias, p.out, false), product_of(up, p.up_bias, p.out, true), 0, h.rows}};
   multiply(activations(h, quantized(gate.type) || quantized(up.type)), part);
+}
+
+void FastBackend::gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts,
+                               Rows out) {
+  multiply_experts(h, parts, [&](const ExpertRows& part) {
+    const Weight &gate = experts.gate[static_cast<size_t>(part.expert)],
+                 &up = experts.up[static_cast<size_t>(part.expert)];
+    const Rows rows = gpu::rows_from(out, part.first, part.rows);
+    return RowProduct{product_of(gate, nullptr, rows, false), product_of(up, nullptr, rows, true)};
+  });
+}
+
+void FastBackend::project_experts(Rows gated, const ExpertSet& experts, std::span<const ExpertRows> parts,
+                                  Rows out) {
+  multiply_experts(gated, parts, [&](const ExpertRows& part) {
+    const Weight& down = experts.down[static_cast<size_t>(part.expert)];
+    return RowProduct{product_of(down, nullptr, gpu::rows_from(out, part.first, part.rows), false),
+                      std::nullopt};
+  });
 }
 
 void FastBackend::norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const {

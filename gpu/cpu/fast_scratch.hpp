@@ -3,7 +3,9 @@
 // steps may bring.
 
 #include <algorithm>
+#include <optional>
 
+#include "gpu/cpu/experts.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/memory.hpp"
 
@@ -29,6 +31,14 @@ inline size_t fast_thread_bytes(const StepBounds& b) {
                                                     kv_blocks_for(b.context_tokens) * kv_block_tokens));
 }
 
+/// Outputs of one product, or of a gate and then its partner, which are computed together, for so many rows
+/// of the activations.
+struct RowProduct {
+  Product product;
+  std::optional<Product> gated;
+  int64_t first_row = 0, rows = 0;
+};
+
 struct FastRooms {
   // Of the rows that the latest product read.
   Room<int8_t> q;
@@ -36,12 +46,15 @@ struct FastRooms {
   Room<int32_t> sum;  // whole blocks', then their first halves', then their second
   Room<float> head_rows;
   Room<AttentionTask> tasks;
+  Room<RowProduct> parts;  // of the latest product with experts
 
   void each(const StepBounds& b, auto&& use) {
-    const int64_t blocks = b.rows * b.columns / 32;
-    use(q, b.rows * b.columns), use(d, blocks), use(s, blocks), use(sum, 3 * blocks);
+    const int64_t rows = std::max(b.rows, visits_max(b.rows, b.experts_chosen));
+    const int64_t blocks = rows * b.columns / 32;
+    use(q, rows * b.columns), use(d, blocks), use(s, blocks), use(sum, 3 * blocks);
     use(head_rows, b.rows * b.hidden);
     use(tasks, b.rows * b.attention.heads);
+    use(parts, b.experts);
   }
 };
 

@@ -12,6 +12,10 @@
 namespace convoy::gpu {
 
 inline float* row_of(Rows rows, int64_t r) { return static_cast<float*>(rows.data) + r * rows.width; }
+/// `count` of the rows.
+inline Rows rows_from(Rows rows, int64_t first, int64_t count) {
+  return {row_of(rows, first), count, rows.width};
+}
 
 /// a · b
 float dot(const float* a, const float* b, int64_t n);
