@@ -1,7 +1,7 @@
 #pragma once
 // CpuBackend: what the two CPU backends have in common. Memory is the process's own and nothing is queued, so
-// much of the interface is the same for both; so are rotations, latent attention, the choice of experts and
-// sampling.
+// much of the interface is the same for both; so are rotations, latent attention of prompts, the choice of
+// experts and sampling.
 
 #include <algorithm>
 #include <string>
@@ -33,7 +33,7 @@ class CpuBackend : public Backend {
   void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                     std::span<const SequenceRows> sequences, const KvLayer& kv) final;
   void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
-                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) final;
+                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override;
   void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared, Rows out) final;
   /// Of each part's rows its expert's gated product; h and out hold the parts' rows.
   virtual void gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out);

@@ -26,8 +26,6 @@ constexpr int64_t norm_rows_per_chunk = 16, rotate_rows_per_chunk = 2;
 /// Products of the same rows in one call: queries, keys and values.
 constexpr size_t projections_max = 3;
 
-bool quantized(model::DType type) { return model::info(type).block_values > 1; }
-
 Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
   Activations part{.values = x.values + first * x.columns, .rows = rows, .columns = x.columns};
   if (!x.q) return part;
@@ -41,8 +39,10 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
 /// and values [64 tokens, kv_heads · head_dim].
 class FastBackend final : public CpuBackend {
  public:
-  // All tables give the same bits, so the instruction set is not part of the name.
-  FastBackend(const KernelTable& kernels, int threads) : CpuBackend("cpu-int8", threads), kernels_(kernels) {}
+  // All tables give the same bits, so the instruction set is not part of the name. The number grows when they
+  // give other bits than before.
+  FastBackend(const KernelTable& kernels, int threads)
+      : CpuBackend("cpu-int8 2", threads), kernels_(kernels) {}
 
   Weight adopt(const model::Tensor& tensor) override;
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
@@ -56,6 +56,11 @@ class FastBackend final : public CpuBackend {
                   std::span<const SequenceRows> sequences, const KvLayer& kv) override;
   void attention(Rows q, const AttentionShape& shape, std::span<const SequenceRows> sequences,
                  const KvLayer& kv, Rows out) override;
+  void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
+                        std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override {
+    fast_latent_attention(kernels_, pool_, scratch_, rooms_.latent, q, projections, shape, sequences, kv,
+                          out);
+  }
   void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
             std::span<const int32_t> rows, Rows logits) override;
 

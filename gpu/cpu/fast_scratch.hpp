@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "gpu/cpu/experts.hpp"
+#include "gpu/cpu/fast_latent.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/memory.hpp"
 
@@ -24,7 +25,7 @@ inline int64_t rows_per_task(int64_t group) { return std::max<int64_t>(1, querie
 
 /// Of each thread in all operations.
 inline size_t fast_thread_bytes(const StepBounds& b) {
-  const size_t products = linear_scratch_bytes(b.columns);
+  const size_t products = std::max(linear_scratch_bytes(b.columns), fast_latent_thread_bytes(b));
   if (b.attention.heads == 0) return products;
   const int64_t group = b.attention.heads / b.attention.kv_heads;
   return std::max(products, attention_scratch_bytes(rows_per_task(group) * group,
@@ -47,6 +48,7 @@ struct FastRooms {
   Room<float> head_rows;
   Room<AttentionTask> tasks;
   Room<RowProduct> parts;  // of the latest product with experts
+  LatentRooms latent;
 
   void each(const StepBounds& b, auto&& use) {
     const int64_t rows = std::max(b.rows, visits_max(b.rows, b.experts_chosen));
@@ -55,6 +57,7 @@ struct FastRooms {
     use(head_rows, b.rows * b.hidden);
     use(tasks, b.rows * b.attention.heads);
     use(parts, b.experts);
+    latent.each(b, use);
   }
 };
 

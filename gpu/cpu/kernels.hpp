@@ -69,6 +69,34 @@ struct AttentionTask {
   float* inverse = nullptr;               // scratch: [queries]
 };
 
+/// out[r] = Σ over i of x[r][i] · weights[i]: a matrix from its other side.
+struct TransposedProduct {
+  model::DType type = model::DType::f32;  // of plain types, or q8_0
+  const std::byte* weights = nullptr;     // [inputs, columns] as stored
+  const std::byte* scales = nullptr;      // as Product's
+  int64_t row_bytes = 0;
+  int64_t inputs = 0, columns = 0;
+  const float* x = nullptr;  // [rows, inputs]
+  int64_t rows = 0;
+  float* out = nullptr;  // [rows, columns]
+  int64_t out_stride = 0;
+};
+
+/// Queries that are compared with the same cached entries, all of which they see.
+struct LatentTask {
+  const float* q = nullptr;  // [queries, width], in the entries' space
+  float* out = nullptr;      // [queries, values]
+  int64_t q_stride = 0, out_stride = 0;
+  int64_t queries = 0, keys = 0;
+  int64_t width = 0, values = 0;  // of an entry, and how many of its first are values
+  float scale = 0;
+  const uint32_t* blocks = nullptr;       // block table of the sequence
+  model::DType type = model::DType::f32;  // of entries: f32, bf16 or f16
+  const void* entries = nullptr;          // in block 0: [64 tokens, width]
+  float* scores = nullptr;                // scratch: [queries, score_stride(keys)]
+  [[gnu::always_inline]] static constexpr int64_t score_stride(int64_t keys) { return (keys + 15) / 16 * 16; }
+};
+
 struct KernelTable {
   const char* name;
 
@@ -82,7 +110,13 @@ struct KernelTable {
   void (*add_norm)(float* x, const float* delta, const float* w, float eps, float* h, int64_t width);
   /// Softmax of scaled q·k over positions 0 … own, times values.
   void (*attention)(const AttentionTask& task);
+  void (*linear_transposed)(const TransposedProduct& product);
+  /// Softmax of scaled q·entry over all keys, times the entries' values.
+  void (*latent_attention)(const LatentTask& task);
 };
+
+/// Whether products with such weights quantise their activations.
+inline bool quantized(model::DType type) { return model::info(type).block_values > 1; }
 
 /// Outputs that a kernel computes together.
 inline constexpr int64_t output_tile = 16;

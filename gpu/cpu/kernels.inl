@@ -33,6 +33,8 @@ template <int64_t size>
 
 #include "gpu/cpu/kernels_attention.inl"
 
+#include "gpu/cpu/kernels_latent.inl"
+
 void linear(const Product& p, int64_t first, int64_t last, const Activations& x, std::byte* scratch) {
   switch (p.type) {
     case model::DType::q4_1:
@@ -79,6 +81,11 @@ struct Entry<kernel> {
 };
 
 constexpr KernelTable make_table(const char* name) {
-  return {name, Entry<quantize_row>::call, Entry<linear>::call, Entry<add_norm>::call,
-          Entry<attention>::call};
+  return {name,
+          Entry<quantize_row>::call,
+          Entry<linear>::call,
+          Entry<add_norm>::call,
+          Entry<attention>::call,
+          Entry<linear_transposed>::call,
+          Entry<latent_attention>::call};
 }

@@ -23,8 +23,8 @@ constexpr float unit<Float8> = float8_unit;
 constexpr int64_t scale_block = model::fp8_block;
 
 /// Scale of output o in the columns from `column` on, a multiple of scale_block.
-template <class T>
-float scale_of(const Product& p, int64_t o, int64_t column, int64_t columns) {
+template <class T, class Matrix>
+float scale_of(const Matrix& p, int64_t o, int64_t column, int64_t columns) {
   if (!p.scales) return unit<T>;
   const int64_t across = (columns + scale_block - 1) / scale_block;
   const int64_t index = p.type == model::DType::i8 ? o : o / scale_block * across + column / scale_block;

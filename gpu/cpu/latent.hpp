@@ -1,6 +1,7 @@
 #pragma once
-// Multi-head latent attention on the CPU (arXiv 2405.04434, section 2.1), in float32, for both backends. The
-// cache has one entry of latent + rope values for each token.
+// Multi-head latent attention on the CPU (arXiv 2405.04434, section 2.1), in float32. The cache has one entry
+// of latent + rope values for each token. The fast backend has kernels of its own for few rows
+// (gpu/cpu/fast_latent.hpp).
 
 #include "gpu/backend.hpp"
 #include "gpu/cpu/memory.hpp"

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "model/format/quantize.hpp"
 #include "test/gpu/device_rows.hpp"
 
 using namespace convoy;
@@ -70,6 +71,32 @@ const Projections& projections() {
   return made;
 }
 
+/// A matrix of float32 as another type, with scales where the type has some.
+model::Tensor encoded(const model::Tensor& wide, DType type) {
+  const int64_t rows = wide.rows(), columns = wide.columns();
+  std::vector<float> values(static_cast<size_t>(rows * columns));
+  std::memcpy(values.data(), wide.bytes.data(), wide.bytes.size());
+  model::Tensor tensor{.type = type, .shape = wide.shape, .bytes = {}, .owner = {}};
+  auto bytes = std::make_shared<std::vector<std::byte>>(tensor.row_bytes() * static_cast<size_t>(rows));
+  auto scales = std::make_shared<std::vector<float>>(model::scale_count(type, rows, columns));
+  if (type == DType::f8_e4m3) {
+    model::quantize_block_fp8(values, rows, columns, *bytes, *scales);
+  } else {
+    for (size_t r = 0; r < static_cast<size_t>(rows); r++) {
+      const auto row =
+          std::span(values).subspan(r * static_cast<size_t>(columns), static_cast<size_t>(columns));
+      const auto out = std::span(*bytes).subspan(r * tensor.row_bytes(), tensor.row_bytes());
+      if (type == DType::i8)
+        (*scales)[r] = model::quantize_row_i8(row, out);
+      else
+        model::quantize_row(type, row, out);
+    }
+  }
+  tensor.bytes = *bytes, tensor.owner = {bytes, nullptr};
+  tensor.scales = std::as_bytes(std::span(*scales)), tensor.scales_owner = {scales, nullptr};
+  return tensor;
+}
+
 const model::Tensor& norm() {
   static const model::Tensor made = TensorMaker(36).make({latent}, DType::f32, 1);
   return made;
@@ -92,7 +119,8 @@ struct Way {
   int64_t absorbed_rows_max = always_absorbed;
   int64_t chunk = 512;  // rows of a sequence in a step
   bool joint = true;
-  DType type = DType::f32;
+  DType type = DType::f32;     // of the cache
+  DType weights = DType::f32;  // of the projections
 };
 
 /// Runs the sequences side by side; the rows of each, [length, heads · value].
@@ -102,8 +130,9 @@ std::vector<std::vector<float>> run(Backend& backend, const std::vector<Sequence
   rotation.pairs = model::RopePairs::interleaved;
   const RotationTable rotations(rotation, rope, 512);
   backend.set_rope(rotations.view());
-  const Weight weight = backend.adopt(norm()), joint = backend.adopt(projections().joint),
-               key = backend.adopt(projections().key), values = backend.adopt(projections().values);
+  const auto adopt = [&](const model::Tensor& tensor) { return backend.adopt(encoded(tensor, way.weights)); };
+  const Weight weight = backend.adopt(norm()), joint = adopt(projections().joint),
+               key = adopt(projections().key), values = adopt(projections().values);
   const LatentProjections split{nullptr, &key, &values}, whole{&joint, nullptr, nullptr};
   const LatentShape shape = shape_of(way.absorbed_rows_max);
   const KvLayer kv = filled_kv(backend, way.type, 0xff);  // a NaN in every type
@@ -210,14 +239,33 @@ BOOST_AUTO_TEST_CASE(both_forms_give_what_the_definition_gives) {
   });
 }
 
+BOOST_AUTO_TEST_CASE(projections_of_every_type_give_what_the_reference_makes_of_them) {
+  const std::vector<Sequence> sequences = ragged();
+  const auto reference = make_cpu_backend(Kernels::reference, 1);
+  for (const DType type :
+       {DType::f16, DType::bf16, DType::f8_e4m3, DType::i8, DType::q8_0, DType::q4_0, DType::q4_1})
+    for (const bool joint : {true, false}) {
+      const Way way{.joint = joint, .weights = type};
+      const auto expected = run(*reference, sequences, way);
+      for_each_backend([&](const BackendChoice& choice, Backend& backend) {
+        const auto own = run(backend, sequences, way);
+        for (size_t i = 0; i < sequences.size(); i++)
+          BOOST_TEST(difference(own[i], expected[i]) < std::max(tolerance(choice, type), forms_tolerance),
+                     model::info(type).name << ", projections " << (joint ? "joint" : "split"));
+      });
+    }
+}
+
 BOOST_AUTO_TEST_CASE(a_row_has_the_same_bits_in_any_company) {
   const std::vector<Sequence> sequences = ragged();
-  for (Way way :
-       {Way{}, Way{.type = DType::bf16}, Way{.type = DType::f16}, Way{.absorbed_rows_max = never_absorbed}}) {
-    std::vector<std::vector<float>> alone;
-    for (const Sequence& s : sequences)
-      alone.push_back(run(*make_cpu_backend(Kernels::reference, 1), {s}, way)[0]);
-    for_each_backend([&](const BackendChoice&, Backend& backend) {
+  for (Way way : {Way{}, Way{.joint = false}, Way{.type = DType::bf16}, Way{.type = DType::f16},
+                  Way{.weights = DType::q8_0}, Way{.joint = false, .weights = DType::q8_0},
+                  Way{.absorbed_rows_max = never_absorbed}}) {
+    std::vector<std::vector<float>> alone_with[2];
+    for_each_backend([&](const BackendChoice& choice, Backend& backend) {
+      auto& alone = alone_with[choice.kernels == Kernels::fast];
+      if (alone.empty())
+        for (const Sequence& s : sequences) alone.push_back(run(backend, {s}, way)[0]);
       for (const int64_t chunk : {1, 7, 64, 512}) BOOST_TEST_CONTEXT("chunks of " << chunk) {
           way.chunk = chunk;
           // Last comes first, on blocks that all differ.
