@@ -121,15 +121,10 @@ inline bool quantized(model::DType type) { return model::info(type).block_values
 /// Outputs that a kernel computes together.
 inline constexpr int64_t output_tile = 16;
 
-/// Float weights are widened so many columns at once, and serve so many rows before the next.
-inline constexpr int64_t float_strip_columns = 256, float_strip_rows = 64;
-
 /// Of quantised weights, 16 outputs of each block unpacked (8 · 64 bytes of weights, scale and minimum of
-/// each output) and 16 stored rows. Of float weights, 16 outputs of a strip and the sums of its rows.
+/// each output) and 16 stored rows; float weights need less.
 inline size_t linear_scratch_bytes(int64_t columns) {
-  const int64_t quantised = (columns + 31) / 32 * 640 + columns * output_tile * 4;
-  constexpr int64_t floats = output_tile * (float_strip_columns + float_strip_rows * 16) * 4;
-  return static_cast<size_t>(quantised > floats ? quantised : floats) + 64;
+  return static_cast<size_t>((columns + 31) / 32 * 640 + columns * output_tile * 4) + 64;
 }
 
 const KernelTable& scalar_kernels();

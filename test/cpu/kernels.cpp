@@ -13,7 +13,7 @@ struct Shape {
   int64_t outputs, columns, rows;
 };
 /// A whole number of tiles, one short of it, one more; few and many blocks; both ways of reading weights; for
-/// float weights rows that are no whole lanes, and several strips.
+/// float weights rows that are no whole lanes.
 std::vector<Shape> shapes(DType type) {
   std::vector<Shape> all;
   for (const Shape& shape : {Shape{16, 32, 1},
@@ -247,7 +247,7 @@ BOOST_AUTO_TEST_CASE(every_8_bit_weight_is_its_number_in_every_instruction_set) 
 BOOST_AUTO_TEST_CASE(weights_of_8_bits_with_scales_give_the_bits_of_their_float32_values) {
   Random random;
   for (const DType type : {DType::f8_e4m3, DType::i8}) {
-    // Blocks of 128 by 128 that are cut off on both sides, and rows as stored and in strips.
+    // Blocks of 128 by 128 that are cut off on both sides, and rows as stored and widened.
     for (const Shape& shape : {Shape{200, 160, 1}, {130, 300, 3}, {17, 128, 4}, {200, 301, 7}}) {
       const auto weights = random.weights(type, shape.outputs, shape.columns);
       const auto scales =
