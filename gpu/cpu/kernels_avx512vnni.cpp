@@ -53,13 +53,11 @@ Vf load(const Bfloat* p) { return widen_bfloat(_mm256_loadu_si256(reinterpret_ca
 /// down to the subnormal ones. Its scale brings the rest.
 constexpr float float8_unit = 256;
 Vf widen_float8(__m128i bytes) {
-  const __m256i bits = _mm256_cvtepu8_epi16(bytes);
-  const __m256i low = _mm256_set1_epi16(0x7f), magnitude = _mm256_and_si256(bits, low);
-  const __m256i half =
-      _mm256_mask_blend_epi16(_mm256_cmpeq_epi16_mask(magnitude, low), _mm256_slli_epi16(magnitude, 7),
-                              _mm256_set1_epi16(0x7e00));  // NaN
-  const __m256i number = _mm256_or_si256(half, _mm256_slli_epi16(_mm256_andnot_si256(low, bits), 8));
-  return {_mm512_cvtph_ps(number)};
+  const __m128i magnitudes = _mm_or_si128(bytes, _mm_set1_epi8(-128));
+  const __mmask16 numbers = _mm_cmpneq_epi8_mask(magnitudes, _mm_set1_epi8(-1));
+  // With its sign in bits 7 to 15; of the two that the shift leaves, the lower one is none.
+  const __m256i bits = _mm256_and_si256(_mm256_cvtepi8_epi16(bytes), _mm256_set1_epi16(~0x80));
+  return {_mm512_cvtph_ps(_mm256_mask_slli_epi16(_mm256_set1_epi16(0x7e00), numbers, bits, 7))};
 }
 Vf load(const Float8* p) { return widen_float8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 Vf load_part(const Float8* p, int64_t n) { return widen_float8(_mm_maskz_loadu_epi8(first_lanes(n), p)); }
