@@ -3,6 +3,7 @@
 // arithmetic.
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -84,11 +85,34 @@ std::vector<int64_t> integers(const Tensor& tensor);
 /// Rows first..first + rows of a matrix, in the same bytes. f8_e4m3 with scales: from a block's first row.
 Tensor row_range(const Tensor& tensor, int64_t first, int64_t rows);
 
-float f16_to_f32(uint16_t half);
-float bf16_to_f32(uint16_t bits);
+// Without branches, so that loops over them become vectors.
+
+inline float f16_to_f32(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = half >> 10 & 31, fraction = half & 1023;
+  // Zero, subnormal: fraction · 2^-24.
+  const auto small = std::bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(fraction)) * 0x1p-24f);
+  const uint32_t number = (exponent + 112) << 23 | fraction << 13;
+  const uint32_t infinite = 0x7f800000u | fraction << 13;  // or NaN
+  return std::bit_cast<float>(sign | (exponent == 31 ? infinite : exponent == 0 ? small : number));
+}
+inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 /// To nearest, ties to even; NaN stays NaN.
-uint16_t f32_to_f16(float value);
-uint16_t f32_to_bf16(float value);
+inline uint16_t f32_to_f16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffffu;
+  const uint32_t rounded = (magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000u) >> 13;
+  // Subnormal: the addition rounds to multiples of 2^-24.
+  const uint32_t small = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t finite = magnitude < 0x38800000u ? small : rounded;
+  const uint32_t whole = magnitude >= 0x477ff000u ? 0x7c00 : finite;  // rounds to infinity
+  return static_cast<uint16_t>(sign | (magnitude > 0x7f800000u ? 0x7e00 : whole));
+}
+inline uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t quiet = bits >> 16 | 64, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
 float f8_e4m3_to_f32(uint8_t bits);
 
 }  // namespace convoy::model

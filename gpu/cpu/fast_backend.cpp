@@ -266,7 +266,7 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
     norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
     rotate(rope_, row_of(q, row), shape.heads, d, position);
     rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
-    for (int64_t j = 0; j < width; ++j) store_kv(row_of(k, row) + j, 1, kv.type, key(j));
+    scatter_kv(row_of(k, row), width, kv.type, key(0), key(1) - key(0));
     store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
   };
   for_rows(q.rows, rotate_rows_per_chunk, [&](int64_t first, int64_t last) {

@@ -21,6 +21,8 @@ inline std::byte* kv_entry(const KvLayer& kv, size_t stream, const SequenceRows&
 }
 
 void store_kv(const float* from, int64_t n, model::DType type, std::byte* to);
+/// The same, each value `stride` bytes after the one before.
+void scatter_kv(const float* from, int64_t n, model::DType type, std::byte* to, int64_t stride);
 
 /// n values as float32: in place if they are stored so, else widened into `scratch`.
 const float* load_kv(const std::byte* from, int64_t n, model::DType type, float* scratch);
