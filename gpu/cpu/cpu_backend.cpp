@@ -23,7 +23,7 @@ void CpuBackend::reserve(const StepBounds& bounds) {
 
 void CpuBackend::latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
                               std::span<const SequenceRows> sequences, const KvLayer& kv) {
-  gpu::latent_write(q, kv_a, norm, eps, shape, sequences, kv, rope_);
+  gpu::latent_write(pool_, q, kv_a, norm, eps, shape, sequences, kv, rope_);
 }
 
 void CpuBackend::latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,

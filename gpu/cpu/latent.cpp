@@ -129,21 +129,28 @@ void projected_up(const HeadTask& t) {
 
 }  // namespace
 
-void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                  std::span<const SequenceRows> sequences, const KvLayer& kv, const Rotations& rotations) {
+void latent_write(ThreadPool& pool, Rows q, Rows kv_a, const Weight& norm, float eps,
+                  const LatentShape& shape, std::span<const SequenceRows> sequences, const KvLayer& kv,
+                  const Rotations& rotations) {
   assert(kv_a.width == shape.latent + shape.rope && rotations.width() == shape.rope);
   const int64_t head_width = shape.nope + shape.rope;
   const float* w = vector_values(norm);
-  for (const SequenceRows& s : sequences) {
-    for (int64_t i = 0; i < s.rows; i++) {
-      const int64_t row = s.first_row + i, position = s.first_position + i;
-      float* entry = row_of(kv_a, row);
-      rotate(rotations, row_of(q, row) + shape.nope, shape.heads, head_width, position);
-      rms_norm(entry, w, shape.latent, eps, entry);
-      rotate(rotations, entry + shape.latent, 1, shape.rope, position);
-      store_kv(entry, kv_a.width, kv.type, kv_entry(kv, 0, s, position));
+  const auto write = [&](const SequenceRows& s, int64_t row) {
+    const int64_t position = s.first_position + row - s.first_row;
+    float* entry = row_of(kv_a, row);
+    rotate(rotations, row_of(q, row) + shape.nope, shape.heads, head_width, position);
+    rms_norm(entry, w, shape.latent, eps, entry);
+    rotate(rotations, entry + shape.latent, 1, shape.rope, position);
+    store_kv(entry, kv_a.width, kv.type, kv_entry(kv, 0, s, position));
+  };
+  constexpr int64_t rows_per_chunk = 2;  // they wait for the lines of the cache that they write
+  pool.parallel_for((q.rows + rows_per_chunk - 1) / rows_per_chunk, [&](int64_t chunk, int) {
+    const int64_t first = chunk * rows_per_chunk, last = first + rows_per_chunk;
+    for (const SequenceRows& s : sequences) {
+      const int64_t end = std::min(last, s.first_row + s.rows);
+      for (int64_t row = std::max(first, s.first_row); row < end; row++) write(s, row);
     }
-  }
+  });
 }
 
 size_t latent_scratch_bytes(const StepBounds& bounds) {

@@ -10,8 +10,9 @@
 
 namespace convoy::gpu {
 
-void latent_write(Rows q, Rows kv_a, const Weight& norm, float eps, const LatentShape& shape,
-                  std::span<const SequenceRows> sequences, const KvLayer& kv, const Rotations& rotations);
+void latent_write(ThreadPool& pool, Rows q, Rows kv_a, const Weight& norm, float eps,
+                  const LatentShape& shape, std::span<const SequenceRows> sequences, const KvLayer& kv,
+                  const Rotations& rotations);
 
 /// Scratch of each thread for the next one.
 size_t latent_scratch_bytes(const StepBounds& bounds);
