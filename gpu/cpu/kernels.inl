@@ -9,8 +9,6 @@
 
 constexpr int64_t lanes = 16;
 constexpr int64_t block_values = 32;
-/// Up to so many rows, unpacking a tile of weights for its own sake does not pay.
-constexpr int rows_as_stored_max = 4;
 
 /// Into the second cache: tiles of wide matrices, and what other rows of the tile still need, fill the first.
 [[gnu::always_inline]] inline void fetch_line(const std::byte* p) { __builtin_prefetch(p, 0, 2); }

@@ -34,20 +34,25 @@ struct Q41 {
 #pragma GCC unroll 4
     for (int t = 0; t < 4; ++t) out->w[t] = low_nibbles(nibbles[t]), out->w[4 + t] = high_nibbles(nibbles[t]);
   }
-  [[gnu::always_inline]] static void unpack_together(const std::byte* p, int64_t stride, Block* out) {
+  /// The same of `together` blocks, one after the other: use(block, its number) is called as soon as a block
+  /// is unpacked, so that registers need not hold more than that and what the next one shares with it.
+  template <class Use>
+  [[gnu::always_inline]] static void unpack_together(const std::byte* p, int64_t stride, const Use& use) {
     Vw dwords[20];
-#pragma GCC unroll 5
-    for (int i = 0; i < 5; ++i) load_rows_16_bytes(p + 16 * i, stride, dwords + 4 * i);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
+      if (i == 0) load_rows_16_bytes(p, stride, dwords);
+      load_rows_16_bytes(p + 16 * (i + 1), stride, dwords + 4 * (i + 1));
       const Vi header = as_ints(dwords[5 * i]);
-      out[i].d = half_low(header);
-      out[i].m = half_high(header);
+      Block block;
+      block.d = half_low(header);
+      block.m = half_high(header);
 #pragma GCC unroll 4
       for (int t = 0; t < 4; ++t) {
-        out[i].w[t] = low_nibbles(dwords[5 * i + 1 + t]);
-        out[i].w[4 + t] = high_nibbles(dwords[5 * i + 1 + t]);
+        block.w[t] = low_nibbles(dwords[5 * i + 1 + t]);
+        block.w[4 + t] = high_nibbles(dwords[5 * i + 1 + t]);
       }
+      use(block, i);
     }
   }
 };

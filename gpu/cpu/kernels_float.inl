@@ -73,6 +73,9 @@ template <class T, int O, int R>
   if (c < columns) add_lanes<false>(weights, v, stride, c, columns - c, acc);
 }
 
+/// Up to so many rows wait for the memory's weights rather than for products.
+constexpr int64_t rows_as_stored_max = 4;
+
 /// Products of rows with 16 outputs, one row after the other, until store_outputs takes them.
 struct Results {
   static constexpr int64_t rows = 64;

@@ -6,9 +6,8 @@
   return static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum));
 }
 
-/// Rows above rows_as_stored_max are cut into tiles of this many to row_tile.
+/// More rows than row_tile are cut into tiles of this many to row_tile.
 constexpr int rows_unpacked_min = (row_tile + 1) / 2;
-static_assert(rows_as_stored_max + 1 >= row_tile / 2 + 1);
 
 /// Adds one block to the sums of R rows.
 template <class F, int R>
@@ -43,11 +42,11 @@ template <int R>
   for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, sums[r]);
 }
 
-/// R rows against weights as stored: unpacked on the way, used once. `ahead` is fetched meanwhile, as many
-/// bytes.
-template <class F, int R>
+/// R rows against weights as stored, unpacked on the way, and kept for more rows if there is room to. `ahead`
+/// is fetched meanwhile, as many bytes.
+template <class F, int R, bool keep>
 void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                    const Activations& x) {
+                    const Activations& x, Block* kept) {
   constexpr int64_t row = 0;
   const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
   Vf acc[R];
@@ -57,69 +56,66 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
   if constexpr (F::together > 1) {
     for (; b + F::together <= blocks; b += F::together) {
       prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
-      Block w[F::together];
-      F::unpack_together(tile + b * F::bytes, stride, w);
-#pragma GCC unroll 4
-      for (int i = 0; i < F::together; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
+      F::unpack_together(
+          tile + b * F::bytes, stride, [&](const Block& w, int i) __attribute__((always_inline)) {
+            if (keep) kept[b + i] = w;
+            add_block<F, R>(w, x, row, b + i, blocks, acc);
+          });
     }
   }
   for (; b < blocks; b += F::blocks) {
     const int64_t at = b / F::blocks * F::bytes;
     prefetch<F::bytes * lanes>(ahead ? ahead + at * lanes : nullptr);
-    Block w[F::blocks];
+    Block own[keep ? 1 : F::blocks];
+    Block* const w = keep ? kept + b : own;
     F::unpack(tile + at, stride, w);
     for (int i = 0; i < F::blocks; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
   }
   store_rows<R>(p, row, first, acc);
 }
 
-/// R rows against a tile that was unpacked before; `ahead` as above.
+/// R rows against a tile that was unpacked before.
 template <class F, int R>
-void tile_unpacked(const Product& p, int64_t first, const Block* tile, const std::byte* ahead,
-                   const Activations& x, int64_t row) {
+void tile_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x, int64_t row) {
   const int64_t blocks = x.columns / block_values;
   Vf acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) acc[r] = splat(0);
-  if (ahead) {
-    for (int64_t b = 0; b < blocks; b += F::blocks) {
-      prefetch<F::bytes * lanes>(ahead + b / F::blocks * F::bytes * lanes);
-      for (int i = 0; i < F::blocks; ++i) add_block<F, R>(tile[b + i], x, row, b + i, blocks, acc);
-    }
-  } else {
-    for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
-  }
+  for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
   store_rows<R>(p, row, first, acc);
 }
 
 /// The same for R rows or fewer.
 template <class F, int R>
-void up_to_rows_unpacked(const Product& p, int64_t first, const Block* tile, const std::byte* ahead,
-                         const Activations& x, int64_t row, int64_t rows) {
+void up_to_rows_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x,
+                         int64_t row, int64_t rows) {
   if constexpr (R > rows_unpacked_min)
-    if (rows < R) return up_to_rows_unpacked<F, R - 1>(p, first, tile, ahead, x, row, rows);
-  tile_unpacked<F, R>(p, first, tile, ahead, x, row);
+    if (rows < R) return up_to_rows_unpacked<F, R - 1>(p, first, tile, x, row, rows);
+  tile_unpacked<F, R>(p, first, tile, x, row);
 }
 
-/// The same for R rows or fewer against weights as stored.
-template <class F, int R>
+/// The first R rows or fewer against weights as stored.
+template <class F, int R, bool keep>
 void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                          const Activations& x) {
-  if constexpr (R > 1)
-    if (x.rows < R) return up_to_rows_as_stored<F, R - 1>(p, first, tile, ahead, x);
-  tile_as_stored<F, R>(p, first, tile, ahead, x);
+                          const Activations& x, int64_t rows, Block* kept) {
+  if constexpr (R > (keep ? rows_unpacked_min : 1))
+    if (rows < R) return up_to_rows_as_stored<F, R - 1, keep>(p, first, tile, ahead, x, rows, kept);
+  tile_as_stored<F, R, keep>(p, first, tile, ahead, x, kept);
 }
 
-/// More rows than are computed as stored: in as few tiles of rows as there can be, of about the same size.
+/// All rows: in as few tiles of rows as there can be, of about the same size.
 template <class F>
-void rows_unpacked(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                   const Activations& x, Block* unpacked) {
-  for (int64_t b = 0; b < x.columns / block_values; b += F::blocks)
-    F::unpack(tile + b / F::blocks * F::bytes, p.row_bytes, unpacked + b);
+void rows_times_tile(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
+                     const Activations& x, Block* unpacked) {
+  if (x.rows <= row_tile)
+    return up_to_rows_as_stored<F, row_tile, false>(p, first, tile, ahead, x, x.rows, nullptr);
   int64_t tiles = (x.rows + row_tile - 1) / row_tile;
-  for (int64_t row = 0, rows; row < x.rows; row += rows, --tiles) {
+  int64_t rows = (x.rows + tiles - 1) / tiles;
+  up_to_rows_as_stored<F, row_tile, true>(p, first, tile, ahead, x, rows, unpacked);
+  for (int64_t row = rows; row < x.rows; row += rows) {
+    --tiles;
     rows = (x.rows - row + tiles - 1) / tiles;
-    up_to_rows_unpacked<F, row_tile>(p, first, unpacked, row == 0 ? ahead : nullptr, x, row, rows);
+    up_to_rows_unpacked<F, row_tile>(p, first, unpacked, x, row, rows);
   }
 }
 
@@ -146,9 +142,6 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
       __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
       tile = rows;
     }
-    if (x.rows <= rows_as_stored_max)
-      up_to_rows_as_stored<F, rows_as_stored_max>(p, o, tile, ahead, x);
-    else
-      rows_unpacked<F>(p, o, tile, ahead, x, unpacked);
+    rows_times_tile<F>(p, o, tile, ahead, x, unpacked);
   }
 }
