@@ -9,6 +9,9 @@ namespace convoy::gpu {
 
 /// Tokens per KV block.
 inline constexpr int64_t kv_block_tokens = 64;
+/// Of a block's tokens, so many lie side by side where values come first (KvPlace::by_value).
+inline constexpr int64_t kv_strip_tokens = 16;
+static_assert(kv_block_tokens % kv_strip_tokens == 0);
 
 /// The KV blocks that so many tokens fill, the last one maybe in part.
 template <std::integral T>
@@ -38,9 +41,10 @@ struct KvPlace {
   [[gnu::always_inline]] constexpr int64_t by_token(int64_t width, int64_t value = 0) const {
     return (block * kv_block_tokens + token) * width + value;
   }
-  /// or, within a block, value after value, [blocks, width, tokens].
+  /// or in strips of tokens and in these value after value, [blocks, strips, width, strip's tokens].
   [[gnu::always_inline]] constexpr int64_t by_value(int64_t width, int64_t value = 0) const {
-    return (block * width + value) * kv_block_tokens + token;
+    const int64_t in_strip = token % kv_strip_tokens;
+    return (block * kv_block_tokens + token - in_strip) * width + value * kv_strip_tokens + in_strip;
   }
 };
 

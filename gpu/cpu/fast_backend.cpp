@@ -35,8 +35,8 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
   return part;
 }
 
-/// KV of a block lies as keys [kv_heads · head_dim, 64 tokens], so that scores of 16 tokens are one register,
-/// and values [64 tokens, kv_heads · head_dim].
+/// KV of a block lies as keys in strips [kv_heads · head_dim, 16 tokens], so that scores of 16 tokens are one
+/// register and what they are computed of lies together, and values [64 tokens, kv_heads · head_dim].
 class FastBackend final : public CpuBackend {
  public:
   // All tables give the same bits, so the instruction set is not part of the name. The number grows when they

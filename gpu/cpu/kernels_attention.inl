@@ -13,30 +13,34 @@ float* out_of(const AttentionTask& a, int64_t query) {
   return a.out + query / a.group * a.row_stride + query % a.group * a.head_dim;
 }
 
-/// Rows of a block, `stride` values apart, and those of the next one; nullptr: there is none, or nothing of
-/// it is to be fetched.
+/// Rows of a block, `stride` values apart, and those that are read after them; nullptr: there are none, or
+/// nothing of them is to be fetched.
 template <class T>
 struct CacheRows {
   const T *rows, *next;
   int64_t count, stride;
   bool fetch;  // not if other queries have just read them
 
-  /// Fetches so many values of the row that comes `rows_ahead` after row i.
-  template <int64_t values>
-  [[gnu::always_inline]] void fetch_after(int64_t i) const {
+  /// Fetches so many values of the row that comes `rows_ahead` after row i, and of the `parts - 1` that lie
+  /// each `apart` values behind it.
+  template <int64_t values, int parts = 1>
+  [[gnu::always_inline]] void fetch_after(int64_t i, int64_t apart = 0) const {
     if (!fetch) return;
     const int64_t at = i + rows_ahead;
     const T* row = at < count ? rows + at * stride : next ? next + (at - count) * stride : nullptr;
-    prefetch<values* static_cast<int64_t>(sizeof(T))>(reinterpret_cast<const std::byte*>(row));
+    if (!row) return;
+#pragma GCC unroll 4
+    for (int part = 0; part < parts; ++part)
+      prefetch<values* static_cast<int64_t>(sizeof(T))>(
+          reinterpret_cast<const std::byte*>(row + part * apart));
   }
 };
 
+/// The strips of 16 keys of one block.
+static_assert(lanes == kv_strip_tokens);
 template <class T>
-CacheRows<T> keys_in(const AttentionTask& a, int64_t block, int64_t blocks, bool fetch) {
-  const auto at = [&](int64_t b) {
-    return static_cast<const T*>(a.keys) + KvPlace::first_in(a.blocks, b).by_value(a.width);
-  };
-  return {at(block), block + 1 < blocks ? at(block + 1) : nullptr, a.head_dim, kv_block_tokens, fetch};
+const T* strips_of(const AttentionTask& a, int64_t block) {
+  return static_cast<const T*>(a.keys) + KvPlace::first_in(a.blocks, block).by_value(a.width);
 }
 
 template <class T>
@@ -47,10 +51,10 @@ CacheRows<T> values_in(const AttentionTask& a, int64_t block, int64_t blocks, bo
   return {at(block), block + 1 < blocks ? at(block + 1) : nullptr, kv_block_tokens, a.width, fetch};
 }
 
-/// Scores of Q queries against 16·S keys of a block, the first of which is key k; lane = key.
+/// Scores of Q queries against S strips of keys, `apart` values from each other; lane = key.
 template <class T, int Q, int S>
-void score_keys(const AttentionTask& a, int64_t query, const CacheRows<T>& keys, int64_t k, float* scores,
-                int64_t stride) {
+void score_strips(const AttentionTask& a, int64_t query, const CacheRows<T>& keys, int64_t apart,
+                  float* scores, int64_t stride) {
   const float* q[Q];
   Vf acc[Q][S];
 #pragma GCC unroll 6
@@ -59,13 +63,12 @@ void score_keys(const AttentionTask& a, int64_t query, const CacheRows<T>& keys,
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) acc[i][s] = splat(0);
   }
-  const CacheRows<T> own{keys.rows + k, keys.next ? keys.next + k : nullptr, keys.count, keys.stride,
-                         keys.fetch};
+  const CacheRows<T> own = keys;
   for (int64_t d = 0; d < a.head_dim; ++d) {
-    own.template fetch_after<S * lanes>(d);
+    own.template fetch_after<lanes, S>(d, apart);
     Vf key[S];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) key[s] = load(own.rows + d * kv_block_tokens + s * lanes);
+    for (int s = 0; s < S; ++s) key[s] = load(own.rows + s * apart + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf value = splat(q[i][d]);
@@ -76,7 +79,7 @@ void score_keys(const AttentionTask& a, int64_t query, const CacheRows<T>& keys,
 #pragma GCC unroll 6
   for (int i = 0; i < Q; ++i) {
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) store(scores + i * stride + k + s * lanes, mul(acc[i][s], splat(a.scale)));
+    for (int s = 0; s < S; ++s) store(scores + i * stride + s * lanes, mul(acc[i][s], splat(a.scale)));
   }
 }
 
@@ -84,14 +87,20 @@ void score_keys(const AttentionTask& a, int64_t query, const CacheRows<T>& keys,
 /// query's own position hold what lies there, and softmax leaves them out.
 template <class T, int Q>
 void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t blocks, int64_t stride) {
-  const CacheRows<T> keys = keys_in<T>(a, block, blocks, query == 0);
+  const T* const strips = strips_of<T>(a, block);
+  const T* const next_block = block + 1 < blocks ? strips_of<T>(a, block + 1) : nullptr;
   float* scores = a.scores + query * stride + block * kv_block_tokens;
   const int64_t seen = keys_of(a, query + Q - 1) - block * kv_block_tokens;
-  const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens;
-  constexpr int64_t wide = score_strips * lanes;
+  const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens, apart = lanes * a.width;
+  constexpr int64_t wide = strips_together * lanes;
   int64_t k = 0;
-  for (; k + wide <= end; k += wide) score_keys<T, Q, score_strips>(a, query, keys, k, scores, stride);
-  for (; k < end; k += lanes) score_keys<T, Q, 1>(a, query, keys, k, scores, stride);
+  const auto keys = [&](int64_t then) __attribute__((always_inline)) {
+    return CacheRows<T>{strips + k * a.width, then < end ? strips + then * a.width : next_block, a.head_dim,
+                        lanes, query == 0};
+  };
+  for (; k + wide <= end; k += wide)
+    score_strips<T, Q, strips_together>(a, query, keys(k + wide), apart, scores + k, stride);
+  for (; k < end; k += lanes) score_strips<T, Q, 1>(a, query, keys(k + lanes), apart, scores + k, stride);
 }
 
 /// Turns a query's scores into e^(score − max); returns 1 / their sum.

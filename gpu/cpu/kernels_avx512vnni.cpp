@@ -32,9 +32,9 @@ struct Int8 {
 
 constexpr int row_tile = 8;  // rows of activations that share an unpacked tile's registers
 constexpr int float_outputs = 4, float_rows = 4;
-constexpr int score_strips = 4;  // times 16 keys at once in attention
-constexpr int value_strips = 4;  // times 16 dimensions
-constexpr int query_tile = 6;    // queries that share the keys in registers
+constexpr int strips_together = 4;  // times 16 keys at once in attention
+constexpr int value_strips = 4;     // times 16 dimensions
+constexpr int query_tile = 6;       // queries that share the keys in registers
 constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
 

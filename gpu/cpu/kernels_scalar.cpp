@@ -35,7 +35,7 @@ struct Int8 {
 
 constexpr int row_tile = 4;
 constexpr int float_outputs = 2, float_rows = 2;
-constexpr int score_strips = 1;
+constexpr int strips_together = 1;
 constexpr int value_strips = 1;  // times 16 dimensions
 constexpr int query_tile = 2;
 constexpr int64_t prefetch_bytes = 0;
