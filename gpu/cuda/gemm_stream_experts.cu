@@ -12,6 +12,7 @@ namespace {
 /// many loads under way as two others.
 constexpr int blocks_of(int eights) { return eights == 4 ? 1 : 2; }
 constexpr int ring_of(int eights) { return eights == 4 ? 12 : eights == 2 ? 6 : 8; }
+
 struct ExpertArgs {
   Product product, up;  // up: as large as product's, if they are gated
   const __nv_bfloat16* in;
