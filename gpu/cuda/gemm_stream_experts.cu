@@ -10,8 +10,13 @@ namespace {
 
 /// With many rows activations fill the shared memory, so a block has the multiprocessor to itself, and as
 /// many loads under way as two others.
-constexpr int blocks_of(int eights) { return eights == 4 ? 1 : 2; }
-constexpr int ring_of(int eights) { return eights == 4 ? 12 : eights == 2 ? 6 : 8; }
+constexpr int blocks_of(int eights) { return eights == 1 ? 2 : 1; }
+/// Chunks of columns that a warp has under way. Two are multiplied at once.
+constexpr int ring_of(int eights) { return eights == 4 ? 10 : eights == 2 ? 16 : 8; }
+constexpr int at_once = 2;
+constexpr int64_t ring_bytes(int eights) {
+  return int64_t{stream_threads} * ring_of(eights) * 2 * sizeof(uint4);
+}
 
 struct ExpertArgs {
   Product product, up;  // up: as large as product's, if they are gated
@@ -25,15 +30,6 @@ struct ExpertArgs {
 __device__ __forceinline__ Matrix weights_of(const Product& product, const Visits& visits, int expert) {
   return expert < visits.experts ? of_expert(product.weight, expert)
                                  : of_expert(product.shared, expert - visits.experts);
-}
-
-/// Where it is written: loads of a whole round ahead would take the registers of the ring.
-__device__ __forceinline__ uint4 load_staged(uint32_t from) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(from));
-  return v;
 }
 
 /// A tile of rows, and the outputs of them that are a block's.
@@ -64,8 +60,11 @@ __device__ __forceinline__ int per_round(int count, int rows_max) {
 template <int Eights, bool Gated>
 __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_experts(const ExpertArgs args) {
   constexpr int ring = ring_of(Eights), rows_max = Gated ? 8 : 16;
+  static_assert(ring % at_once == 0);
   extern __shared__ uint4 dynamic[];
-  auto* const staged = reinterpret_cast<__nv_bfloat16*>(dynamic);
+  // [ring][low, high][threads]: what a thread copies it reads itself, so nobody waits for another's.
+  uint4* const own_ring = dynamic + threadIdx.x;
+  auto* const staged = reinterpret_cast<__nv_bfloat16*>(dynamic + ring_bytes(Eights) / sizeof(uint4));
   follow_previous();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;  // a row of the weights; eight columns of 32
@@ -76,10 +75,9 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
   if (begin >= end) return;
 
   // What is loaded next: of a tile `left` outputs of this warp's, `load_round` at once; and where the tile
-  // behind begins. Chunks of columns are counted in whole rounds of the ring; what lies behind the last is
-  // zeros.
+  // behind begins. What lies behind the last column is zeros.
   const int own_chunks = (columns - quarter * chunk_values + 31) / 32,
-            chunks = ((columns + 31) / 32 + ring - 1) / ring * ring;
+            chunks = ((columns + 31) / 32 + at_once - 1) / at_once * at_once;
   const std::byte *low_from = nullptr, *high_from = nullptr;
   int64_t pitch = 0;
   int left = 0, load_round = 0, behind = begin, next = 0;
@@ -100,22 +98,24 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
     low_there = group < count, high_there = group + (Gated ? 0 : 8) < count;
     left -= count, next = 0;
   };
-  uint4 low[ring], high[ring];
-  const auto fetch = [&](int i) {
-    const bool there = next < own_chunks;
-    low[i] = there && low_there ? load_weights(low_from + next * 64) : uint4{0, 0, 0, 0};
-    high[i] = there && high_there ? load_weights(high_from + next * 64) : uint4{0, 0, 0, 0};
-    next++;
+  int fetched = 0, read = 0;  // places of the ring
+  const auto turn = [](int& place) {
+    const int now = place;
+    place = now + 1 == ring ? 0 : now + 1;
+    return now;
   };
-  const auto end_ring = [&] {
-    if (next < chunks) return;
+  const auto fetch = [&] {
+    uint4* const to = own_ring + turn(fetched) * 2 * stream_threads;
+    const bool there = next < own_chunks;
+    copy_async_or_zeros(to, low_from + next * 64, there && low_there);
+    copy_async_or_zeros(to + stream_threads, high_from + next * 64, there && high_there);
+    end_copies();
+    if (++next < chunks) return;
     low_from += load_round * pitch, high_from += load_round * pitch;
     begin_round();
   };
   begin_round();
-#pragma unroll
-  for (int i = 0; i < ring; i++) fetch(i);
-  end_ring();
+  for (int i = 0; i < ring; i++) fetch();
 
   const int staged_row = staged_pitch(columns);
   while (begin < end) {
@@ -126,41 +126,41 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
     for (int i = thread; i < rows * chunks_of_row; i += stream_threads) {
       const int row = i / chunks_of_row, column = i % chunks_of_row * chunk_values,
                 visit = own.tile.first + row;
-      copy_async(staged + row * staged_row + column,
-                 args.in + (args.visits.rows ? args.visits.rows[visit] : visit) * args.in_pitch + column);
+      *reinterpret_cast<uint4*>(staged + row * staged_row + column) = *reinterpret_cast<const uint4*>(
+          args.in + (args.visits.rows ? args.visits.rows[visit] : visit) * args.in_pitch + column);
     }
-    end_copies();
-    wait_for_copies<0>();
     __syncthreads();
     // Rows behind the last are computed as that one is, and not kept.
-    uint32_t in[Eights];  // bytes of shared memory
+    const __nv_bfloat16* in[Eights];
 #pragma unroll
     for (int j = 0; j < Eights; j++)
-      in[j] = static_cast<uint32_t>(__cvta_generic_to_shared(
-          staged + min(j * 8 + group, rows - 1) * staged_row + quarter * chunk_values));
+      in[j] = staged + min(j * 8 + group, rows - 1) * staged_row + quarter * chunk_values;
     const int own_first = own.own_first(warp), count = own.own_count(warp),
               round = per_round(count, rows_max);
     for (int at = 0; at < count; at += round) {
       float sums[Eights][4] = {};
-      uint4 x[2][Eights];  // the next chunk's are loaded while this one's are multiplied
-      const auto take = [&](int chunk, uint4(&to)[Eights]) {
+      for (int chunk = 0; chunk < chunks; chunk += at_once) {
+        wait_for_copies<ring - at_once>();
+        uint4 low[at_once], high[at_once], x[at_once][Eights];
 #pragma unroll
-        for (int j = 0; j < Eights; j++)
-          to[j] = chunk < own_chunks ? load_staged(in[j] + chunk * 64) : uint4{0, 0, 0, 0};
-      };
-      take(0, x[0]);
-      for (int chunk = 0; chunk < chunks; chunk += ring) {
+        for (int i = 0; i < at_once; i++) {
+          const uint4* const from = own_ring + turn(read) * 2 * stream_threads;
+          low[i] = from[0], high[i] = from[stream_threads];
 #pragma unroll
-        for (int i = 0; i < ring; i++) {
-          take(chunk + i + 1, x[(i + 1) % 2]);
+          for (int j = 0; j < Eights; j++)
+            x[i][j] = chunk + i < own_chunks ? *reinterpret_cast<const uint4*>(in[j] + (chunk + i) * 32)
+                                             : uint4{0, 0, 0, 0};
+        }
+#pragma unroll
+        for (int i = 0; i < at_once; i++) {
           const uint4 &l = low[i], &h = high[i];
 #pragma unroll
-          for (int j = 0; j < Eights; j++) mma(sums[j], {l.x, h.x, l.y, h.y}, x[i % 2][j].x, x[i % 2][j].y);
+          for (int j = 0; j < Eights; j++) mma(sums[j], {l.x, h.x, l.y, h.y}, x[i][j].x, x[i][j].y);
 #pragma unroll
-          for (int j = 0; j < Eights; j++) mma(sums[j], {l.z, h.z, l.w, h.w}, x[i % 2][j].z, x[i % 2][j].w);
-          fetch(i);
+          for (int j = 0; j < Eights; j++) mma(sums[j], {l.z, h.z, l.w, h.w}, x[i][j].z, x[i][j].w);
         }
-        end_ring();
+#pragma unroll
+        for (int i = 0; i < at_once; i++) fetch();
       }
       // A thread has rows group and group + 8 of the weights, each by two rows of activations.
       const int here = min(round, count - at);
@@ -180,6 +180,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
         }
     }
   }
+  wait_for_copies<0>();
 }
 
 template <int Eights>
@@ -196,9 +197,10 @@ void launch_experts(const ExpertArgs& args, size_t shared, cudaStream_t stream) 
 int stream_experts_tile(int64_t rows, int64_t columns) {
   if (columns % chunk_values != 0) return 0;
   const int64_t most = shared_memory_max();
+  const auto bytes = [&](int height) { return ring_bytes(height / 8) + staged_bytes(columns, height); };
   int height = stream_tile(rows);
-  while (height > 8 && staged_bytes(columns, height) > most) height /= 2;
-  return staged_bytes(columns, height) <= most ? height : 0;
+  while (height > 8 && bytes(height) > most) height /= 2;
+  return bytes(height) <= most ? height : 0;
 }
 
 void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t cuda_stream) {
@@ -209,7 +211,8 @@ void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, 
                         .gated = call.up ? static_cast<__nv_bfloat16*>(call.gated.data) : nullptr,
                         .out_pitch = call.up ? call.gated.pitch : call.product.pitch,
                         .visits = visits};
-  const auto shared = static_cast<size_t>(staged_bytes(args.product.weight.columns, tile_rows));
+  const auto shared =
+      static_cast<size_t>(ring_bytes(tile_rows / 8) + staged_bytes(args.product.weight.columns, tile_rows));
   if (tile_rows == 8)
     launch_experts<1>(args, shared, cuda_stream);
   else if (tile_rows == 16)

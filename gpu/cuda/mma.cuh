@@ -44,11 +44,22 @@ __device__ __forceinline__ uint4 packed_bf16(const float (&v)[8]) {
   return {two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7])};
 }
 
+__device__ __forceinline__ void add_weighted(float4& sum, const float4& v, float weight) {
+  sum.x = fmaf(v.x, weight, sum.x), sum.y = fmaf(v.y, weight, sum.y);
+  sum.z = fmaf(v.z, weight, sum.z), sum.w = fmaf(v.w, weight, sum.w);
+}
+
 /// Sixteen bytes from global into shared memory, behind the thread's back.
 __device__ __forceinline__ void copy_async(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                "l"(from));
+}
+/// The same, or zeros if they are not there.
+__device__ __forceinline__ void copy_async_or_zeros(void* to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(there ? 16 : 0));
 }
 __device__ __forceinline__ void end_copies() { asm volatile("cp.async.commit_group;\n"); }
 /// Until at most `Left` groups of the thread's copies are under way.
