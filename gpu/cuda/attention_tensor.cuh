@@ -65,11 +65,6 @@ __device__ __forceinline__ Share share_of(int seen, int parts, int part) {
 /// What clusters leave of a head: its values, the largest score, the sum of weights; from one to the next.
 __host__ __device__ constexpr int share_pitch(int value_width) { return value_width + 4; }
 
-__device__ __forceinline__ void add_weighted(float4& sum, const float4& v, float weight) {
-  sum.x = fmaf(v.x, weight, sum.x), sum.y = fmaf(v.y, weight, sum.y);
-  sum.z = fmaf(v.z, weight, sum.z), sum.w = fmaf(v.w, weight, sum.w);
-}
-
 /// Joins four values of a head of which Count shares have a part, with the largest score and the sum of
 /// weights of each, some of them empty. To be divided by `whole.y`.
 template <int Count, class Weight, class Values>

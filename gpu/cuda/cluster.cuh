@@ -6,22 +6,31 @@
 
 namespace convoy::cuda {
 
+/// How many clusters of `size` blocks of a kernel the current card takes at once.
+template <class... Parameters>
+int active_clusters(void (*kernel)(Parameters...), int threads, size_t shared, int size) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        "cudaFuncSetAttribute");
+  if (shared > 0)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "cudaFuncSetAttribute");
+  const auto blocks = static_cast<unsigned>(size);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension, cluster.val.clusterDim = {1, 1, blocks};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(1, 1, blocks), config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared, config.attrs = &cluster, config.numAttrs = 1;
+  int at_once = 0;
+  check(cudaOccupancyMaxActiveClusters(&at_once, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  return at_once;
+}
+
 /// How many blocks of a kernel the current card takes as one cluster, at most `most`.
 template <class... Parameters>
 int largest_cluster(void (*kernel)(Parameters...), int threads, size_t shared, int most) {
   constexpr int any_card = 8;
   if (!knows_dependent_launches()) return 1;  // both came with 9.0
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-        "cudaFuncSetAttribute");
-  cudaLaunchAttribute size{};
-  size.id = cudaLaunchAttributeClusterDimension, size.val.clusterDim = {1, 1, static_cast<unsigned>(most)};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(1, 1, static_cast<unsigned>(most)),
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared, config.attrs = &size, config.numAttrs = 1;
-  int at_once = 0;
-  check(cudaOccupancyMaxActiveClusters(&at_once, kernel, &config), "cudaOccupancyMaxActiveClusters");
-  return at_once > 0 ? most : any_card;
+  return active_clusters(kernel, threads, shared, most) > 0 ? most : any_card;
 }
 
 /// All threads of all blocks of the cluster are here, and what they wrote is seen.

@@ -210,7 +210,29 @@ __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
   *out = sum;
 }
 
+constexpr int gather_threads = 128;
+
+/// A block copies a visit's row.
+__global__ void __launch_bounds__(gather_threads)
+    gather(const __nv_bfloat16* from, int64_t from_pitch, const RoutingTables tables, __nv_bfloat16* to,
+           int64_t to_pitch) {
+  follow_previous();
+  const int visit = static_cast<int>(blockIdx.x);
+  if (visit >= *tables.visits) return;
+  const auto* const in = reinterpret_cast<const uint4*>(from + tables.visit_row[visit] * from_pitch);
+  auto* const out = reinterpret_cast<uint4*>(to + visit * to_pitch);
+  for (int i = static_cast<int>(threadIdx.x); i < to_pitch / chunk_values; i += gather_threads)
+    out[i] = in[i];
+}
+
 }  // namespace
+
+void gather_visits(const Rows& from, const RoutingTables& tables, int32_t visits_max, const Rows& to,
+                   cudaStream_t stream) {
+  launch("gather", gather, static_cast<unsigned>(visits_max), gather_threads, 0, stream,
+         static_cast<const __nv_bfloat16*>(from.data), from.pitch, tables,
+         static_cast<__nv_bfloat16*>(to.data), to.pitch);
+}
 
 int tiles_max(const Route& route) {
   const int64_t rows = route.rows.max, height = route.tile_rows, visits = rows * route.routing.chosen;

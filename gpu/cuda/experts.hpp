@@ -32,6 +32,9 @@ struct Route {
 
   __host__ __device__ int visits() const { return static_cast<int>(routing.chosen) + shared; }  // of a row
 };
+/// to[visit] = from[its row], in bf16; both as wide.
+void gather_visits(const Rows& from, const RoutingTables& tables, int32_t visits_max, const Rows& to,
+                   cudaStream_t stream);
 /// Tiles that its rows may need.
 int tiles_max(const Route& route);
 void route_rows(const Route& route, cudaStream_t stream);

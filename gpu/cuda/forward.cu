@@ -4,6 +4,7 @@
 
 #include "gpu/cuda/gemm_heads_stream.hpp"
 #include "gpu/cuda/gemm_stream.hpp"
+#include "gpu/cuda/gemm_wgmma.hpp"
 
 namespace convoy::cuda {
 namespace {
@@ -44,10 +45,18 @@ Norm Forward::norm(const Launch& l, const float* weight) const {
 
 /// The call's rows are the norm's, made now if they cannot be made as they are read.
 void Forward::normalised(GemmCall& call, const Norm& norm, cudaStream_t stream) const {
-  if (!shape_.deterministic && takes_norm(call))
+  if (halves_.tiles > 0 && halves_.norm.weight == norm.weight && takes_half(call))
+    call.halved = &halves_;
+  else if (!shape_.deterministic && takes_norm(call))
     call.norm = &norm;
   else
     normalise(norm, stream);
+}
+
+/// The call's product, which is added to x, leaves the first half of the norm behind it, if it can.
+void Forward::halve(GemmCall& call, const Norm& norm) {
+  halves_ = {.norm = norm, .squares = squares_.as<float>(), .pitch = wgmma_tiles_max};
+  if (kind(norm.rows.max) == GemmKind::many_rows && norm.weight) call.halves = &halves_;
 }
 
 void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
@@ -57,13 +66,16 @@ void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* re
   const Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream};
   if (shape_.first)
     embed(ends_.matrix(Part::embedding), tables, l.rows, x_.as<float>(), shape_.hidden, stream);
+  halves_.tiles = 0;
   for (size_t i = 0; i < layers_.size(); i++) {
     const LayerParts& layer = layers_[i];
     shape_.has_latent ? latent_attention(l, layer, i) : grouped_attention(l, layer, i);
     GemmCall out = call(l, attended_);
     out.products[out.count++] = onto_x({layer.matrix(Part::o), layer.vector(Part::o_bias)});
+    // Experts are told by rows that are whole.
+    if (!layer.has(Part::router)) halve(out, norm(l, layer.vector(Part::mlp_norm)));
     multiply(out, stream);
-    mlp(l, layer);
+    mlp(l, layer, i + 1 < layers_.size() ? layers_[i + 1].vector(Part::attention_norm) : nullptr);
   }
   if (shape_.last && bucket.sampled > 0) head(l, results, after_logits);
 }
@@ -222,14 +234,16 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
   multiply_heads(values, l.stream);
 }
 
-void Forward::mlp(const Launch& l, const LayerParts& layer) {
-  const Norm before = norm(l, layer.vector(Part::mlp_norm));
+/// next_norm: of the layer behind, if one is.
+void Forward::mlp(const Launch& l, const LayerParts& layer, const float* next_norm) {
+  const Norm before = norm(l, layer.vector(Part::mlp_norm)), after = norm(l, next_norm);
   if (!layer.has(Part::router)) {
     dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
           {layer.matrix(Part::up), layer.vector(Part::up_bias)},
-          {layer.matrix(Part::down), layer.vector(Part::down_bias)}, &before);
+          {layer.matrix(Part::down), layer.vector(Part::down_bias)}, &before, &after);
     return;
   }
+  halves_.tiles = 0;
   const bool together = shared_among_experts(l, layer);
   experts(l, layer, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
   if (layer.has(Part::gate) && !together)
@@ -258,9 +272,15 @@ bool Forward::streams_experts(const LayerParts& layer) const {
   return stream_experts_tile(1, shape_.hidden) > 0 && stream_experts_tile(1, shape_.expert_width) > 0;
 }
 
-/// x += down(silu(gate) ⊙ up) of h, or of the norm's rows.
+/// Whether they lie as kernels need it that fetch whole tiles.
+bool Forward::fetches_experts(const LayerParts& layer) const {
+  return std::ranges::all_of(std::array{Part::expert_gate, Part::expert_up, Part::expert_down},
+                             [&](Part part) { return takes_experts(layer.matrix(part)); });
+}
+
+/// x += down(silu(gate) ⊙ up) of h, or of the rows of the norm before, and what the norm behind will read.
 void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const Linear& down,
-                    const Norm* before) {
+                    const Norm* before, const Norm* after) {
   const int32_t width = gate.weight.rows;
   const Values gates{gates_.f32(), gates_.pitch}, ups = gates.behind(padded(width));
   GemmCall both = call(l, h_);
@@ -273,6 +293,7 @@ void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const
   }
   GemmCall out = call(l, gated_);
   out.products[out.count++] = onto_x(down);
+  if (after) halve(out, *after);
   multiply(out, l.stream);
 }
 
@@ -291,11 +312,17 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
   const int64_t average = (l.rows.max * routing.chosen + routing.experts - 1) / routing.experts;
   GemmKind of_experts = kind(average);
   int height = tile_rows(of_experts);
-  if (streams_experts(layer) && (shape_.deterministic || average <= stream_rows_max)) {
-    const int64_t rows = average + average / 2;
-    of_experts = GemmKind::few_rows;
-    height =
-        std::min(stream_experts_tile(rows, shape_.hidden), stream_experts_tile(rows, shape_.expert_width));
+  int by_tma = 0;
+  if (streams_experts(layer)) {
+    if (!shape_.deterministic && fetches_experts(layer)) by_tma = wgmma_experts_tile(l.rows.max, average);
+    if (by_tma > 0) {
+      height = by_tma;
+    } else if (shape_.deterministic || average <= stream_rows_max) {
+      const int64_t rows = average + average / 2;
+      height =
+          std::min(stream_experts_tile(rows, shape_.hidden), stream_experts_tile(rows, shape_.expert_width));
+    }
+    if (by_tma > 0 || shape_.deterministic || average <= stream_rows_max) of_experts = GemmKind::few_rows;
   }
   const Route route{.logits = router_.f32(),
                     .bias = layer.vector(Part::router_bias),
@@ -308,10 +335,22 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
   const int tiles = tiles_max(route);
   const RowRange visited{routing_.visits, 0, l.rows.max * route.visits()};
   const auto routed = static_cast<int32_t>(routing.experts);
-  const Visits of_rows{routing_.tiles, routing_.tile_count, routing_.visit_row, tiles, routed},
-      in_order{routing_.tiles, routing_.tile_count, nullptr, tiles, routed};
+  const Visits of_rows{.tiles = routing_.tiles,
+                       .tile_count = routing_.tile_count,
+                       .rows = routing_.visit_row,
+                       .tiles_max = tiles,
+                       .experts = routed,
+                       .all = routed + shared,
+                       .max = visited.max,
+                       .by_tma = by_tma > 0};
+  Visits in_order = of_rows;
+  in_order.rows = nullptr;
   GemmCall both = call(l, h_);
   both.visits = &of_rows, both.kind = of_experts, both.tile_rows = height;
+  if (by_tma > 0 && l.rows.max > wgmma_rows_max) {
+    gather_visits(h_.rows(), routing_, visited.max, gathered_.rows(), l.stream);
+    both.in = gathered_.rows(), both.visits = &in_order;
+  }
   const Values gate{expert_gates_.f32(), expert_gates_.pitch}, up = gate.behind(padded(shape_.expert_width));
   // A shared expert's part of the shared ones' matrices: some rows, or some columns.
   const auto slice = [&](Part part) {

@@ -83,15 +83,17 @@ class Forward {
   GemmCall call(const Launch& launch, const RowBuffer& in) const;
   Norm norm(const Launch& launch, const float* weight) const;
   void normalised(GemmCall& call, const Norm& norm, cudaStream_t stream) const;
+  void halve(GemmCall& call, const Norm& norm);
   Product onto_x(const Linear& linear) const;
   void grouped_attention(const Launch& launch, const LayerParts& layer, size_t index);
   void latent_attention(const Launch& launch, const LayerParts& layer, size_t index);
-  void mlp(const Launch& launch, const LayerParts& layer);
+  void mlp(const Launch& launch, const LayerParts& layer, const float* next_norm);
   void dense(const Launch& launch, const Linear& gate, const Linear& up, const Linear& down,
-             const Norm* before = nullptr);
+             const Norm* before = nullptr, const Norm* after = nullptr);
   void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
   bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
   bool streams_experts(const LayerParts& layer) const;
+  bool fetches_experts(const LayerParts& layer) const;
   void head(const Launch& launch, Sampled* results, const AfterLogits& after_logits);
   CacheStream stream(size_t layer, size_t index) const;
 
@@ -104,11 +106,13 @@ class Forward {
   std::unique_ptr<Blas> blas_;  // if there is one, for steps of many rows
   DeviceLimits limits_;
 
-  DeviceMemory x_;  // [rows, hidden], float32: what each layer adds to
+  DeviceMemory x_;        // [rows, hidden], float32: what each layer adds to
+  DeviceMemory squares_;  // of x, by tiles
+  NormHalves halves_;     // tiles > 0: h_ has the first half of this norm
   // Rows that products read are in the activations' type, what they give is float32.
   // What is computed of the same rows lies side by side: products that are joined give it at once.
   RowBuffer h_, projected_, q_a_, q_, absorbed_, latents_, attended_, gates_, gated_;
-  RowBuffer router_, expert_gates_, expert_gated_, expert_out_;
+  RowBuffer router_, gathered_, expert_gates_, expert_gated_, expert_out_;
   RowBuffer head_in_, logits_;
   DeviceMemory counts_, partial_, arrived_, cosines_, sines_;
   RotationView rotations_;

@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "gpu/cuda/forward.hpp"
+#include "gpu/cuda/gemm_wgmma.hpp"
 #include "gpu/kv_block.hpp"
 
 namespace convoy::cuda {
@@ -66,6 +67,8 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
   constexpr auto f32 = Activations::f32;
   x_ = take(rows * s.hidden * 4, "activations"), take.poison(x_);
   buffer(h_, rows, s.hidden, activations_);
+  if (activations_ == Activations::bf16)
+    squares_ = take(std::min<int64_t>(rows, wgmma_rows_max) * wgmma_tiles_max * 4, "activations");
   if (s.has_latent) {
     const int64_t down = s.latent.q_rank > 0 ? s.latent.q_rank : s.heads * s.latent.query();
     buffer(projected_, rows, padded(down) + s.latent.cached(), f32);
@@ -86,6 +89,8 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
     const int64_t visits = rows * (s.routing.chosen + s.shared_experts);
     buffer(router_, rows, s.routing.experts, f32);
     router_.pitch = s.routing.experts;
+    if (activations_ == Activations::bf16 && !s.deterministic && rows > wgmma_rows_max)
+      buffer(gathered_, visits, s.hidden, activations_);
     buffer(expert_gates_, visits, padded(s.expert_width) * 2, f32);
     buffer(expert_gated_, visits, s.expert_width, activations_), buffer(expert_out_, visits, s.hidden, f32);
     expert_out_.pitch = s.hidden;

@@ -4,6 +4,7 @@
 #include "gpu/cuda/check.hpp"
 #include "gpu/cuda/gemm_heads_stream.hpp"
 #include "gpu/cuda/gemm_stream.hpp"
+#include "gpu/cuda/gemm_wgmma.hpp"
 
 namespace convoy::cuda {
 
@@ -68,11 +69,27 @@ bool all_bf16(const GemmCall& call) {
 
 bool streams(const GemmCall& call) { return call.kind == GemmKind::few_rows && all_bf16(call); }
 
-/// out = product, or with `up` what both give gated.
-void stream_one(const GemmCall& call, const Product& product, const Product* up, const Rows& gated,
-                cudaStream_t cuda_stream) {
-  const StreamCall one{product, up, gated, call.in, call.norm, call.keeps_norm, call.rows};
-  call.visits ? stream_visits(one, *call.visits, call.tile_rows, cuda_stream) : stream(one, cuda_stream);
+/// One of a call's products, or with `up` what both give gated.
+StreamCall one_of(const GemmCall& call, const Product& product, const Product* up = nullptr,
+                  const Rows& gated = {}) {
+  return {product, up, gated, call.in, call.norm, call.keeps_norm, call.halved, call.halves, call.rows};
+}
+
+/// Whether tensor cores take a product's weights from shared memory: on the cards that can, for as many rows
+/// as the kernel has, if not so few that those of the streaming kernel do without a norm before them.
+bool multiplies_by_wgmma(const GemmCall& call, const StreamCall& one) {
+  const bool in_halves = call.halved || call.halves;
+  return (in_halves || call.kind == GemmKind::many_rows) && !call.visits && all_bf16(call) &&
+         takes_wgmma(one);
+}
+
+void stream_one(const GemmCall& call, const StreamCall& one, cudaStream_t cuda_stream) {
+  if (!call.visits)
+    stream(one, cuda_stream);
+  else if (call.visits->by_tma)
+    multiply_visits(one, *call.visits, call.tile_rows, cuda_stream);
+  else
+    stream_visits(one, *call.visits, call.tile_rows, cuda_stream);
 }
 
 bool multiplies_by_blas(const GemmCall& call) {
@@ -100,19 +117,28 @@ bool takes_norm(const GemmCall& call) {
   return streams(call) && !call.visits && stream_takes_norm(call.products[0].weight.columns, call.rows.max);
 }
 
+bool takes_half(const GemmCall& call) {
+  return !call.visits && all_bf16(call) &&
+         for_joined(call, [&](const Product& product) { return takes_wgmma(one_of(call, product)); });
+}
+
 bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t cuda_stream) {
   // What pads a row of `gated` is not written.
-  if (!streams(call) || call.products[0].weight.rows % chunk_values != 0) return false;
-  stream_one(call, call.products[0], &call.products[1], gated, cuda_stream);
+  if (call.products[0].weight.rows % chunk_values != 0) return false;
+  const StreamCall both = one_of(call, call.products[0], &call.products[1], gated);
+  if (multiplies_by_wgmma(call, both)) return multiply_wgmma(both, cuda_stream), true;
+  if (!streams(call)) return false;
+  stream_one(call, both, cuda_stream);
   return true;
 }
 
 void multiply(const GemmCall& call, cudaStream_t cuda_stream) {
+  if (for_joined(call, [&](const Product& p) { return multiplies_by_wgmma(call, one_of(call, p)); })) {
+    for_joined(call, [&](const Product& p) { return multiply_wgmma(one_of(call, p), cuda_stream), true; });
+    return;
+  }
   if (streams(call)) {
-    for_joined(call, [&](const Product& product) {
-      stream_one(call, product, nullptr, {}, cuda_stream);
-      return true;
-    });
+    for_joined(call, [&](const Product& p) { return stream_one(call, one_of(call, p), cuda_stream), true; });
     return;
   }
   if (multiplies_by_blas(call) && for_joined(call, [&](const Product& product) {

@@ -46,6 +46,11 @@ struct Visits {
   const int32_t* rows = nullptr;  // the input row of each visit; nullptr: its own number
   int32_t tiles_max = 0;
   int32_t experts = 0;  // those of higher numbers are Product::shared's
+  int32_t all = 0;      // with these
+  int32_t max = 0;      // visits, at most
+  /// Rows are fetched as they lie: those of the visits, or, if `rows` says which they are, all of the step's,
+  /// for which each tile then has room.
+  bool by_tma = false;
 };
 
 /// How a row's additions are ordered.
@@ -69,6 +74,16 @@ struct Norm {
   const int32_t* chosen = nullptr;
 };
 
+/// A norm of x in two halves, so that no launch stands between the product that x came from and the one that
+/// reads its norm: the first leaves x · w, and what the squares of x sum to in each of its tiles; the second
+/// divides its sums by the root. Values are rounded before they are divided.
+struct NormHalves {
+  Norm norm;
+  float* squares = nullptr;  // [rows, pitch]
+  int32_t pitch = 0;
+  int32_t tiles = 0;  // in a row of squares
+};
+
 /// Several products of the same rows.
 inline constexpr int products_max = 3;
 class Blas;
@@ -80,6 +95,10 @@ struct GemmCall {
   /// They are left there too if others read them.
   const Norm* norm = nullptr;
   bool keeps_norm = false;
+  /// `in` is the first half of this norm's.
+  const NormHalves* halved = nullptr;
+  /// The first half is to be left of what the product adds to; where it is, `tiles` is set.
+  NormHalves* halves = nullptr;
   RowRange rows;
   const Visits* visits = nullptr;  // then `rows` is not looked at
   int tile_rows = 0;               // of the visits' tiles
@@ -93,6 +112,8 @@ bool multiply_gated(const GemmCall& call, const Rows& gated, cudaStream_t stream
 /// Whether a call's rows can be normalised as its products read them. The bits are not those of the norm
 /// alone: each value is rounded before it is divided by the root.
 bool takes_norm(const GemmCall& call);
+/// Whether a call's products can read the first half of a norm.
+bool takes_half(const GemmCall& call);
 /// Whether products with such a weight are streamed (gemm_stream.hpp) where rows are few: then the visits'
 /// tiles may have its heights.
 bool streams(const Matrix& weight, Activations activations);

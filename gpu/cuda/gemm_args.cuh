@@ -67,4 +67,14 @@ __device__ __forceinline__ float warp_max(float value) {
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
 
+/// silu(gate) · up
+__device__ __forceinline__ __nv_bfloat16 gated_bf16(float gate, float up) {
+  return __float2bfloat16_rn(gate / (1.0f + expf(-gate)) * up);
+}
+__device__ __forceinline__ uint2 gated_four(const float4& gate, const float4& up) {
+  const __nv_bfloat162 low{gated_bf16(gate.x, up.x), gated_bf16(gate.y, up.y)},
+      high{gated_bf16(gate.z, up.z), gated_bf16(gate.w, up.w)};
+  return {*reinterpret_cast<const uint32_t*>(&low), *reinterpret_cast<const uint32_t*>(&high)};
+}
+
 }  // namespace convoy::cuda

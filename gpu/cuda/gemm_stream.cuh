@@ -145,9 +145,4 @@ __device__ __forceinline__ void join_warps(const StreamPlace& place, StreamParts
   }
 }
 
-/// silu(gate) · up
-__device__ __forceinline__ __nv_bfloat16 gated_bf16(float gate, float up) {
-  return __float2bfloat16_rn(gate / (1.0f + expf(-gate)) * up);
-}
-
 }  // namespace convoy::cuda

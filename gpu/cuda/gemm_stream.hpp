@@ -15,6 +15,8 @@ struct StreamCall {
   Rows in;
   const Norm* norm = nullptr;  // instead of `in`, where stream_takes_norm says so
   bool keeps_norm = false;
+  const NormHalves* halved = nullptr;  // as GemmCall's, where takes_wgmma says so
+  NormHalves* halves = nullptr;
   RowRange rows;
 };
 void stream(const StreamCall& call, cudaStream_t cuda_stream);
