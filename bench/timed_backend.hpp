@@ -64,9 +64,9 @@ class TimedBackend final : public gpu::Backend {
                         gpu::Rows out) override {
     time(attention_, [&] { backend_->latent_attention(q, projections, shape, sequences, kv, out); });
   }
-  void experts(gpu::Rows h, const gpu::ExpertSet& experts, const model::Routing& routing, gpu::Rows shared,
-               gpu::Rows out) override {
-    time(experts_, [&] { backend_->experts(h, experts, routing, shared, out); });
+  void experts(gpu::Rows h, const gpu::ExpertSet& experts, const model::Routing& routing,
+               const gpu::RoutingTrace& trace, gpu::Rows shared, gpu::Rows out) override {
+    time(experts_, [&] { backend_->experts(h, experts, routing, trace, shared, out); });
   }
   void head(gpu::Rows x, gpu::Rows delta, const gpu::Weight& norm, float eps, const gpu::Weight& head,
             std::span<const int32_t> rows, gpu::Rows logits) override {

@@ -5,18 +5,14 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <random>
 
 #include "cli/backend_option.hpp"
 #include "cli/commands.hpp"
 #include "cli/comparison.hpp"
-#include "cli/quantize_text.hpp"
-#include "cli/verify.hpp"
 #include "gpu/devices.hpp"
 #include "model/error.hpp"
 #include "model/parallel.hpp"
 #include "model/rewrite/rewrite.hpp"
-#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::cli {
 namespace {
@@ -52,22 +48,6 @@ class ProgressLine {
   size_t kept_ = 0;
 };
 
-/// Of the text; of a model without a tokenizer random ones, the same every time.
-std::vector<int32_t> tokens_for(const QuantizeOptions& options, const model::Checkpoint& checkpoint) {
-  if (checkpoint.has_tokenizer()) {
-    const std::string text = options.text.empty() ? std::string(quantize_text) : read_text(options.text);
-    return tokens_of(text, *model::Tokenizer::load(options.model), options.text);
-  }
-  if (!options.text.empty())
-    throw InputError("has no tokenizer to read a text with", options.model, "leave --text away");
-  constexpr size_t count = 256;
-  std::mt19937 random(1);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& id : tokens)
-    id = static_cast<int32_t>(random() % static_cast<uint32_t>(checkpoint.config().vocab));
-  return tokens;
-}
-
 Comparison measure(const QuantizeOptions& options, const fs::path& written) {
   const auto source = model::Checkpoint::open(options.model), result = model::Checkpoint::open(written);
   const gpu::DeviceFactory device = gpu::device_named(options.backend.name, options.threads);
@@ -75,7 +55,7 @@ Comparison measure(const QuantizeOptions& options, const fs::path& written) {
   LocalPipeline before(source, device, {}, window);
   LocalPipeline after(result, device, {}, window);
   Comparison comparison;
-  comparison.add(tokens_for(options, *source), window, before, after);
+  comparison.add(tokens_to_compare(options.model, *source, options.text), window, before, after);
   return comparison;
 }
 
@@ -89,7 +69,7 @@ void print(const Losses& losses, const std::optional<Comparison>& c, size_t kept
     boost::json::object line{{"tensors_kept", kept}, {"weight_error", errors}};
     if (c) {
       line["tokens"] = c->positions();
-      line["mean_kl"] = c->mean_kl();
+      line["mean_kl"] = c->errors().mean_kl();
       line["top1_agreement"] = c->top1_agreement();
       line["perplexity_ratio"] = c->other_perplexity() / c->reference_perplexity();
     }
@@ -104,7 +84,7 @@ void print(const Losses& losses, const std::optional<Comparison>& c, size_t kept
   if (c)
     std::printf(
         "%zu tokens: mean KL %.3e, top-1 agreement %.2f %%, perplexity %.4f before, %.4f after (%+.3f %%)\n",
-        c->positions(), c->mean_kl(), 100 * c->top1_agreement(), c->reference_perplexity(),
+        c->positions(), c->errors().mean_kl(), 100 * c->top1_agreement(), c->reference_perplexity(),
         c->other_perplexity(), 100 * (c->other_perplexity() / c->reference_perplexity() - 1));
 }
 
@@ -122,7 +102,7 @@ int quantize(const QuantizeOptions& options) {
   std::optional<Comparison> comparison;
   if (!options.no_measurement) comparison = measure(options, rewriter.partial());
   print(rewriter.losses(), comparison, progress.kept(), options.json);
-  if (options.kl_max && !(comparison->mean_kl() <= *options.kl_max)) {  // NaN is no agreement
+  if (options.kl_max && !(comparison->errors().mean_kl() <= *options.kl_max)) {  // NaN is no agreement
     std::fprintf(
         stderr,
         "convoy: the mean KL divergence is above --max-kl %g; what was written stays at %s, and a run "

@@ -4,6 +4,7 @@
 #include "cli/verify.hpp"
 
 #include <boost/json.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -17,7 +18,8 @@
 namespace convoy::cli {
 namespace {
 
-constexpr double logits_tolerance = 1e-3;  // of ‖out − ref‖/‖ref‖ at a position
+constexpr ErrorLimits golden_limits{.max_rel = 1e-3, .median_rel = {}, .mean_kl = {}};
+constexpr const char* float32_backend = "cpu-reference";
 
 struct GoldenPrompt {
   std::vector<int32_t> prompt, greedy;
@@ -74,74 +76,107 @@ bool is_index(std::string_view text, size_t count) {
 }
 
 struct Verdict {
-  size_t index = 0, positions = 0, greedy_equal = 0, greedy_excused = 0, greedy_total = 0;
-  double max_rel = 0, mean_rel = 0, mean_kl = 0;
-  bool holds(double tolerance) const {
-    return max_rel <= tolerance && greedy_equal + greedy_excused == greedy_total;
+  LogitErrors errors;
+  size_t greedy_equal = 0, greedy_excused = 0, greedy_total = 0;
+  size_t rows = 0, differing_rows = 0;  // beside the float32 run, of a model with experts
+
+  size_t greedy_lost() const { return greedy_total - greedy_equal - greedy_excused; }
+  double experts_differ() const {
+    return rows == 0 ? 0 : static_cast<double>(differing_rows) / static_cast<double>(rows);
+  }
+  void add(const Verdict& other) {
+    errors.add(other.errors);
+    greedy_equal += other.greedy_equal, greedy_excused += other.greedy_excused;
+    greedy_total += other.greedy_total, rows += other.rows, differing_rows += other.differing_rows;
+  }
+};
+
+/// What is checked and, if experts are compared or replayed, the run in float32 beside it.
+struct Runs {
+  LocalPipeline checked;
+  std::optional<LocalPipeline> float32;
+  bool replay = false;
+
+  void start(size_t prompt_tokens, size_t tokens) {
+    checked.start(prompt_tokens, tokens);
+    if (float32) float32->start(prompt_tokens, tokens);
+  }
+  /// A step of both.
+  void feed(std::span<const int32_t> tokens, size_t wanted, Verdict& verdict,
+            const LocalPipeline::UseLogits& use) {
+    constexpr size_t none = SIZE_MAX;
+    if (float32) float32->feed(tokens, none, {});
+    if (replay) checked.replay(float32->routing());
+    checked.feed(tokens, wanted, use);
+    if (!float32 || checked.routing().of_row == 0) return;
+    verdict.rows += tokens.size();
+    verdict.differing_rows += checked.routing().differing_rows(float32->routing());
   }
 };
 
 /// The prompt, then the reference's own tokens one by one. A token other than the reference's is excused if
 /// the two logits are closer than the errors seen on the prompt's stored positions explain.
-Verdict judge(const GoldenPrompt& golden, size_t index, LocalPipeline& pipeline, size_t vocab) {
-  Verdict verdict{.index = index, .positions = golden.rows, .greedy_total = golden.greedy.size()};
+Verdict judge(const GoldenPrompt& golden, Runs& runs, size_t vocab) {
+  Verdict verdict{.errors = {}, .greedy_total = golden.greedy.size()};
   const size_t prompt_tokens = golden.prompt.size(), stored = prompt_tokens - golden.rows;
-  const auto positions = static_cast<double>(golden.rows);
-  float error = 0;
   std::vector<float> next;  // the logits that decide the next token
-  const auto compare = [&](size_t position, std::span<const float> own) {
-    const std::span<const float> reference =
-        std::span(golden.logits).subspan((position - stored) * vocab, vocab);
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < vocab; i++) {
-      const double d = double{own[i]} - reference[i];
-      difference += d * d, norm += double{reference[i]} * reference[i];
-      error = std::max(error, std::abs(own[i] - reference[i]));
-    }
-    const double rel = difference == 0 ? 0 : std::sqrt(difference / norm);
-    verdict.max_rel = std::max(verdict.max_rel, rel);
-    verdict.mean_rel += rel / positions;
-    verdict.mean_kl += kl_divergence(reference, own) / positions;
-    next.assign(own.begin(), own.end());
-  };
-  pipeline.start(prompt_tokens, prompt_tokens + golden.greedy.size());
-  pipeline.feed(golden.prompt, stored, compare);
+  runs.start(prompt_tokens, prompt_tokens + golden.greedy.size());
+  for (const auto step : LocalPipeline::steps_of(golden.prompt))
+    runs.feed(step, stored, verdict, [&](size_t position, std::span<const float> own) {
+      verdict.errors.add(std::span(golden.logits).subspan((position - stored) * vocab, vocab), own);
+      next.assign(own.begin(), own.end());
+    });
   for (size_t i = 0; i < golden.greedy.size(); i++) {
     const auto token = static_cast<size_t>(golden.greedy[i]);
     const size_t own = arg_max(next);
     if (own == token)
       verdict.greedy_equal++;
-    else if (next[own] - next[token] <= 2 * error)
+    else if (next[own] - next[token] <= 2 * verdict.errors.largest_difference())
       verdict.greedy_excused++;
     if (i + 1 < golden.greedy.size())
-      pipeline.feed(std::span(golden.greedy).subspan(i, 1), 0, [&](size_t, std::span<const float> logits) {
-        next.assign(logits.begin(), logits.end());
-      });
+      runs.feed(std::span(golden.greedy).subspan(i, 1), 0, verdict,
+                [&](size_t, std::span<const float> logits) { next.assign(logits.begin(), logits.end()); });
   }
   return verdict;
 }
 
-void print(const Verdict& v, bool json, double tolerance) {
+/// Of one prompt, or of all.
+void print(const std::string& what, size_t value, const Verdict& v, bool json) {
+  const LogitErrors& e = v.errors;
   if (json) {
-    const boost::json::object line{{"prompt", v.index},
-                                   {"positions", v.positions},
-                                   {"max_rel", v.max_rel},
-                                   {"mean_rel", v.mean_rel},
-                                   {"mean_kl", v.mean_kl},
-                                   {"greedy_equal", v.greedy_equal},
-                                   {"greedy_excused", v.greedy_excused},
-                                   {"greedy_total", v.greedy_total}};
+    boost::json::object line{{what, value},
+                             {"positions", e.positions()},
+                             {"max_rel", e.max_rel()},
+                             {"median_rel", e.median_rel()},
+                             {"mean_rel", e.mean_rel()},
+                             {"mean_kl", e.mean_kl()},
+                             {"greedy_equal", v.greedy_equal},
+                             {"greedy_excused", v.greedy_excused},
+                             {"greedy_total", v.greedy_total}};
+    if (v.rows > 0) line["experts_differ"] = v.experts_differ();
     std::printf("%s\n", boost::json::serialize(line).c_str());
-  } else {
-    std::printf(
-        "prompt %zu: %zu positions, max rel %.2e, mean rel %.2e, mean KL %.2e, greedy %zu of %zu equal, "
-        "%zu excused: %s\n",
-        v.index, v.positions, v.max_rel, v.mean_rel, v.mean_kl, v.greedy_equal, v.greedy_total,
-        v.greedy_excused, v.holds(tolerance) ? "ok" : "outside the tolerance");
+    return;
   }
+  std::printf(
+      "%s %zu: %zu positions, rel max %.2e, median %.2e, mean %.2e, mean KL %.2e, greedy %zu of %zu equal, "
+      "%zu excused",
+      what.c_str(), value, e.positions(), e.max_rel(), e.median_rel(), e.mean_rel(), e.mean_kl(),
+      v.greedy_equal, v.greedy_total, v.greedy_excused);
+  if (v.rows > 0) std::printf(", experts differ at %.2f %% of positions", 100 * v.experts_differ());
+  std::printf("\n");
 }
 
 }  // namespace
+
+int complain(const std::vector<std::string>& faults) {
+  for (const std::string& fault : faults) std::fprintf(stderr, "convoy: %s\n", fault.c_str());
+  return faults.empty() ? ok : failed;
+}
+
+std::optional<std::string> replay_fault(const VerifyOptions& options, double experts_differ) {
+  if (options.routing != RoutingRule::replay || experts_differ == 0) return std::nullopt;
+  return "rows went to other experts than those that were replayed: the backend did not heed them";
+}
 
 int verify_golden(const VerifyOptions& options) {
   const auto checkpoint = model::Checkpoint::open(options.model.model);
@@ -160,20 +195,26 @@ int verify_golden(const VerifyOptions& options) {
       throw InputError("prompts are not numbered from 0 without gaps", options.golden + " " + name,
                        "renumber them");
 
-  const std::string backend = options.backend.name.empty() ? "cpu-reference" : options.backend.name;
-  LocalPipeline pipeline(checkpoint, gpu::device_named(backend, options.threads), options.split,
+  const auto pipeline = [&](const std::string& backend) {
+    return LocalPipeline(checkpoint, gpu::device_named(backend, options.threads), options.split,
                          static_cast<int64_t>(longest));
-  const double tolerance = options.tolerance.value_or(logits_tolerance);
-  size_t held = 0;
+  };
+  Runs runs{.checked = pipeline(options.backend.name.empty() ? float32_backend : options.backend.name),
+            .replay = options.routing == RoutingRule::replay};
+  if (options.routing) runs.float32.emplace(pipeline(float32_backend));
+  Verdict all;
   for (size_t i = 0; i < prompts.size(); i++) {
-    const Verdict verdict = judge(prompts[i], i, pipeline, static_cast<size_t>(config.vocab));
-    print(verdict, options.json, tolerance);
-    held += verdict.holds(tolerance);
+    const Verdict verdict = judge(prompts[i], runs, static_cast<size_t>(config.vocab));
+    print("prompt", i, verdict, options.json);
+    all.add(verdict);
   }
-  if (held == prompts.size()) return ok;
-  std::fprintf(stderr, "convoy: %zu of %zu prompts are outside the tolerance %g\n", prompts.size() - held,
-               prompts.size(), tolerance);
-  return failed;
+  print("prompts", prompts.size(), all, options.json);
+  auto faults = all.errors.above(options.limits.or_else(runs.replay ? replay_limits : golden_limits));
+  if (all.greedy_lost() > 0)
+    faults.push_back(std::to_string(all.greedy_lost()) +
+                     " tokens are neither the reference's nor as good within the errors that were seen");
+  if (const auto fault = replay_fault(options, all.experts_differ())) faults.push_back(*fault);
+  return complain(faults);
 }
 
 void add_verify(CLI::App& app, int& exit_code) {
@@ -188,19 +229,30 @@ void add_verify(CLI::App& app, int& exit_code) {
   CLI::Option* against =
       options->against.add_to(*command, "Another backend to compare it with over a text", "--against")
           ->excludes(golden);
-  CLI::Option* text =
-      command->add_option("--text", options->text, "The text to compare over")->needs(against);
-  against->needs(text);
+  command->add_option("--text", options->text, "The text to compare over (default: one of our own)")
+      ->needs(against);
   command
-      ->add_option("--tolerance", options->tolerance,
-                   "Largest relative error of a position (default 1e-3); with --against the largest mean KL "
-                   "divergence (default 0.01)")
-      ->check(CLI::NonNegativeNumber);
+      ->add_option_function<std::string>(
+          "--routing",
+          [options](const std::string& rule) {
+            options->routing = rule == "own" ? RoutingRule::own : RoutingRule::replay;
+          },
+          "Also run in float32 (with --against that backend, else cpu-reference) and print where experts "
+          "differ (own), or send rows to the experts chosen there (replay)")
+      ->check(CLI::IsMember({"own", "replay"}));
+  const auto limit = [&](const char* name, std::optional<double>& value, const char* help) {
+    command->add_option(name, value, help)->check(CLI::NonNegativeNumber);
+  };
+  limit("--max-rel", options->limits.max_rel,
+        "Largest relative error of a position's logits (default with --golden 1e-3, with replay 0.25)");
+  limit("--max-median-rel", options->limits.median_rel, "Median relative error (default with replay 4e-2)");
+  limit("--max-kl", options->limits.mean_kl,
+        "Mean KL divergence (default with --against 0.01, with replay 4e-3)");
   command->add_option("--threads", options->threads, "Threads to compute with")->check(CLI::Range(1, 1024));
   command->add_flag("--json", options->json, "One JSON object a line");
   command->callback([options, &exit_code] {
     if (options->golden.empty() && options->against.name.empty())
-      throw CLI::RequiredError("--golden FILE, or --against BACKEND --text FILE");
+      throw CLI::RequiredError("--golden FILE, or --against BACKEND");
     exit_code = options->against.name.empty() ? verify_golden(*options) : verify_text(*options);
   });
 }

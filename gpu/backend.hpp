@@ -181,9 +181,10 @@ class Backend {
   virtual void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
                                 std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) = 0;
   /// out = shared (if shared.data) + Σ over the row's chosen experts of weight · down(silu(gate·h) ⊙ up·h),
-  /// added in the order of the experts' numbers. Chosen by route() over float32 scores.
-  virtual void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
-                       Rows out) = 0;
+  /// added in the order of the experts' numbers. Chosen by route() over float32 scores; `trace`: of this
+  /// layer, [rows, chosen].
+  virtual void experts(Rows h, const ExpertSet& experts, const model::Routing& routing,
+                       const RoutingTrace& trace, Rows shared, Rows out) = 0;
   /// logits = norm(x[row] (+ delta[row])) · headᵀ for the listed rows only. logits: [rows.size(), vocab]
   virtual void head(Rows x, Rows delta, const Weight& norm, float eps, const Weight& head,
                     std::span<const int32_t> rows, Rows logits) = 0;

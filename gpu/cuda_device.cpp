@@ -132,7 +132,8 @@ void CudaDevice::submit(const DeviceStep& step) {
                               .rows = step.ids.size(),
                               .in = step.in,
                               .out = step.out,
-                              .keep_logits = step.keep_logits};
+                              .keep_logits = step.keep_logits,
+                              .routing = step.routing};
   cuda::Status status;
   table_.submit(handle_, &plain_step, &status);
   check(status);

@@ -142,6 +142,19 @@ struct StepHints {
   int32_t from_before = no_hint;  // DeviceDone::hint of the stage before
 };
 
+/// Which experts rows go to, for tools that hold one device against another: [layers with experts, rows,
+/// experts of a row], ascending in each row.
+struct RoutingTrace {
+  /// In place of those that the scores say; their weights still are the scores'. nullptr: the scores say.
+  const int32_t* replayed = nullptr;
+  int32_t* recorded = nullptr;  // written until the step is done; nullptr: nobody asks
+
+  /// What lies so many values further.
+  RoutingTrace behind(int64_t values) const {
+    return {replayed ? replayed + values : nullptr, recorded ? recorded + values : nullptr};
+  }
+};
+
 struct DeviceStep {
   uint64_t number = 0;                         // ascending; what next_done() and release() call it by
   std::span<const SlotStart> starts;           // applied first
@@ -151,6 +164,7 @@ struct DeviceStep {
   const float* in = nullptr;                   // [rows, hidden] from the stage before; not on the first one
   float* out = nullptr;                        // [rows, hidden] for the next stage; not on the last one
   bool keep_logits = false;
+  RoutingTrace routing = {};
   StepHints hints = {};
 };
 

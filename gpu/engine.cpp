@@ -37,6 +37,7 @@ struct Flying {
     uint32_t slot, rows;
   };
   std::vector<Sampled> sampled = {};  // in the order of the plan; on the last stage
+  std::vector<int32_t> routing = {};  // that the device records
 };
 
 void check_limits(const EngineLimits& l, const model::Config& config) {
@@ -72,6 +73,8 @@ struct Engine::State {
         sequences(l.slots) {
     if (limits.kv_blocks == 0) pool = KvPool{.memory_bytes = device->memory_bytes(), .sharers = l.sharers};
     weights = checkpoint->stage(range);
+    layers_with_experts = std::ranges::count_if(
+        weights.layers, [](const model::LayerWeights& layer) { return layer.experts.has_value(); });
     for (size_t layer = 0; layer < weights.layers.size(); layer++) {
       device->load(static_cast<int64_t>(layer), parts_of(weights.layers[layer]));
       if (progress) progress(static_cast<int64_t>(layer) + 1, shape.layers);
@@ -93,6 +96,11 @@ struct Engine::State {
   void check(const SeqStep& step) const;
   void lay_out(const StepPlan& plan);
   void claim_blocks(const SeqStep& step, std::span<const uint32_t> table);
+  void check_replayed(int64_t rows) const;
+  /// Values of a routing of so many rows.
+  size_t routing_values(int64_t rows) const {
+    return static_cast<size_t>(layers_with_experts * rows * shape.routing.chosen);
+  }
   const Sequence& sequence(uint32_t slot) const;
   Sequence& sequence(uint32_t slot) { return const_cast<Sequence&>(std::as_const(*this).sequence(slot)); }
   const Sequence& fed_back(const SeqStep& step) const;
@@ -122,8 +130,11 @@ struct Engine::State {
   std::vector<Claim> written_by;      // which slot writes a block in this step
   uint64_t runs = 0;                  // steps so far: tells this step's claims from older ones
   std::vector<float> hidden, logits;  // of run(), and of the latest step that was done
-  bool keep_logits = false;
-  int32_t hint = no_hint;  // of the latest step that was done
+  bool keep_logits = false, record_routing = false;
+  int64_t layers_with_experts = 0;
+  std::vector<int32_t> routing;       // of the latest step that was done
+  std::span<const int32_t> replayed;  // in the next one
+  int32_t hint = no_hint;             // of the latest step that was done
 };
 
 Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
@@ -140,6 +151,7 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
   for (const SeqStart& start : plan.starts) s.start(start);
   for (const BlockChange& change : plan.block_changes) s.change(change);
   s.check(plan, input, output);
+  s.check_replayed(plan.rows());
   s.lay_out(plan);
 
   s.starts.clear();
@@ -149,6 +161,7 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
   if (last())
     for (const SlotRows& rows : s.rows)
       if (rows.sampled_rows > 0) flying.sampled.push_back({rows.slot, rows.sampled_rows});
+  if (s.record_routing) flying.routing.resize(s.routing_values(plan.rows()));
   s.device->submit({.number = s.runs,
                     .starts = s.starts,
                     .block_changes = plan.block_changes,
@@ -157,7 +170,10 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
                     .in = input.data(),
                     .out = output.data(),
                     .keep_logits = s.keep_logits,
+                    .routing = {.replayed = s.replayed.empty() ? nullptr : s.replayed.data(),
+                                .recorded = flying.routing.empty() ? nullptr : flying.routing.data()},
                     .hints = hints});
+  s.replayed = {};
   s.in_flight.push_back(std::move(flying));  // one that the device did not take would be waited for forever
   for (uint32_t slot : plan.ends) {
     s.sequence(slot) = {};
@@ -170,7 +186,7 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
   const DeviceDone* done = s.device->next_done(wait);
   if (!done) return std::nullopt;
   assert(!s.in_flight.empty() && s.in_flight.front().run == done->number);
-  const Flying flying = std::move(s.in_flight.front());
+  Flying flying = std::move(s.in_flight.front());
   s.in_flight.pop_front();
   StepResult result{flying.epoch, flying.step, {}};
   auto next = done->sampled.begin();
@@ -179,6 +195,7 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
     next += rows;
   }
   s.logits.assign(done->logits.begin(), done->logits.end());
+  s.routing = std::move(flying.routing);
   s.hint = done->hint;
   s.device->release(done->number);
   feed_back(result);
@@ -237,6 +254,9 @@ uint32_t Engine::depth() const { return state_->facts.depth; }
 uint32_t Engine::in_flight() const { return static_cast<uint32_t>(state_->in_flight.size()); }
 void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }
 std::span<const float> Engine::logits() const { return state_->logits; }
+void Engine::record_routing(bool record) { state_->record_routing = record; }
+std::span<const int32_t> Engine::routing() const { return state_->routing; }
+void Engine::replay_routing(std::span<const int32_t> routing) { state_->replayed = routing; }
 int32_t Engine::hint() const { return state_->hint; }
 std::string_view Engine::variant() const { return state_->facts.variant; }
 
@@ -321,6 +341,21 @@ void Engine::State::check(const SeqStep& step) const {
   for (int32_t id : step.tokens)
     if (id < 0 || id >= shape.vocab)
       refuse(who + " brings token " + to_string(id) + ", vocabulary is " + to_string(shape.vocab));
+}
+
+/// A device trusts what it is told to replay.
+void Engine::State::check_replayed(int64_t rows) const {
+  if (replayed.empty()) return;
+  if (replayed.size() != routing_values(rows))
+    refuse("a routing of " + to_string(replayed.size()) + " values is replayed, " +
+           to_string(routing_values(rows)) + " are of " + to_string(rows) + " rows");
+  const auto chosen = static_cast<size_t>(shape.routing.chosen);
+  for (size_t i = 0; i < replayed.size(); i++) {
+    const int32_t expert = replayed[i], lowest = i % chosen == 0 ? 0 : replayed[i - 1] + 1;
+    if (expert < lowest || expert >= shape.routing.experts)
+      refuse("expert " + to_string(expert) + " is replayed where " + to_string(lowest) + " to " +
+             to_string(shape.routing.experts - 1) + " may follow");
+  }
 }
 
 /// Rows of all sequences, one after the other.

@@ -89,6 +89,14 @@ class Engine {
   void keep_logits(bool keep);
   std::span<const float> logits() const;
 
+  /// Which experts the rows of the latest step that was done went to, [layers with experts, rows, experts of
+  /// a row], ascending in each row, for `convoy verify`. Recorded when record_routing was set.
+  void record_routing(bool record);
+  std::span<const int32_t> routing() const;
+  /// The next step's rows go to these experts instead of those that their scores say, weighted by their
+  /// scores. Valid until that step is done. submit() throws std::runtime_error if no such routing can be.
+  void replay_routing(std::span<const int32_t> routing);
+
   /// DeviceDone::hint of the latest step that was done.
   int32_t hint() const;
 

@@ -121,7 +121,7 @@ void Forward::begin(std::span<const float> hidden) {
   backend_.write(hidden, x_.first(rows_));
 }
 
-void Forward::layers(std::span<const SequenceRows> sequences) {
+void Forward::layers(std::span<const SequenceRows> sequences, RoutingTrace trace) {
   const Rows x = x_.first(rows_), delta = delta_.first(rows_), h = h_.first(rows_);
   const float eps = shape_.norm_eps;
   for (size_t l = 0; l < layers_.size(); l++) {
@@ -134,7 +134,8 @@ void Forward::layers(std::span<const SequenceRows> sequences) {
     const Projection out[] = {{&layer[Part::o], layer.find(Part::o_bias), delta}};
     backend_.linear(attended_.first(rows_), out);
     backend_.add_norm(x, delta, layer[Part::mlp_norm], eps, h);
-    mlp(layer);
+    mlp(layer, trace);
+    if (layer.has(Part::router)) trace = trace.behind(rows_ * shape_.routing.chosen);
   }
 }
 
@@ -170,7 +171,7 @@ void Forward::latent_attention(const Weights& layer, std::span<const SequenceRow
   backend_.latent_attention(q, projections, bounds_.latent, sequences, cache, attended_.first(rows_));
 }
 
-void Forward::mlp(const Weights& layer) {
+void Forward::mlp(const Weights& layer, const RoutingTrace& trace) {
   const Rows h = h_.first(rows_), delta = delta_.first(rows_);
   const bool every_token = layer.has(Part::gate);  // a dense MLP, or shared experts
   if (every_token) {
@@ -183,7 +184,7 @@ void Forward::mlp(const Weights& layer) {
   if (!layer.has(Part::router)) return;
   const ExpertSet experts{&layer[Part::router], layer.find(Part::router_bias), layer.expert_gate,
                           layer.expert_up, layer.expert_down};
-  backend_.experts(h, experts, shape_.routing, every_token ? delta : Rows{}, delta);
+  backend_.experts(h, experts, shape_.routing, trace, every_token ? delta : Rows{}, delta);
 }
 
 Rows Forward::logits(std::span<const int32_t> rows) {

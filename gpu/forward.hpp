@@ -38,7 +38,7 @@ class Forward {
   void begin(std::span<const int32_t> ids);
   void begin(std::span<const float> hidden);
   /// Runs the layers. The sequences' rows cover the rows of the step.
-  void layers(std::span<const SequenceRows> sequences);
+  void layers(std::span<const SequenceRows> sequences, RoutingTrace trace = {});
   /// The last stage's end: logits of the listed rows, [rows.size(), vocab].
   Rows logits(std::span<const int32_t> rows);
   /// Any other stage's end: hidden states for the next, [rows, hidden].
@@ -65,7 +65,7 @@ class Forward {
   // Each reads h_; attention leaves its result in attended_, the MLP in delta_.
   void grouped_attention(const Weights& layer, std::span<const SequenceRows> sequences, const KvLayer& cache);
   void latent_attention(const Weights& layer, std::span<const SequenceRows> sequences, const KvLayer& cache);
-  void mlp(const Weights& layer);
+  void mlp(const Weights& layer, const RoutingTrace& trace);
 
   Backend& backend_;
   StageShape shape_;

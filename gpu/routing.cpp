@@ -69,17 +69,25 @@ void Router::choose_groups(const model::Routing& routing) {
       experts_.push_back(static_cast<int32_t>(static_cast<size_t>(group) * size + i));
 }
 
-std::span<const ExpertChoice> Router::route(std::span<const float> logits, std::span<const float> bias,
-                                            const model::Routing& routing) {
-  assert(static_cast<int64_t>(logits.size()) == routing.experts &&
-         (bias.empty() || bias.size() == logits.size()));
-  scores_.assign(logits.begin(), logits.end());
-  turn_into_scores(scores_, routing.scoring);
+void Router::choose(std::span<const float> bias, const model::Routing& routing) {
   compared_ = scores_;
   for (size_t i = 0; i < bias.size(); ++i) compared_[i] += bias[i];
   choose_groups(routing);
   keep_largest(compared_, experts_, routing.chosen);
   std::ranges::sort(experts_);
+}
+
+std::span<const ExpertChoice> Router::route(std::span<const float> logits, std::span<const float> bias,
+                                            const model::Routing& routing, std::span<const int32_t> given) {
+  assert(static_cast<int64_t>(logits.size()) == routing.experts &&
+         (bias.empty() || bias.size() == logits.size()) &&
+         (given.empty() || static_cast<int64_t>(given.size()) == routing.chosen));
+  scores_.assign(logits.begin(), logits.end());
+  turn_into_scores(scores_, routing.scoring);
+  if (given.empty())
+    choose(bias, routing);
+  else
+    experts_.assign(given.begin(), given.end());
   choices_.clear();
   float sum = 0;
   for (const int32_t expert : experts_) {

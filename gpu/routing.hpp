@@ -29,11 +29,13 @@ class Router {
  public:
   /// Takes the memory for so many experts.
   void reserve(int64_t experts);
-  /// Valid until the next call.
+  /// Valid until the next call. `given`: the experts, ascending, of which only the weights are left to say;
+  /// empty: they are chosen.
   std::span<const ExpertChoice> route(std::span<const float> logits, std::span<const float> bias,
-                                      const model::Routing& routing);
+                                      const model::Routing& routing, std::span<const int32_t> given = {});
 
  private:
+  void choose(std::span<const float> bias, const model::Routing& routing);
   void choose_groups(const model::Routing& routing);
 
   std::vector<float> scores_, compared_, worth_;

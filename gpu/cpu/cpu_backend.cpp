@@ -31,9 +31,9 @@ void CpuBackend::latent_attention(Rows q, const LatentProjections& projections, 
   gpu::latent_attention(pool_, scratch_, q, projections, shape, sequences, kv, out);
 }
 
-void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
-                         Rows out) {
-  experts_.run(*this, h, experts, routing, shared, out);
+void CpuBackend::experts(Rows h, const ExpertSet& experts, const model::Routing& routing,
+                         const RoutingTrace& trace, Rows shared, Rows out) {
+  experts_.run(*this, h, experts, routing, trace, shared, out);
 }
 
 void CpuBackend::gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out) {

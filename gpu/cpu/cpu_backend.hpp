@@ -34,7 +34,8 @@ class CpuBackend : public Backend {
                     std::span<const SequenceRows> sequences, const KvLayer& kv) final;
   void latent_attention(Rows q, const LatentProjections& projections, const LatentShape& shape,
                         std::span<const SequenceRows> sequences, const KvLayer& kv, Rows out) override;
-  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared, Rows out) final;
+  void experts(Rows h, const ExpertSet& experts, const model::Routing& routing, const RoutingTrace& trace,
+               Rows shared, Rows out) final;
   /// Of each part's rows its expert's gated product; h and out hold the parts' rows.
   virtual void gate_experts(Rows h, const ExpertSet& experts, std::span<const ExpertRows> parts, Rows out);
   /// The same with the product that follows.

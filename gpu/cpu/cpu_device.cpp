@@ -87,7 +87,7 @@ void CpuDevice::compute(const DeviceStep& step) {
     forward_.begin(step.ids);
   else
     forward_.begin(std::span(step.in, static_cast<size_t>(rows * shape_.hidden)));
-  forward_.layers(rows_);
+  forward_.layers(rows_, step.routing);
   if (shape_.last)
     sample(step);
   else

@@ -15,7 +15,7 @@ void ExpertRunner::reserve(const StepBounds& bounds) {
 }
 
 std::span<const Visit> ExpertRunner::choose(Backend& backend, Rows h, const ExpertSet& experts,
-                                            const model::Routing& routing) {
+                                            const model::Routing& routing, const RoutingTrace& trace) {
   const Rows logits{rooms_.logits.at_least(h.rows * routing.experts), h.rows, routing.experts};
   const Projection product[] = {{experts.router, nullptr, logits}};
   backend.linear(h, product);
@@ -27,9 +27,14 @@ std::span<const Visit> ExpertRunner::choose(Backend& backend, Rows h, const Expe
   const std::span visits(rooms_.visits.at_least(h.rows * routing.chosen),
                          static_cast<size_t>(h.rows * routing.chosen));
   auto next = visits.begin();
-  for (int64_t r = 0; r < h.rows; r++)
-    for (const auto& [expert, weight] : router_.route(of_experts(row_of(logits, r)), bias, routing))
-      *next++ = {expert, r, weight};
+  const auto chosen = static_cast<size_t>(routing.chosen);
+  for (int64_t r = 0; r < h.rows; r++) {
+    const RoutingTrace of_row = trace.behind(r * routing.chosen);
+    const std::span given(of_row.replayed, of_row.replayed ? chosen : 0);
+    const auto choices = router_.route(of_experts(row_of(logits, r)), bias, routing, given);
+    for (const auto& [expert, weight] : choices) *next++ = {expert, r, weight};
+    if (of_row.recorded) std::ranges::transform(choices, of_row.recorded, &ExpertChoice::expert);
+  }
   assert(next == visits.end());
   std::ranges::sort(visits, {}, [](const Visit& visit) { return std::pair(visit.expert, visit.row); });
   return visits;
@@ -53,9 +58,9 @@ std::span<const ExpertRows> ExpertRunner::first_parts(std::span<const Visit> vis
 }
 
 void ExpertRunner::run(CpuBackend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing,
-                       Rows shared, Rows out) {
+                       const RoutingTrace& trace, Rows shared, Rows out) {
   assert((!shared.data || shared.rows == h.rows) && out.rows == h.rows && out.width == h.width);
-  std::span<const Visit> visits = choose(backend, h, experts, routing);
+  std::span<const Visit> visits = choose(backend, h, experts, routing, trace);
   if (!shared.data)
     std::fill_n(row_of(out, 0), out.rows * out.width, 0.0f);
   else if (out.data != shared.data)

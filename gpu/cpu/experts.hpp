@@ -54,12 +54,12 @@ class ExpertRunner {
  public:
   void reserve(const StepBounds& bounds);
   /// Backend::experts in terms of the backend's products.
-  void run(CpuBackend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing, Rows shared,
-           Rows out);
+  void run(CpuBackend& backend, Rows h, const ExpertSet& experts, const model::Routing& routing,
+           const RoutingTrace& trace, Rows shared, Rows out);
 
  private:
   std::span<const Visit> choose(Backend& backend, Rows h, const ExpertSet& experts,
-                                const model::Routing& routing);
+                                const model::Routing& routing, const RoutingTrace& trace);
   std::span<const ExpertRows> first_parts(std::span<const Visit> visits, int64_t most, int64_t experts);
 
   ExpertRooms rooms_;

@@ -162,6 +162,7 @@ void CudaDevice::submit(const Step& step) {
   const StepHeader& header = writer_->write(step, shape_.last, flight.step.get());
   flight.number = step.number, flight.rows = header.rows, flight.sampled = header.sampled;
   flight.hidden_to = step.out, flight.logits_kept = false;
+  flight.routing_to = step.routing.recorded;
   check(cudaMemcpyAsync(tables_.step(), flight.step.get(), static_cast<size_t>(header.bytes),
                         cudaMemcpyHostToDevice, stream_),
         "sending a step");
@@ -178,8 +179,8 @@ void CudaDevice::submit(const Step& step) {
     size.longest_run = std::max(size.longest_run, s.rows);
   }
   const Bucket bucket = forward_.bucket(size);
-  if (step.keep_logits && header.sampled > 0)
-    run_keeping_logits(bucket, flight);
+  if (step.keep_logits || step.routing.recorded || step.routing.replayed)
+    run_watched(bucket, step, flight);
   else
     run(bucket);
   if (!shape_.last && hidden > 0)
@@ -218,19 +219,48 @@ void CudaDevice::run(const Bucket& bucket) {
   check(cudaGraphLaunch(graph.launches, stream_), "cudaGraphLaunch");
 }
 
-void CudaDevice::run_keeping_logits(const Bucket& bucket, Flight& flight) {
+size_t CudaDevice::routing_bytes(int64_t rows) const {
+  return static_cast<size_t>(forward_.layers_with_experts() * rows * shape_.routing.chosen) * sizeof(int32_t);
+}
+
+/// For tools, which want more of a step than what it samples.
+void CudaDevice::run_watched(const Bucket& bucket, const Step& step, Flight& flight) {
+  StepWatch watch;
   const size_t row = static_cast<size_t>(shape_.vocab) * sizeof(float),
                all = static_cast<size_t>(flight.sampled) * row;
-  if (flight.logits.bytes() < all) flight.logits = PinnedMemory(all);
-  flight.logits_kept = true;
-  forward_.enqueue(
-      bucket, tables_.view(), results_.as<Sampled>(), stream_, [&](int first, int rows, const float* logits) {
-        const int64_t count = std::min<int64_t>(rows, flight.sampled - first);
-        if (count > 0)
-          check(cudaMemcpyAsync(flight.logits.get() + static_cast<size_t>(first) * row, logits,
-                                static_cast<size_t>(count) * row, cudaMemcpyDeviceToHost, stream_),
-                "fetching logits");
-      });
+  if (step.keep_logits && flight.sampled > 0) {
+    if (flight.logits.bytes() < all) flight.logits = PinnedMemory(all);
+    flight.logits_kept = true;
+    watch.after_logits = [&](int first, int rows, const float* logits) {
+      const int64_t count = std::min<int64_t>(rows, flight.sampled - first);
+      if (count > 0)
+        check(cudaMemcpyAsync(flight.logits.get() + static_cast<size_t>(first) * row, logits,
+                              static_cast<size_t>(count) * row, cudaMemcpyDeviceToHost, stream_),
+              "fetching logits");
+    };
+  }
+  const size_t routing = routing_bytes(flight.rows), of_row = static_cast<size_t>(shape_.routing.chosen) * 4;
+  if (flight.routing.bytes() < routing) flight.routing = PinnedMemory(routing);
+  if (step.routing.replayed && routing > 0) {
+    if (replayed_.bytes() < routing) {
+      replayed_ = DeviceMemory(routing, "a replayed routing");
+      check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // it is zeroed on another stream
+    }
+    std::memcpy(flight.routing.get(), step.routing.replayed, routing);
+    check(
+        cudaMemcpyAsync(replayed_.as<void>(), flight.routing.get(), routing, cudaMemcpyHostToDevice, stream_),
+        "sending the experts of rows");
+    watch.replayed = replayed_.as<int32_t>(), watch.replayed_pitch = flight.rows * shape_.routing.chosen;
+  }
+  if (step.routing.recorded && routing > 0)
+    watch.after_routing = [&](int layer, const int32_t* experts, int pitch) {
+      const auto rows = static_cast<size_t>(flight.rows);
+      check(cudaMemcpy2DAsync(flight.routing.get() + static_cast<size_t>(layer) * rows * of_row, of_row,
+                              experts, static_cast<size_t>(pitch) * 4, of_row, rows, cudaMemcpyDeviceToHost,
+                              stream_),
+            "fetching the experts of rows");
+    };
+  forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_, watch);
 }
 
 bool CudaDevice::next_done(int64_t wait_us, Done& done) {
@@ -250,6 +280,7 @@ bool CudaDevice::next_done(int64_t wait_us, Done& done) {
   if (flight.hidden_to && flight.rows > 0)
     std::memcpy(flight.hidden_to, flight.out.get(),
                 static_cast<size_t>(flight.rows * shape_.hidden) * sizeof(float));
+  if (flight.routing_to) std::memcpy(flight.routing_to, flight.routing.get(), routing_bytes(flight.rows));
   done = {.number = flight.number,
           .sampled = flight.results.as<Sampled>(),
           .sampled_count = static_cast<uint64_t>(flight.sampled),

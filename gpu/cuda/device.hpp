@@ -41,11 +41,12 @@ class CudaDevice {
   static constexpr uint32_t depth = 2;
   /// What a step in flight has to itself.
   struct Flight {
-    PinnedMemory step, in, out, results, logits;
+    PinnedMemory step, in, out, results, logits, routing;
     cudaEvent_t done = nullptr;
     uint64_t number = 0;
     int64_t rows = 0, sampled = 0;
-    float* hidden_to = nullptr;  // where the caller wants them
+    float* hidden_to = nullptr;     // where the caller wants them
+    int32_t* routing_to = nullptr;  // the same
     bool logits_kept = false;
     enum class State : uint8_t { free, running, given_out } state = State::free;
   };
@@ -58,7 +59,8 @@ class CudaDevice {
 
   void warm_up();
   void run(const Bucket& bucket);
-  void run_keeping_logits(const Bucket& bucket, Flight& flight);
+  size_t routing_bytes(int64_t rows) const;
+  void run_watched(const Bucket& bucket, const Step& step, Flight& flight);
 
   OpenOptions options_;
   StageShape shape_;
@@ -66,7 +68,8 @@ class CudaDevice {
   Forward forward_;
   RowTableMemory tables_;
   std::optional<StepWriter> writer_;
-  DeviceMemory results_;  // of the step that runs
+  DeviceMemory results_;   // of the step that runs
+  DeviceMemory replayed_;  // a routing; taken when one is
   std::map<Bucket, Graph> graphs_;
   cudaStream_t stream_ = nullptr;
   std::array<Flight, depth> flights_;

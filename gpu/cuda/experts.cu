@@ -71,13 +71,11 @@ __device__ __forceinline__ RouteRoom route_room(void* shared, int warp, int expe
   return {scores, scores + experts, scores + 2 * experts, chosen, out, out + experts};
 }
 
-/// A warp's.
-__device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+/// A warp's: the experts with the largest scores, into room.chosen.
+__device__ void choose_best(const Route& r, const RouteRoom& room, int lane) {
   const int experts = static_cast<int>(r.routing.experts), chosen = static_cast<int>(r.routing.chosen);
   const int groups = static_cast<int>(r.routing.groups),
             groups_chosen = static_cast<int>(r.routing.groups_chosen), size = experts / groups;
-  score(r.logits + static_cast<int64_t>(row) * experts, r.routing, lane, room.scores);
   for (int i = lane; i < experts; i += 32) {
     room.compared[i] = r.bias ? room.scores[i] + r.bias[i] : room.scores[i];
     room.out[i] = groups_chosen < groups;
@@ -102,6 +100,19 @@ __device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
     __syncwarp();
     if (lane == 0) room.out[expert] = true, room.chosen[i] = expert;
     __syncwarp();
+  }
+}
+
+/// A warp's.
+__device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int experts = static_cast<int>(r.routing.experts), chosen = static_cast<int>(r.routing.chosen);
+  score(r.logits + static_cast<int64_t>(row) * experts, r.routing, lane, room.scores);
+  if (r.given) {
+    if (lane < chosen) room.chosen[lane] = r.given[static_cast<int64_t>(row) * chosen + lane];
+    __syncwarp();
+  } else {
+    choose_best(r, room, lane);
   }
   // In the order of their numbers.
   int own = -1, rank = 0;

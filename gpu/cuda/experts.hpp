@@ -25,7 +25,8 @@ struct Route {
   const float* logits = nullptr;  // [rows, experts]
   const float* bias = nullptr;    // [experts], or none
   model::Routing routing;
-  int32_t shared = 0;  // experts behind the others that every row visits, with weight 1
+  const int32_t* given = nullptr;  // [rows, chosen]: which ones, in place of those that the scores say
+  int32_t shared = 0;              // experts behind the others that every row visits, with weight 1
   RoutingTables tables;
   RowRange rows;
   int32_t tile_rows = 0;

@@ -59,11 +59,17 @@ void Forward::halve(GemmCall& call, const Norm& norm) {
   if (kind(norm.rows.max) == GemmKind::many_rows && norm.weight) call.halves = &halves_;
 }
 
+int Forward::layers_with_experts() const {
+  return static_cast<int>(
+      std::ranges::count_if(layers_, [](const LayerParts& layer) { return layer.has(Part::router); }));
+}
+
 void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
-                      const AfterLogits& after_logits) {
+                      const StepWatch& watch) {
   expand_step(tables, bucket.rows, stream);
   if (bucket.rows == 0) return;
-  const Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream};
+  const Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream, watch};
+  int with_experts = 0;
   if (shape_.first)
     embed(ends_.matrix(Part::embedding), tables, l.rows, x_.as<float>(), shape_.hidden, stream);
   halves_.tiles = 0;
@@ -75,9 +81,11 @@ void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* re
     // Experts are told by rows that are whole.
     if (!layer.has(Part::router)) halve(out, norm(l, layer.vector(Part::mlp_norm)));
     multiply(out, stream);
-    mlp(l, layer, i + 1 < layers_.size() ? layers_[i + 1].vector(Part::attention_norm) : nullptr);
+    mlp(l, layer, with_experts,
+        i + 1 < layers_.size() ? layers_[i + 1].vector(Part::attention_norm) : nullptr);
+    with_experts += layer.has(Part::router);
   }
-  if (shape_.last && bucket.sampled > 0) head(l, results, after_logits);
+  if (shape_.last && bucket.sampled > 0) head(l, results);
 }
 
 /// A product that is added to x.
@@ -234,8 +242,8 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
   multiply_heads(values, l.stream);
 }
 
-/// next_norm: of the layer behind, if one is.
-void Forward::mlp(const Launch& l, const LayerParts& layer, const float* next_norm) {
+/// with_experts: how many layers before it have experts; next_norm: of the layer behind, if one is.
+void Forward::mlp(const Launch& l, const LayerParts& layer, int with_experts, const float* next_norm) {
   const Norm before = norm(l, layer.vector(Part::mlp_norm)), after = norm(l, next_norm);
   if (!layer.has(Part::router)) {
     dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
@@ -245,7 +253,7 @@ void Forward::mlp(const Launch& l, const LayerParts& layer, const float* next_no
   }
   halves_.tiles = 0;
   const bool together = shared_among_experts(l, layer);
-  experts(l, layer, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
+  experts(l, layer, with_experts, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
   if (layer.has(Part::gate) && !together)
     dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
           {layer.matrix(Part::up), layer.vector(Part::up_bias)},
@@ -299,7 +307,8 @@ void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const
 
 /// x += what the experts give that the norm's rows choose, and so many shared ones behind them. Leaves the
 /// norm in h.
-void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& before, int32_t shared) {
+void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts, const Norm& before,
+                      int32_t shared) {
   const model::Routing& routing = shape_.routing;
   GemmCall scores = call(l, h_);
   // Exact products, since which experts are chosen hangs on them.
@@ -324,14 +333,17 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
     }
     if (by_tma > 0 || shape_.deterministic || average <= stream_rows_max) of_experts = GemmKind::few_rows;
   }
-  const Route route{.logits = router_.f32(),
-                    .bias = layer.vector(Part::router_bias),
-                    .routing = routing,
-                    .shared = shared,
-                    .tables = routing_,
-                    .rows = l.rows,
-                    .tile_rows = height};
+  const Route route{
+      .logits = router_.f32(),
+      .bias = layer.vector(Part::router_bias),
+      .routing = routing,
+      .given = l.watch.replayed ? l.watch.replayed + with_experts * l.watch.replayed_pitch : nullptr,
+      .shared = shared,
+      .tables = routing_,
+      .rows = l.rows,
+      .tile_rows = height};
   route_rows(route, l.stream);
+  if (l.watch.after_routing) l.watch.after_routing(with_experts, routing_.expert, route.visits());
   const int tiles = tiles_max(route);
   const RowRange visited{routing_.visits, 0, l.rows.max * route.visits()};
   const auto routed = static_cast<int32_t>(routing.experts);
@@ -390,7 +402,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
 }
 
 /// Logits and tokens of the sampled rows, so many at once as there is room for.
-void Forward::head(const Launch& l, Sampled* results, const AfterLogits& after_logits) {
+void Forward::head(const Launch& l, Sampled* results) {
   for (int first = 0; first < l.bucket.sampled; first += head_rows_) {
     const RowRange rows{&l.tables.header->sampled, first, std::min(head_rows_, l.bucket.sampled - first)};
     normalise({.in = x_.as<float>(),
@@ -407,7 +419,7 @@ void Forward::head(const Launch& l, Sampled* results, const AfterLogits& after_l
     product.rows = rows, product.kind = kind(rows.max);
     product.products[product.count++] = {ends_.matrix(Part::head), nullptr, logits_.f32(), logits_.pitch};
     multiply(product, l.stream);
-    if (after_logits) after_logits(first, rows.max, logits_.f32());
+    if (l.watch.after_logits) l.watch.after_logits(first, rows.max, logits_.f32());
     sample_rows({.logits = logits_.f32(),
                  .vocab = static_cast<int32_t>(shape_.vocab),
                  .counts = counts_.as<uint32_t>(),

@@ -16,6 +16,17 @@
 
 namespace convoy::cuda {
 
+/// What tools see of a step, and decide: such a step is launched, not captured.
+struct StepWatch {
+  /// Called behind the launches that make these rows' logits; may be empty.
+  std::function<void(int first, int rows, const float* logits)> after_logits;
+  /// Called behind the launches that say where the rows of a layer go, which is the so-many-th with
+  /// experts; may be empty. experts: [rows, pitch], of each row the chosen ones first.
+  std::function<void(int layer, const int32_t* experts, int pitch)> after_routing;
+  const int32_t* replayed = nullptr;  // on the card, as RoutingTrace has it; nullptr: rows choose
+  int64_t replayed_pitch = 0;         // values of a layer
+};
+
 class Forward {
  public:
   Forward(const StageShape& shape, const OpenOptions& options)
@@ -38,11 +49,10 @@ class Forward {
 
   /// The smallest bucket for a step.
   Bucket bucket(const StepSize& step) const;
-  /// Launches a step whose bytes are where the tables say. after_logits(first, rows, logits), if there is
-  /// one, is called behind the launches that make these rows' logits.
-  using AfterLogits = std::function<void(int first, int rows, const float* logits)>;
+  /// Launches a step whose bytes are where the tables say.
   void enqueue(const Bucket& bucket, const RowTables& tables, Sampled* results, cudaStream_t stream,
-               const AfterLogits& after_logits = {});
+               const StepWatch& watch = {});
+  int layers_with_experts() const;
 
   /// [rows, hidden]: what the step before the first layer begins with, and what it leaves.
   float* hidden() const { return x_.as<float>(); }
@@ -72,6 +82,7 @@ class Forward {
     RowRange rows;
     Bucket bucket;
     cudaStream_t stream;
+    const StepWatch& watch;
   };
 
   void take_activations(const DeviceLimits& limits, Taker& take);
@@ -87,14 +98,15 @@ class Forward {
   Product onto_x(const Linear& linear) const;
   void grouped_attention(const Launch& launch, const LayerParts& layer, size_t index);
   void latent_attention(const Launch& launch, const LayerParts& layer, size_t index);
-  void mlp(const Launch& launch, const LayerParts& layer, const float* next_norm);
+  void mlp(const Launch& launch, const LayerParts& layer, int with_experts, const float* next_norm);
   void dense(const Launch& launch, const Linear& gate, const Linear& up, const Linear& down,
              const Norm* before = nullptr, const Norm* after = nullptr);
-  void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
+  void experts(const Launch& launch, const LayerParts& layer, int with_experts, const Norm& before,
+               int32_t shared);
   bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
   bool streams_experts(const LayerParts& layer) const;
   bool fetches_experts(const LayerParts& layer) const;
-  void head(const Launch& launch, Sampled* results, const AfterLogits& after_logits);
+  void head(const Launch& launch, Sampled* results);
   CacheStream stream(size_t layer, size_t index) const;
 
   StageShape shape_;

@@ -14,6 +14,7 @@ namespace convoy::cuda {
 using gpu::BlockChange;
 using gpu::DeviceLimits;
 using gpu::Rotations;
+using gpu::RoutingTrace;
 using gpu::SlotRows;
 using gpu::StageShape;
 using gpu::WeightRef;
@@ -76,6 +77,7 @@ struct Step {
   const float* in;
   float* out;
   uint32_t keep_logits;  // 0 or 1
+  RoutingTrace routing;
 };
 
 /// The most tokens whose log-probabilities a sampled token may come with (gpu::top_logprobs_max).

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "test/cuda/rig.hpp"
+#include "test/gpu/random_routing.hpp"
 
 using namespace convoy;
 using namespace convoy::gpu;
@@ -18,6 +19,8 @@ constexpr double f32_tolerance = 3e-5;
 // bf16 activations round to 2^-9 at each product's input; a few layers add up. Of experts a row may choose
 // others where two are nearly equal, so the median is what tells.
 constexpr double bf16_tolerance = 6e-2, bf16_median = 3e-2;
+// Where it is told which experts to choose: their weights are still its own.
+constexpr double replayed_tolerance = 0.25;
 // A key or value that lies between two of a narrow type's may be rounded to either.
 constexpr double narrow_tolerance = 4e-3;
 
@@ -92,6 +95,17 @@ std::vector<ModelShape> odd_sizes() {
 /// Decodes, prompts that fill tiles and do not, and one of 900 tokens that attention cuts into parts.
 const std::vector<size_t> ragged{1, 7, 8, 9, 63, 64, 65, 150, 129};
 
+/// Of all positions, in order of size.
+std::vector<double> all_errors(const std::vector<std::vector<float>>& own,
+                               const std::vector<std::vector<float>>& reference, int64_t vocab) {
+  std::vector<double> errors;
+  for (size_t i = 0; i < own.size(); i++)
+    std::ranges::copy(row_errors(own[i], reference[i], static_cast<size_t>(vocab)),
+                      std::back_inserter(errors));
+  std::ranges::sort(errors);
+  return errors;
+}
+
 void compare(const ModelShape& shape, const DeviceFactory& device, const EngineLimits& limits,
              const std::vector<size_t>& lengths, std::initializer_list<size_t> chunks, double tolerance,
              double median) {
@@ -106,12 +120,7 @@ void compare(const ModelShape& shape, const DeviceFactory& device, const EngineL
                                   << ", chunks of " << chunk << ", kv " << model::info(*limits.kv_type).name
                                   << ", seed " << seed) {
       Engine own(device, checkpoint, all, limits);
-      const auto logits = logits_of(own, feeds, chunk);
-      std::vector<double> errors;
-      for (size_t i = 0; i < feeds.size(); i++)
-        std::ranges::copy(row_errors(logits[i], reference_logits[i], static_cast<size_t>(shape.vocab)),
-                          std::back_inserter(errors));
-      std::ranges::sort(errors);
+      const auto errors = all_errors(logits_of(own, feeds, chunk), reference_logits, shape.vocab);
       BOOST_TEST_MESSAGE(shape.name << ' ' << model::info(shape.type).name << " chunk " << chunk
                                     << ": median " << errors[errors.size() / 2] << ", most "
                                     << errors.back());
@@ -119,6 +128,33 @@ void compare(const ModelShape& shape, const DeviceFactory& device, const EngineL
       BOOST_TEST(errors[errors.size() / 2] <= median);
       BOOST_TEST(errors.back() > 0);  // or the same device ran twice
     }
+}
+
+/// Steps' routings, in their order: kept when a run records, and gone through when one replays.
+struct Routings {
+  std::vector<std::vector<int32_t>> steps;
+  size_t next = 0;
+};
+
+/// As logits_of, with the experts that rows went to.
+std::vector<std::vector<float>> recorded(Engine& engine, const std::vector<Feed>& feeds, size_t chunk,
+                                         Routings& routings) {
+  engine.record_routing(true);
+  return logits_of(engine, feeds, chunk, [&](const auto& run) {
+    run();
+    routings.steps.emplace_back(engine.routing().begin(), engine.routing().end());
+  });
+}
+/// With rows that go to these experts.
+std::vector<std::vector<float>> replayed(Engine& engine, const std::vector<Feed>& feeds, size_t chunk,
+                                         Routings routings) {
+  engine.record_routing(true);
+  return logits_of(engine, feeds, chunk, [&](const auto& run) {
+    const std::vector<int32_t>& routing = routings.steps.at(routings.next++);
+    engine.replay_routing(routing);
+    run();
+    BOOST_TEST(std::ranges::equal(engine.routing(), routing));
+  });
 }
 
 constexpr DType all_types[] = {DType::f32,    DType::f16,  DType::bf16, DType::f8_e4m3,
@@ -152,6 +188,77 @@ BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_bf16) {
       compare(shape, on_card(Activations::bf16), limits_of(), ragged, {1, 3, 77},
               shape.moe ? 2.0 : bf16_tolerance, bf16_median);
     }
+}
+
+// What is left of the errors where rows go to the experts that they chose in float32.
+BOOST_AUTO_TEST_CASE(bf16_with_the_experts_of_float32_replayed) {
+  if (!find_library()) return;
+  for (const DType type : {DType::f32, DType::bf16})
+    for (ModelShape shape : families()) {
+      if (!shape.moe) continue;
+      shape.type = type;
+      for (const size_t chunk : {1, 3, 77}) {
+        const uint32_t seed = fresh_seed();
+        BOOST_TEST_CONTEXT(shape.name << ' ' << model::info(type).name << ", chunks of " << chunk << ", seed "
+                                      << seed) {
+          const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+          const auto feeds = feeds_of(ragged, shape.vocab, seed);
+          const model::LayerRange all{0, shape.layers - 1};
+          Engine expected(reference(), checkpoint, all, limits_of()),
+              own(on_card(Activations::bf16), checkpoint, all, limits_of());
+          Routings routings;
+          const auto reference_logits = recorded(expected, feeds, chunk, routings);
+          const auto errors =
+              all_errors(replayed(own, feeds, chunk, routings), reference_logits, shape.vocab);
+          BOOST_TEST_MESSAGE(shape.name << ' ' << model::info(type).name << " replayed, chunk " << chunk
+                                        << ": median " << errors[errors.size() / 2] << ", most "
+                                        << errors.back());
+          BOOST_TEST(errors.back() <= replayed_tolerance);
+          BOOST_TEST(errors[errors.size() / 2] <= bf16_median);
+          BOOST_TEST(errors.front() > 0);
+        }
+      }
+    }
+}
+
+// In float32 hardly a row has scores so near each other that it chooses otherwise; and any routing, however
+// unlikely, gives what it gives on the CPU.
+BOOST_AUTO_TEST_CASE(experts_are_recorded_and_any_are_replayed_in_float32) {
+  if (!find_library()) return;
+  for (const ModelShape& shape : families()) {
+    if (!shape.moe) continue;
+    for (const size_t chunk : {1, 77}) {
+      const uint32_t seed = fresh_seed();
+      BOOST_TEST_CONTEXT(shape.name << ", chunks of " << chunk << ", seed " << seed) {
+        const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+        const auto feeds = feeds_of(ragged, shape.vocab, seed);
+        const model::LayerRange all{0, shape.layers - 1};
+        Engine expected(reference(), checkpoint, all, limits_of()),
+            own(on_card(Activations::f32), checkpoint, all, limits_of());
+        Routings chosen, on_cpu, any;
+        recorded(own, feeds, chunk, chosen);
+        recorded(expected, feeds, chunk, on_cpu);
+        BOOST_REQUIRE(chosen.steps.size() == on_cpu.steps.size());
+        size_t values = 0, other = 0;
+        for (size_t s = 0; s < chosen.steps.size(); s++) {
+          BOOST_REQUIRE(chosen.steps[s].size() == on_cpu.steps[s].size());
+          values += chosen.steps[s].size();
+          for (size_t i = 0; i < chosen.steps[s].size(); i++)
+            other += chosen.steps[s][i] != on_cpu.steps[s][i];
+        }
+        BOOST_TEST(static_cast<double>(other) <= 0.01 * static_cast<double>(values));
+        const int64_t layers = shape.layers - shape.moe->dense_layers;
+        for (const auto& step : chosen.steps)
+          any.steps.push_back(
+              random_routing(layers, static_cast<int64_t>(step.size()) / (layers * shape.moe->routing.chosen),
+                             shape.moe->routing, seed + static_cast<uint32_t>(any.steps.size())));
+        const auto reference_logits = replayed(expected, feeds, chunk, any);
+        const auto errors = all_errors(replayed(own, feeds, chunk, any), reference_logits, shape.vocab);
+        BOOST_TEST(errors.back() <= f32_tolerance);
+        BOOST_TEST(errors.back() > 0);
+      }
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(attention_on_tensor_cores) {

@@ -1,6 +1,7 @@
 #pragma once
 // What the tests of the CUDA device share. They need a GPU: without one each says that it was skipped.
 
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -81,9 +82,10 @@ inline StepPlan start(const std::vector<Feed>& feeds) {
 }
 
 /// Feeds all sequences side by side, at most `chunk` tokens of each a step; the logits of each one's
-/// positions.
-inline std::vector<std::vector<float>> logits_of(Engine& engine, const std::vector<Feed>& feeds,
-                                                 size_t chunk) {
+/// positions. around(run), if there is one, runs each step.
+inline std::vector<std::vector<float>> logits_of(
+    Engine& engine, const std::vector<Feed>& feeds, size_t chunk,
+    const std::function<void(const std::function<void()>&)>& around = {}) {
   engine.keep_logits(true);
   std::vector<std::vector<float>> logits(feeds.size());
   StepPlan plan = start(feeds);
@@ -102,7 +104,8 @@ inline std::vector<std::vector<float>> logits_of(Engine& engine, const std::vect
                                 static_cast<uint32_t>(count)});
       order.emplace_back(i, count);
     }
-    engine.run(plan, {});
+    const auto run = [&] { engine.run(plan, {}); };
+    around ? around(run) : run();
     size_t value = 0;
     for (const auto& [i, count] : order) {
       const size_t values = count * engine.logits().size() / static_cast<size_t>(plan.rows());

@@ -140,13 +140,15 @@ BOOST_FIXTURE_TEST_CASE(a_step_is_handed_on_with_its_sampling, Fixture) {
   const std::vector<SlotStart> starts{{1, 17, &sampling}};
   const std::vector<BlockChange> changes{{1, 0, 4}};
   const std::vector<SlotRows> sequences{{.slot = 1, .rows = 2, .sampled_rows = 1}};
-  const std::vector<int32_t> ids{8, 9};
+  const std::vector<int32_t> ids{8, 9}, replayed{1};
+  std::vector<int32_t> recorded{0};
   device->submit({.number = 12,
                   .starts = starts,
                   .block_changes = changes,
                   .sequences = sequences,
                   .ids = ids,
-                  .keep_logits = true});
+                  .keep_logits = true,
+                  .routing = {.replayed = replayed.data(), .recorded = recorded.data()}});
   BOOST_TEST(fake.step.number == 12u);
   BOOST_TEST(fake.step.change_count == 1u);
   BOOST_TEST(fake.step.changes == changes.data());
@@ -154,6 +156,8 @@ BOOST_FIXTURE_TEST_CASE(a_step_is_handed_on_with_its_sampling, Fixture) {
   BOOST_TEST(fake.step.ids == ids.data());
   BOOST_TEST(fake.step.rows == 2u);
   BOOST_TEST(fake.step.keep_logits == 1u);
+  BOOST_TEST(fake.step.routing.replayed == replayed.data());
+  BOOST_TEST(fake.step.routing.recorded == recorded.data());
   BOOST_TEST(fake.start.slot == 1u);
   BOOST_TEST(fake.start.prompt_tokens == 17u);
   const cuda::Sampling& s = fake.start.sampling;

@@ -48,7 +48,8 @@ struct Layer {
 
 /// out of Backend::experts for these rows; `shared` lies in out before, as the forward pass has it, or apart.
 std::vector<float> run(Backend& backend, const Layer& layer, const Routing& routing,
-                       const std::vector<float>& h, const std::vector<float>& shared, bool in_place) {
+                       const std::vector<float>& h, const std::vector<float>& shared, bool in_place,
+                       const RoutingTrace& trace = {}) {
   const auto all = [&](const std::vector<model::Tensor>& tensors) {
     std::vector<Weight> weights;
     for (const model::Tensor& tensor : tensors) weights.push_back(backend.adopt(tensor));
@@ -60,8 +61,8 @@ std::vector<float> run(Backend& backend, const Layer& layer, const Routing& rout
   const auto rows = static_cast<int64_t>(h.size()) / hidden;
   DeviceRows input(backend, rows, hidden, h), before(backend, rows, hidden, shared),
       out(backend, rows, hidden);
-  backend.experts(input.view, {&router, layer.bias ? &bias : nullptr, gate, up, down}, routing, before.view,
-                  in_place ? before.view : out.view);
+  backend.experts(input.view, {&router, layer.bias ? &bias : nullptr, gate, up, down}, routing, trace,
+                  before.view, in_place ? before.view : out.view);
   BOOST_TEST(input.read() == h);
   if (!in_place) BOOST_TEST(before.read() == shared);
   return in_place ? before.read() : out.read();
@@ -78,10 +79,9 @@ std::vector<std::vector<ExpertChoice>> choices(const Layer& layer, const Routing
   return of_rows;
 }
 
-std::vector<double> by_definition(const Layer& layer, const Routing& routing, const std::vector<float>& h,
-                                  const std::vector<float>& shared) {
+std::vector<double> by_definition(const Layer& layer, const std::vector<std::vector<ExpertChoice>>& of_rows,
+                                  const std::vector<float>& h, const std::vector<float>& shared) {
   std::vector<double> out(shared.begin(), shared.end());
-  const auto of_rows = choices(layer, routing, h);
   for (size_t r = 0; r < of_rows.size(); r++)
     for (const auto& [expert, weight] : of_rows[r]) {
       const auto e = static_cast<size_t>(expert);
@@ -121,12 +121,61 @@ BOOST_AUTO_TEST_CASE(experts_add_up_to_what_two_plain_loops_give) {
             const Layer layer(routing, type);
             TensorMaker maker(52);
             const std::vector<float> h = maker.values(rows * hidden), shared = maker.values(rows * hidden);
-            const auto expected = by_definition(layer, routing, h, shared);
+            const auto expected = by_definition(layer, choices(layer, routing, h), h, shared);
             const auto own = run(backend, layer, routing, h, shared, false);
             BOOST_TEST(error_of(own, expected) < 2 * tolerance(choice, type));
             BOOST_TEST(run(backend, layer, routing, h, shared, true) == own);
           }
         }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(the_experts_that_rows_chose_are_recorded) {
+  for_each_backend([](const BackendChoice&, Backend& backend) {
+    for (const Routing& routing : {greedy, grouped, biased}) {
+      const Layer layer(routing, DType::f32);
+      TensorMaker maker(55);
+      const int64_t rows = 33;
+      const std::vector<float> h = maker.values(rows * hidden), shared = maker.values(rows * hidden);
+      std::vector<int32_t> recorded(static_cast<size_t>(rows * routing.chosen), -1), expected;
+      for (const auto& of_row : choices(layer, routing, h))
+        for (const ExpertChoice& choice : of_row) expected.push_back(choice.expert);
+      const auto own = run(backend, layer, routing, h, shared, true, {.recorded = recorded.data()});
+      BOOST_TEST(recorded == expected, boost::test_tools::per_element());
+      BOOST_TEST(run(backend, layer, routing, h, shared, true, {.replayed = recorded.data()}) == own);
+    }
+  });
+}
+
+// Whatever their scores say: the last experts, which few would choose.
+BOOST_AUTO_TEST_CASE(rows_go_to_the_experts_that_are_replayed_with_the_weights_of_their_scores) {
+  for_each_backend([](const BackendChoice& choice, Backend& backend) {
+    for (const Routing& routing : {greedy, grouped, biased}) {
+      const Layer layer(routing, DType::f32);
+      TensorMaker maker(56);
+      const int64_t rows = 9;
+      const std::vector<float> h = maker.values(rows * hidden), shared = maker.values(rows * hidden);
+      std::vector<int32_t> replayed;
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < routing.chosen; i++)
+          replayed.push_back(static_cast<int32_t>(routing.experts - routing.chosen + i));
+      // By definition: a bias leaves no other choice, and weights do not see it.
+      std::vector<float> bias(static_cast<size_t>(routing.experts), -1e9f);
+      std::fill(bias.end() - routing.chosen, bias.end(), 1e9f);
+      Routing alone = routing;
+      alone.groups = alone.groups_chosen = 1;
+      std::vector<std::vector<ExpertChoice>> of_rows;
+      const std::vector<double> scores = product(h, widened(layer.router), hidden);
+      for (auto row = scores.begin(); row != scores.end(); row += routing.experts)
+        of_rows.push_back(route(std::vector<float>(row, row + routing.experts), bias, alone));
+      const auto expected = by_definition(layer, of_rows, h, shared);
+      std::vector<int32_t> recorded(replayed.size());
+      const auto own = run(backend, layer, routing, h, shared, true,
+                           {.replayed = replayed.data(), .recorded = recorded.data()});
+      BOOST_TEST(error_of(own, expected) < 2 * tolerance(choice, DType::f32));
+      BOOST_TEST(recorded == replayed);
+      BOOST_TEST(own != run(backend, layer, routing, h, shared, true));
+    }
   });
 }
 
@@ -141,7 +190,7 @@ BOOST_AUTO_TEST_CASE(without_shared_experts_the_sum_begins_at_zero) {
       gate.push_back(backend.adopt(layer.gate[e])), up.push_back(backend.adopt(layer.up[e])),
           down.push_back(backend.adopt(layer.down[e]));
     DeviceRows input(backend, 5, hidden, h), out(backend, 5, hidden, h);  // what was there must not show
-    backend.experts(input.view, {&router, nullptr, gate, up, down}, greedy, Rows{}, out.view);
+    backend.experts(input.view, {&router, nullptr, gate, up, down}, greedy, {}, Rows{}, out.view);
     BOOST_TEST(out.read() == run(backend, layer, greedy, h, zeros, true));
   });
 }

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "test/gpu/verify_runner.hpp"
+#include "test/model/files.hpp"
 
 using namespace convoy::test;
 
@@ -129,10 +130,56 @@ BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are
   require_golden(verify("deepseek-v3-fp8") + "--backend cpu", tolerance, tiny_positions, tiny_greedy);
 }
 
-BOOST_AUTO_TEST_CASE(a_tolerance_that_is_not_met_fails) {
-  const Run run = run_convoy(verify("llama-gqa") + "--tolerance 1e-12");
-  BOOST_TEST(run.exit_code == 1);
-  BOOST_TEST(run.output.find("4 of 4 prompts are outside the tolerance") != std::string::npos, run.output);
+BOOST_AUTO_TEST_CASE(a_limit_that_is_not_met_fails) {
+  for (const char* limit : {"--max-rel 1e-12", "--max-median-rel 1e-12", "--max-kl 0"}) {
+    const Run run = run_convoy(verify("llama-gqa") + limit);
+    BOOST_TEST(run.exit_code == 1);
+    BOOST_TEST(run.output.find(std::string("above ") + limit) != std::string::npos, run.output);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_experts_of_the_float32_run_are_compared_and_replayed) {
+  for (const char* model : {"deepseek-v2-lite", "deepseek-v3", "qwen3-moe-mixed", "llama-gqa"})
+    for (const char* rule : {"own", "replay"}) {
+      const Run run = run_convoy(verify(model) + "--split 1 --json --routing " + rule);
+      BOOST_TEST(run.exit_code == 0, run.output);
+      const size_t last = run.output.rfind("{\"prompts\"");
+      BOOST_REQUIRE_MESSAGE(last != std::string::npos, run.output);
+      const auto all = boost::json::parse(run.output.substr(last, run.output.find('\n', last) - last));
+      BOOST_TEST(all.at("max_rel").to_number<double>() <= tolerance);
+      BOOST_TEST(all.as_object().contains("experts_differ") == (model != std::string("llama-gqa")));
+      if (all.as_object().contains("experts_differ"))
+        BOOST_TEST(all.at("experts_differ").to_number<double>() == 0);  // both ran the same kernels
+    }
+}
+
+BOOST_AUTO_TEST_CASE(int8_is_near_float32_over_a_text_where_experts_are_replayed,
+                     *boost::unit_test::precondition(has_fast_kernels)) {
+  const TemporaryFolder folder;
+  const std::string out = (folder.path() / "q8.gguf").string();
+  const Run written = run_convoy("quantize --no-measurement --to q8_0 --model '" + models +
+                                 "deepseek-v2-lite' --out '" + out + "'");
+  BOOST_REQUIRE_MESSAGE(written.exit_code == 0, written.output);
+  const std::string compare = "verify --model '" + out + "' --backend cpu --against cpu-reference --json ";
+  const auto figure = [](const Run& run, const char* key) {
+    const size_t begin = run.output.find('{');
+    BOOST_REQUIRE_MESSAGE(begin != std::string::npos, run.output);
+    const auto line = boost::json::parse(run.output.substr(begin, run.output.find('\n', begin) - begin));
+    return line.at(key).to_number<double>();
+  };
+  // Eight bits round more than the sixteen that the usual limits are of.
+  const Run own = run_convoy(compare + "--max-kl 10"),
+            replayed = run_convoy(compare + "--routing replay --max-median-rel 0.08 --max-kl 0.008");
+  BOOST_TEST(own.exit_code == 0, own.output);
+  BOOST_TEST(replayed.exit_code == 0, replayed.output);
+  BOOST_TEST_MESSAGE(own.output << replayed.output);
+  BOOST_TEST(figure(own, "experts_differ") > 0);
+  BOOST_TEST(figure(replayed, "experts_differ") == 0);
+  BOOST_TEST(figure(replayed, "mean_kl") < figure(own, "mean_kl"));
+  BOOST_TEST(figure(replayed, "max_rel") < figure(own, "max_rel"));
+  const Run refused = run_convoy(compare + "--routing replay --max-median-rel 1e-9");
+  BOOST_TEST(refused.exit_code == 1, refused.output);
+  BOOST_TEST(refused.output.find("above --max-median-rel 1e-09") != std::string::npos, refused.output);
 }
 
 BOOST_AUTO_TEST_CASE(logits_of_another_model_fail) {
@@ -167,7 +214,8 @@ BOOST_AUTO_TEST_CASE(splits_that_the_model_does_not_have_are_errors) {
 
 BOOST_AUTO_TEST_CASE(missing_arguments_are_a_usage_error) {
   BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa'").exit_code == 2);
-  BOOST_TEST(run_convoy("verify --model '" + models + "llama-gqa' --against cpu-reference").exit_code == 2);
+  BOOST_TEST(run_convoy(verify("llama-gqa") + "--text x").exit_code == 2);
+  BOOST_TEST(run_convoy(verify("llama-gqa") + "--routing theirs").exit_code == 2);
   BOOST_TEST(run_convoy(verify("llama-gqa") + "--backend quick").exit_code == 2);
 }
 
@@ -186,11 +234,11 @@ BOOST_AUTO_TEST_CASE(tokens_of_another_model_fail) {
   file.seekp(first);
   file.write(reinterpret_cast<const char*>(&token), sizeof token);
   file.close();
-  const auto run = run_convoy("verify --model '" + golden_models() + "llama-gqa' --tolerance 1e9 --golden " +
+  const auto run = run_convoy("verify --model '" + golden_models() + "llama-gqa' --max-rel 1e9 --golden " +
                               golden.string());
   fs::remove(golden);
   BOOST_TEST(run.exit_code == 1, run.output);
-  BOOST_TEST(run.output.find("1 of 4 prompts are outside the tolerance") != std::string::npos, run.output);
+  BOOST_TEST(run.output.find("tokens are neither") != std::string::npos, run.output);
 }
 
 // NaN is neither above a tolerance nor below it.

@@ -1,12 +1,12 @@
 #pragma once
-// The text over which `convoy quantize` measures what was lost, unless the user gives another: prose, a
-// little code, numbers and a few words of other languages, as answers have them.
+// The text that is compared over unless the user gives another: prose, a little code, numbers and a few words
+// of other languages, as answers have them.
 
 #include <string_view>
 
 namespace convoy::cli {
 
-inline constexpr std::string_view quantize_text =
+inline constexpr std::string_view comparison_text =
     R"(A cluster of three machines stands in a cellar, and each of them holds a part of one model. The first
 machine has the table that turns words into numbers and the first twenty layers; the second has the next twenty; the
 third has the rest and the matrix that turns numbers into words again. When somebody asks a question, the question goes
