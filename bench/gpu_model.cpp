@@ -22,8 +22,6 @@ namespace {
 
 using namespace convoy;
 
-/// An H200's: reads of a large array, and bf16 products of random data.
-constexpr bench::Ceilings h200{.bytes_per_s = 4.3e12, .flop_per_s = 790e12};
 constexpr std::chrono::seconds step_limit{60};
 constexpr int64_t warm_steps = 8;  // before the clock runs: graphs are captured, caches warm
 
@@ -169,7 +167,7 @@ int main(int argc, char** argv) try {
                               .context_tokens = in_cache,
                               .sequences = caches,
                               .kv_value_bytes = value_bytes},
-                             h200);
+                             bench::h200);
   };
 
   // A prompt alone, twice: the first one captures and warms.

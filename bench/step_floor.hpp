@@ -16,6 +16,9 @@ struct Ceilings {
   double bytes_per_s = 0, flop_per_s = 0;
 };
 
+/// An H200: reads of a large array, and bf16 products of random data.
+inline constexpr Ceilings h200{.bytes_per_s = 4.3e12, .flop_per_s = 790e12};
+
 struct StepKind {
   double rows = 0;            // of the step
   double sampled_rows = 0;    // of these

@@ -178,7 +178,7 @@ void CudaDevice::submit(const Step& step) {
     size.longest = std::max(size.longest, s.first_position + s.rows);
     size.longest_run = std::max(size.longest_run, s.rows);
   }
-  const Bucket bucket = forward_.bucket(size);
+  const Bucket bucket = last_ = forward_.bucket(size);
   if (step.keep_logits || step.routing.recorded || step.routing.replayed)
     run_watched(bucket, step, flight);
   else
@@ -202,21 +202,26 @@ void CudaDevice::run(const Bucket& bucket) {
   if (!captured) return forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
   Graph& graph = graphs_[bucket];
   if (!graph.launches) {
-    cudaGraph_t launches = nullptr;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-    try {
-      forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
-    } catch (...) {
-      cudaStreamEndCapture(stream_, &launches);
-      if (launches) cudaGraphDestroy(launches);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream_, &launches), "cudaStreamEndCapture");
+    cudaGraph_t launches = capture(bucket, {});
     const cudaError_t made = cudaGraphInstantiate(&graph.launches, launches, 0);
     cudaGraphDestroy(launches);
     check(made, "cudaGraphInstantiate");
   }
   check(cudaGraphLaunch(graph.launches, stream_), "cudaGraphLaunch");
+}
+
+cudaGraph_t CudaDevice::capture(const Bucket& bucket, const StepWatch& watch) {
+  cudaGraph_t launches = nullptr;
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  try {
+    forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_, watch);
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &launches);
+    if (launches) cudaGraphDestroy(launches);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_, &launches), "cudaStreamEndCapture");
+  return launches;
 }
 
 size_t CudaDevice::routing_bytes(int64_t rows) const {

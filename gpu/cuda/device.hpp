@@ -37,6 +37,11 @@ class CudaDevice {
   /// The calling thread speaks to this card.
   void enter() const;
 
+  /// The launches of the step that was begun last, for who measures them: they find on the card what the step
+  /// found there. The caller destroys the graph, and has no step in flight when it runs.
+  cudaGraph_t capture(const StepWatch& watch) { return capture(last_, watch); }
+  cudaStream_t stream() const { return stream_; }
+
  private:
   static constexpr uint32_t depth = 2;
   /// What a step in flight has to itself.
@@ -58,6 +63,7 @@ class CudaDevice {
   };
 
   void warm_up();
+  cudaGraph_t capture(const Bucket& bucket, const StepWatch& watch);
   void run(const Bucket& bucket);
   size_t routing_bytes(int64_t rows) const;
   void run_watched(const Bucket& bucket, const Step& step, Flight& flight);
@@ -73,6 +79,7 @@ class CudaDevice {
   std::map<Bucket, Graph> graphs_;
   cudaStream_t stream_ = nullptr;
   std::array<Flight, depth> flights_;
+  Bucket last_;                         // of the step that was begun last
   uint64_t begun_ = 0, given_out_ = 0;  // steps; a step's flight is its number's among them
 };
 

@@ -28,9 +28,9 @@ GemmCall Forward::call(const Launch& launch, const RowBuffer& in) const {
   return call;
 }
 
-CacheStream Forward::stream(size_t layer, size_t index) const {
-  return {cache_[layer * std::size(shape_.cache_widths) + index].as<void>(), limits_.kv_type,
-          static_cast<int32_t>(shape_.cache_widths[index])};
+CacheStream Forward::stream(int64_t layer, size_t index) const {
+  return {cache_[static_cast<size_t>(layer) * std::size(shape_.cache_widths) + index].as<void>(),
+          limits_.kv_type, static_cast<int32_t>(shape_.cache_widths[index])};
 }
 
 Norm Forward::norm(const Launch& l, const float* weight) const {
@@ -68,23 +68,25 @@ void Forward::enqueue(const Bucket& bucket, const RowTables& tables, Sampled* re
                       const StepWatch& watch) {
   expand_step(tables, bucket.rows, stream);
   if (bucket.rows == 0) return;
-  const Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream, watch};
-  int with_experts = 0;
+  Launch l{tables, {&tables.header->rows, 0, bucket.rows}, bucket, stream, watch};
+  l.ended("tables");
   if (shape_.first)
     embed(ends_.matrix(Part::embedding), tables, l.rows, x_.as<float>(), shape_.hidden, stream);
+  l.ended("embedding");
   halves_.tiles = 0;
-  for (size_t i = 0; i < layers_.size(); i++) {
-    const LayerParts& layer = layers_[i];
-    shape_.has_latent ? latent_attention(l, layer, i) : grouped_attention(l, layer, i);
+  for (const LayerParts& layer : layers_) {
+    l.layer++;
+    shape_.has_latent ? latent_attention(l, layer) : grouped_attention(l, layer);
     GemmCall out = call(l, attended_);
     out.products[out.count++] = onto_x({layer.matrix(Part::o), layer.vector(Part::o_bias)});
     // Experts are told by rows that are whole.
     if (!layer.has(Part::router)) halve(out, norm(l, layer.vector(Part::mlp_norm)));
     multiply(out, stream);
-    mlp(l, layer, with_experts,
-        i + 1 < layers_.size() ? layers_[i + 1].vector(Part::attention_norm) : nullptr);
-    with_experts += layer.has(Part::router);
+    l.ended("o");
+    mlp(l, layer);
+    l.with_experts += layer.has(Part::router);
   }
+  l.layer = -1;
   if (shape_.last && bucket.sampled > 0) head(l, results);
 }
 
@@ -93,7 +95,7 @@ Product Forward::onto_x(const Linear& linear) const {
   return {linear.weight, linear.bias, x_.as<float>(), shape_.hidden, true};
 }
 
-void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t index) {
+void Forward::grouped_attention(const Launch& l, const LayerParts& layer) {
   const Values q{projected_.f32(), projected_.pitch}, k = q.behind(padded(shape_.heads * shape_.head_dim)),
                                                       v = k.behind(padded(shape_.kv_heads * shape_.head_dim));
   GemmCall qkv = call(l, h_);
@@ -103,6 +105,7 @@ void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t
   const Norm before = norm(l, layer.vector(Part::attention_norm));
   normalised(qkv, before, l.stream);
   multiply(qkv, l.stream);
+  l.ended("qkv");
   const auto heads = static_cast<int32_t>(shape_.heads), kv_heads = static_cast<int32_t>(shape_.kv_heads),
              width = static_cast<int32_t>(shape_.head_dim);
   const GroupedWrite write{.q = q.data,
@@ -117,8 +120,8 @@ void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t
                            .k_norm = layer.vector(Part::k_norm),
                            .eps = shape_.norm_eps,
                            .rotations = rotations_,
-                           .keys = stream(index, 0),
-                           .values = stream(index, 1),
+                           .keys = stream(l.layer, 0),
+                           .values = stream(l.layer, 1),
                            .rows = l.rows};
   Attention attention{.q = q.data,
                       .q_pitch = q.pitch,
@@ -143,9 +146,10 @@ void Forward::grouped_attention(const Launch& l, const LayerParts& layer, size_t
   else
     write_grouped(write, l.tables, l.stream);
   attend(attention, l.tables, l.stream);
+  l.ended("attention");
 }
 
-void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t index) {
+void Forward::latent_attention(const Launch& l, const LayerParts& layer) {
   const model::LatentAttention& s = shape_.latent;
   const float eps = static_cast<float>(s.norm_eps);
   const bool two_steps = layer.has(Part::q_a);
@@ -159,6 +163,7 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
   const Norm before = norm(l, layer.vector(Part::attention_norm));
   normalised(down, before, l.stream);
   multiply(down, l.stream);
+  l.ended("q_kv_a");
   if (two_steps) {
     normalise({.in = first.data,
                .pitch = first.pitch,
@@ -171,6 +176,7 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
     GemmCall up = call(l, q_a_);
     up.products[up.count++] = {layer.matrix(Part::q), nullptr, q.data, q.pitch};
     multiply(up, l.stream);
+    l.ended("q_b");
   }
   const auto heads = static_cast<int>(shape_.heads), latent = static_cast<int>(s.latent),
              nope = static_cast<int>(s.nope), value = static_cast<int>(s.value),
@@ -188,7 +194,7 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
                           .norm = layer.vector(Part::kv_a_norm),
                           .eps = eps,
                           .rotations = rotations_,
-                          .entries = stream(index, 0),
+                          .entries = stream(l.layer, 0),
                           .rows = l.rows};
   const bool joint = layer.has(Part::kv_b), rounds = activations_ == Activations::bf16;
   const HeadProduct keys{.weight = layer.matrix(joint ? Part::kv_b : Part::k_b),
@@ -207,6 +213,7 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
     write_latent(write, l.tables, l.stream);
     joint ? multiply_heads_transposed(keys, l.stream) : multiply_heads(keys, l.stream);
   }
+  l.ended("into_latents");
   const HeadProduct values{.weight = layer.matrix(joint ? Part::kv_b : Part::v_b),
                            .heads = heads,
                            .row_stride = joint ? nope + value : value,
@@ -239,12 +246,15 @@ void Forward::latent_attention(const Launch& l, const LayerParts& layer, size_t 
                             .partial = partial_.as<float>(),
                             .arrived = arrived_.as<uint32_t>()};
   attend(attention, l.tables, l.stream);
+  l.ended("attention");
   multiply_heads(values, l.stream);
+  l.ended("out_of_latents");
 }
 
-/// with_experts: how many layers before it have experts; next_norm: of the layer behind, if one is.
-void Forward::mlp(const Launch& l, const LayerParts& layer, int with_experts, const float* next_norm) {
-  const Norm before = norm(l, layer.vector(Part::mlp_norm)), after = norm(l, next_norm);
+void Forward::mlp(const Launch& l, const LayerParts& layer) {
+  const auto next = static_cast<size_t>(l.layer) + 1;
+  const Norm before = norm(l, layer.vector(Part::mlp_norm)),
+             after = norm(l, next < layers_.size() ? layers_[next].vector(Part::attention_norm) : nullptr);
   if (!layer.has(Part::router)) {
     dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
           {layer.matrix(Part::up), layer.vector(Part::up_bias)},
@@ -253,7 +263,7 @@ void Forward::mlp(const Launch& l, const LayerParts& layer, int with_experts, co
   }
   halves_.tiles = 0;
   const bool together = shared_among_experts(l, layer);
-  experts(l, layer, with_experts, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
+  experts(l, layer, before, together ? static_cast<int32_t>(shape_.shared_experts) : 0);
   if (layer.has(Part::gate) && !together)
     dense(l, {layer.matrix(Part::gate), layer.vector(Part::gate_bias)},
           {layer.matrix(Part::up), layer.vector(Part::up_bias)},
@@ -299,16 +309,17 @@ void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const
     multiply(both, l.stream);
     gate_rows(gates.data, ups.data, gates.pitch, width, l.rows, gated_.rows(), l.stream);
   }
+  l.ended("gate_up");
   GemmCall out = call(l, gated_);
   out.products[out.count++] = onto_x(down);
   if (after) halve(out, *after);
   multiply(out, l.stream);
+  l.ended("down");
 }
 
 /// x += what the experts give that the norm's rows choose, and so many shared ones behind them. Leaves the
 /// norm in h.
-void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts, const Norm& before,
-                      int32_t shared) {
+void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& before, int32_t shared) {
   const model::Routing& routing = shape_.routing;
   GemmCall scores = call(l, h_);
   // Exact products, since which experts are chosen hangs on them.
@@ -317,6 +328,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts
   normalised(scores, before, l.stream);
   scores.keeps_norm = true;  // the experts read it
   multiply(scores, l.stream);
+  l.ended("router");
   // Experts' shares of the rows differ: a tile holds somewhat more than the average.
   const int64_t average = (l.rows.max * routing.chosen + routing.experts - 1) / routing.experts;
   GemmKind of_experts = kind(average);
@@ -337,13 +349,14 @@ void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts
       .logits = router_.f32(),
       .bias = layer.vector(Part::router_bias),
       .routing = routing,
-      .given = l.watch.replayed ? l.watch.replayed + with_experts * l.watch.replayed_pitch : nullptr,
+      .given = l.watch.replayed ? l.watch.replayed + l.with_experts * l.watch.replayed_pitch : nullptr,
       .shared = shared,
       .tables = routing_,
       .rows = l.rows,
       .tile_rows = height};
   route_rows(route, l.stream);
-  if (l.watch.after_routing) l.watch.after_routing(with_experts, routing_.expert, route.visits());
+  if (l.watch.after_routing) l.watch.after_routing(l.with_experts, routing_.expert, route.visits());
+  l.ended("routing");
   const int tiles = tiles_max(route);
   const RowRange visited{routing_.visits, 0, l.rows.max * route.visits()};
   const auto routed = static_cast<int32_t>(routing.experts);
@@ -384,6 +397,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts
     gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
               expert_gated_.rows(), l.stream);
   }
+  l.ended("experts_gate_up");
   GemmCall down = call(l, expert_gated_);
   down.visits = &in_order, down.kind = of_experts, down.tile_rows = height;
   down.products[down.count++] = {.weight = layer.matrix(Part::expert_down),
@@ -391,6 +405,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts
                                  .pitch = expert_out_.pitch,
                                  .shared = slice(Part::down)};
   multiply(down, l.stream);
+  l.ended("experts_down");
   join_experts({.results = expert_out_.f32(),
                 .out = x_.as<float>(),
                 .pitch = shape_.hidden,
@@ -399,6 +414,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, int with_experts
                 .tables = routing_,
                 .rows = l.rows},
                l.stream);
+  l.ended("join");
 }
 
 /// Logits and tokens of the sampled rows, so many at once as there is room for.
@@ -419,6 +435,7 @@ void Forward::head(const Launch& l, Sampled* results) {
     product.rows = rows, product.kind = kind(rows.max);
     product.products[product.count++] = {ends_.matrix(Part::head), nullptr, logits_.f32(), logits_.pitch};
     multiply(product, l.stream);
+    l.ended("head");
     if (l.watch.after_logits) l.watch.after_logits(first, rows.max, logits_.f32());
     sample_rows({.logits = logits_.f32(),
                  .vocab = static_cast<int32_t>(shape_.vocab),
@@ -426,6 +443,7 @@ void Forward::head(const Launch& l, Sampled* results) {
                  .results = results,
                  .rows = rows},
                 l.tables, l.stream);
+    l.ended("sampling");
   }
 }
 

@@ -23,6 +23,8 @@ struct StepWatch {
   /// Called behind the launches that say where the rows of a layer go, which is the so-many-th with
   /// experts; may be empty. experts: [rows, pitch], of each row the chosen ones first.
   std::function<void(int layer, const int32_t* experts, int pitch)> after_routing;
+  /// Called behind each group of launches, of a layer or (−1) of none, with the group's name; may be empty.
+  std::function<void(const char* group, int64_t layer)> after_group;
   const int32_t* replayed = nullptr;  // on the card, as RoutingTrace has it; nullptr: rows choose
   int64_t replayed_pitch = 0;         // values of a layer
 };
@@ -83,6 +85,12 @@ class Forward {
     Bucket bucket;
     cudaStream_t stream;
     const StepWatch& watch;
+    int64_t layer = -1;    // −1: none
+    int with_experts = 0;  // layers before it
+
+    void ended(const char* group) const {
+      if (watch.after_group) watch.after_group(group, layer);
+    }
   };
 
   void take_activations(const DeviceLimits& limits, Taker& take);
@@ -96,18 +104,17 @@ class Forward {
   void normalised(GemmCall& call, const Norm& norm, cudaStream_t stream) const;
   void halve(GemmCall& call, const Norm& norm);
   Product onto_x(const Linear& linear) const;
-  void grouped_attention(const Launch& launch, const LayerParts& layer, size_t index);
-  void latent_attention(const Launch& launch, const LayerParts& layer, size_t index);
-  void mlp(const Launch& launch, const LayerParts& layer, int with_experts, const float* next_norm);
+  void grouped_attention(const Launch& launch, const LayerParts& layer);
+  void latent_attention(const Launch& launch, const LayerParts& layer);
+  void mlp(const Launch& launch, const LayerParts& layer);
   void dense(const Launch& launch, const Linear& gate, const Linear& up, const Linear& down,
              const Norm* before = nullptr, const Norm* after = nullptr);
-  void experts(const Launch& launch, const LayerParts& layer, int with_experts, const Norm& before,
-               int32_t shared);
+  void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
   bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
   bool streams_experts(const LayerParts& layer) const;
   bool fetches_experts(const LayerParts& layer) const;
   void head(const Launch& launch, Sampled* results);
-  CacheStream stream(size_t layer, size_t index) const;
+  CacheStream stream(int64_t layer, size_t index) const;
 
   StageShape shape_;
   Activations activations_;
