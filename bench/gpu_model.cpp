@@ -43,9 +43,23 @@ class Steps {
   Steps(const std::string& path, const std::string& backend, const gpu::EngineLimits& limits, int64_t tokens)
       : checkpoint_(model::Checkpoint::open(path)),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(tokens))),
-        engine_(gpu::device_named(backend, 1), checkpoint_, {0, checkpoint_->config().layers - 1}, limits) {
+        engine_(gpu::device_named(backend, 1), checkpoint_, {0, checkpoint_->config().layers - 1}, limits,
+                [this](uint64_t done, uint64_t) {
+                  loaded_.push_back({done, bench::seconds_now(CLOCK_MONOTONIC)});
+                }) {
     engine_.bind_thread();
   }
+
+  /// How far the weights were on their way from the file's pages (of random ones: from memory) to the device.
+  struct Loaded {
+    uint64_t bytes = 0;
+    double at_s = 0;
+    double gb_per_s_to(const Loaded& later) const {
+      return static_cast<double>(later.bytes - bytes) / (later.at_s - at_s) / 1e9;
+    }
+  };
+  /// Before the first layer, behind each, and behind the ends.
+  const std::vector<Loaded>& loaded() const { return loaded_; }
 
   const model::Checkpoint& checkpoint() const { return *checkpoint_; }
   std::string_view variant() const { return engine_.variant(); }
@@ -113,6 +127,7 @@ class Steps {
 
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   uint32_t blocks_;
+  std::vector<Loaded> loaded_;
   gpu::Engine engine_;
   std::vector<uint32_t> lengths_;  // of the sequences
   uint64_t number_ = 0;
@@ -158,7 +173,17 @@ int main(int argc, char** argv) try {
     line["kv_type"] = std::string(model::info(kv_type).name);
     std::cout << boost::json::serialize(line) << std::endl;
   };
-  print({{"loading_s", bench::seconds_now(CLOCK_MONOTONIC) - begin}});
+  const double ready = bench::seconds_now(CLOCK_MONOTONIC);
+  run.fill(1, 1, prompt_rows, temperature);
+  // The first layer pays for the driver's beginning.
+  const auto &first = run.loaded().front(), &second = run.loaded()[1], &last = run.loaded().back();
+  print({{"open_s", first.at_s - begin},
+         {"load_s", last.at_s - first.at_s},
+         {"load_bytes", last.bytes},
+         {"load_gb_per_s", first.gb_per_s_to(last)},
+         {"load_gb_per_s_behind_first_layer", second.gb_per_s_to(last)},
+         {"prepare_s", ready - last.at_s},
+         {"first_token_s", bench::seconds_now(CLOCK_MONOTONIC) - begin}});
   const double value_bytes = static_cast<double>(model::info(kv_type).block_bytes);
   const auto floor_of = [&](double rows, double sampled, double in_cache, double caches) {
     return bench::step_floor(run.checkpoint(),

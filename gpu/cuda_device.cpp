@@ -64,8 +64,11 @@ class CudaDevice final : public Device {
 
   DeviceFacts facts() const override {
     // Attention on tensor cores reads no other cache than bf16.
-    return {facts_.variant, facts_.depth, facts_.feeds_back,
-            activations_ == cuda::Activations::bf16 ? model::DType::bf16 : model::DType::f32};
+    return {.variant = facts_.variant,
+            .depth = facts_.depth,
+            .feeds_back = facts_.feeds_back,
+            .kv_type = activations_ == cuda::Activations::bf16 ? model::DType::bf16 : model::DType::f32,
+            .copies_weights = true};
   }
   DeviceNeeds needs(const DeviceLimits& limits) const override {
     cuda::Needs needs{};

@@ -116,6 +116,8 @@ struct DeviceFacts {
   bool feeds_back = false;
   /// Of cached keys and values, if nobody asks for another: what it is quick with.
   model::DType kv_type = model::DType::f32;
+  /// load() reads all bytes: who calls it need not wait until they are in memory.
+  bool copies_weights = false;
 };
 
 /// A new sequence in a slot; what the slot held is forgotten.
@@ -197,8 +199,9 @@ class Device {
   /// together with the threads that bring it its work.
   virtual void enter_thread(std::span<const pthread_t> bringing_work) { (void)bringing_work; }
 
-  /// All parts of one layer, or with −1 those of none. The bytes outlive the device, which may compute on
-  /// them in place. Throws InputError for a type that it does not compute with.
+  /// All parts of one layer, or with −1 those of none. The bytes outlive the device, which computes on them
+  /// in place unless its facts say that it copies them. Throws InputError for a type that it does not compute
+  /// with.
   virtual void load(int64_t layer, std::span<const WeightRef> parts) = 0;
   /// Takes all memory that steps will need: one that is found missing is found before the first step. The
   /// rotations outlive the device.

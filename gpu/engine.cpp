@@ -4,6 +4,8 @@
 #include <cassert>
 #include <deque>
 #include <iterator>
+#include <numeric>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "gpu/sampler.hpp"
 #include "gpu/stage_shape.hpp"
 #include "model/error.hpp"
+#include "model/mapping.hpp"
 
 namespace convoy::gpu {
 namespace {
@@ -63,7 +66,7 @@ model::LayerRange checked(model::LayerRange range, const model::Config& config) 
 
 struct Engine::State {
   State(const DeviceFactory& open, std::shared_ptr<const model::Checkpoint> c, model::LayerRange range,
-        const EngineLimits& l, const std::function<void(int64_t, int64_t)>& progress)
+        const EngineLimits& l, const Progress& progress)
       : limits((check_limits(l, c->config()), l)),
         checkpoint(std::move(c)),
         shape(stage_shape(checkpoint->config(), checked(range, checkpoint->config()), l.deterministic)),
@@ -75,11 +78,7 @@ struct Engine::State {
     weights = checkpoint->stage(range);
     layers_with_experts = std::ranges::count_if(
         weights.layers, [](const model::LayerWeights& layer) { return layer.experts.has_value(); });
-    for (size_t layer = 0; layer < weights.layers.size(); layer++) {
-      device->load(static_cast<int64_t>(layer), parts_of(weights.layers[layer]));
-      if (progress) progress(static_cast<int64_t>(layer) + 1, shape.layers);
-    }
-    device->load(-1, end_parts_of(weights));
+    load(progress);
     DeviceLimits given{l.kv_blocks, l.slots, l.context_tokens, l.rows_per_step,
                        l.kv_type.value_or(facts.kv_type)};
     if (pool) given.kv_blocks = limits.kv_blocks = blocks_that_fit(given);
@@ -88,6 +87,7 @@ struct Engine::State {
     written_by.resize(given.kv_blocks);
   }
 
+  void load(const Progress& progress);
   uint32_t blocks_that_fit(const DeviceLimits& given);
 
   void start(const SeqStart& start);
@@ -138,8 +138,7 @@ struct Engine::State {
 };
 
 Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
-               model::LayerRange range, const EngineLimits& limits,
-               const std::function<void(int64_t, int64_t)>& progress)
+               model::LayerRange range, const EngineLimits& limits, const Progress& progress)
     : state_(std::make_unique<State>(device, std::move(checkpoint), range, limits, progress)) {}
 Engine::~Engine() = default;
 
@@ -259,6 +258,36 @@ std::span<const int32_t> Engine::routing() const { return state_->routing; }
 void Engine::replay_routing(std::span<const int32_t> routing) { state_->replayed = routing; }
 int32_t Engine::hint() const { return state_->hint; }
 std::string_view Engine::variant() const { return state_->facts.variant; }
+
+/// A device that computes on weights in place gets them when they are in memory, so that no step waits for
+/// the disk: all are announced before the first is waited for, so that the disk is never idle. Experts only
+/// if all fit there; else one's pages are read when a token goes to it.
+void Engine::State::load(const Progress& progress) {
+  std::vector<std::vector<WeightRef>> layers;
+  for (const model::LayerWeights& layer : weights.layers) layers.push_back(parts_of(layer));
+  layers.push_back(end_parts_of(weights));
+  std::vector<uint64_t> bytes(layers.size());
+  std::set<const std::byte*> counted;  // a tied head is the embedding
+  for (size_t i = 0; i < layers.size(); i++)
+    for (const WeightRef& part : layers[i])
+      if (counted.insert(part.bytes.data()).second) bytes[i] += part.bytes.size() + part.scales.size();
+  const uint64_t total = std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
+  uint64_t done = 0;
+  const bool experts = total <= model::memory_available_bytes();
+  const auto advise = [&](const std::vector<WeightRef>& parts, void (*how)(std::span<const std::byte>)) {
+    if (facts.copies_weights) return;
+    for (const WeightRef& part : parts)
+      if (part.expert < 0 || experts) how(part.bytes);
+  };
+  for (const auto& parts : layers) advise(parts, model::will_need);
+  if (progress) progress(0, total);
+  for (size_t i = 0; i < layers.size(); i++) {
+    advise(layers[i], model::fetch);
+    device->load(i < weights.layers.size() ? static_cast<int64_t>(i) : -1, layers[i]);
+    done += bytes[i];
+    if (progress) progress(done, total);
+  }
+}
 
 uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {
   if (pool->memory_bytes == 0)

@@ -38,11 +38,12 @@ struct StepOutput {
 
 class Engine {
  public:
+  /// Called before the first layer is loaded, and behind each, with bytes of weights; may be empty.
+  using Progress = std::function<void(uint64_t done, uint64_t total)>;
   /// Opens the device and loads the layers. Throws InputError if limits leave kv_blocks open and there is no
-  /// memory for them. progress(done, total) in layers; may be empty.
+  /// memory for them.
   Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
-         model::LayerRange range, const EngineLimits& limits,
-         const std::function<void(int64_t, int64_t)>& progress = {});
+         model::LayerRange range, const EngineLimits& limits, const Progress& progress = {});
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

@@ -8,6 +8,7 @@
 #include <cassert>
 #include <cerrno>
 #include <cstring>
+#include <initializer_list>
 #include <system_error>
 
 #include "model/error.hpp"
@@ -27,6 +28,15 @@ struct Descriptor {
   int fd;
   ~Descriptor() { ::close(fd); }
 };
+
+/// Of whole pages. Hints, so their results change nothing.
+void advise(std::span<const std::byte> part, std::initializer_list<int> advice) {
+  if (part.empty()) return;
+  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
+  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
+  for (const int each : advice) ::madvise(reinterpret_cast<void*>(begin), end - begin, each);
+}
 
 }  // namespace
 
@@ -74,25 +84,25 @@ std::shared_ptr<const Mapping> Mapping::reserve(size_t bytes, std::filesystem::p
   return std::shared_ptr<const Mapping>(new Mapping(std::move(name), memory.data(), bytes, Kind::copy));
 }
 
-void Mapping::advise(std::span<const std::byte> part, std::initializer_list<int> advice) const {
-  if (part.empty()) return;
-  assert(part.data() >= data_ && part.data() + part.size() <= data_ + size_);
-  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
-  const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  // Hints, so their results change nothing.
-  for (const int each : advice) ::madvise(reinterpret_cast<void*>(begin), end - begin, each);
+void Mapping::check(std::span<const std::byte> part) const {
+  assert(part.empty() || (part.data() >= data_ && part.data() + part.size() <= data_ + size_));
 }
 
-// Normal first: the kernel evicts pages of random mappings sooner.
-void Mapping::will_need(std::span<const std::byte> part) const { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
-
-void Mapping::fetch(std::span<const std::byte> part) const { advise(part, {MADV_POPULATE_READ}); }
+void Mapping::will_need(std::span<const std::byte> part) const {
+  check(part);
+  model::will_need(part);
+}
 
 void Mapping::forget(std::span<const std::byte> part) const {
   if (kind_ == Kind::copy) return;  // a copy has no file to be fetched from again
-  advise(part, {MADV_DONTNEED});    // private, never written: no loss
+  check(part);
+  advise(part, {MADV_DONTNEED});  // private, never written: no loss
 }
+
+// Normal first: the kernel evicts pages of random mappings sooner.
+void will_need(std::span<const std::byte> part) { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
+
+void fetch(std::span<const std::byte> part) { advise(part, {MADV_POPULATE_READ}); }
 
 uint64_t memory_available_bytes() { return memory_available().bytes; }
 

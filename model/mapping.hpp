@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -43,16 +42,13 @@ class Mapping {
   /// Announces that a part will be read whole: the kernel starts to fetch it. Other parts are fetched page by
   /// page as they are touched, without reading around. A hint, so nobody waits and nothing fails.
   void will_need(std::span<const std::byte> part) const;
-  /// Fetches a part that will be read again and again, and waits for it: no later reader waits for the disk.
-  /// Where the system cannot, readers do.
-  void fetch(std::span<const std::byte> part) const;
   /// Gives the memory of a part back that was read through: its pages are fetched again if they are touched.
   void forget(std::span<const std::byte> part) const;
 
  private:
   enum class Kind : uint8_t { file, copy };  // copy: only here, so its pages may not be forgotten
   Mapping(std::filesystem::path path, const std::byte* data, size_t size, Kind kind);
-  void advise(std::span<const std::byte> part, std::initializer_list<int> advice) const;
+  void check(std::span<const std::byte> part) const;
 
   std::filesystem::path path_;
   FileIdentity identity_;
@@ -60,6 +56,12 @@ class Mapping {
   size_t size_;
   Kind kind_;
 };
+
+/// Mapping::will_need for who does not know the mapping, nor whether the bytes are of one.
+void will_need(std::span<const std::byte> part);
+/// Fetches a part that will be read again and again, and waits for it: no later reader waits for the disk.
+/// Where the system cannot, readers do.
+void fetch(std::span<const std::byte> part);
 
 /// Bytes that the system could give without swapping, caches of files included. 0 if it does not say.
 uint64_t memory_available_bytes();

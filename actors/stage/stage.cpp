@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "actors/process/log.hpp"
+#include "actors/stage/load_rate.hpp"
 #include "actors/stage/stage_reporter.hpp"
 #include "actors/stage/step_codec.hpp"
 #include "actors/stage/step_runner.hpp"
@@ -84,11 +85,22 @@ struct StageData {
       steps->reset();
     } else {
       steps.reset();
+      LoadRate rate;
       auto engine = std::make_unique<gpu::Engine>(
-          options.device, checkpoint, wanted, limits, [this](int64_t layers, int64_t total) {
-            status.loaded_permille = static_cast<uint32_t>(999 * layers / total);
+          options.device, checkpoint, wanted, limits, [this, &rate](uint64_t bytes, uint64_t total) {
+            status.loaded_permille = static_cast<uint32_t>(999 * bytes / total);
             self->send(reporter, status);
+            if (rate.at(bytes, total, LoadRate::Clock::now()))
+              log::info("stage.loading", {{"stage", options.instance},
+                                          {"bytes", bytes},
+                                          {"of", total},
+                                          {"gb_per_s", rate.bytes_per_s() / 1e9},
+                                          {"left_s", rate.seconds_left()}});
           });
+      log::info("stage.weights", {{"stage", options.instance},
+                                  {"bytes", rate.total()},
+                                  {"took_s", rate.seconds()},
+                                  {"gb_per_s", rate.bytes_per_s() / 1e9}});
       engine->bind_thread(links.threads);
       if (engine->kv_pool())
         log::info("stage.kv_blocks", {{"stage", options.instance}, {"fit", engine->kv_pool()->text()}});

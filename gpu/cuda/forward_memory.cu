@@ -35,6 +35,7 @@ Needs Forward::needs(const DeviceLimits& limits) {
 
 void Forward::prepare(const DeviceLimits& limits, const Rotations& rotations) {
   limits_ = limits;
+  weights_.end_loading();
   if (activations_ == Activations::bf16 && !shape_.deterministic) blas_ = Blas::find();
   Taker take(true, poison_);
   take_activations(limits, take), take_scratch(limits, take);

@@ -75,17 +75,20 @@ LayerParts WeightStore::load(std::span<const WeightRef> parts) {
     std::byte* to = take(all);
     for (const Part part : joined) place(part) = to, to += bytes(part);
   }
+  Batch batch;
   for (size_t part = 0; part < same.size(); part++) {
     if (same[part].empty()) continue;
     if (is_vector(static_cast<Part>(part)))
-      layer.vectors[part] = upload_vector(*same[part].front(), places[part]);
+      layer.vectors[part] = place_vector(*same[part].front(), places[part], batch);
     else
-      layer.matrices[part] = upload(same[part], places[part]);
+      layer.matrices[part] = place(same[part], places[part], batch);
   }
+  if (!uploader_) uploader_ = std::make_unique<Uploader>();
+  uploader_->send(batch.copies);
   return layer;
 }
 
-Matrix WeightStore::upload(std::span<const WeightRef* const> same, std::byte* to) {
+Matrix WeightStore::place(std::span<const WeightRef* const> same, std::byte* to, Batch& batch) {
   const WeightRef& first = *same.front();
   if (first.type == DType::i64)
     throw refusal("a weight of whole numbers", "checkpoint", "convert it to a type that is computed with");
@@ -105,23 +108,25 @@ Matrix WeightStore::upload(std::span<const WeightRef* const> same, std::byte* to
   std::byte* const data = to ? to : take(static_cast<size_t>(m.expert_bytes) * same.size());
   std::byte* const scales = first.scales.empty() ? nullptr : take(first.scales.size() * same.size());
   for (size_t e = 0; e < same.size(); e++) {
-    copy_rows(*same[e], m.pitch, data + e * static_cast<size_t>(m.expert_bytes));
-    if (scales) copy(same[e]->scales.data(), first.scales.size(), scales + e * first.scales.size());
+    batch.copies.push_back({same[e]->bytes.data(), data + e * static_cast<size_t>(m.expert_bytes),
+                            static_cast<size_t>(row_bytes(first.type, first.columns)),
+                            static_cast<size_t>(m.pitch), static_cast<size_t>(first.rows)});
+    if (scales) batch.add(same[e]->scales.data(), first.scales.size(), scales + e * first.scales.size());
   }
   m.data = data, m.scales = reinterpret_cast<const float*>(scales);
   if (same.size() == 1) shared_[first.bytes.data()] = m;
   return m;
 }
 
-const float* WeightStore::upload_vector(const WeightRef& ref, std::byte* to) {
+const float* WeightStore::place_vector(const WeightRef& ref, std::byte* to, Batch& batch) {
   if (ref.type != DType::f32 && ref.type != DType::f16 && ref.type != DType::bf16)
     throw refusal("a norm or bias in a quantised type", "checkpoint", "keep it in float32, bf16 or f16");
-  std::vector<float> values(static_cast<size_t>(ref.columns));
+  std::vector<float>& values = batch.widened.emplace_back(static_cast<size_t>(ref.columns));
   const int bytes = block_size(ref.type).bytes;
   for (size_t i = 0; i < values.size(); i++)
     values[i] = widened(ref.type, ref.bytes.data() + i * static_cast<size_t>(bytes));
   if (!to) to = take(values.size() * sizeof(float));
-  copy(values.data(), values.size() * sizeof(float), to);
+  batch.add(values.data(), values.size() * sizeof(float), to);
   return reinterpret_cast<const float*>(to);
 }
 
@@ -129,47 +134,6 @@ std::byte* WeightStore::take(size_t bytes) {
   memory_.emplace_back(bytes, "a weight");
   bytes_ += bytes;
   return memory_.back().as<std::byte>();
-}
-
-/// Room in the staging area whose turn it is, once what it held is sent.
-std::byte* WeightStore::stage(size_t bytes) {
-  Staging& staging = staging_[turn_];
-  if (!staging.sent)
-    check(cudaEventCreateWithFlags(&staging.sent, cudaEventDisableTiming), "cudaEventCreate");
-  check(cudaEventSynchronize(staging.sent), "sending weights");
-  if (staging.memory.bytes() < bytes) staging.memory = PinnedMemory(std::max(bytes, staging_bytes));
-  return staging.memory.get();
-}
-
-void WeightStore::send(size_t bytes, std::byte* to) {
-  Staging& staging = staging_[turn_];
-  check(cudaMemcpyAsync(to, staging.memory.get(), bytes, cudaMemcpyHostToDevice, nullptr), "sending weights");
-  check(cudaEventRecord(staging.sent, nullptr), "cudaEventRecord");
-  turn_ = (turn_ + 1) % staging_.size();
-}
-
-void WeightStore::copy_rows(const WeightRef& ref, int64_t pitch, std::byte* to) {
-  const auto row = static_cast<size_t>(row_bytes(ref.type, ref.columns)),
-             padded_row = static_cast<size_t>(pitch);
-  if (row == padded_row) return copy(ref.bytes.data(), ref.bytes.size(), to);
-  const size_t at_once = std::max<size_t>(1, staging_bytes / padded_row),
-               rows = static_cast<size_t>(ref.rows);
-  for (size_t first = 0; first < rows; first += at_once) {
-    const size_t count = std::min(at_once, rows - first);
-    std::byte* const staged = stage(count * padded_row);
-    std::memset(staged, 0, count * padded_row);
-    for (size_t r = 0; r < count; r++)
-      std::memcpy(staged + r * padded_row, ref.bytes.data() + (first + r) * row, row);
-    send(count * padded_row, to + first * padded_row);
-  }
-}
-
-void WeightStore::copy(const void* from, size_t bytes, std::byte* to) {
-  for (size_t first = 0; first < bytes; first += staging_bytes) {
-    const size_t count = std::min(staging_bytes, bytes - first);
-    std::memcpy(stage(count), static_cast<const std::byte*>(from) + first, count);
-    send(count, to + first);
-  }
 }
 
 }  // namespace convoy::cuda

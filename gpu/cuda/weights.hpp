@@ -1,14 +1,15 @@
 #pragma once
-// The weights of a layer range on the device. Bytes go through page-locked staging; what two parts share (a
-// tied head) is there once.
+// The weights of a layer range on the device, in the types of their file. What two parts share (a tied head)
+// is there once.
 
 #include <array>
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "gpu/cuda/matrix.hpp"
-#include "gpu/cuda/memory.hpp"
+#include "gpu/cuda/upload.hpp"
 
 namespace convoy::cuda {
 
@@ -27,33 +28,29 @@ class WeightStore {
  public:
   /// Throws Failure for types that there are no kernels for, and when memory is short.
   LayerParts load(std::span<const WeightRef> parts);
+  /// No part comes any more: gives back what loading took.
+  void end_loading() { uploader_.reset(); }
   size_t bytes() const { return bytes_; }
 
  private:
+  /// What a load() sends, once it knows all of it.
+  struct Batch {
+    std::vector<HostCopy> copies;
+    std::vector<std::vector<float>> widened;
+    void add(const void* from, size_t bytes, std::byte* to) {
+      copies.push_back({static_cast<const std::byte*>(from), to, bytes, bytes, 1});
+    }
+  };
   /// Matrices of one type and shape, one behind the other: an expert each, or one alone. `to`: where there is
   /// room for them; nullptr: it is taken.
-  Matrix upload(std::span<const WeightRef* const> same, std::byte* to);
-  const float* upload_vector(const WeightRef& ref, std::byte* to);
+  Matrix place(std::span<const WeightRef* const> same, std::byte* to, Batch& batch);
+  const float* place_vector(const WeightRef& ref, std::byte* to, Batch& batch);
   std::byte* take(size_t bytes);
-  void copy_rows(const WeightRef& ref, int64_t pitch, std::byte* to);
-  void copy(const void* from, size_t bytes, std::byte* to);
-  std::byte* stage(size_t bytes);
-  void send(size_t bytes, std::byte* to);
 
   std::vector<DeviceMemory> memory_;
   std::map<const void*, Matrix> shared_;  // by their bytes in the file
   size_t bytes_ = 0;
-
-  static constexpr size_t staging_bytes = size_t{32} << 20;
-  struct Staging {
-    PinnedMemory memory;
-    cudaEvent_t sent = nullptr;
-    ~Staging() {
-      if (sent) cudaEventDestroy(sent);
-    }
-  };
-  std::array<Staging, 2> staging_;
-  size_t turn_ = 0;
+  std::unique_ptr<Uploader> uploader_;  // while weights are loaded
 };
 
 }  // namespace convoy::cuda

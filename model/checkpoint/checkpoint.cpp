@@ -34,14 +34,6 @@ class FileCheckpoint final : public Checkpoint {
     AlignedCopies copies;
     StageWeights weights = collect_weights(parts_, range, used, &copies);
     widen_scales(parts_, used);
-    // All are announced before the first is waited for, so that the disk is never idle.
-    const bool experts = fits_in_memory(used);  // else an expert's pages are read when a token goes there
-    for (const auto how : {&Mapping::will_need, &Mapping::fetch})
-      for (const auto& [name, always] : used) {
-        if ((!always && !experts) || copies.contains(name)) continue;
-        const Tensor& tensor = parts_.tensors.find(name)->second;
-        ((*tensor.owner).*how)(tensor.bytes);
-      }
     return weights;
   }
 
@@ -98,12 +90,6 @@ class FileCheckpoint final : public Checkpoint {
     if (name.ends_with(".rotary_emb.inv_freq")) return true;
     if (parts_.config.tied_head && name == "lm_head.weight") return true;
     return is_prediction(name);
-  }
-
-  bool fits_in_memory(const UsedTensors& used) const {
-    uint64_t bytes = 0;
-    for (const auto& [name, always] : used) bytes += parts_.tensors.find(name)->second.bytes.size();
-    return bytes <= memory_available_bytes();
   }
 
   bool is_prediction(std::string_view name) const {

@@ -71,10 +71,10 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
 
   virtual const Config& config() const = 0;
-  /// The weights of a range, each checked against the shape the configuration gives. Waits until they are in
-  /// memory, so that no step does; experts only if all fit there. Touches no other page.
+  /// The weights of a range, each checked against the shape the configuration gives. Touches no page of
+  /// theirs but of those that a file has where they cannot be read in place.
   virtual StageWeights stage(LayerRange range) const = 0;
-  /// The same for those who look at shapes and sizes only: nothing is fetched, and no byte may be read.
+  /// The same for those who look at shapes and sizes only: no byte may be read.
   virtual StageWeights layout(LayerRange range) const = 0;
   /// Numbers in the layers that predict further tokens, which are never run.
   virtual uint64_t prediction_parameters() const = 0;

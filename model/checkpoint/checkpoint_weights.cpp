@@ -126,7 +126,6 @@ class Collector {
     ExpertWeights& own = w.experts.emplace();
     own.router = matrix(names::router, count, c_.hidden, plain_only);
     if (moe.routing.biased) own.router_bias = vector(names::router_bias, count);
-    rarely_ = true;
     const auto all = [&](const char* part, std::vector<Tensor>& to, int64_t out, int64_t in) {
       if (gguf()) {
         const Tensor joined = stacked(expert(0).in(Naming::gguf, part), {count, out, in});
@@ -139,7 +138,6 @@ class Collector {
     all("gate", own.gate, moe.width, c_.hidden);
     all("up", own.up, moe.width, c_.hidden);
     all("down", own.down, c_.hidden, moe.width);
-    rarely_ = false;
   }
 
   static constexpr bool plain_only = true;
@@ -161,7 +159,7 @@ class Collector {
     const std::string name = prefix_ + weight;
     if (list_) {
       static const Tensor none;
-      if (used_.emplace(name, !rarely_).second) list_->push_back({name, shape, plain_only});
+      if (used_.insert(name).second) list_->push_back({name, shape, plain_only});
       return none;
     }
     const auto found = parts_.tensors.find(name);
@@ -178,7 +176,7 @@ class Collector {
       throw InputError(
           "has the type " + std::string(info(tensor.type).name) + ", which a weight of its kind can't have",
           tensor_place(parts_, name), "the checkpoint is damaged or its configuration belongs to another");
-    used_.emplace(name, !rarely_);
+    used_.insert(name);
     return copies_ ? loadable(name, tensor) : tensor;
   }
 
@@ -208,7 +206,6 @@ class Collector {
   AlignedCopies* const copies_;  // null: nobody computes with what is collected
   std::vector<WantedTensor>* const list_;
   std::string prefix_;
-  bool rarely_ = false;  // what is collected now is not read by every step
 };
 
 }  // namespace
@@ -221,7 +218,7 @@ StageWeights collect_weights(const CheckpointParts& parts, LayerRange range, Use
 void widen_scales(const CheckpointParts& parts, const UsedTensors& used) {
   if (!parts.narrow_scales) return;
   std::vector<const Tensor*> weights;
-  for (const auto& [name, always] : used) weights.push_back(&parts.tensors.find(name)->second);
+  for (const std::string& name : used) weights.push_back(&parts.tensors.find(name)->second);
   parts.narrow_scales->widen(weights);
 }
 

@@ -3,6 +3,7 @@
 // configuration gives. Internal to model/.
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,9 +11,8 @@
 
 namespace convoy::model {
 
-/// The names that were used, each with whether every step reads it: the experts of a layer are not among
-/// those.
-using UsedTensors = std::map<std::string, bool, std::less<>>;
+/// The names that were used.
+using UsedTensors = std::set<std::string, std::less<>>;
 
 /// By name, those that kernels cannot load from where they lie in the file.
 using AlignedCopies = std::map<std::string, Tensor, std::less<>>;

@@ -314,16 +314,6 @@ BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused)
     BOOST_CHECK_THROW(engine_of(range), InputError);
 }
 
-BOOST_AUTO_TEST_CASE(loading_reports_every_layer) {
-  std::vector<int64_t> done;
-  Engine engine(cpu_device(Kernels::reference, 1), std::make_shared<TinyCheckpoint>(model::DType::f32),
-                {1, 2}, tiny_limits, [&](int64_t layers, int64_t total) {
-                  BOOST_TEST(total == 2);
-                  done.push_back(layers);
-                });
-  BOOST_TEST(done == (std::vector<int64_t>{1, 2}), boost::test_tools::per_element());
-}
-
 /// A model whose embedding of one token is not a number, so that rows of that token give no finite logit.
 class PoisonedCheckpoint final : public model::Checkpoint {
  public:

@@ -1,6 +1,5 @@
 #include "model/checkpoint/checkpoint.hpp"
 
-#include <sys/resource.h>
 
 #include <chrono>
 #include <set>
@@ -60,31 +59,6 @@ BOOST_AUTO_TEST_CASE(the_default_model_opens_with_its_configuration,
   BOOST_TEST(checkpoint->weights_digest() ==
              "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
 }
-
-#ifndef __SANITIZE_ADDRESS__  // whose own memory is mapped as it is touched, too
-/// Pages that the system had to map because they were touched.
-long faults() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_minflt + usage.ru_majflt;
-}
-
-BOOST_AUTO_TEST_CASE(weights_are_there_before_the_first_step_touches_them) {
-  const auto checkpoint = Checkpoint::open(golden("llama-gqa"));
-  const StageWeights all = checkpoint->stage({0, 3});
-  size_t bytes = 0, sum = 0;
-  const long before = faults();
-  for (const LayerWeights& layer : all.layers)
-    for (const Tensor* t : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      bytes += t->bytes.size();
-      for (size_t i = 0; i < t->bytes.size(); i += 1024) sum += static_cast<size_t>(t->bytes[i]);
-    }
-  const long touched = faults() - before;
-  BOOST_TEST(sum > 0u);
-  BOOST_TEST(bytes > 1'000'000u);
-  BOOST_TEST(touched < static_cast<long>(bytes / 4096 / 32));  // the system maps 16 at a touch when it must
-}
-#endif
 
 BOOST_AUTO_TEST_CASE(a_sharded_qwen2_directory_opens_with_its_biases) {
   const auto checkpoint = Checkpoint::open(golden("qwen2-bias"));

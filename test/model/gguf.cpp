@@ -1,12 +1,8 @@
 #include "model/format/gguf.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <algorithm>
-
 #include "builders.hpp"
 #include "model/checkpoint/checkpoint_parts.hpp"
+#include "test/model/resident.hpp"
 
 using namespace convoy;
 using namespace convoy::model;
@@ -19,17 +15,6 @@ namespace {
 
 std::shared_ptr<const Checkpoint> open(const GgufBuilder& file) {
   return make_checkpoint(read_gguf(test::in_memory(file.bytes())));
-}
-
-/// Pages of a tensor's bytes that are in the page cache.
-size_t resident_pages(const Tensor& tensor) {
-  const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<uintptr_t>(tensor.bytes.data()) + page_bytes - 1) & ~(page_bytes - 1);
-  const auto end = reinterpret_cast<uintptr_t>(tensor.bytes.data() + tensor.bytes.size()) & ~(page_bytes - 1);
-  std::vector<unsigned char> resident((end - begin) / page_bytes);
-  BOOST_REQUIRE(::mincore(reinterpret_cast<void*>(begin), end - begin, resident.data()) == 0);
-  return static_cast<size_t>(
-      std::count_if(resident.begin(), resident.end(), [](auto flag) { return flag & 1; }));
 }
 
 }  // namespace
@@ -208,7 +193,9 @@ BOOST_AUTO_TEST_CASE(loading_a_layer_range_touches_only_that_ranges_pages) {
       read_all(*tensor);
 
   const GgufFile all = GgufFile::open(path);
-  const auto resident = [&](const char* name) { return resident_pages(all.tensors.find(name)->second); };
+  const auto resident = [&](const char* name) {
+    return test::pages_of(all.tensors.find(name)->second).resident;
+  };
   BOOST_TEST(resident("blk.2.ffn_down.weight") >=
              511u);  // 2 MiB: every whole page, so the measurement measures
   BOOST_TEST(resident("blk.3.attn_q.weight") == 255u);
