@@ -16,11 +16,15 @@ namespace {
 constexpr size_t threads_max = 16;
 constexpr size_t piece_bytes = size_t{2} << 20;
 
-/// Lets the system read the piece's pages at once, if they are a file's: faults would read one by one.
+/// The system reads no more than its window ahead for one call: what is beyond is left to faults, a page
+/// each.
+constexpr size_t read_ahead_bytes = size_t{128} << 10;
+
+/// Lets the system read the piece's pages together, if they are a file's.
 void will_need(const std::byte* from, size_t bytes) {
-  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(from) & ~(page - 1);
-  madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(from) + bytes - begin, MADV_WILLNEED);
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)), first = reinterpret_cast<uintptr_t>(from);
+  for (uintptr_t at = first & ~(page - 1); at < first + bytes; at += read_ahead_bytes)
+    madvise(reinterpret_cast<void*>(at), std::min(read_ahead_bytes, first + bytes - at), MADV_WILLNEED);
 }
 
 std::vector<HostCopy> cut(std::span<const HostCopy> copies) {
@@ -61,11 +65,12 @@ void Uploader::send(std::span<const HostCopy> copies) {
       next = pieces.size();
     }
   };
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(lanes_.size(), pieces.size()); i++)
-    threads.emplace_back(work, std::ref(*lanes_[i]));
-  work(*lanes_.front());
-  for (std::thread& thread : threads) thread.join();
+  {
+    std::vector<std::jthread> threads;
+    for (size_t i = 1; i < std::min(lanes_.size(), pieces.size()); i++)
+      threads.emplace_back(work, std::ref(*lanes_[i]));
+    work(*lanes_.front());
+  }
   if (failure) std::rethrow_exception(failure);
 }
 
