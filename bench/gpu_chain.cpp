@@ -49,14 +49,34 @@ void check(CUresult result, const char* what) {
     throw std::runtime_error(std::string(what) + ": CUresult " + std::to_string(result));
 }
 
-CUDA_KERNEL_NODE_PARAMS parameters_of(cudaGraphNode_t node) {
+cudaGraphNodeType type_of(cudaGraphNode_t node) {
   cudaGraphNodeType type{};
   check(cudaGraphNodeGetType(node, &type), "cudaGraphNodeGetType");
-  if (type != cudaGraphNodeTypeKernel)
-    throw std::runtime_error("a step has another node than a kernel, of type " + std::to_string(type));
+  if (type != cudaGraphNodeTypeKernel && type != cudaGraphNodeTypeMemset)
+    throw std::runtime_error("a step has a node of type " + std::to_string(type) +
+                             ", which is not known here");
+  return type;
+}
+
+CUDA_KERNEL_NODE_PARAMS parameters_of(cudaGraphNode_t node) {
   CUDA_KERNEL_NODE_PARAMS parameters{};
   check(driver().parameters(node, &parameters), "cuGraphKernelNodeGetParams");
   return parameters;
+}
+
+/// Adds the same node to a graph.
+cudaGraphNode_t add(cudaGraph_t graph, cudaGraphNode_t like) {
+  cudaGraphNode_t node = nullptr;
+  if (type_of(like) == cudaGraphNodeTypeMemset) {
+    cudaMemsetParams parameters{};
+    check(cudaGraphMemsetNodeGetParams(like, &parameters), "cudaGraphMemsetNodeGetParams");
+    check(cudaGraphAddMemsetNode(&node, graph, nullptr, 0, &parameters), "cudaGraphAddMemsetNode");
+    return node;
+  }
+  const CUDA_KERNEL_NODE_PARAMS parameters = parameters_of(like);
+  check(driver().add(&node, graph, nullptr, 0, &parameters), "cuGraphAddKernelNode");
+  check(driver().copy_attributes(node, like), "cuGraphKernelNodeCopyAttributes");
+  return node;
 }
 
 double median_of(std::vector<double> values) {
@@ -70,8 +90,9 @@ double median_of(std::vector<double> values) {
 cudaGraphNode_t last_captured(cudaStream_t stream) {
   cudaStreamCaptureStatus status{};
   const cudaGraphNode_t* nodes = nullptr;
+  const cudaGraphEdgeData* how = nullptr;
   size_t count = 0;
-  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, nullptr, &count),
+  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, &how, &count),
         "cudaStreamGetCaptureInfo");
   if (status != cudaStreamCaptureStatusActive || count != 1)
     throw std::runtime_error("a step's launches do not follow one another");
@@ -80,7 +101,7 @@ cudaGraphNode_t last_captured(cudaStream_t stream) {
 
 std::vector<Chain> cut(cudaGraph_t graph, const std::vector<cudaGraphNode_t>& ends) {
   size_t edges = 0, roots = 1;
-  check(cudaGraphGetEdges(graph, nullptr, nullptr, nullptr, &edges), "cudaGraphGetEdges");
+  check(cudaGraphGetNodes(graph, nullptr, &edges), "cudaGraphGetNodes");  // of which there are more
   std::vector<cudaGraphNode_t> from(edges), to(edges);
   std::vector<cudaGraphEdgeData> how(edges);
   check(cudaGraphGetEdges(graph, from.data(), to.data(), how.data(), &edges), "cudaGraphGetEdges");
@@ -112,6 +133,7 @@ Chain apart(Chain chain) {
 }
 
 std::string kernel_name(cudaGraphNode_t node) {
+  if (type_of(node) == cudaGraphNodeTypeMemset) return "memset";
   const CUDA_KERNEL_NODE_PARAMS p = parameters_of(node);
   const char* mangled = "";
   check(p.func ? driver().function_name(&mangled, p.func) : driver().kernel_name(&mangled, p.kern),
@@ -147,10 +169,7 @@ GraphExec ChainTimer::graph(const Chain& chain) const {
   const Graph owner(made);
   cudaGraphNode_t before = nullptr;
   for (const Launch& launch : chain) {
-    const CUDA_KERNEL_NODE_PARAMS parameters = parameters_of(launch.node);
-    cudaGraphNode_t node = nullptr;
-    check(driver().add(&node, made, nullptr, 0, &parameters), "cuGraphAddKernelNode");
-    check(driver().copy_attributes(node, launch.node), "cuGraphKernelNodeCopyAttributes");
+    const cudaGraphNode_t node = add(made, launch.node);
     if (before)
       check(cudaGraphAddDependencies(made, &before, &node, &launch.after, 1), "cudaGraphAddDependencies");
     before = node;

@@ -244,9 +244,11 @@ void CudaDevice::run_watched(const Bucket& bucket, const Step& step, Flight& fli
               "fetching logits");
     };
   }
-  const size_t routing = routing_bytes(flight.rows), of_row = static_cast<size_t>(shape_.routing.chosen) * 4;
+  const bool recorded = step.routing.recorded, replayed = step.routing.replayed;
+  const size_t routing = recorded || replayed ? routing_bytes(flight.rows) : 0,
+               of_row = static_cast<size_t>(shape_.routing.chosen) * sizeof(int32_t);
   if (flight.routing.bytes() < routing) flight.routing = PinnedMemory(routing);
-  if (step.routing.replayed && routing > 0) {
+  if (replayed && routing > 0) {
     if (replayed_.bytes() < routing) {
       replayed_ = DeviceMemory(routing, "a replayed routing");
       check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // it is zeroed on another stream
@@ -257,12 +259,12 @@ void CudaDevice::run_watched(const Bucket& bucket, const Step& step, Flight& fli
         "sending the experts of rows");
     watch.replayed = replayed_.as<int32_t>(), watch.replayed_pitch = flight.rows * shape_.routing.chosen;
   }
-  if (step.routing.recorded && routing > 0)
+  if (recorded && routing > 0)
     watch.after_routing = [&](int layer, const int32_t* experts, int pitch) {
       const auto rows = static_cast<size_t>(flight.rows);
       check(cudaMemcpy2DAsync(flight.routing.get() + static_cast<size_t>(layer) * rows * of_row, of_row,
-                              experts, static_cast<size_t>(pitch) * 4, of_row, rows, cudaMemcpyDeviceToHost,
-                              stream_),
+                              experts, static_cast<size_t>(pitch) * sizeof(int32_t), of_row, rows,
+                              cudaMemcpyDeviceToHost, stream_),
             "fetching the experts of rows");
     };
   forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_, watch);
