@@ -16,8 +16,7 @@ namespace {
 constexpr size_t threads_max = 16;
 constexpr size_t piece_bytes = size_t{2} << 20;
 
-/// The system reads no more than its window ahead for one call: what is beyond is left to faults, a page
-/// each.
+/// For one call the system may read no more than its window: what is beyond is left to faults, a page each.
 constexpr size_t read_ahead_bytes = size_t{128} << 10;
 
 /// Lets the system read the piece's pages together, if they are a file's.
