@@ -49,6 +49,7 @@ json::array stages_json(const msg::PipelineState::Reader& pipeline) {
       reason = "loaded " + std::to_string(s.getLoadedPermille() / 10) + " %";
     stages.push_back({{"node", s.getNode().cStr()},
                       {"pid", s.getPid()},
+                      {"device", s.getDevice().cStr()},
                       {"first_layer", s.getFirstLayer()},
                       {"last_layer", s.getLastLayer()},
                       {"health", name_of(s.getHealth())},

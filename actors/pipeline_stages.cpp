@@ -175,6 +175,7 @@ void PipelineData::publish() {
     list[i].setLoadedPermille(stage.loaded_permille);
     list[i].setRestarts(stage.restarts);
     list[i].setKernelVariant(stage.peer.kernel_variant);
+    list[i].setDevice(stage.peer.device);
   }
   const auto state = std::move(frame).finish();
   self->send(peers.gateway, state);

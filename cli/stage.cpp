@@ -4,6 +4,7 @@
 
 #include <csignal>
 
+#include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/process/child_process.hpp"
 #include "actors/process/log.hpp"
@@ -29,9 +30,10 @@ struct StageArguments {
 };
 
 /// What this process computes with, before it is known which layers.
-std::string variant_of(const actors::ClusterConfig& config, const model::Config& model) {
+std::string variant_of(const actors::ClusterConfig& config, const model::Config& model,
+                       const gpu::DeviceFactory& open) {
   const auto shape = gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic);
-  const auto device = gpu::device_named(config.stage.backend, 1)(shape);
+  const auto device = open(shape);
   const auto kv_type = actors::kv_type_named(config.stage.kv_type).value_or(device->facts().kv_type);
   return std::string(device->facts().variant) + " kv " + std::string(model::info(kv_type).name);
 }
@@ -50,8 +52,11 @@ int run_stage(const StageArguments& args) {
   options.node = args.node;
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
-  if (const auto* node = config.find_node(args.node)) options.sharers = std::max(1u, node->stages);
-  options.device = gpu::device_named(config.stage.backend, static_cast<int>(actors::stage_threads(config)));
+  const auto placed = actors::place_stage(config, actors::local_rank(config.cluster.nodes, args.instance));
+  log::info("stage.device",
+            {{"stage", args.instance}, {"device", placed.text()}, {"sharers", placed.sharers}});
+  options.device = placed.open;
+  options.sharers = placed.sharers;
   options.context_tokens = actors::served_context(config, checkpoint->config());
   const auto limits = actors::scheduler_limits(config, checkpoint->config());
   options.rows_per_step = limits.rows();
@@ -66,7 +71,8 @@ int run_stage(const StageArguments& args) {
   self.instance = args.instance;
   self.incarnation = args.incarnation;
   self.pid = getpid();
-  self.kernel_variant = variant_of(config, checkpoint->config());
+  self.kernel_variant = variant_of(config, checkpoint->config(), placed.open);
+  self.device = placed.text();
   self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";

@@ -37,9 +37,10 @@ void print_for_people(const json::object& s) {
     std::printf("node      %-8s %s (pid %s)\n", text(n.at("health")).c_str(), text(n.at("name")).c_str(),
                 text(n.at("pid")).c_str());
   for (const auto& t : s.at("stages").as_array())
-    std::printf("stage     %-8s layers %s-%s on %s (pid %s)  %s\n", text(t.at("health")).c_str(),
+    std::printf("stage     %-8s layers %s-%s on %s, %s (pid %s)  %s\n", text(t.at("health")).c_str(),
                 text(t.at("first_layer")).c_str(), text(t.at("last_layer")).c_str(),
-                text(t.at("node")).c_str(), text(t.at("pid")).c_str(), text(t.at("reason")).c_str());
+                text(t.at("node")).c_str(), text(t.at("device")).c_str(), text(t.at("pid")).c_str(),
+                text(t.at("reason")).c_str());
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cassert>
 #include <string>
 #include <vector>
@@ -199,11 +200,38 @@ void CudaLibrary::check(int32_t ordinal) const {
   gpu::check(status);
 }
 
+std::vector<int32_t> CudaLibrary::cards() const {
+  int32_t count = 0;
+  cuda::Status status;
+  table_->cards(&count, &status);
+  gpu::check(status);
+  std::vector<int32_t> cards;
+  for (int32_t card = 0; card < count; card++) {
+    table_->check(card, &status);
+    if (status.code == cuda::Code::ok) cards.push_back(card);
+  }
+  if (cards.empty()) check(0);
+  return cards;
+}
+
 DeviceFactory cuda_device(std::shared_ptr<const CudaLibrary> library, const cuda::OpenOptions& options) {
   library->check(options.ordinal);
   return [library = std::move(library), options](const StageShape& shape) {
     return std::make_unique<CudaDevice>(library, options, shape);
   };
+}
+
+PlacedDevice place_on_cards(std::shared_ptr<const CudaLibrary> library, cuda::Activations activations,
+                            LocalRank rank) {
+  assert(rank.size > 0);
+  const std::vector<int32_t> cards = library->cards();
+  // Neighbours among the ranks hand hidden states to each other: those that share a card do it there.
+  const size_t used = std::min<size_t>(cards.size(), rank.size);
+  const auto place = [&](uint32_t r) { return r % rank.size * used / rank.size; };
+  uint32_t sharers = 0;
+  for (uint32_t r = 0; r < rank.size; r++) sharers += place(r) == place(rank.rank);
+  const int32_t card = cards[place(rank.rank)];
+  return {cuda_device(std::move(library), {.ordinal = card, .activations = activations}), card, sharers};
 }
 
 }  // namespace convoy::gpu

@@ -4,9 +4,10 @@
 
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "gpu/cuda/table.hpp"
-#include "gpu/device.hpp"
+#include "gpu/devices.hpp"
 
 namespace convoy::gpu {
 
@@ -26,6 +27,9 @@ class CudaLibrary {
   /// Throws InputError if this card is not there or not for this library, or the driver is too old. Takes
   /// nothing of the card.
   void check(int32_t ordinal) const;
+  /// The numbers of all cards that check() lets pass: at least one, or what is wrong with the first is
+  /// thrown.
+  std::vector<int32_t> cards() const;
 
  private:
   void* handle_ = nullptr;
@@ -34,5 +38,11 @@ class CudaLibrary {
 
 /// The card of that number. Throws as CudaLibrary::check.
 DeviceFactory cuda_device(std::shared_ptr<const CudaLibrary> library, const cuda::OpenOptions& options);
+
+/// One of the cards that work, as place_device() says. Every rank comes to the same sharing by itself, as
+/// long as all see the same cards; so a process that takes another's place takes its card, too. Throws as
+/// CudaLibrary::cards.
+PlacedDevice place_on_cards(std::shared_ptr<const CudaLibrary> library, cuda::Activations activations,
+                            LocalRank rank);
 
 }  // namespace convoy::gpu

@@ -21,33 +21,46 @@ constexpr std::array<std::string_view, 7> names{"auto",   "cpu",      "cpu-refer
 constexpr std::string_view gpu_prefix = "cuda", float_suffix = "-f32";
 constexpr size_t gpu_digits_max = 3;
 
-/// What a GPU's name says; nothing: it is none.
-std::optional<cuda::OpenOptions> parse_gpu(std::string_view name) {
-  cuda::OpenOptions options;
+/// What a GPU's name says.
+struct GpuName {
+  cuda::Activations activations = cuda::Activations::bf16;
+  std::optional<int32_t> card;  // nothing: whichever one gets
+};
+
+/// Nothing: it is none.
+std::optional<GpuName> parse_gpu(std::string_view name) {
+  GpuName gpu;
   if (!name.starts_with(gpu_prefix)) return std::nullopt;
   name.remove_prefix(gpu_prefix.size());
   if (name.starts_with(float_suffix)) {
     name.remove_prefix(float_suffix.size());
-    options.activations = cuda::Activations::f32;
+    gpu.activations = cuda::Activations::f32;
   }
-  if (name.empty()) return options;
+  if (name.empty()) return gpu;
   if (name.front() != ':') return std::nullopt;
   name.remove_prefix(1);
   if (name.empty() || name.size() > gpu_digits_max ||
       !std::ranges::all_of(name, [](unsigned char c) { return std::isdigit(c) != 0; }))
     return std::nullopt;
-  std::from_chars(name.data(), name.data() + name.size(), options.ordinal);
-  return options;
+  std::from_chars(name.data(), name.data() + name.size(), gpu.card.emplace());
+  return gpu;
 }
 
 [[noreturn]] void refuse(std::string_view name, const std::string& why, const std::string& mend) {
   throw InputError(why, "backend \"" + std::string(name) + "\"", mend);
 }
 
-/// The first card, if there is one that works.
-std::optional<DeviceFactory> first_gpu() {
+PlacedDevice place_gpu(const GpuName& gpu, LocalRank rank) {
+  auto library = CudaLibrary::load();
+  if (!gpu.card) return place_on_cards(std::move(library), gpu.activations, rank);
+  const cuda::OpenOptions options{.ordinal = *gpu.card, .activations = gpu.activations};
+  return {cuda_device(std::move(library), options), gpu.card, rank.size};
+}
+
+/// One of the cards, if there are any that work.
+std::optional<PlacedDevice> any_gpu(LocalRank rank) {
   try {
-    return cuda_device(CudaLibrary::load(), {});
+    return place_gpu({}, rank);
   } catch (const InputError&) {
     return std::nullopt;  // this machine has none: nothing was asked for that it should have
   }
@@ -61,19 +74,19 @@ bool is_device_name(std::string_view name) {
   return name == "auto" || name == "cpu" || name == "cpu-reference" || parse_gpu(name);
 }
 
-DeviceFactory device_named(std::string_view name, int threads) {
+PlacedDevice place_device(std::string_view name, int threads, LocalRank rank) {
   if (name == "auto") {
-    if (auto gpu = first_gpu()) return *gpu;
+    if (auto gpu = any_gpu(rank)) return std::move(*gpu);
     name = best_kernels() ? "cpu" : "cpu-reference";
   }
-  if (name == "cpu-reference") return cpu_device(Kernels::reference, threads);
+  if (name == "cpu-reference") return {cpu_device(Kernels::reference, threads), {}, rank.size};
   if (name == "cpu") {
     if (!best_kernels())
       refuse(name, "this processor has neither AVX2 with FMA and F16C nor AVX-512 VNNI",
              "use \"cpu-reference\", which is slow");
-    return cpu_device(Kernels::fast, threads);
+    return {cpu_device(Kernels::fast, threads), {}, rank.size};
   }
-  if (const auto options = parse_gpu(name)) return cuda_device(CudaLibrary::load(), *options);
+  if (const auto gpu = parse_gpu(name)) return place_gpu(*gpu, rank);
   std::string known;
   for (const std::string_view n : names) known += (known.empty() ? "\"" : ", \"") + std::string(n) + '"';
   refuse(name, "there is no such device", "known: " + known);

@@ -56,6 +56,7 @@ struct Hello {
   bulkFrameBytesMax @16 :UInt64;
   bulkWindowBytes @17 :UInt64;
   leaseMs @18 :UInt32;
+  device @19 :Text;          # a stage's: what it computes on, as "GPU 1" or "CPU"
 }
 
 struct HelloRefused {
@@ -313,7 +314,8 @@ struct StageState {
   reason @6 :Text;
   loadedPermille @7 :UInt32;
   restarts @8 :UInt32;             # processes that took the place of an earlier one, since the pipeline began
-  kernelVariant @9 :Text;          # of its Hello
+  kernelVariant @9 :Text;          # of its Hello, as the next
+  device @10 :Text;
 }
 
 struct ReplaceStage {

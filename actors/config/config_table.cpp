@@ -151,8 +151,10 @@ void add_stage_keys(std::vector<Key>& t) {
   t.push_back(choice<s, &S::backend>(
       "stage", "backend", {names.begin(), names.end()},
       "Device that computes. `auto`: the best there is; `cpu` computes on quantised weights as stored, "
-      "`cpu-reference` in float32, and slowly; `cuda` on the first NVIDIA GPU in bf16, `cuda-f32` without "
-      "rounding activations, `cuda:N` on the GPU of that number."));
+      "`cpu-reference` in float32, and slowly; `cuda` on NVIDIA GPUs in bf16, which a "
+      "machine's stages share out among them, `cuda-f32` without rounding activations, `cuda:N` all on the "
+      "GPU "
+      "of that number."));
   t.back().accepts = gpu::is_device_name;
   t.push_back(number<s, &S::threads>(
       "stage", "threads", "", 0, 1024,

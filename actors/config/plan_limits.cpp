@@ -48,6 +48,10 @@ uint32_t stage_threads(const ClusterConfig& config) {
   return config.stage.threads ? config.stage.threads : static_cast<uint32_t>(model::all_cores());
 }
 
+gpu::PlacedDevice place_stage(const ClusterConfig& config, gpu::LocalRank rank) {
+  return gpu::place_device(config.stage.backend, static_cast<int>(stage_threads(config)), rank);
+}
+
 std::optional<model::DType> kv_type_named(std::string_view name) {
   if (name == "auto") return std::nullopt;
   assert(name == "f32" || name == "bf16" || name == "f16");
@@ -105,11 +109,11 @@ void check_rotary_table(const ClusterConfig& config, const model::Checkpoint& ch
 }
 
 StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                         model::LayerRange layers, int64_t rows, uint32_t sharers) {
+                         model::LayerRange layers, int64_t rows, gpu::LocalRank rank) {
   const model::Config& model = checkpoint.config();
   const SchedulerLimits limits = scheduler_limits(config, model);
-  const auto device = gpu::device_named(config.stage.backend, static_cast<int>(stage_threads(config)))(
-      gpu::stage_shape(model, layers, config.stage.deterministic));
+  const auto placed = place_stage(config, rank);
+  const auto device = placed.open(gpu::stage_shape(model, layers, config.stage.deterministic));
   const gpu::DeviceLimits given{
       .kv_blocks = limits.kv_blocks,
       .slots = limits.slots(),
@@ -118,7 +122,7 @@ StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& c
       .kv_type = kv_type_named(config.stage.kv_type).value_or(device->facts().kv_type)};
   const int64_t rotations = limits.context_tokens * model.head_dim;  // a cosine and a sine for each pair
   gpu::KvPool pool{.memory_bytes = device->memory_bytes(),
-                   .sharers = sharers,
+                   .sharers = placed.sharers,
                    .needs = device->needs(given),
                    .host_bytes = static_cast<uint64_t>(rotations) * sizeof(float),
                    .useful_blocks = gpu::useful_kv_blocks(given)};
@@ -140,10 +144,12 @@ StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint
   StageMemory all;
   for (const auto& [node, first, count] : place_stages(config.cluster.nodes)) {
     if (count == 0 || std::ranges::find(nodes, node) == nodes.end()) continue;
+    if (place_stage(config, local_rank(config.cluster.nodes, first)).card) continue;
     model::LayerRange layers;
     for (uint32_t i = first; i < first + count; ++i) {
       const auto [begin, last] = stage_layers(model.layers, config.stage_count(), i);
-      const StageMemory one = stage_memory(config, checkpoint, {begin, last}, rows, count);
+      const StageMemory one =
+          stage_memory(config, checkpoint, {begin, last}, rows, local_rank(config.cluster.nodes, i));
       all.kv += one.kv, all.buffers += one.buffers, all.scratch += one.scratch;
       if (i == first) layers.first = begin;
       layers.last = last;

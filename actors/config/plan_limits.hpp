@@ -8,6 +8,7 @@
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/scheduler.hpp"
+#include "gpu/devices.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/config.hpp"
 #include "model/memory_limit.hpp"
@@ -22,6 +23,9 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
 /// Threads that compute in each stage: stage.threads, or as many as this machine has cores, since with one
 /// request at a time only one stage computes.
 uint32_t stage_threads(const ClusterConfig& config);
+
+/// What computes a stage: stage.backend, for one of the stages of its machine.
+gpu::PlacedDevice place_stage(const ClusterConfig& config, gpu::LocalRank rank);
 
 /// What stage.kv_type says: "f32", "bf16" or "f16"; nothing for "auto", the device's choice.
 std::optional<model::DType> kv_type_named(std::string_view name);
@@ -50,13 +54,13 @@ struct StageMemory {
   std::string kv_arithmetic = {};  // if pipeline.kv_tokens is 0: why so many
   uint64_t sum() const { return weights + kv + buffers + scratch; }
 };
-/// Of a stage of these layers, whose steps have so many rows: SchedulerLimits::rows(), or fewer. sharers:
-/// stages that divide the device's memory among them, if pipeline.kv_tokens is 0.
+/// Of a stage of these layers, whose steps have so many rows: SchedulerLimits::rows(), or fewer. rank: which
+/// of its machine's stages it is; those on one device divide its memory if pipeline.kv_tokens is 0.
 StageMemory stage_memory(const ClusterConfig& config, const model::Checkpoint& checkpoint,
-                         model::LayerRange layers, int64_t rows, uint32_t sharers = 1);
+                         model::LayerRange layers, int64_t rows, gpu::LocalRank rank = {});
 
 /// Of all stages of these nodes, on one machine: they map one file, so what several of them read of it counts
-/// once.
+/// once. Those on cards take next to nothing of it; what their card lacks, they find out when they load.
 StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint& checkpoint,
                             const std::vector<std::string>& nodes);
 

@@ -63,6 +63,7 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   hello->setIncarnation(peer.incarnation);
   hello->setPid(peer.pid);
   hello->setKernelVariant(peer.kernel_variant);
+  hello->setDevice(peer.device);
   hello->setModel(peer.model);
   hello->setSettings(peer.settings);
   hello->setListenHost(peer.listen_host);
@@ -86,6 +87,7 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
                    .incarnation = hello->getIncarnation(),
                    .pid = hello->getPid(),
                    .kernel_variant = hello->getKernelVariant(),
+                   .device = hello->getDevice(),
                    .model = hello->getModel(),
                    .settings = hello->getSettings(),
                    .listen_host = hello->getListenHost(),
@@ -112,8 +114,8 @@ std::string text_of(Versions versions) {
 std::optional<GreetingRefused> refuse_shape(const Greeting& theirs) {
   using schema::Role;
   const PeerIdentity& peer = theirs.peer;
-  for (const auto* text :
-       {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.listen_host, &peer.model, &peer.settings})
+  for (const auto* text : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.device, &peer.listen_host,
+                           &peer.model, &peer.settings})
     if (text->size() > text_bytes_max)
       return GreetingRefused{"a text of " + std::to_string(text->size()) + " bytes, the limit is " +
                              std::to_string(text_bytes_max)};

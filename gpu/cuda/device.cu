@@ -63,7 +63,7 @@ void check_shape(const StageShape& s) {
 
 }  // namespace
 
-void check_card(int ordinal) {
+int count_cards() {
   int driver = 0, runtime = 0, cards = 0;
   check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
@@ -75,6 +75,11 @@ void check_card(int ordinal) {
   if (counted == cudaErrorNoDevice || (counted == cudaSuccess && cards == 0))
     throw refusal("there is no GPU", "CUDA", "see what nvidia-smi says, or use backend \"cpu\"");
   check(counted, "cudaGetDeviceCount");
+  return cards;
+}
+
+void check_card(int ordinal) {
+  const int cards = count_cards();
   if (ordinal < 0 || ordinal >= cards)
     throw refusal("there is no GPU " + to_string(ordinal), "CUDA",
                   "this machine has GPUs 0 to " + to_string(cards - 1) + "; or use backend \"cpu\"");

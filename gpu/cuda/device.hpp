@@ -14,6 +14,8 @@
 
 namespace convoy::cuda {
 
+/// Throws Failure if there is none, or no driver that knows this CUDA.
+int count_cards();
 /// Throws Failure if there is no such card, or it is none that this library has machine code for.
 void check_card(int ordinal);
 

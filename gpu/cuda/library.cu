@@ -40,6 +40,9 @@ void guarded(Status* status, const Body& body) {
   }
 }
 
+void cards(int32_t* count, Status* status) {
+  guarded(status, [&] { *count = count_cards(); });
+}
 void check_card(int32_t ordinal, Status* status) {
   guarded(status, [&] { cuda::check_card(ordinal); });
 }
@@ -77,6 +80,7 @@ void close(Handle* handle) { delete handle; }
 
 constexpr Table table{.version = table_version,
                       .layout = table_layout(),
+                      .cards = cards,
                       .check = check_card,
                       .open = open,
                       .facts = facts,

@@ -113,6 +113,8 @@ struct Handle;
 struct Table {
   uint32_t version;
   uint32_t layout;  // of the structures; two that differ do not understand each other
+  /// How many cards the machine has. Takes nothing of them.
+  void (*cards)(int32_t* count, Status*);
   /// Whether this card is there, and for this library. Takes nothing of it.
   void (*check)(int32_t ordinal, Status*);
   void (*open)(const OpenOptions*, const StageShape*, Handle**, Status*);

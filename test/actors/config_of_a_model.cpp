@@ -3,6 +3,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "actors/config/cluster_config.hpp"
+#include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "model/error.hpp"
 
@@ -103,6 +104,24 @@ BOOST_AUTO_TEST_CASE(a_model_larger_than_memory_is_a_warning_with_the_numbers) {
     BOOST_TEST(text->find(part) != std::string::npos, *text << " says nothing of " << part);
 }
 
+BOOST_AUTO_TEST_CASE(a_stage_is_counted_among_those_of_its_machine) {
+  const std::vector<NodeConfig> nodes{{.name = "a", .listen = "127.0.0.1:1", .stages = 2},
+                                      {.name = "b", .listen = "127.0.0.2:2", .stages = 1},
+                                      {.name = "c", .listen = "127.0.0.1:3", .stages = 0},
+                                      {.name = "d", .listen = "127.0.0.1:4", .stages = 3}};
+  const auto rank = [&](uint32_t index) {
+    const gpu::LocalRank r = local_rank(nodes, index);
+    return std::pair(r.rank, r.size);
+  };
+  using Rank = std::pair<uint32_t, uint32_t>;
+  BOOST_CHECK(rank(0) == Rank(0, 5));
+  BOOST_CHECK(rank(1) == Rank(1, 5));
+  BOOST_CHECK(rank(2) == Rank(0, 1));
+  BOOST_CHECK(rank(3) == Rank(2, 5));
+  BOOST_CHECK(rank(5) == Rank(4, 5));
+  BOOST_CHECK(rank(6) == Rank(0, 1));  // of no node: the pipeline sends it away
+}
+
 BOOST_AUTO_TEST_CASE(a_node_needs_memory_for_its_own_stages_alone) {
   ClusterConfig config;
   config.cluster.model = "random:deepseek-v2-lite:4";
@@ -155,7 +174,9 @@ BOOST_AUTO_TEST_CASE(as_many_keys_and_values_as_fit_are_divided_among_stages_and
   BOOST_TEST(served_context(config, checkpoint->config()) == checkpoint->config().context);
   BOOST_TEST(scheduler_limits(config, checkpoint->config()).kv_blocks == 0u);
   config.pipeline.context_tokens_max = 1024;
-  const auto needs = [&](uint32_t sharers) { return stage_memory(config, *checkpoint, {0, 0}, 1, sharers); };
+  const auto needs = [&](uint32_t stages) {
+    return stage_memory(config, *checkpoint, {0, 0}, 1, {0, stages});
+  };
   const StageMemory one = needs(1), many = needs(10'000'000);
   // Each of 34 slots could fill 16 blocks; a machine of 4 GB has room for these.
   BOOST_TEST(one.kv_blocks == 34u * 16);

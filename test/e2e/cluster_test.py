@@ -32,6 +32,7 @@ class Answers(unittest.TestCase):
         self.assertEqual(len({s["pid"] for s in stages}), 2)
         for s in stages:
             self.assertEqual(s["health"], "ready")
+            self.assertEqual(s["device"], "CPU")
             os.kill(s["pid"], 0)
 
     def test_status_tells_what_the_contract_names(self):

@@ -93,6 +93,39 @@ BOOST_FIXTURE_TEST_CASE(without_a_driver_no_device_is_made, Fixture) {
   BOOST_TEST(fake.calls("open") == 0u);
 }
 
+BOOST_AUTO_TEST_CASE(cards_are_shared_out_among_the_ranks_of_a_machine) {
+  FakeCuda fake;
+  fake.cards = 5, fake.unusable = {2};
+  const auto of = [&](uint32_t size) {
+    std::vector<std::pair<int32_t, uint32_t>> cards;  // and sharers, of each rank
+    for (uint32_t rank = 0; rank < size; rank++) {
+      const PlacedDevice placed = place_on_cards(FakeCuda::library(), cuda::Activations::f32, {rank, size});
+      placed.open(shape);
+      BOOST_TEST(fake.opened.ordinal == placed.card.value());
+      BOOST_CHECK(fake.opened.activations == cuda::Activations::f32);
+      cards.emplace_back(*placed.card, placed.sharers);
+    }
+    return cards;
+  };
+  using Cards = std::vector<std::pair<int32_t, uint32_t>>;
+  BOOST_CHECK(of(1) == (Cards{{0, 1}}));
+  BOOST_CHECK(of(2) == (Cards{{0, 1}, {1, 1}}));
+  BOOST_CHECK(of(4) == (Cards{{0, 1}, {1, 1}, {3, 1}, {4, 1}}));
+  BOOST_CHECK(of(6) == (Cards{{0, 2}, {0, 2}, {1, 1}, {3, 2}, {3, 2}, {4, 1}}));
+  fake.unusable = {0, 1, 3, 4};
+  BOOST_CHECK(of(2) == (Cards{{2, 2}, {2, 2}}));
+}
+
+BOOST_AUTO_TEST_CASE(without_a_card_that_works_what_is_wrong_with_the_first_is_said) {
+  FakeCuda fake;
+  const auto place = [] { place_on_cards(FakeCuda::library(), cuda::Activations::bf16, {}); };
+  fake.unusable = {0};
+  BOOST_CHECK_EXCEPTION(place(), InputError,
+                        [](const InputError& e) { return says(e.what(), {"another compute capability"}); });
+  fake.fail("cards", status_of(Code::refused, "there is no GPU", "CUDA", "use backend \"cpu\""));
+  BOOST_CHECK_EXCEPTION(place(), InputError, [](const InputError& e) { return says(e.what(), {"no GPU"}); });
+}
+
 BOOST_FIXTURE_TEST_CASE(a_shape_that_is_refused_is_refused_before_a_weight_is_read, Fixture) {
   fake.fail("open", status_of(Code::refused, "a head's width of 512", "model", "run it on a CPU"));
   BOOST_CHECK_THROW(engine(), InputError);

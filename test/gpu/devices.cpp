@@ -61,6 +61,13 @@ BOOST_AUTO_TEST_CASE(auto_is_the_cpu_where_no_gpu_works) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(all_ranks_share_the_processors) {
+  const PlacedDevice placed = place_device("cpu-reference", 1, {.rank = 1, .size = 3});
+  BOOST_TEST(!placed.card.has_value());
+  BOOST_TEST(placed.text() == "CPU");
+  BOOST_TEST(placed.sharers == 3u);
+}
+
 BOOST_AUTO_TEST_CASE(an_unknown_name_is_refused_with_those_that_are_known) {
   BOOST_CHECK_EXCEPTION(device_named("quick", 1), InputError, [](const InputError& e) {
     for (const std::string_view name : device_names())

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,8 +48,9 @@ class FakeCuda {
     return calls_[function];
   }
   DeviceFactory device(const cuda::OpenOptions& options = {}) const {
-    return cuda_device(std::make_shared<const CudaLibrary>(table), options);
+    return cuda_device(library(), options);
   }
+  static std::shared_ptr<const CudaLibrary> library() { return std::make_shared<const CudaLibrary>(table); }
 
   // What the device was given last, and what it gives of each step.
   cuda::OpenOptions opened;
@@ -61,6 +63,9 @@ class FakeCuda {
   std::vector<cuda::Sampled> sampled;
   std::vector<float> logits;
   bool completes = true;  // steps, when they are asked for
+  // The machine's cards, and those of them that cannot be used.
+  int32_t cards = 1;
+  std::set<int32_t> unusable;
 
  private:
   void say(const char* function, cuda::Status* status) {
@@ -70,7 +75,15 @@ class FakeCuda {
     *status = failure == failures_.end() ? cuda::Status{} : failure->second;
   }
 
-  static void check(int32_t, cuda::Status* status) { now_->say("check", status); }
+  static void count_cards(int32_t* count, cuda::Status* status) {
+    *count = now_->cards;
+    now_->say("cards", status);
+  }
+  static void check(int32_t card, cuda::Status* status) {
+    now_->say("check", status);
+    if (now_->unusable.contains(card))
+      *status = status_of(cuda::Code::refused, "another compute capability", "CUDA", "build it for that");
+  }
   static void open(const cuda::OpenOptions* options, const StageShape*, cuda::Handle** handle,
                    cuda::Status* status) {
     now_->opened = *options;
@@ -131,6 +144,7 @@ class FakeCuda {
  public:
   static constexpr cuda::Table table{.version = cuda::table_version,
                                      .layout = cuda::table_layout(),
+                                     .cards = count_cards,
                                      .check = check,
                                      .open = open,
                                      .facts = facts,
