@@ -93,7 +93,7 @@ std::span<const float> LocalPipeline::run(const gpu::StepPlan& plan) {
     const auto frame = actors::encode_activations(plan, out.hidden);
     const schema::Reading received(frame);
     const gpu::StepPlan step = actors::decode(received->getPlan());
-    out = run_stage(*stages_[i], step, actors::decode_hidden(*received, step));
+    out = run_stage(*stages_[i], step, actors::decode_hidden(*received, step).values());
   }
   replayed_.clear();
   return stages_.back()->engine.logits();

@@ -9,6 +9,7 @@
 #include "actors/process/child_process.hpp"
 #include "actors/process/log.hpp"
 #include "actors/stage/stage.hpp"
+#include "actors/stage/step_codec.hpp"
 #include "cli/actor_watch.hpp"
 #include "cli/commands.hpp"
 #include "cli/runtime.hpp"
@@ -30,12 +31,15 @@ struct StageArguments {
 };
 
 /// What this process computes with, before it is known which layers.
-std::string variant_of(const actors::ClusterConfig& config, const model::Config& model,
-                       const gpu::DeviceFactory& open) {
+void describe_device(actors::PeerIdentity& self, const gpu::PlacedDevice& placed,
+                     const actors::ClusterConfig& config, const model::Config& model) {
   const auto shape = gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic);
-  const auto device = open(shape);
-  const auto kv_type = actors::kv_type_named(config.stage.kv_type).value_or(device->facts().kv_type);
-  return std::string(device->facts().variant) + " kv " + std::string(model::info(kv_type).name);
+  const auto device = placed.open(shape);
+  const gpu::DeviceFacts facts = device->facts();
+  const auto kv_type = actors::kv_type_named(config.stage.kv_type).value_or(facts.kv_type);
+  self.kernel_variant = std::string(facts.variant) + " kv " + std::string(model::info(kv_type).name);
+  self.device = placed.text();
+  self.hidden_form = actors::encode(facts.hidden_form);
 }
 
 int run_stage(const StageArguments& args) {
@@ -71,8 +75,7 @@ int run_stage(const StageArguments& args) {
   self.instance = args.instance;
   self.incarnation = args.incarnation;
   self.pid = getpid();
-  self.kernel_variant = variant_of(config, checkpoint->config(), placed.open);
-  self.device = placed.text();
+  describe_device(self, placed, config, checkpoint->config());
   self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";

@@ -65,11 +65,13 @@ class CudaDevice final : public Device {
 
   DeviceFacts facts() const override {
     // Attention on tensor cores reads no other cache than bf16.
+    const bool narrow = activations_ == cuda::Activations::bf16;
     return {.variant = facts_.variant,
             .depth = facts_.depth,
             .feeds_back = facts_.feeds_back,
-            .kv_type = activations_ == cuda::Activations::bf16 ? model::DType::bf16 : model::DType::f32,
-            .copies_weights = true};
+            .kv_type = narrow ? model::DType::bf16 : model::DType::f32,
+            .copies_weights = true,
+            .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32};
   }
   DeviceNeeds needs(const DeviceLimits& limits) const override {
     cuda::Needs needs{};
@@ -134,8 +136,10 @@ void CudaDevice::submit(const DeviceStep& step) {
                               .sequence_count = step.sequences.size(),
                               .ids = step.ids.data(),
                               .rows = step.ids.size(),
-                              .in = step.in,
-                              .out = step.out,
+                              .in = step.in.bytes.data(),
+                              .out = step.out.bytes.data(),
+                              .in_form = step.in.form,
+                              .out_form = step.out.form,
                               .keep_logits = step.keep_logits,
                               .routing = step.routing};
   cuda::Status status;

@@ -14,6 +14,7 @@
 #include <span>
 #include <string_view>
 
+#include "gpu/hidden_states.hpp"
 #include "gpu/step.hpp"
 #include "model/config.hpp"
 #include "model/tensor.hpp"
@@ -118,6 +119,8 @@ struct DeviceFacts {
   model::DType kv_type = model::DType::f32;
   /// load() reads all bytes: who calls it need not wait until they are in memory.
   bool copies_weights = false;
+  /// Of hidden states, if the next stage's device says the same: what it rounds to anyway.
+  HiddenForm hidden_form = HiddenForm::f32;
 };
 
 /// A new sequence in a slot; what the slot held is forgotten.
@@ -163,8 +166,8 @@ struct DeviceStep {
   std::span<const BlockChange> block_changes;  // then these
   std::span<const SlotRows> sequences;         // in the order of their rows
   std::span<const int32_t> ids;                // [rows]; token_fed_back only if the device feeds back
-  const float* in = nullptr;                   // [rows, hidden] from the stage before; not on the first one
-  float* out = nullptr;                        // [rows, hidden] for the next stage; not on the last one
+  HiddenIn in;                                 // from the stage before; not on the first one
+  HiddenOut out;                               // for the next stage; not on the last one
   bool keep_logits = false;
   RoutingTrace routing = {};
   StepHints hints = {};

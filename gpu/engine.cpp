@@ -92,7 +92,7 @@ struct Engine::State {
 
   void start(const SeqStart& start);
   void change(const BlockChange& change);
-  void check(const StepPlan& plan, std::span<const float> input, std::span<const float> output) const;
+  void check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const;
   void check(const SeqStep& step) const;
   void lay_out(const StepPlan& plan);
   void claim_blocks(const SeqStep& step, std::span<const uint32_t> table);
@@ -142,8 +142,7 @@ Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpo
     : state_(std::make_unique<State>(device, std::move(checkpoint), range, limits, progress)) {}
 Engine::~Engine() = default;
 
-void Engine::submit(const StepPlan& plan, std::span<const float> input, std::span<float> output,
-                    const StepHints& hints) {
+void Engine::submit(const StepPlan& plan, HiddenIn input, HiddenOut output, const StepHints& hints) {
   State& s = *state_;
   if (in_flight() >= depth()) refuse("more than " + to_string(depth()) + " steps in flight");
   s.runs++;
@@ -166,8 +165,8 @@ void Engine::submit(const StepPlan& plan, std::span<const float> input, std::spa
                     .block_changes = plan.block_changes,
                     .sequences = s.rows,
                     .ids = s.ids,
-                    .in = input.data(),
-                    .out = output.data(),
+                    .in = input,
+                    .out = output,
                     .keep_logits = s.keep_logits,
                     .routing = {.replayed = s.replayed.empty() ? nullptr : s.replayed.data(),
                                 .recorded = flying.routing.empty() ? nullptr : flying.routing.data()},
@@ -204,7 +203,7 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
 StepOutput Engine::run(const StepPlan& plan, std::span<const float> input) {
   State& s = *state_;
   s.hidden.resize(last() ? 0 : static_cast<size_t>(plan.rows() * s.shape.hidden));
-  submit(plan, input, s.hidden);
+  submit(plan, input, std::span(s.hidden));
   for (;;)
     if (auto result = next_done(std::chrono::seconds(1))) return {s.hidden, std::move(*result)};
 }
@@ -249,6 +248,7 @@ uint32_t Engine::kv_blocks() const { return state_->limits.kv_blocks; }
 const std::optional<KvPool>& Engine::kv_pool() const { return state_->pool; }
 int64_t Engine::rows_per_step() const { return state_->limits.rows_per_step; }
 int64_t Engine::hidden() const { return state_->shape.hidden; }
+HiddenForm Engine::hidden_form() const { return state_->facts.hidden_form; }
 uint32_t Engine::depth() const { return state_->facts.depth; }
 uint32_t Engine::in_flight() const { return static_cast<uint32_t>(state_->in_flight.size()); }
 void Engine::keep_logits(bool keep) { state_->keep_logits = keep; }
@@ -336,15 +336,19 @@ void Engine::State::change(const BlockChange& change) {
   tables->map(change);
 }
 
-void Engine::State::check(const StepPlan& plan, std::span<const float> input,
-                          std::span<const float> output) const {
+void Engine::State::check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const {
   if (plan.rows() > limits.rows_per_step)
     refuse(to_string(plan.rows()) + " rows, rows_per_step is " + to_string(limits.rows_per_step));
-  const int64_t values = plan.rows() * shape.hidden, expected = shape.first ? 0 : values;
-  if (static_cast<int64_t>(input.size()) != expected)
-    refuse("input of " + to_string(input.size()) + " values, " + to_string(expected) + " expected for " +
+  const auto bytes = [&](HiddenForm form) { return plan.rows() * shape.hidden * value_bytes(form); };
+  if (input.form != HiddenForm::f32 && input.form != facts.hidden_form)
+    refuse("hidden states in a form that this device does not take");
+  const int64_t expected = shape.first ? 0 : bytes(input.form);
+  if (static_cast<int64_t>(input.bytes.size()) != expected)
+    refuse("input of " + to_string(input.bytes.size()) + " bytes, " + to_string(expected) + " expected for " +
            to_string(plan.rows()) + " rows");
-  assert(static_cast<int64_t>(output.size()) == (shape.last ? 0 : values));  // our own
+  // Our own.
+  assert(static_cast<int64_t>(output.bytes.size()) == (shape.last ? 0 : bytes(output.form)));
+  assert(output.form == HiddenForm::f32 || output.form == facts.hidden_form);
   for (const SeqStep& step : plan.sequences) check(step);
   for (uint32_t slot : plan.ends) sequence(slot);
 }

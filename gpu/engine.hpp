@@ -62,13 +62,14 @@ class Engine {
   /// The arithmetic of kv_blocks, if limits left them open.
   const std::optional<KvPool>& kv_pool() const;
 
-  /// Begins a step. input: [rows, hidden] float32 from the stage before, empty on the first stage; output:
-  /// the same for the next one, empty on the last stage. Both stay valid until the step is done.
-  /// Throws std::runtime_error with the offending values if the plan breaks a limit or refers to a slot,
-  /// position or block that it may not (the peer's bytes are validated here, where they are used), or if
-  /// depth() steps are in flight.
-  void submit(const StepPlan& plan, std::span<const float> input, std::span<float> output,
-              const StepHints& hints = {});
+  /// What hidden states are handed over in, if the next stage's device says the same; else float32.
+  HiddenForm hidden_form() const;
+
+  /// Begins a step. input: from the stage before, empty on the first stage; output: for the next one, empty
+  /// on the last stage. Both stay valid until the step is done. Throws std::runtime_error with the offending
+  /// values if the plan breaks a limit or refers to a slot, position or block that it may not (the peer's
+  /// bytes are validated here, where they are used), or if depth() steps are in flight.
+  void submit(const StepPlan& plan, HiddenIn input, HiddenOut output, const StepHints& hints = {});
   /// The oldest step in flight, once it is done: on the last stage what it sampled. Nothing after `wait`.
   std::optional<StepResult> next_done(std::chrono::microseconds wait);
 

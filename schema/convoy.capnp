@@ -57,6 +57,7 @@ struct Hello {
   bulkWindowBytes @17 :UInt64;
   leaseMs @18 :UInt32;
   device @19 :Text;          # a stage's: what it computes on, as "GPU 1" or "CPU"
+  hiddenForm @20 :HiddenForm;  # a stage's: what it would hand over and take hidden states in, beside float32
 }
 
 struct HelloRefused {
@@ -243,12 +244,19 @@ struct StepPlan {
   alone @6 :Bool;                  # no longer set: stages see it themselves
 }
 
+enum HiddenForm {
+  # Little endian.
+  float32 @0;
+  bfloat16 @1;
+}
+
 struct Activations {
   # stage k → stage k+1, on the bulk connection: a step, and what the layers so far made of its rows
   plan @0 :StepPlan;
   hidden @1 :UInt32;
-  data @2 :Data;                   # float32[rows of the plan, hidden], little endian
+  data @2 :Data;                   # [rows of the plan, hidden]
   hint @3 :Int32 = -1;             # from device to device on one machine, which alone know what it means; -1: none
+  form @4 :HiddenForm;             # of data: float32, or what both stages' Hellos say
 }
 
 enum RowFault {

@@ -64,6 +64,7 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   hello->setPid(peer.pid);
   hello->setKernelVariant(peer.kernel_variant);
   hello->setDevice(peer.device);
+  hello->setHiddenForm(peer.hidden_form);
   hello->setModel(peer.model);
   hello->setSettings(peer.settings);
   hello->setListenHost(peer.listen_host);
@@ -88,6 +89,7 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
                    .pid = hello->getPid(),
                    .kernel_variant = hello->getKernelVariant(),
                    .device = hello->getDevice(),
+                   .hidden_form = hello->getHiddenForm(),
                    .model = hello->getModel(),
                    .settings = hello->getSettings(),
                    .listen_host = hello->getListenHost(),

@@ -115,9 +115,16 @@ struct StageData {
   void tell() {
     if (!loaded() || status.health == msg::Health::DOWN) return;
     const bool linked = next_port == 0 || next;
+    if (next) steps->hand_over_as(common_form(linked_stages.at(next_instance)));
     status.health = linked ? msg::Health::READY : msg::Health::LOADING;
     status.reason = linked ? "" : "connecting to the next stage";
     self->send(reporter, status);
+  }
+
+  /// What this stage's device and the next one's say, if it is the same.
+  gpu::HiddenForm common_form(const PeerIdentity& peer) const {
+    const gpu::HiddenForm own = steps->engine().hidden_form();
+    return decode(peer.hidden_form) == own ? own : gpu::HiddenForm::f32;
   }
 
   void peer_up(const PeerUp& up) {

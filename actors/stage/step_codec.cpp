@@ -184,16 +184,34 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   return result;
 }
 
-ActivationsBuilder::ActivationsBuilder(const gpu::StepPlan& plan, int64_t width)
-    : frame_(words_of(plan), static_cast<size_t>(plan.rows() * width) * sizeof(float)) {
+msg::HiddenForm encode(gpu::HiddenForm form) {
+  switch (form) {
+    case gpu::HiddenForm::f32:
+      return msg::HiddenForm::FLOAT32;
+    case gpu::HiddenForm::bf16:
+      break;
+  }
+  return msg::HiddenForm::BFLOAT16;
+}
+
+std::optional<gpu::HiddenForm> decode(msg::HiddenForm form) {
+  switch (form) {
+    case msg::HiddenForm::FLOAT32:
+      return gpu::HiddenForm::f32;
+    case msg::HiddenForm::BFLOAT16:
+      return gpu::HiddenForm::bf16;
+  }
+  return std::nullopt;
+}
+
+ActivationsBuilder::ActivationsBuilder(const gpu::StepPlan& plan, int64_t width, gpu::HiddenForm form)
+    : frame_(words_of(plan), static_cast<size_t>(plan.rows() * width * gpu::value_bytes(form))), form_(form) {
   encode(plan, frame_->initPlan());
+  frame_->setForm(encode(form));
   frame_->setHidden(static_cast<uint32_t>(width));
 }
 
-std::span<float> ActivationsBuilder::hidden() {
-  const std::span<std::byte> data = frame_.data();
-  return {reinterpret_cast<float*>(data.data()), data.size() / sizeof(float)};
-}
+gpu::HiddenOut ActivationsBuilder::hidden() { return {frame_.data(), form_}; }
 
 Frame<msg::Activations> ActivationsBuilder::finish(int32_t hint) && {
   frame_->setHint(hint);
@@ -205,18 +223,23 @@ Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<
   const int64_t rows = plan.rows(), values = static_cast<int64_t>(hidden.size());
   assert(rows > 0 ? values % rows == 0 : values == 0);
   ActivationsBuilder builder(plan, rows > 0 ? values / rows : 0);
-  std::ranges::copy(hidden, builder.hidden().begin());
+  std::ranges::copy(hidden, builder.hidden().values().begin());
   return std::move(builder).finish(hint);
 }
 
-std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan) {
+gpu::HiddenIn decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan) {
+  const auto form = decode(from.getForm());
+  if (!form)
+    throw std::runtime_error("hidden states of step " + std::to_string(plan.step) +
+                             " are in the unknown form " +
+                             std::to_string(static_cast<unsigned>(from.getForm())));
   const auto data = from.getData();
-  const uint64_t values = static_cast<uint64_t>(plan.rows()) * from.getHidden();
-  if (data.size() != values * sizeof(float))
+  const int64_t values = plan.rows() * int64_t{from.getHidden()};
+  if (static_cast<int64_t>(data.size()) != values * gpu::value_bytes(*form))
     throw std::runtime_error("hidden states of step " + std::to_string(plan.step) + " are " +
                              std::to_string(data.size()) + " bytes; the plan has " +
                              std::to_string(plan.rows()) + " rows of " + std::to_string(from.getHidden()));
-  return {reinterpret_cast<const float*>(data.begin()), values};
+  return {{reinterpret_cast<const std::byte*>(data.begin()), data.size()}, *form};
 }
 
 }  // namespace convoy::actors

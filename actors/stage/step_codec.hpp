@@ -20,20 +20,26 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 class ActivationsBuilder {
  public:
   /// width: values of a row.
-  ActivationsBuilder(const gpu::StepPlan& plan, int64_t width);
-  /// [rows, width] float32, arbitrary until they are written.
-  std::span<float> hidden();
+  ActivationsBuilder(const gpu::StepPlan& plan, int64_t width, gpu::HiddenForm form = gpu::HiddenForm::f32);
+  /// [rows, width], arbitrary until they are written.
+  gpu::HiddenOut hidden();
   /// hint: of this stage's device for the next one's (gpu::DeviceDone::hint).
   Frame<msg::Activations> finish(int32_t hint) &&;
 
  private:
   schema::DataFrameBuilder<msg::Activations> frame_;
+  gpu::HiddenForm form_;
 };
 /// The same from hidden states that lie elsewhere.
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
                                            int32_t hint = gpu::no_hint);
-/// [rows, width], valid as long as the message. Throws std::runtime_error if they do not fit the plan.
-std::span<const float> decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan);
+/// [rows, width], valid as long as the message. Throws std::runtime_error if they do not fit the plan, or are
+/// in a form of a later version.
+gpu::HiddenIn decode_hidden(msg::Activations::Reader from, const gpu::StepPlan& plan);
+
+msg::HiddenForm encode(gpu::HiddenForm form);
+/// Nothing: one of a later version.
+std::optional<gpu::HiddenForm> decode(msg::HiddenForm form);
 
 void encode(const model::Sampling& from, msg::Sampling::Builder to);
 model::Sampling decode(msg::Sampling::Reader from);

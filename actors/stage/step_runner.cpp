@@ -49,16 +49,16 @@ void StepRunner::begin(Waiting step, bool next_is_here, bool alone) {
   flying.rows = static_cast<size_t>(step.plan.rows());
   flying.next_is_here = next_is_here;
   gpu::StepHints hints{.alone = alone};
-  std::span<const float> input;
+  gpu::HiddenIn input;
   if (!engine_->first()) {
     flying.input = std::move(step.input);
     const msg::Reading message(flying.input);
     input = decode_hidden(*message, step.plan);
     hints.from_before = message->getHint();
   }
-  std::span<float> output;
+  gpu::HiddenOut output;
   if (!engine_->last() && step.plan.rows() <= engine_->rows_per_step())  // the engine refuses more
-    output = flying.output.emplace(step.plan, engine_->hidden()).hidden();
+    output = flying.output.emplace(step.plan, engine_->hidden(), form_).hidden();
   engine_->submit(step.plan, input, output, hints);
 }
 

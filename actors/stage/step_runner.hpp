@@ -36,6 +36,9 @@ class StepRunner {
   /// What the last stage sampled, for plans of the first one that lack it.
   void feed_back(const gpu::StepResult& result);
 
+  /// What hidden states are handed over in from now on: float32, or the engine's hidden_form().
+  void hand_over_as(gpu::HiddenForm form) { form_ = form; }
+
   /// Hands the engine what it has room and tokens for, in order. next_is_here: the next stage is on this
   /// machine. Throws what the engine does.
   void submit(bool next_is_here);
@@ -65,6 +68,7 @@ class StepRunner {
   const uint32_t waiting_max_;
   std::deque<Waiting> waiting_;
   std::deque<Flying> in_flight_;
+  gpu::HiddenForm form_ = gpu::HiddenForm::f32;
   std::optional<uint64_t> last_fed_back_;  // the latest step whose tokens came back
   std::unique_ptr<gpu::Engine> engine_;    // last, so that it ends before what it reads and writes
 };

@@ -82,16 +82,15 @@ void CpuDevice::compute(const DeviceStep& step) {
   for (const BlockChange& change : step.block_changes) tables_->map(change);
   lay_out(step);
   if (rows_.empty()) return;
-  const int64_t rows = rows_.back().first_row + rows_.back().rows;
   if (shape_.first)
     forward_.begin(step.ids);
   else
-    forward_.begin(std::span(step.in, static_cast<size_t>(rows * shape_.hidden)));
+    forward_.begin(step.in.values());
   forward_.layers(rows_, step.routing);
   if (shape_.last)
     sample(step);
   else
-    backend_->read(forward_.hidden(), {step.out, static_cast<size_t>(rows * shape_.hidden)});
+    backend_->read(forward_.hidden(), step.out.values());
 }
 
 const DeviceDone* CpuDevice::next_done(std::chrono::microseconds) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <thread>
 
+#include "gpu/cuda/elementwise.hpp"
 #include "gpu/kv_block.hpp"
 
 namespace convoy::cuda {
@@ -137,6 +138,7 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
   const auto rows = static_cast<size_t>(limits.rows),
              hidden = rows * static_cast<size_t>(shape_.hidden) * sizeof(float);
   if (shape_.last) results_ = DeviceMemory(rows * sizeof(Sampled), "results");
+  if (!(shape_.first && shape_.last)) narrow_ = DeviceMemory(hidden / 2, "hidden states");
   for (Flight& flight : flights_) {
     flight.step = PinnedMemory(static_cast<size_t>(capacity.bytes()));
     if (!shape_.first) flight.in = PinnedMemory(hidden);
@@ -166,17 +168,13 @@ void CudaDevice::submit(const Step& step) {
   assert(flight.state == Flight::State::free);
   const StepHeader& header = writer_->write(step, shape_.last, flight.step.get());
   flight.number = step.number, flight.rows = header.rows, flight.sampled = header.sampled;
-  flight.hidden_to = step.out, flight.logits_kept = false;
+  flight.logits_kept = false;
   flight.routing_to = step.routing.recorded;
   check(cudaMemcpyAsync(tables_.step(), flight.step.get(), static_cast<size_t>(header.bytes),
                         cudaMemcpyHostToDevice, stream_),
         "sending a step");
-  const size_t hidden = static_cast<size_t>(header.rows * shape_.hidden) * sizeof(float);
-  if (!shape_.first && hidden > 0) {
-    std::memcpy(flight.in.get(), step.in, hidden);
-    check(cudaMemcpyAsync(forward_.hidden(), flight.in.get(), hidden, cudaMemcpyHostToDevice, stream_),
-          "sending hidden states");
-  }
+  const int64_t values = header.rows * shape_.hidden;
+  if (!shape_.first && values > 0) take_hidden(step, values, flight);
   StepSize size{.rows = header.rows, .sampled = header.sampled};
   for (uint64_t i = 0; i < step.sequence_count; i++) {
     const SlotRows& s = step.sequences[i];
@@ -188,9 +186,7 @@ void CudaDevice::submit(const Step& step) {
     run_watched(bucket, step, flight);
   else
     run(bucket);
-  if (!shape_.last && hidden > 0)
-    check(cudaMemcpyAsync(flight.out.get(), forward_.hidden(), hidden, cudaMemcpyDeviceToHost, stream_),
-          "fetching hidden states");
+  give_hidden(step, shape_.last ? 0 : values, flight);
   if (header.sampled > 0)
     check(cudaMemcpyAsync(flight.results.get(), results_.as<Sampled>(),
                           static_cast<size_t>(header.sampled) * sizeof(Sampled), cudaMemcpyDeviceToHost,
@@ -199,6 +195,27 @@ void CudaDevice::submit(const Step& step) {
   check(cudaEventRecord(flight.done, stream_), "cudaEventRecord");
   flight.state = Flight::State::running;
   begun_++;
+}
+
+void CudaDevice::take_hidden(const Step& step, int64_t values, Flight& flight) {
+  const bool narrow = step.in_form == HiddenForm::bf16;
+  const auto bytes = static_cast<size_t>(values * gpu::value_bytes(step.in_form));
+  std::memcpy(flight.in.get(), step.in, bytes);
+  check(cudaMemcpyAsync(narrow ? narrow_.as<void>() : forward_.hidden(), flight.in.get(), bytes,
+                        cudaMemcpyHostToDevice, stream_),
+        "sending hidden states");
+  if (narrow) widen(narrow_.as<void>(), forward_.hidden(), values, stream_);
+}
+
+void CudaDevice::give_hidden(const Step& step, int64_t values, Flight& flight) {
+  const bool narrow = step.out_form == HiddenForm::bf16;
+  flight.hidden_to = step.out,
+  flight.hidden_bytes = static_cast<size_t>(values * gpu::value_bytes(step.out_form));
+  if (values == 0) return;
+  if (narrow) cuda::narrow(forward_.hidden(), narrow_.as<void>(), values, stream_);
+  check(cudaMemcpyAsync(flight.out.get(), narrow ? narrow_.as<void>() : forward_.hidden(),
+                        flight.hidden_bytes, cudaMemcpyDeviceToHost, stream_),
+        "fetching hidden states");
 }
 
 void CudaDevice::run(const Bucket& bucket) {
@@ -289,9 +306,7 @@ bool CudaDevice::next_done(int64_t wait_us, Done& done) {
     if (waited >= std::chrono::microseconds(wait_us)) return false;
     if (waited > looking) std::this_thread::sleep_for(pause);
   }
-  if (flight.hidden_to && flight.rows > 0)
-    std::memcpy(flight.hidden_to, flight.out.get(),
-                static_cast<size_t>(flight.rows * shape_.hidden) * sizeof(float));
+  if (flight.hidden_bytes > 0) std::memcpy(flight.hidden_to, flight.out.get(), flight.hidden_bytes);
   if (flight.routing_to) std::memcpy(flight.routing_to, flight.routing.get(), routing_bytes(flight.rows));
   done = {.number = flight.number,
           .sampled = flight.results.as<Sampled>(),

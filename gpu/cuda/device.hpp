@@ -52,7 +52,8 @@ class CudaDevice {
     cudaEvent_t done = nullptr;
     uint64_t number = 0;
     int64_t rows = 0, sampled = 0;
-    float* hidden_to = nullptr;     // where the caller wants them
+    void* hidden_to = nullptr;  // where the caller wants them
+    size_t hidden_bytes = 0;
     int32_t* routing_to = nullptr;  // the same
     bool logits_kept = false;
     enum class State : uint8_t { free, running, given_out } state = State::free;
@@ -67,6 +68,8 @@ class CudaDevice {
   void warm_up();
   cudaGraph_t capture(const Bucket& bucket, const StepWatch& watch);
   void run(const Bucket& bucket);
+  void take_hidden(const Step& step, int64_t values, Flight& flight);
+  void give_hidden(const Step& step, int64_t values, Flight& flight);
   size_t routing_bytes(int64_t rows) const;
   void run_watched(const Bucket& bucket, const Step& step, Flight& flight);
 
@@ -78,6 +81,7 @@ class CudaDevice {
   std::optional<StepWriter> writer_;
   DeviceMemory results_;   // of the step that runs
   DeviceMemory replayed_;  // a routing; taken when one is
+  DeviceMemory narrow_;    // its hidden states in bf16, on their way in or out
   std::map<Bucket, Graph> graphs_;
   cudaStream_t stream_ = nullptr;
   std::array<Flight, depth> flights_;

@@ -50,6 +50,20 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// Four at a time, and the last few one by one. 6 bytes a value.
+template <class From, class To>
+__global__ void __launch_bounds__(threads) convert(const From* from, To* to, int64_t values) {
+  follow_previous();
+  const int64_t begin = (int64_t{blockIdx.x} * threads + threadIdx.x) * 4;
+  for (int64_t i = begin; i < begin + 4 && i < values; i++) store(to + i, static_cast<float>(from[i]));
+}
+
+template <class From, class To>
+void launch_convert(const From* from, To* to, int64_t values, cudaStream_t stream) {
+  launch("convert", convert<From, To>, grid_of((values + threads * 4 - 1) / (threads * 4)), threads, 0,
+         stream, from, to, values);
+}
+
 template <class Out>
 __global__ void __launch_bounds__(threads) norm_rows(const Norm n) {
   follow_previous();
@@ -179,6 +193,13 @@ __global__ void __launch_bounds__(threads) latent_write(const LatentWrite w, con
 void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, float* x, int64_t pitch,
            cudaStream_t stream) {
   launch("embed", embed_rows, grid_of(rows.max), threads, 0, stream, table, tables, rows, x, pitch);
+}
+
+void narrow(const float* from, void* to, int64_t values, cudaStream_t stream) {
+  launch_convert(from, static_cast<__nv_bfloat16*>(to), values, stream);
+}
+void widen(const void* from, float* to, int64_t values, cudaStream_t stream) {
+  launch_convert(static_cast<const __nv_bfloat16*>(from), to, values, stream);
 }
 
 void normalise(const Norm& norm, cudaStream_t stream) {

@@ -11,6 +11,10 @@ namespace convoy::cuda {
 void embed(const Matrix& table, const RowTables& tables, const RowRange& rows, float* x, int64_t pitch,
            cudaStream_t stream);
 
+/// Hidden states between float32 and bf16.
+void narrow(const float* from, void* to, int64_t values, cudaStream_t stream);
+void widen(const void* from, float* to, int64_t values, cudaStream_t stream);
+
 void normalise(const Norm& norm, cudaStream_t stream);
 
 /// out = silu(gate) ⊙ up, and zeros up to whole chunks; gate, up: [rows, pitch]

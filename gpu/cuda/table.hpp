@@ -13,6 +13,7 @@ namespace convoy::cuda {
 
 using gpu::BlockChange;
 using gpu::DeviceLimits;
+using gpu::HiddenForm;
 using gpu::Rotations;
 using gpu::RoutingTrace;
 using gpu::SlotRows;
@@ -74,8 +75,9 @@ struct Step {
   uint64_t sequence_count;
   const int32_t* ids;
   uint64_t rows;
-  const float* in;
-  float* out;
+  const void* in;
+  void* out;
+  HiddenForm in_form, out_form;
   uint32_t keep_logits;  // 0 or 1
   RoutingTrace routing;
 };

@@ -247,15 +247,15 @@ BOOST_AUTO_TEST_CASE(a_frame_of_hidden_states_has_room_for_any_plan) {
     if (slot % 2) plan.ends.push_back(slot);
   }
   ActivationsBuilder builder(plan, 3);
-  const float* const written = builder.hidden().data();
-  std::ranges::fill(builder.hidden(), 0.5f);
+  const float* const written = builder.hidden().values().data();
+  std::ranges::fill(builder.hidden().values(), 0.5f);
   const auto frame = std::move(builder).finish(gpu::no_hint);
   const msg::Reading message(frame);
   const gpu::StepPlan same = decode(message->getPlan());
   BOOST_CHECK_EQUAL(same.starts.at(69).sampling.end_tokens.size(), 69u);
   BOOST_CHECK_EQUAL(same.rows(), plan.rows());
   BOOST_CHECK_EQUAL(same.ends.size(), plan.ends.size());
-  const auto hidden = decode_hidden(*message, same);
+  const auto hidden = decode_hidden(*message, same).values();
   BOOST_CHECK_EQUAL(hidden.data(), written);  // nothing was copied
   BOOST_CHECK(std::ranges::all_of(hidden, [](float value) { return value == 0.5f; }));
 }

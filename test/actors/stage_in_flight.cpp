@@ -171,11 +171,59 @@ BOOST_FIXTURE_TEST_CASE(hidden_states_are_read_and_written_in_their_frames_when_
     const msg::Reading message(frame);
     const gpu::StepPlan plan = decode(message->getPlan());
     BOOST_CHECK_EQUAL(plan.step, step);
-    const auto hidden = decode_hidden(*message, plan);
+    const auto hidden = decode_hidden(*message, plan).values();
     BOOST_REQUIRE_EQUAL(hidden.size(), 3u * 128);
     const auto number = static_cast<float>(step + 1);  // the engine counts from one
     for (size_t i = 0; i < hidden.size(); ++i)
       BOOST_REQUIRE_EQUAL(hidden[i], number + static_cast<float>(i) / 4);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_travel_in_bf16_if_both_devices_say_so) {
+  struct Case {
+    cuda::Activations activations;
+    msg::HiddenForm next, travels;
+  };
+  using enum msg::HiddenForm;
+  for (const auto& [activations, next, travels] :
+       {Case{cuda::Activations::bf16, BFLOAT16, BFLOAT16},
+        {cuda::Activations::bf16, FLOAT32, FLOAT32},
+        {cuda::Activations::f32, BFLOAT16, FLOAT32},
+        {cuda::Activations::f32, FLOAT32, FLOAT32},
+        {cuda::Activations::bf16, static_cast<msg::HiddenForm>(9), FLOAT32}}) {
+    FakeCuda fake;
+    StageRig rig;
+    rig.start(0, {}, fake.device({.activations = activations}));
+    rig.link(1, 1001, "here", 0, next);
+    rig.assign(1, {0, 0}, 1, "", 1001);
+    rig.await(msg::Health::READY);
+    gpu::StepPlan plan = prompt();
+    plan.sequences[0].sampled_rows = 0;
+    mail(rig.stage, encode(plan));
+    const auto frame = rig.next<msg::Activations>(rig.neighbour);
+    BOOST_REQUIRE(frame);
+    const msg::Reading message(frame);
+    BOOST_CHECK(message->getForm() == travels);
+    BOOST_CHECK_EQUAL(message->getData().size(), 3u * 128 * (travels == BFLOAT16 ? 2 : 4));
+    BOOST_CHECK(encode(fake.step.out_form) == travels);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_that_a_device_does_not_take_end_its_stage) {
+  for (const auto form : {msg::HiddenForm::BFLOAT16, static_cast<msg::HiddenForm>(9)}) {
+    StageRig rig;
+    rig.start(1);
+    rig.link(0, 1000);
+    rig.assign(1, {1, 2}, 0, "", 1000);
+    rig.await(msg::Health::READY);
+    msg::FrameBuilder<msg::Activations> frame(512);
+    encode(prompt(), frame->initPlan());
+    frame->setHidden(128);
+    frame->setForm(form);
+    frame->initData(3 * 128 * 2);
+    mail(rig.stage, std::move(frame).finish());
+    const std::string reason = rig.await(msg::Health::DOWN);
+    BOOST_CHECK_MESSAGE(reason.find("form") != reason.npos, reason);
   }
 }
 

@@ -70,9 +70,11 @@ struct StageRig : System {
     mail(stage, std::move(frame).finish());
   }
 
-  void link(uint32_t instance, uint16_t port, const std::string& node = "here", uint64_t incarnation = 0) {
+  void link(uint32_t instance, uint16_t port, const std::string& node = "here", uint64_t incarnation = 0,
+            msg::HiddenForm form = msg::HiddenForm::FLOAT32) {
     PeerIdentity peer;
     peer.incarnation = incarnation;
+    peer.hidden_form = form;
     peer.node = node;
     peer.role = schema::Role::STAGE;
     peer.instance = instance;

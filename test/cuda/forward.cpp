@@ -179,6 +179,38 @@ BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_float32) {
     compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 7, 77}, f32_tolerance, f32_tolerance);
 }
 
+// Between two stages on cards hidden states are rounded to what products round them to anyway.
+BOOST_AUTO_TEST_CASE(hidden_states_are_handed_over_in_bf16) {
+  if (!find_library()) return;
+  for (const int64_t hidden : {256, 250}) {
+    ModelShape shape{.name = "two stages", .layers = 4, .hidden = hidden, .type = DType::bf16};
+    const uint32_t seed = fresh_seed();
+    const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+    const auto feeds = feeds_of(ragged, shape.vocab, seed);
+    const DeviceFactory device = on_card(Activations::bf16);
+    Engine whole(device, checkpoint, {0, 3}, limits_of()), first(device, checkpoint, {0, 1}, limits_of()),
+        last(device, checkpoint, {2, 3}, limits_of());
+    BOOST_REQUIRE(first.hidden_form() == HiddenForm::bf16);
+    whole.keep_logits(true), last.keep_logits(true);
+    StepPlan plan = start(feeds);
+    for (const Feed& f : feeds) plan.sequences.push_back({f.slot, 0, f.tokens, 1});
+    const auto values = static_cast<size_t>(plan.rows() * hidden);
+    std::vector<std::byte> narrow(2 * values);
+    const auto finish = [](Engine& engine) {
+      while (!engine.next_done(std::chrono::seconds(1))) continue;
+    };
+    whole.run(plan, {});
+    first.submit(plan, {}, {narrow, HiddenForm::bf16}), finish(first);
+    last.submit(plan, {narrow, HiddenForm::bf16}, {}), finish(last);
+    const auto logits = [](const Engine& e) { return std::vector(e.logits().begin(), e.logits().end()); };
+    const auto errors = row_errors(logits(last), logits(whole), static_cast<size_t>(shape.vocab));
+    BOOST_TEST_CONTEXT("hidden " << hidden << ", seed " << seed) {
+      BOOST_TEST(*std::ranges::max_element(errors) <= bf16_tolerance);
+      BOOST_TEST(*std::ranges::max_element(errors) > 0);  // or nothing was rounded
+    }
+  }
+}
+
 // With weights in bf16 too, few rows are streamed and many go to cuBLASLt.
 BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_bf16) {
   if (!find_library()) return;

@@ -272,7 +272,7 @@ BOOST_AUTO_TEST_CASE(plans_that_break_a_rule_are_refused_with_the_values) {
   refused(
       {.starts = {{0, 1, {}}}, .block_changes = {{0, 0, 5}}, .sequences = {{0, 0, {1}, 1}, {1, 3, {1}, 1}}},
       "block 5 is written by slots 0 and 1");
-  refused(rows({1, 3, {1}, 1}), "input of 5 values, 0 expected", std::vector<float>(5));
+  refused(rows({1, 3, {1}, 1}), "input of 20 bytes, 0 expected", std::vector<float>(5));
   refused({.ends = {0}}, "slot 0 holds no sequence");
 }
 

@@ -67,7 +67,7 @@ class LateDevice final : public Device {
               {step.ids.begin(), step.ids.end()},
               {step.sequences.begin(), step.sequences.end()},
               {step.block_changes.begin(), step.block_changes.end()}};
-    kept.in = step.in, kept.out = step.out;
+    kept.in = step.in.values().data(), kept.out = step.out.values().data();
     for (const SlotStart& start : step.starts) kept.started.push_back(start.slot);
     const std::lock_guard lock(book_.mutex);
     book_.steps.push_back(std::move(kept));
