@@ -19,6 +19,7 @@ struct PeerUp;       // any other process did; in a stage's process a stage, too
 struct PeerRefused;  // or it did not
 struct PeerDown;     // a link ended
 struct StepsInFlight;
+struct EdgesForming;
 
 }  // namespace convoy::actors
 
@@ -37,6 +38,8 @@ CONVOY_MESSAGE(Activations)
 CONVOY_MESSAGE(StepResult)
 CONVOY_MESSAGE(Assign)
 CONVOY_MESSAGE(StageReport)
+CONVOY_MESSAGE(EdgeOffer)
+CONVOY_MESSAGE(EdgeReply)
 CONVOY_MESSAGE(ReplaceStage)
 CONVOY_MESSAGE(StatusQuery)
 CONVOY_MESSAGE(Status)
@@ -48,6 +51,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerRefused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StepsInFlight)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::EdgesForming)
 
 namespace convoy::actors {
 
@@ -56,10 +60,10 @@ namespace msg = schema;
 /// The types that may travel to an actor over a link. Link-internal ones (Hello, Lease, …) are not here.
 template <class... Ts>
 struct TypeList {};
-using ActorMessages =
-    TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished, msg::Cancel, msg::Store,
-             msg::PipelineState, msg::StepPlan, msg::Activations, msg::StepResult, msg::Assign,
-             msg::StageReport, msg::ReplaceStage, msg::StatusQuery, msg::Status, msg::Shutdown>;
+using ActorMessages = TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished,
+                               msg::Cancel, msg::Store, msg::PipelineState, msg::StepPlan, msg::Activations,
+                               msg::StepResult, msg::Assign, msg::StageReport, msg::EdgeOffer, msg::EdgeReply,
+                               msg::ReplaceStage, msg::StatusQuery, msg::Status, msg::Shutdown>;
 
 /// Sessions' mailbox on a node: finds the session by request number and posts to it; drops what nobody waits
 /// for.
@@ -95,9 +99,12 @@ using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       //
                                     caf::reacts_to<Frame<msg::StepPlan>>,     // from the pipeline
                                     caf::reacts_to<Frame<msg::Activations>>,  // from the stage before
                                     caf::reacts_to<Frame<msg::StepResult>>,   // to the first, from the last
+                                    caf::reacts_to<Frame<msg::EdgeOffer>>,    // from the stage before
+                                    caf::reacts_to<Frame<msg::EdgeReply>>,    // from the next one
                                     caf::reacts_to<PeerUp>,           // the head node or another stage
                                     caf::reacts_to<PeerRefused>,      // the next stage
                                     caf::reacts_to<StepsInFlight>,    // from itself: is one done?
+                                    caf::reacts_to<EdgesForming>,     // from itself: are they up?
                                     caf::reacts_to<caf::tick_atom>>;  // try the next stage again
 
 /// Answers for one machine, whose processes its Supervisor keeps alive.
@@ -133,6 +140,8 @@ struct PeerDown {
 
 /// A stage's device still has steps.
 struct StepsInFlight {};
+/// A stage's device still looks for the other ends of its edges.
+struct EdgesForming {};
 
 /// Ends actors, one after the other, and waits until each has ended. Empty handles are passed over. Not from
 /// an actor.

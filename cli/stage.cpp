@@ -3,6 +3,9 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
@@ -30,6 +33,13 @@ struct StageArguments {
   int32_t parent = 0;
 };
 
+/// Of the system that runs, containers included.
+std::string machine_name() {
+  std::string name;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), name);
+  return name;
+}
+
 /// What this process computes with, before it is known which layers.
 void describe_device(actors::PeerIdentity& self, const gpu::PlacedDevice& placed,
                      const actors::ClusterConfig& config, const model::Config& model) {
@@ -40,12 +50,24 @@ void describe_device(actors::PeerIdentity& self, const gpu::PlacedDevice& placed
   self.kernel_variant = std::string(facts.variant) + " kv " + std::string(model::info(kv_type).name);
   self.device = placed.text();
   self.hidden_form = actors::encode(facts.hidden_form);
+  self.machine = machine_name();
+  self.card = facts.card;
+  self.edges = facts.edges && config.stage.edges == "auto";
+}
+
+/// Unless the environment says otherwise. Before there is a second thread.
+void set_up_nccl() {
+  // Where the ends of an edge find each other: NCCL asks nobody who they are.
+  setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+  // Multicast over NVLink is of no use to an edge.
+  setenv("NCCL_NVLS_ENABLE", "0", 0);
 }
 
 int run_stage(const StageArguments& args) {
   actors::die_with_parent(args.parent);
   block_signals();
   raise_descriptor_limit();
+  set_up_nccl();
   auto config = actors::load_cluster_config(args.config);
   if (!args.model.empty()) config.cluster.model = args.model;
   log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
@@ -79,6 +101,8 @@ int run_stage(const StageArguments& args) {
   self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";
+  options.own = self;
+  options.edge_timeout_ms = config.stage.edge_timeout_ms;
 
   ActorWatch watch;
   actors::StageActor actor;

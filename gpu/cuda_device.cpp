@@ -71,7 +71,9 @@ class CudaDevice final : public Device {
             .feeds_back = facts_.feeds_back,
             .kv_type = narrow ? model::DType::bf16 : model::DType::f32,
             .copies_weights = true,
-            .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32};
+            .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32,
+            .edges = facts_.edges,
+            .card = facts_.card};
   }
   DeviceNeeds needs(const DeviceLimits& limits) const override {
     cuda::Needs needs{};
@@ -105,6 +107,32 @@ class CudaDevice final : public Device {
   void reset() override {
     cuda::Status status;
     table_.reset(handle_, &status);
+    check(status);
+  }
+  EdgeKey offer_edge() override {
+    EdgeKey key;
+    cuda::Status status;
+    table_.offer_edge(handle_, &key, &status);
+    check(status);
+    return key;
+  }
+  void join_edge(const EdgeKey& key) override {
+    cuda::Status status;
+    table_.join_edge(handle_, &key, &status);
+    check(status);
+  }
+  EdgeStatus edge_status(EdgeEnd end) override {
+    EdgeStatus edge;
+    char reason[512] = {};
+    cuda::Status status;
+    table_.edge_status(handle_, end, &edge.state, reason, sizeof reason, &status);
+    check(status);
+    edge.reason = reason;
+    return edge;
+  }
+  void end_edge(EdgeEnd end) override {
+    cuda::Status status;
+    table_.end_edge(handle_, end, &status);
     check(status);
   }
 
@@ -159,7 +187,7 @@ const DeviceDone* CudaDevice::next_done(std::chrono::microseconds wait) {
         SampledToken{.id = s.id, .logprob = s.logprob, .top = {}, .fault = static_cast<RowFault>(s.fault)});
     for (const auto& [id, logprob] : std::span(s.top, s.top_count)) token.top.push_back({id, logprob});
   }
-  done_ = {.number = done.number, .sampled = sampled_, .logits = {}};
+  done_ = {.number = done.number, .sampled = sampled_, .logits = {}, .took_us = done.took_us};
   if (done.logits)
     done_.logits = {done.logits, static_cast<size_t>(done.sampled_count) * static_cast<size_t>(shape_.vocab)};
   return &done_;

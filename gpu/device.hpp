@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "gpu/hidden_states.hpp"
@@ -121,6 +122,17 @@ struct DeviceFacts {
   bool copies_weights = false;
   /// Of hidden states, if the next stage's device says the same: what it rounds to anyway.
   HiddenForm hidden_form = HiddenForm::f32;
+  /// Hidden states may go straight to another device of this kind, on another card of the same machine: it
+  /// has edges.
+  bool edges = false;
+  /// Names the card on its machine; empty: none. Valid as long as the device.
+  std::string_view card = {};
+};
+
+/// How far an edge is, and why it failed.
+struct EdgeStatus {
+  EdgeState state = EdgeState::none;
+  std::string reason = {};
 };
 
 /// A new sequence in a slot; what the slot held is forgotten.
@@ -179,6 +191,8 @@ struct DeviceDone {
   std::span<const SampledToken> sampled;  // of all sampled rows, in their order
   std::span<const float> logits;          // [sampled rows, vocab] before sampling, if they were kept
   int32_t hint = no_hint;
+  /// What it took the device alone, without waiting for hidden states; 0: not known.
+  float took_us = 0;
 };
 
 /// What a range takes within limits, in bytes.
@@ -217,8 +231,21 @@ class Device {
   /// The oldest step that is done and was not given out, or nullptr after `wait`.
   virtual const DeviceDone* next_done(std::chrono::microseconds wait) = 0;
   virtual void release(uint64_t number) = 0;
-  /// Ends what is in flight, and forgets all sequences: a new epoch.
+  /// Ends what is in flight, edges too, and forgets all sequences: a new epoch.
   virtual void reset() = 0;
+
+  // Edges, of devices whose facts have them. What fails with a neighbour is in edge_status(), not thrown,
+  // until steps use the edge.
+
+  /// Begins to look for the next stage's end, which has to be told the key; in place of an edge that was
+  /// there.
+  virtual EdgeKey offer_edge() { return EdgeKey{}; }
+  /// The same for the end of the stage before, whose key it is.
+  virtual void join_edge(const EdgeKey& key) { (void)key; }
+  /// Has to be asked until it is up: that is when it goes on. Waits for nothing.
+  virtual EdgeStatus edge_status(EdgeEnd end) { return (void)end, EdgeStatus{}; }
+  /// Gives it up, with the steps that use it.
+  virtual void end_edge(EdgeEnd end) { (void)end; }
 };
 
 /// Opens a device for a range. Throws InputError if it cannot run this shape: before a weight is read. Cheap:

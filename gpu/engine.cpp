@@ -135,6 +135,7 @@ struct Engine::State {
   std::vector<int32_t> routing;       // of the latest step that was done
   std::span<const int32_t> replayed;  // in the next one
   int32_t hint = no_hint;             // of the latest step that was done
+  float took_us = 0;
 };
 
 Engine::Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
@@ -193,8 +194,8 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
     next += rows;
   }
   s.logits.assign(done->logits.begin(), done->logits.end());
-  s.routing = std::move(flying.routing);
-  s.hint = done->hint;
+    s.routing = std::move(flying.routing);
+    s.hint = done->hint, s.took_us = done->took_us;
   s.device->release(done->number);
   feed_back(result);
   return result;
@@ -257,6 +258,11 @@ void Engine::record_routing(bool record) { state_->record_routing = record; }
 std::span<const int32_t> Engine::routing() const { return state_->routing; }
 void Engine::replay_routing(std::span<const int32_t> routing) { state_->replayed = routing; }
 int32_t Engine::hint() const { return state_->hint; }
+float Engine::took_us() const { return state_->took_us; }
+EdgeKey Engine::offer_edge() { return state_->device->offer_edge(); }
+void Engine::join_edge(const EdgeKey& key) { state_->device->join_edge(key); }
+EdgeStatus Engine::edge_status(EdgeEnd end) { return state_->device->edge_status(end); }
+void Engine::end_edge(EdgeEnd end) { state_->device->end_edge(end); }
 std::string_view Engine::variant() const { return state_->facts.variant; }
 
 /// A device that computes on weights in place gets them when they are in memory, so that no step waits for
@@ -340,7 +346,9 @@ void Engine::State::check(const StepPlan& plan, const HiddenIn& input, const Hid
   if (plan.rows() > limits.rows_per_step)
     refuse(to_string(plan.rows()) + " rows, rows_per_step is " + to_string(limits.rows_per_step));
   const auto bytes = [&](HiddenForm form) { return plan.rows() * shape.hidden * value_bytes(form); };
-  if (input.form != HiddenForm::f32 && input.form != facts.hidden_form)
+  if (input.form == HiddenForm::edge && device->edge_status(EdgeEnd::from_before).state != EdgeState::up)
+    refuse("hidden states by an edge that is not there");
+  if (input.form == HiddenForm::bf16 && input.form != facts.hidden_form)
     refuse("hidden states in a form that this device does not take");
   const int64_t expected = shape.first ? 0 : bytes(input.form);
   if (static_cast<int64_t>(input.bytes.size()) != expected)
@@ -348,7 +356,7 @@ void Engine::State::check(const StepPlan& plan, const HiddenIn& input, const Hid
            to_string(plan.rows()) + " rows");
   // Our own.
   assert(static_cast<int64_t>(output.bytes.size()) == (shape.last ? 0 : bytes(output.form)));
-  assert(output.form == HiddenForm::f32 || output.form == facts.hidden_form);
+  assert(output.form != HiddenForm::bf16 || output.form == facts.hidden_form);
   for (const SeqStep& step : plan.sequences) check(step);
   for (uint32_t slot : plan.ends) sequence(slot);
 }

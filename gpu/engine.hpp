@@ -99,8 +99,16 @@ class Engine {
   /// scores. Valid until that step is done. submit() throws std::runtime_error if no such routing can be.
   void replay_routing(std::span<const int32_t> routing);
 
-  /// DeviceDone::hint of the latest step that was done.
+  /// DeviceDone::hint and took_us of the latest step that was done.
   int32_t hint() const;
+  float took_us() const;
+
+  // The device's edges (Device). A step uses one by HiddenForm::edge; once it is up, and by all steps of both
+  // ends.
+  EdgeKey offer_edge();
+  void join_edge(const EdgeKey& key);
+  EdgeStatus edge_status(EdgeEnd end);
+  void end_edge(EdgeEnd end);
 
   std::string_view variant() const;
 

@@ -58,6 +58,9 @@ struct Hello {
   leaseMs @18 :UInt32;
   device @19 :Text;          # a stage's: what it computes on, as "GPU 1" or "CPU"
   hiddenForm @20 :HiddenForm;  # a stage's: what it would hand over and take hidden states in, beside float32
+  machine @21 :Text;         # a stage's: names the running system
+  card @22 :Text;            # a stage's: names its GPU on that machine; empty: it has none
+  edges @23 :Bool;           # a stage's: its device can exchange hidden states with another card's directly
 }
 
 struct HelloRefused {
@@ -248,6 +251,7 @@ enum HiddenForm {
   # Little endian.
   float32 @0;
   bfloat16 @1;
+  edge @2;                   # none here: they go straight from device to device (EdgeOffer)
 }
 
 struct Activations {
@@ -290,6 +294,19 @@ struct Assign {
   nextHost @5 :Text;               # where the next stage accepts links; empty: it connects to this one
   nextPort @6 :UInt16;             # the last one's next is the first. 0: there is only one stage
   nextInstance @7 :UInt32;
+}
+
+struct EdgeOffer {
+  # stage k → stage k+1, once both are assigned: hidden states of this epoch could go straight to your device.
+  epoch @0 :UInt64;
+  key @1 :Data;                    # 128 bytes that the ends find each other by; empty: the offer is taken back
+}
+
+struct EdgeReply {
+  # stage k+1 → stage k
+  epoch @0 :UInt64;
+  up @1 :Bool;                     # this end is; else it will not be
+  reason @2 :Text;                 # why not
 }
 
 enum Health {

@@ -79,6 +79,8 @@ struct ClusterConfig {
     uint32_t threads = 0;          // 0: all cores of the machine
     std::string kv_type = "auto";
     bool deterministic = false;
+    std::string edges = "auto";
+    uint32_t edge_timeout_ms = 10'000;
   } stage;
 
   struct Cache {

@@ -170,6 +170,14 @@ void add_stage_keys(std::vector<Key>& t) {
       "Whether an answer may not depend on the chunks that its prompt was computed in, nor on what is "
       "computed beside it. Prompts are then computed as decodes are, which is slower for long ones: on a "
       "CPU DeepSeek's, where other models are always so; on a GPU all."));
+  t.push_back(choice<s, &S::edges>(
+      "stage", "edges", {"auto", "frames"},
+      "How hidden states go from one GPU to another of the same machine. `auto`: straight, by NCCL, where it "
+      "is "
+      "found and comes up; `frames`: over the stages' link, as between all other devices."));
+  t.push_back(number<s, &S::edge_timeout_ms>(
+      "stage", "edge_timeout_ms", "ms", 100, hour_ms,
+      "How long two stages try to bring up such an edge before they use their link."));
 }
 
 void add_cache_keys(std::vector<Key>& t) {

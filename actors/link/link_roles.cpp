@@ -28,6 +28,8 @@ constexpr Rule rules[] = {
     rule<schema::Activations>(Role::STAGE, Role::STAGE),
     rule<schema::StepResult>(Role::STAGE, Role::STAGE),
     rule<schema::StepResult>(Role::STAGE, Role::PIPELINE),
+    rule<schema::EdgeOffer>(Role::STAGE, Role::STAGE),
+    rule<schema::EdgeReply>(Role::STAGE, Role::STAGE),
     rule<schema::StageReport>(Role::STAGE, Role::PIPELINE),
     rule<schema::ReplaceStage>(Role::NODE, Role::NODE),
     rule<schema::Shutdown>(Role::NODE, Role::NODE),

@@ -65,6 +65,9 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   hello->setKernelVariant(peer.kernel_variant);
   hello->setDevice(peer.device);
   hello->setHiddenForm(peer.hidden_form);
+  hello->setMachine(peer.machine);
+  hello->setCard(peer.card);
+  hello->setEdges(peer.edges);
   hello->setModel(peer.model);
   hello->setSettings(peer.settings);
   hello->setListenHost(peer.listen_host);
@@ -90,6 +93,9 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
                    .kernel_variant = hello->getKernelVariant(),
                    .device = hello->getDevice(),
                    .hidden_form = hello->getHiddenForm(),
+                   .machine = hello->getMachine(),
+                   .card = hello->getCard(),
+                   .edges = hello->getEdges(),
                    .model = hello->getModel(),
                    .settings = hello->getSettings(),
                    .listen_host = hello->getListenHost(),
@@ -116,8 +122,8 @@ std::string text_of(Versions versions) {
 std::optional<GreetingRefused> refuse_shape(const Greeting& theirs) {
   using schema::Role;
   const PeerIdentity& peer = theirs.peer;
-  for (const auto* text : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.device, &peer.listen_host,
-                           &peer.model, &peer.settings})
+  for (const auto* text : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.device, &peer.machine,
+                           &peer.card, &peer.listen_host, &peer.model, &peer.settings})
     if (text->size() > text_bytes_max)
       return GreetingRefused{"a text of " + std::to_string(text->size()) + " bytes, the limit is " +
                              std::to_string(text_bytes_max)};

@@ -15,8 +15,11 @@ struct PeerIdentity {
   uint64_t incarnation = 0;
   int32_t pid = 0;
   std::string kernel_variant;
-  std::string device;                                            // gpu::PlacedDevice::text() of a stage
-  schema::HiddenForm hidden_form = schema::HiddenForm::FLOAT32;  // of a stage's gpu::DeviceFacts
+  std::string device;  // gpu::PlacedDevice::text() of a stage
+  // Of a stage's gpu::DeviceFacts, and the machine that it is on.
+  schema::HiddenForm hidden_form = schema::HiddenForm::FLOAT32;
+  std::string machine, card;
+  bool edges = false;
   std::string model;     // digest of what a stage computes with; of a head, of what its stages must
   std::string settings;  // what else shapes answers, as text
   std::string listen_host;

@@ -5,6 +5,7 @@
 
 #include "actors/process/log.hpp"
 #include "actors/stage/load_rate.hpp"
+#include "actors/stage/stage_edges.hpp"
 #include "actors/stage/stage_reporter.hpp"
 #include "actors/stage/step_codec.hpp"
 #include "actors/stage/step_runner.hpp"
@@ -15,6 +16,8 @@ namespace convoy::actors {
 // How long a step that is in flight is waited for before messages are looked at: one may bring a step that
 // the device has room for, or it could only be queued.
 constexpr std::chrono::microseconds wait_with_room{100}, wait_when_full{1000};
+// Between two looks at edges that form: some hundred milliseconds, all in all.
+constexpr std::chrono::milliseconds edges_pause{2};
 
 /// The state and decisions of one stage actor. Runs only inside its actor.
 struct StageData {
@@ -28,6 +31,12 @@ struct StageData {
   StageActor next{};
 
   std::unique_ptr<StepRunner> steps{};
+  StageEdges edges{options.own,
+                   options.edge_timeout_ms,
+                   {[this](const auto& offer) {
+                      if (next) self->send(next, offer);
+                    },
+                    [this](const StageActor& before, const auto& reply) { self->send(before, reply); }}};
   model::LayerRange range{};  // of the steps
   StageStatus status{};
   uint32_t next_instance = 0;
@@ -36,6 +45,7 @@ struct StageData {
   std::string next_host{};                           // empty: it connects to us
   std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
   bool looking = false;                              // StepsInFlight is in the mailbox
+  bool looking_at_edges = false;                     // EdgesForming will be
 
   bool loaded() const { return steps && status.loaded_permille == 1000; }
 
@@ -61,6 +71,7 @@ struct StageData {
     status = {};
     status.epoch = a.getEpoch();
     self->send(reporter, status);
+    edges.begin(nullptr, status.epoch);
     if (a.getNextPort() != next_port || !next) {
       next = nullptr;
       next_host = a.getNextHost();
@@ -76,6 +87,7 @@ struct StageData {
     log::info(
         "stage.loaded",
         {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});
+    edges.begin(&steps->engine(), status.epoch);
     tell();
   }
 
@@ -111,13 +123,20 @@ struct StageData {
     status.kv_blocks = steps->engine().kv_blocks();
   }
 
-  /// Ready means loaded, and linked to the next stage.
+  /// Ready means loaded, linked to the next stage, and agreed with it on the way of hidden states.
   void tell() {
     if (!loaded() || status.health == msg::Health::DOWN) return;
     const bool linked = next_port == 0 || next;
-    if (next) steps->hand_over_as(common_form(linked_stages.at(next_instance)));
-    status.health = linked ? msg::Health::READY : msg::Health::LOADING;
-    status.reason = linked ? "" : "connecting to the next stage";
+    if (next) {
+      const PeerIdentity& peer = linked_stages.at(next_instance);
+      edges.offer(peer, StageEdges::Clock::now());
+      steps->hand_over_as(edges.to_next_is_up() ? gpu::HiddenForm::edge : common_form(peer));
+    }
+    look_at_edges_later();
+    status.health = linked && edges.settled() ? msg::Health::READY : msg::Health::LOADING;
+    status.reason = !linked           ? "connecting to the next stage"
+                    : edges.settled() ? ""
+                                      : "bringing up the edge to the next stage";
     self->send(reporter, status);
   }
 
@@ -125,6 +144,39 @@ struct StageData {
   gpu::HiddenForm common_form(const PeerIdentity& peer) const {
     const gpu::HiddenForm own = steps->engine().hidden_form();
     return decode(peer.hidden_form) == own ? own : gpu::HiddenForm::f32;
+  }
+
+  void look_at_edges_later() {
+    if (looking_at_edges || !edges.forming()) return;
+    looking_at_edges = true;
+    self->delayed_send(self, edges_pause, EdgesForming{});
+  }
+
+  void look_at_edges() {
+    looking_at_edges = false;
+    if (!loaded() || status.health == msg::Health::DOWN) return;
+    const bool settled = edges.settled();
+    edges.look(StageEdges::Clock::now());
+    edges_changed(settled);
+  }
+
+  void answered(const Frame<msg::EdgeReply>& reply) {
+    const bool settled = edges.settled();
+    edges.answered(reply);
+    edges_changed(settled);
+  }
+
+  void edges_changed(bool were_settled) {
+    look_at_edges_later();
+    if (were_settled || !edges.settled()) return;
+    const char* const way = edges.to_next_is_up() ? "NCCL" : "frames";
+    log::info("stage.edge", {{"stage", options.instance}, {"way", way}, {"reason", edges.reason()}});
+    tell();
+  }
+
+  void offered(const Frame<msg::EdgeOffer>& offer) {
+    edges.offered(offer, caf::actor_cast<StageActor>(self->current_sender()));
+    look_at_edges_later();
   }
 
   void peer_up(const PeerUp& up) {
@@ -208,15 +260,20 @@ struct StageData {
   /// Begins what can begin and passes on what is done: all of it, on a device that computes in submit().
   /// Steps that are still in flight then are looked after between messages.
   void advance(std::chrono::microseconds wait = {}) {
-    steps->submit(next_is_here());
+    submit();
     while (const auto done = steps->next_done(wait)) {
       pass_on(*done);
-      steps->submit(next_is_here());
+      submit();
       wait = {};
     }
     if (looking || !steps->any_in_flight()) return;
     looking = true;
     self->send(self, StepsInFlight{});
+  }
+
+  void submit() {
+    for (const auto& frame : steps->submit(next_is_here()))
+      if (next) self->send(next, frame);
   }
 
   /// A message that comes meanwhile waits for a short time, so that this thread alone calls the device, and
@@ -232,6 +289,7 @@ struct StageData {
       if (next) self->send(next, done.hidden);
       return;
     }
+    if (!steps->engine().last()) return;  // by an edge
     const Frame<msg::StepResult> result = encode(done.result);
     if (next && !done.result.sequences.empty()) self->send(next, result);  // it may be waiting for it
     self->send(pipeline, result);
@@ -246,8 +304,8 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
   const auto clock = std::make_shared<StepClock>();
   const auto reporter =
       self->spawn<caf::linked>(stage_reporter, options.instance, options.report_ms, clock, links.pipeline);
-  self->state.data = std::make_unique<StageData>(
-      StageData{self, options, std::move(checkpoint), std::move(links), clock, reporter});
+  self->state.data =
+      std::make_unique<StageData>(self, options, std::move(checkpoint), std::move(links), clock, reporter);
   StageData* data = self->state.data.get();
   self->set_down_handler([data](caf::down_msg& down) { data->next_down(down); });
   return {
@@ -260,8 +318,11 @@ StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> s
       [data](const Frame<msg::StepPlan>& frame) { data->guarded([&] { data->plan(frame); }); },
       [data](const Frame<msg::Activations>& frame) { data->guarded([&] { data->activations(frame); }); },
       [data](const Frame<msg::StepResult>& frame) { data->guarded([&] { data->sampled(frame); }); },
+      [data](const Frame<msg::EdgeOffer>& frame) { data->guarded([&] { data->offered(frame); }); },
+      [data](const Frame<msg::EdgeReply>& frame) { data->guarded([&] { data->answered(frame); }); },
       [data](StepsInFlight) { data->guarded([&] { data->look(); }); },
-      [data](const PeerUp& up) { data->peer_up(up); },
+      [data](EdgesForming) { data->guarded([&] { data->look_at_edges(); }); },
+      [data](const PeerUp& up) { data->guarded([&] { data->peer_up(up); }); },
       [data](const PeerRefused& by) { data->refused(by); },
       [data](caf::tick_atom) { data->connect(); },
   };

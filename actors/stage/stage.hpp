@@ -28,6 +28,8 @@ struct StageOptions {
   uint32_t sharers = 1;              // stages that share the device's memory
   uint32_t report_ms = 200;          // a quarter of failure_detection_ms
   uint32_t steps_in_flight_max = 1;  // of the pipeline (SchedulerLimits)
+  PeerIdentity own;                  // what its Hello says, which decides about edges
+  uint32_t edge_timeout_ms = 10'000;
 };
 
 /// How the actor reaches others; the process fills these with its links.

@@ -18,11 +18,13 @@ class StepClock {
  public:
   /// While no other is under way.
   void begin() { since_.store(now(), std::memory_order_release); }
-  /// The oldest step under way is done; it had so many rows. With more under way the next one begins now: the
-  /// device runs them in order, and waiting behind others is no part of what a step takes.
-  void end(size_t rows, bool more) {
+  /// The oldest step under way is done; it had so many rows, and took so many us if the device says that,
+  /// else since it began. With more under way the next one begins now: the device runs them in order, and
+  /// waiting behind others is no part of what a step takes.
+  void end(size_t rows, bool more, float took_us = 0) {
     const int64_t done = now();
-    meter_.add(rows, static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000);
+    meter_.add(rows, took_us > 0 ? took_us
+                                 : static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000);
     cost_.store(meter_.cost(), std::memory_order_relaxed);
     since_.store(more ? done : 0, std::memory_order_release);
   }

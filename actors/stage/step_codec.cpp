@@ -189,9 +189,11 @@ msg::HiddenForm encode(gpu::HiddenForm form) {
     case gpu::HiddenForm::f32:
       return msg::HiddenForm::FLOAT32;
     case gpu::HiddenForm::bf16:
+      return msg::HiddenForm::BFLOAT16;
+    case gpu::HiddenForm::edge:
       break;
   }
-  return msg::HiddenForm::BFLOAT16;
+  return msg::HiddenForm::EDGE;
 }
 
 std::optional<gpu::HiddenForm> decode(msg::HiddenForm form) {
@@ -200,6 +202,8 @@ std::optional<gpu::HiddenForm> decode(msg::HiddenForm form) {
       return gpu::HiddenForm::f32;
     case msg::HiddenForm::BFLOAT16:
       return gpu::HiddenForm::bf16;
+    case msg::HiddenForm::EDGE:
+      return gpu::HiddenForm::edge;
   }
   return std::nullopt;
 }
@@ -216,6 +220,14 @@ gpu::HiddenOut ActivationsBuilder::hidden() { return {frame_.data(), form_}; }
 Frame<msg::Activations> ActivationsBuilder::finish(int32_t hint) && {
   frame_->setHint(hint);
   return std::move(frame_).finish();
+}
+
+Frame<msg::Activations> encode_for_edge(const gpu::StepPlan& plan, int64_t width) {
+  msg::FrameBuilder<msg::Activations> frame(words_of(plan));
+  encode(plan, frame->initPlan());
+  frame->setHidden(static_cast<uint32_t>(width));
+  frame->setForm(msg::HiddenForm::EDGE);
+  return std::move(frame).finish();
 }
 
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,

@@ -30,6 +30,8 @@ class ActivationsBuilder {
   schema::DataFrameBuilder<msg::Activations> frame_;
   gpu::HiddenForm form_;
 };
+/// The same for a step whose hidden states go by an edge.
+Frame<msg::Activations> encode_for_edge(const gpu::StepPlan& plan, int64_t width);
 /// The same from hidden states that lie elsewhere.
 Frame<msg::Activations> encode_activations(const gpu::StepPlan& plan, std::span<const float> hidden,
                                            int32_t hint = gpu::no_hint);

@@ -32,15 +32,18 @@ void StepRunner::feed_back(const gpu::StepResult& result) {
   engine_->feed_back(result);
 }
 
-void StepRunner::submit(bool next_is_here) {
+std::vector<Frame<msg::Activations>> StepRunner::submit(bool next_is_here) {
+  std::vector<Frame<msg::Activations>> told;
   while (!waiting_.empty() && has_room() && engine_->resolve(waiting_.front().plan)) {
     Waiting step = std::move(waiting_.front());
     waiting_.pop_front();
     // Every step before it has come back, and none is behind it: the stages take turns.
     const bool alone = next_is_here && step.ahead && waiting_.empty() && last_fed_back_ &&
                        *last_fed_back_ + 1 == step.plan.step;
+    if (goes_by_edge()) told.push_back(encode_for_edge(step.plan, engine_->hidden()));
     begin(std::move(step), next_is_here, alone);
   }
+  return told;
 }
 
 void StepRunner::begin(Waiting step, bool next_is_here, bool alone) {
@@ -57,7 +60,9 @@ void StepRunner::begin(Waiting step, bool next_is_here, bool alone) {
     hints.from_before = message->getHint();
   }
   gpu::HiddenOut output;
-  if (!engine_->last() && step.plan.rows() <= engine_->rows_per_step())  // the engine refuses more
+  if (goes_by_edge())
+    output.form = form_;
+  else if (!engine_->last() && step.plan.rows() <= engine_->rows_per_step())  // the engine refuses more
     output = flying.output.emplace(step.plan, engine_->hidden(), form_).hidden();
   engine_->submit(step.plan, input, output, hints);
 }
@@ -67,7 +72,7 @@ std::optional<StepRunner::Done> StepRunner::next_done(std::chrono::microseconds 
   auto result = engine_->next_done(wait);
   if (!result) return std::nullopt;
   Flying& flying = in_flight_.front();
-  clock_->end(flying.rows, in_flight_.size() > 1);
+  clock_->end(flying.rows, in_flight_.size() > 1, engine_->took_us());
   Done done{std::move(*result), {}};
   if (flying.output)
     done.hidden = std::move(*flying.output).finish(flying.next_is_here ? engine_->hint() : gpu::no_hint);

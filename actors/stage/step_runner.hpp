@@ -18,13 +18,14 @@ class StepRunner {
   /// A step that is done.
   struct Done {
     gpu::StepResult result;          // what the last stage sampled
-    Frame<msg::Activations> hidden;  // what any other stage has for the next one
+    Frame<msg::Activations> hidden;  // what any other stage has for the next one, if it is not told yet
   };
 
   /// waiting_max: steps that may wait here; more are the pipeline's mistake.
   StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock, uint32_t waiting_max);
 
   const gpu::Engine& engine() const { return *engine_; }
+  gpu::Engine& engine() { return *engine_; }
   bool any_in_flight() const { return !in_flight_.empty(); }
   /// Whether one more could be submitted.
   bool has_room() const { return engine_->in_flight() < engine_->depth(); }
@@ -36,12 +37,13 @@ class StepRunner {
   /// What the last stage sampled, for plans of the first one that lack it.
   void feed_back(const gpu::StepResult& result);
 
-  /// What hidden states are handed over in from now on: float32, or the engine's hidden_form().
+  /// What hidden states are handed over in from now on: float32, the engine's hidden_form(), or its edge.
   void hand_over_as(gpu::HiddenForm form) { form_ = form; }
 
   /// Hands the engine what it has room and tokens for, in order. next_is_here: the next stage is on this
-  /// machine. Throws what the engine does.
-  void submit(bool next_is_here);
+  /// machine. Returns the frames of those whose hidden states go by an edge: the next stage is told when they
+  /// begin, so that its device waits for them, and no host. Throws what the engine does.
+  std::vector<Frame<msg::Activations>> submit(bool next_is_here);
   /// The oldest step in flight once it is done; nothing after `wait`. Throws what a step failed with.
   std::optional<Done> next_done(std::chrono::microseconds wait);
 
@@ -63,6 +65,7 @@ class StepRunner {
   };
   void wait_in_line(Waiting step);
   void begin(Waiting step, bool next_is_here, bool alone);
+  bool goes_by_edge() const { return !engine_->last() && form_ == gpu::HiddenForm::edge; }
 
   std::shared_ptr<StepClock> clock_;
   const uint32_t waiting_max_;

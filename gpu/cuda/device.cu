@@ -99,9 +99,11 @@ CudaDevice::CudaDevice(const OpenOptions& options, const StageShape& shape)
 CudaDevice::~CudaDevice() {
   if (!stream_) return;  // nothing was taken of the card, or at most weights
   cudaSetDevice(options_.ordinal);
+  for (auto& edge : edges_) edge.reset();  // a step may wait for the stage before
   cudaStreamSynchronize(stream_);
   for (Flight& flight : flights_)
-    if (flight.done) cudaEventDestroy(flight.done);
+    for (cudaEvent_t event : {flight.begun, flight.done})
+      if (event) cudaEventDestroy(event);
   graphs_.clear();
   cudaStreamDestroy(stream_);
 }
@@ -109,7 +111,10 @@ CudaDevice::~CudaDevice() {
 void CudaDevice::enter() const { check(cudaSetDevice(options_.ordinal), "cudaSetDevice"); }
 
 Facts CudaDevice::facts() const {
-  Facts facts{.depth = depth, .feeds_back = true};
+  Facts facts{.depth = depth, .feeds_back = true, .edges = Edge::possible()};
+  // Without a name it is only that nobody makes an edge to it.
+  if (cudaDeviceGetPCIBusId(facts.card, sizeof facts.card, options_.ordinal) != cudaSuccess)
+    cudaGetLastError(), facts.card[0] = 0;
   std::snprintf(facts.variant, sizeof facts.variant, "cuda-%s%s integer-masses",
                 options_.activations == Activations::bf16 ? "bf16" : "f32",
                 shape_.deterministic ? "-deterministic" : "");
@@ -146,7 +151,8 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
       flight.results = PinnedMemory(rows * sizeof(Sampled));
     else
       flight.out = PinnedMemory(hidden);
-    check(cudaEventCreateWithFlags(&flight.done, cudaEventDisableTiming), "cudaEventCreate");
+    check(cudaEventCreate(&flight.begun), "cudaEventCreate");
+    check(cudaEventCreate(&flight.done), "cudaEventCreate");
   }
   warm_up();
   check(cudaDeviceSynchronize(), "loading");
@@ -161,6 +167,9 @@ void CudaDevice::warm_up() {
     forward_.enqueue(bucket, tables_.view(), results_.as<Sampled>(), stream_);
     rows = bucket.rows;
   }
+  if (narrow_.bytes() == 0) return;
+  narrow(forward_.hidden(), narrow_.as<void>(), shape_.hidden, stream_);
+  widen(narrow_.as<void>(), forward_.hidden(), shape_.hidden, stream_);
 }
 
 void CudaDevice::submit(const Step& step) {
@@ -175,6 +184,7 @@ void CudaDevice::submit(const Step& step) {
         "sending a step");
   const int64_t values = header.rows * shape_.hidden;
   if (!shape_.first && values > 0) take_hidden(step, values, flight);
+  check(cudaEventRecord(flight.begun, stream_), "cudaEventRecord");
   StepSize size{.rows = header.rows, .sampled = header.sampled};
   for (uint64_t i = 0; i < step.sequence_count; i++) {
     const SlotRows& s = step.sequences[i];
@@ -198,6 +208,13 @@ void CudaDevice::submit(const Step& step) {
 }
 
 void CudaDevice::take_hidden(const Step& step, int64_t values, Flight& flight) {
+  if (step.in_form == HiddenForm::edge) {
+    const bool narrow = options_.activations == Activations::bf16;
+    edge(EdgeEnd::from_before)
+        ->receive(narrow ? narrow_.as<void>() : forward_.hidden(), own_bytes(values), stream_);
+    if (narrow) widen(narrow_.as<void>(), forward_.hidden(), values, stream_);
+    return;
+  }
   const bool narrow = step.in_form == HiddenForm::bf16;
   const auto bytes = static_cast<size_t>(values * gpu::value_bytes(step.in_form));
   std::memcpy(flight.in.get(), step.in, bytes);
@@ -212,6 +229,16 @@ void CudaDevice::give_hidden(const Step& step, int64_t values, Flight& flight) {
   flight.hidden_to = step.out,
   flight.hidden_bytes = static_cast<size_t>(values * gpu::value_bytes(step.out_form));
   if (values == 0) return;
+  if (step.out_form == HiddenForm::edge) {
+    Edge& edge = *this->edge(EdgeEnd::to_next);
+    void* const room = edge.room(stream_);
+    if (options_.activations == Activations::bf16)
+      cuda::narrow(forward_.hidden(), room, values, stream_);
+    else
+      check(cudaMemcpyAsync(room, forward_.hidden(), own_bytes(values), cudaMemcpyDeviceToDevice, stream_),
+            "handing hidden states on");
+    return edge.send(own_bytes(values), stream_);
+  }
   if (narrow) cuda::narrow(forward_.hidden(), narrow_.as<void>(), values, stream_);
   check(cudaMemcpyAsync(flight.out.get(), narrow ? narrow_.as<void>() : forward_.hidden(),
                         flight.hidden_bytes, cudaMemcpyDeviceToHost, stream_),
@@ -306,12 +333,15 @@ bool CudaDevice::next_done(int64_t wait_us, Done& done) {
     if (waited >= std::chrono::microseconds(wait_us)) return false;
     if (waited > looking) std::this_thread::sleep_for(pause);
   }
+  float took_ms = 0;
+  check(cudaEventElapsedTime(&took_ms, flight.begun, flight.done), "cudaEventElapsedTime");
   if (flight.hidden_bytes > 0) std::memcpy(flight.hidden_to, flight.out.get(), flight.hidden_bytes);
   if (flight.routing_to) std::memcpy(flight.routing_to, flight.routing.get(), routing_bytes(flight.rows));
   done = {.number = flight.number,
           .sampled = flight.results.as<Sampled>(),
           .sampled_count = static_cast<uint64_t>(flight.sampled),
-          .logits = flight.logits_kept ? flight.logits.as<float>() : nullptr};
+          .logits = flight.logits_kept ? flight.logits.as<float>() : nullptr,
+          .took_us = took_ms * 1000};
   flight.state = Flight::State::given_out;
   given_out_++;
   return true;
@@ -323,7 +353,20 @@ void CudaDevice::release(uint64_t number) {
       flight.state = Flight::State::free;
 }
 
+EdgeKey CudaDevice::offer_edge() {
+  end_edge(EdgeEnd::to_next);
+  auto& edge = edges_[static_cast<size_t>(EdgeEnd::to_next)];
+  edge = std::make_unique<Edge>(own_bytes(limits_.rows * shape_.hidden));
+  return edge->key();
+}
+
+void CudaDevice::join_edge(const EdgeKey& key) {
+  end_edge(EdgeEnd::from_before);
+  edges_[static_cast<size_t>(EdgeEnd::from_before)] = std::make_unique<Edge>(key);
+}
+
 void CudaDevice::reset() {
+  for (auto& edge : edges_) edge.reset();  // a step may wait for a stage that has died
   check(cudaStreamSynchronize(stream_), "ending steps");
   for (Flight& flight : flights_) flight.state = Flight::State::free;
   given_out_ = begun_;

@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "gpu/cuda/edge.hpp"
 #include "gpu/cuda/forward.hpp"
 #include "gpu/cuda/row_tables.hpp"
 
@@ -36,6 +37,11 @@ class CudaDevice {
   bool next_done(int64_t wait_us, Done& done);
   void release(uint64_t number);
   void reset();
+  EdgeKey offer_edge();
+  void join_edge(const EdgeKey& key);
+  void end_edge(EdgeEnd end) { edges_[static_cast<size_t>(end)].reset(); }
+  /// Nothing, if none was begun.
+  Edge* edge(EdgeEnd end) const { return edges_[static_cast<size_t>(end)].get(); }
   /// The calling thread speaks to this card.
   void enter() const;
 
@@ -49,7 +55,7 @@ class CudaDevice {
   /// What a step in flight has to itself.
   struct Flight {
     PinnedMemory step, in, out, results, logits, routing;
-    cudaEvent_t done = nullptr;
+    cudaEvent_t begun = nullptr, done = nullptr;
     uint64_t number = 0;
     int64_t rows = 0, sampled = 0;
     void* hidden_to = nullptr;  // where the caller wants them
@@ -71,6 +77,10 @@ class CudaDevice {
   void take_hidden(const Step& step, int64_t values, Flight& flight);
   void give_hidden(const Step& step, int64_t values, Flight& flight);
   size_t routing_bytes(int64_t rows) const;
+  /// Bytes of so many hidden states in the activations' type.
+  size_t own_bytes(int64_t values) const {
+    return static_cast<size_t>(values) * (options_.activations == Activations::bf16 ? 2 : sizeof(float));
+  }
   void run_watched(const Bucket& bucket, const Step& step, Flight& flight);
 
   OpenOptions options_;
@@ -85,6 +95,7 @@ class CudaDevice {
   std::map<Bucket, Graph> graphs_;
   cudaStream_t stream_ = nullptr;
   std::array<Flight, depth> flights_;
+  std::array<std::unique_ptr<Edge>, gpu::edge_ends> edges_;
   Bucket last_;                         // of the step that was begun last
   uint64_t begun_ = 0, given_out_ = 0;  // steps; a step's flight is its number's among them
 };

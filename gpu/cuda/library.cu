@@ -76,6 +76,24 @@ void release(Handle* handle, uint64_t number, Status* status) {
 void reset(Handle* handle, Status* status) {
   guarded(status, [&] { handle->device.enter(), handle->device.reset(); });
 }
+void offer_edge(Handle* handle, EdgeKey* key, Status* status) {
+  guarded(status, [&] { handle->device.enter(), *key = handle->device.offer_edge(); });
+}
+void join_edge(Handle* handle, const EdgeKey* key, Status* status) {
+  guarded(status, [&] { handle->device.enter(), handle->device.join_edge(*key); });
+}
+void edge_status(Handle* handle, EdgeEnd end, EdgeState* state, char* reason, uint64_t reason_bytes,
+                 Status* status) {
+  guarded(status, [&] {
+    handle->device.enter();
+    Edge* const edge = handle->device.edge(end);
+    *state = edge ? edge->state() : EdgeState::none;
+    put(reason, reason_bytes, edge ? edge->reason() : "");
+  });
+}
+void end_edge(Handle* handle, EdgeEnd end, Status* status) {
+  guarded(status, [&] { handle->device.enter(), handle->device.end_edge(end); });
+}
 void close(Handle* handle) { delete handle; }
 
 constexpr Table table{.version = table_version,
@@ -92,6 +110,10 @@ constexpr Table table{.version = table_version,
                       .next_done = next_done,
                       .release = release,
                       .reset = reset,
+                      .offer_edge = offer_edge,
+                      .join_edge = join_edge,
+                      .edge_status = edge_status,
+                      .end_edge = end_edge,
                       .close = close};
 
 }  // namespace

@@ -13,6 +13,9 @@ namespace convoy::cuda {
 
 using gpu::BlockChange;
 using gpu::DeviceLimits;
+using gpu::EdgeEnd;
+using gpu::EdgeKey;
+using gpu::EdgeState;
 using gpu::HiddenForm;
 using gpu::Rotations;
 using gpu::RoutingTrace;
@@ -45,8 +48,10 @@ struct OpenOptions {
 
 struct Facts {
   char variant[128] = {};
+  char card[32] = {};  // its place on the bus
   uint32_t depth = 1;
   bool feeds_back = false;
+  bool edges = false;
 };
 
 /// model::Sampling without its vector.
@@ -103,6 +108,7 @@ struct Done {
   const Sampled* sampled;
   uint64_t sampled_count;
   const float* logits;  // [sampled_count, vocab], or nullptr
+  float took_us;
 };
 
 /// gpu::DeviceNeeds.
@@ -131,6 +137,11 @@ struct Table {
   int32_t (*next_done)(Handle*, int64_t wait_us, Done*, Status*);
   void (*release)(Handle*, uint64_t number, Status*);
   void (*reset)(Handle*, Status*);
+  void (*offer_edge)(Handle*, EdgeKey*, Status*);
+  void (*join_edge)(Handle*, const EdgeKey*, Status*);
+  /// Why it failed, in words that end with a zero byte and are cut to fit.
+  void (*edge_status)(Handle*, EdgeEnd, EdgeState*, char* reason, uint64_t reason_bytes, Status*);
+  void (*end_edge)(Handle*, EdgeEnd, Status*);
   void (*close)(Handle*);
 };
 

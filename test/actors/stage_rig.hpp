@@ -28,6 +28,8 @@ struct StageRig : System {
   StageActor stage;
   std::mutex mutex;
   std::vector<std::string> connected;  // addresses, in order
+  PeerIdentity own;                    // the stage's, before it starts
+  uint32_t edge_timeout_ms = 60'000;
 
   void start(uint32_t instance, std::vector<pthread_t> threads = {},
              gpu::DeviceFactory device = gpu::cpu_device(gpu::Kernels::reference, 1)) {
@@ -38,6 +40,8 @@ struct StageRig : System {
     options.steps_in_flight_max = 4;
     options.context_tokens = options.rows_per_step = 512;
     options.report_ms = 20;
+    options.own = own;
+    options.edge_timeout_ms = edge_timeout_ms;
     StageLinks links;
     links.pipeline = [this](const PeerIdentity&) { return caf::actor_cast<PipelineActor>(head); };
     links.next_stage = [this](const PeerIdentity&) {

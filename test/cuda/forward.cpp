@@ -2,6 +2,8 @@
 // weight, every kind of layer, sizes at and beside the edges of tiles, rows in any company.
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "test/cuda/rig.hpp"
 #include "test/gpu/random_routing.hpp"
@@ -207,6 +209,110 @@ BOOST_AUTO_TEST_CASE(hidden_states_are_handed_over_in_bf16) {
     BOOST_TEST_CONTEXT("hidden " << hidden << ", seed " << seed) {
       BOOST_TEST(*std::ranges::max_element(errors) <= bf16_tolerance);
       BOOST_TEST(*std::ranges::max_element(errors) > 0);  // or nothing was rounded
+    }
+  }
+}
+
+namespace {
+
+/// Two stages on two cards, and an edge between them.
+struct TwoCards {
+  std::shared_ptr<const ShapedCheckpoint> checkpoint;
+  Engine whole, first, last;
+  std::vector<Feed> feeds;
+
+  TwoCards(std::shared_ptr<const ShapedCheckpoint> c, const DeviceFactory& a, const DeviceFactory& b,
+           uint32_t seed)
+      : checkpoint(c),
+        whole(a, c, {0, 3}, limits_of()),
+        first(a, c, {0, 1}, limits_of()),
+        last(b, c, {2, 3}, limits_of()),
+        feeds(feeds_of(ragged, c->config().vocab, seed)) {
+    whole.keep_logits(true), last.keep_logits(true);
+  }
+
+  void connect() {
+    last.join_edge(first.offer_edge());
+    const auto up = [](Engine& engine, EdgeEnd end) {
+      const EdgeStatus edge = engine.edge_status(end);
+      BOOST_REQUIRE_MESSAGE(edge.state != EdgeState::failed, edge.reason);
+      return edge.state == EdgeState::up;
+    };
+    const auto begin = std::chrono::steady_clock::now();
+    bool both = false;
+    while (!both && std::chrono::steady_clock::now() - begin < std::chrono::seconds(30)) {
+      const bool one = up(first, EdgeEnd::to_next);
+      both = up(last, EdgeEnd::from_before) && one;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    BOOST_REQUIRE(both);
+    BOOST_TEST_MESSAGE("an edge took "
+                       << std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()
+                       << " s");
+  }
+  /// All sequences in chunks, the receiving stage first; the logits of each one's last position compared.
+  void compare() {
+    whole.reset();
+    StepPlan plan = start(feeds);
+    for (size_t at = 0; at < 150; at += 30) {
+      for (const Feed& f : feeds) {
+        if (at >= f.tokens.size()) continue;
+        const size_t end = std::min(at + 30, f.tokens.size());
+        plan.sequences.push_back(
+            {f.slot,
+             static_cast<uint32_t>(at),
+             {f.tokens.begin() + static_cast<ptrdiff_t>(at), f.tokens.begin() + static_cast<ptrdiff_t>(end)},
+             1});
+      }
+      last.submit(plan, {{}, HiddenForm::edge}, {});
+      first.submit(plan, {}, {{}, HiddenForm::edge});
+      whole.run(plan, {});
+      for (Engine* engine : {&first, &last})
+        while (!engine->next_done(std::chrono::seconds(1))) continue;
+      const auto logits = [](const Engine& e) { return std::vector(e.logits().begin(), e.logits().end()); };
+      const auto errors =
+          row_errors(logits(last), logits(whole), static_cast<size_t>(checkpoint->config().vocab));
+      BOOST_TEST(*std::ranges::max_element(errors) <= bf16_tolerance);
+      plan = {.step = plan.step + 1};
+    }
+  }
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(hidden_states_go_by_an_edge_from_card_to_card) {
+  const auto library = find_library();
+  if (!library) return;
+  const std::vector<int32_t> cards = library->cards();
+  for (const Activations activations : {Activations::bf16, Activations::f32}) {
+    const auto on = [&](size_t i) {
+      return cuda_device(library, {.ordinal = cards[i], .activations = activations, .poison = true});
+    };
+    const uint32_t seed = fresh_seed();
+    const auto checkpoint = std::make_shared<const ShapedCheckpoint>(
+        ModelShape{.name = "two stages", .layers = 4, .type = DType::bf16}, seed);
+    const bool edges = on(0)(stage_shape(checkpoint->config(), {0, 1}, false))->facts().edges;
+    if (cards.size() < 2 || !edges) {
+      BOOST_TEST_MESSAGE("no second card, or no NCCL: no edges are tested");
+      return;
+    }
+    BOOST_TEST_CONTEXT("seed " << seed) {
+      TwoCards two(checkpoint, on(0), on(1), seed);
+      two.connect();
+      two.compare();
+      // A new epoch while a receive waits for what will not come.
+      StepPlan plan = start(two.feeds);
+      plan.sequences.push_back({two.feeds[0].slot, 0, two.feeds[0].tokens, 1});
+      two.last.reset();
+      two.connect();
+      two.last.submit(plan, {{}, HiddenForm::edge}, {});
+      const auto begin = std::chrono::steady_clock::now();
+      two.last.reset(), two.first.reset();
+      BOOST_TEST_MESSAGE("giving it up took "
+                         << std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()
+                         << " s");
+      two.connect();
+      two.compare();
     }
   }
 }

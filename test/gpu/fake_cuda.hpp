@@ -43,6 +43,11 @@ class FakeCuda {
     const std::lock_guard lock(mutex_);
     failures_[function] = status;
   }
+  /// From now on an edge is so far.
+  void set_edge(EdgeEnd end, const EdgeStatus& status) {
+    const std::lock_guard lock(mutex_);
+    edge[static_cast<size_t>(end)] = status;
+  }
   size_t calls(const std::string& function) {
     const std::lock_guard lock(mutex_);
     return calls_[function];
@@ -66,6 +71,11 @@ class FakeCuda {
   // The machine's cards, and those of them that cannot be used.
   int32_t cards = 1;
   std::set<int32_t> unusable;
+  // Edges: whether there are any, how far they are, and what was done with them.
+  bool edges = false;
+  EdgeStatus edge[edge_ends];
+  EdgeKey offered{}, joined{};
+  size_t ended[edge_ends] = {};
 
  private:
   void say(const char* function, cuda::Status* status) {
@@ -91,7 +101,8 @@ class FakeCuda {
     if (status->code == cuda::Code::ok) *handle = &now_->handle_;
   }
   static void facts(const cuda::Handle*, cuda::Facts* facts) {
-    *facts = {.variant = "fake-cuda", .depth = 2, .feeds_back = true};
+    *facts = {
+        .variant = "fake-cuda", .card = "0000:01:00.0", .depth = 2, .feeds_back = true, .edges = now_->edges};
   }
   static void needs(const cuda::Handle*, const DeviceLimits*, cuda::Needs* needs) {
     *needs = {.weight_bytes = 1, .kv_block_bytes = 2, .buffer_bytes = 3, .scratch_bytes = 4};
@@ -135,6 +146,29 @@ class FakeCuda {
   static void reset(cuda::Handle*, cuda::Status* status) {
     now_->say("reset", status);
     now_->in_flight_.clear();
+    for (const EdgeEnd end : {EdgeEnd::from_before, EdgeEnd::to_next}) now_->set_edge(end, {});
+  }
+  static void offer_edge(cuda::Handle*, EdgeKey* key, cuda::Status* status) {
+    now_->say("offer_edge", status);
+    *key = now_->offered;
+    now_->set_edge(EdgeEnd::to_next, {EdgeState::forming});
+  }
+  static void join_edge(cuda::Handle*, const EdgeKey* key, cuda::Status* status) {
+    now_->say("join_edge", status);
+    now_->joined = *key;
+    now_->set_edge(EdgeEnd::from_before, {EdgeState::forming});
+  }
+  static void edge_status(cuda::Handle*, EdgeEnd end, EdgeState* state, char* reason, uint64_t reason_bytes,
+                          cuda::Status* status) {
+    now_->say("edge_status", status);
+    const std::lock_guard lock(now_->mutex_);
+    *state = now_->edge[static_cast<size_t>(end)].state;
+    std::strncpy(reason, now_->edge[static_cast<size_t>(end)].reason.c_str(), reason_bytes - 1);
+  }
+  static void end_edge(cuda::Handle*, EdgeEnd end, cuda::Status* status) {
+    now_->say("end_edge", status);
+    now_->ended[static_cast<size_t>(end)]++;
+    now_->set_edge(end, {});
   }
   static void close(cuda::Handle*) {
     cuda::Status ignored;
@@ -156,6 +190,10 @@ class FakeCuda {
                                      .next_done = next_done,
                                      .release = release,
                                      .reset = reset,
+                                     .offer_edge = offer_edge,
+                                     .join_edge = join_edge,
+                                     .edge_status = edge_status,
+                                     .end_edge = end_edge,
                                      .close = close};
 
  private:
