@@ -98,7 +98,7 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
       pump();
       return publish();
   }
-  scheduler.set_step_cost(stages.slowest());
+  scheduler.set_step_cost(stages.slowest(), stages.on_own_cards() ? split_gain_min_apart : split_gain_min);
 }
 
 void PipelineData::stage_down(const caf::down_msg& down) {

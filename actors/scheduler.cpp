@@ -194,7 +194,7 @@ bool Scheduler::goes_on_ahead(SequenceId id) const {
 void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
   const size_t decoding = running_ + canary_running_ - prefilling_.size();
   if (decoding == 0) return;
-  const size_t batches = micro_batches(decoding, limits_.stages, cost_);
+  const size_t batches = micro_batches(decoding, limits_.stages, cost_, gain_min_);
   const size_t each = (decoding + batches - 1) / batches;
 
   const size_t in_flight = micro_batches_in_flight();

@@ -80,8 +80,9 @@ class Scheduler {
   /// Takes the result of the oldest step in flight. Throws std::runtime_error if it is not that step's.
   std::vector<Progress> commit(const gpu::StepResult& result);
 
-  /// What a step costs the slowest stage, as measured: decides how many micro-batches the decodes form.
-  void set_step_cost(StepCost cost) { cost_ = cost; }
+  /// What a step costs the slowest stage, as measured, and what splitting has to gain: decide how many
+  /// micro-batches the decodes form.
+  void set_step_cost(StepCost cost, float gain_min = split_gain_min) { cost_ = cost, gain_min_ = gain_min; }
 
   /// How many blocks every stage has. Forgets everything.
   void set_kv_blocks(uint32_t blocks);
@@ -132,6 +133,7 @@ class Scheduler {
 
   SchedulerLimits limits_;
   StepCost cost_;
+  float gain_min_ = split_gain_min;
   std::map<SequenceId, Sequence> sequences_;  // started and waiting, by age
   // Of those that started: whose prompt goes on, and whose next token is known. The rest have steps in
   // flight.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <set>
 #include <utility>
 
 namespace convoy::actors {
@@ -145,6 +146,13 @@ StepCost StageSet::slowest() const {
     return a.cost.of(1) < b.cost.of(1);
   });
   return slowest->cost;
+}
+
+bool StageSet::on_own_cards() const {
+  std::set<std::pair<std::string, std::string>> cards;
+  for (const Stage& stage : stages_)
+    if (stage.peer.card.empty() || !cards.emplace(stage.peer.machine, stage.peer.card).second) return false;
+  return true;
 }
 
 StageSet::Clock::duration StageSet::canary_interval() const {

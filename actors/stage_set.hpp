@@ -108,6 +108,8 @@ class StageSet {
   uint32_t kv_blocks() const;
   /// What a step costs the slowest stage.
   StepCost slowest() const;
+  /// Whether each stage computes on a GPU that no other has.
+  bool on_own_cards() const;
   /// How long the pipeline may rest before a canary proves that it works: half of the readiness period, and
   /// longer if a canary costs so much that it would take more than canary_share_max of a core.
   Clock::duration canary_interval() const;

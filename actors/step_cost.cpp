@@ -4,11 +4,11 @@
 
 namespace convoy::actors {
 
-size_t micro_batches(size_t decodes, size_t stages, const StepCost& cost) {
+size_t micro_batches(size_t decodes, size_t stages, const StepCost& cost, float gain_min) {
   const size_t most = std::max<size_t>(1, std::min(decodes, stages));
   if (most == 1 || !cost.measured()) return most;
   const size_t each = (decodes + most - 1) / most;
-  return cost.of(decodes) >= split_gain_min * cost.of(each) ? most : 1;
+  return cost.of(decodes) >= gain_min * cost.of(each) ? most : 1;
 }
 
 void StepCostMeter::add(size_t rows, double us) {

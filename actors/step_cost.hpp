@@ -20,9 +20,11 @@ struct StepCost {
 /// fill, or one. With P micro-batches each stage is busy all the time, and a round of all decodes takes
 /// P * (a + b * n / P); with one only one stage is ever busy and a round takes P * (a + b * n). So splitting
 /// gains (a + b * n) / (a + b * n / P): nothing where reading the weights is all that a step costs, and P
-/// times the work then. Below split_gain_min it is not worth that. Before anything was measured: split.
+/// times the work then. Below gain_min it is not worth that. Before anything was measured: split.
 inline constexpr float split_gain_min = 1.1f;
-size_t micro_batches(size_t decodes, size_t stages, const StepCost& cost);
+/// Where a stage that idles leaves what it computes on to nobody: splitting then costs nothing.
+inline constexpr float split_gain_min_apart = 1;
+size_t micro_batches(size_t decodes, size_t stages, const StepCost& cost, float gain_min = split_gain_min);
 
 /// Least squares over the steps seen, older ones fading.
 class StepCostMeter {

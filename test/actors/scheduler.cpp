@@ -162,7 +162,7 @@ BOOST_AUTO_TEST_CASE(decodes_form_one_micro_batch_where_splitting_gains_nothing)
 }
 
 BOOST_AUTO_TEST_CASE(splitting_pays_where_rows_cost_and_stages_would_idle) {
-  using actors::micro_batches;
+  using actors::micro_batches, actors::split_gain_min_apart;
   const actors::StepCost memory_bound{.fixed_us = 5000, .per_row_us = 10};
   const actors::StepCost compute_bound{.fixed_us = 100, .per_row_us = 1000};
   BOOST_CHECK_EQUAL(micro_batches(16, 1, compute_bound), 1u);
@@ -172,6 +172,10 @@ BOOST_AUTO_TEST_CASE(splitting_pays_where_rows_cost_and_stages_would_idle) {
   BOOST_CHECK_EQUAL(micro_batches(256, 4, memory_bound), 4u);  // 2560 us of rows beside 5000
   BOOST_CHECK_EQUAL(micro_batches(16, 4, {}), 4u);             // not measured yet
   BOOST_CHECK_EQUAL(micro_batches(0, 4, memory_bound), 1u);
+  // On cards of their own: even for nothing, since one step's hand-over is another's work.
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, memory_bound, split_gain_min_apart), 4u);
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, {.fixed_us = 5000}, split_gain_min_apart), 4u);
+  BOOST_CHECK_EQUAL(micro_batches(3, 4, {.fixed_us = 5000}, split_gain_min_apart), 3u);
 }
 
 BOOST_AUTO_TEST_CASE(the_cost_of_a_step_is_found_from_steps_of_several_sizes) {

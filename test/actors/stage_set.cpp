@@ -56,6 +56,20 @@ struct Fixture {
 
 }  // namespace
 
+BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture) {
+  const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
+    actors::PeerIdentity peer;
+    peer.instance = index, peer.incarnation = 7, peer.machine = machine, peer.card = card;
+    set->join(peer);
+  };
+  join_on(0, "a", "card 0"), join_on(1, "a", "card 1"), join_on(2, "b", "card 0");
+  BOOST_CHECK(set->on_own_cards());
+  join_on(2, "a", "card 0");
+  BOOST_CHECK(!set->on_own_cards());
+  join_on(2, "a", "");  // a CPU
+  BOOST_CHECK(!set->on_own_cards());
+}
+
 BOOST_FIXTURE_TEST_CASE(three_stages_gather_load_and_serve, Fixture) {
   BOOST_CHECK(!join(0));
   BOOST_CHECK(!join(2));
