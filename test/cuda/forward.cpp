@@ -181,6 +181,13 @@ BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_float32) {
     compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 7, 77}, f32_tolerance, f32_tolerance);
 }
 
+namespace {
+
+/// Until the step in flight is done.
+void finish(Engine& engine) { BOOST_REQUIRE(engine.next_done(std::chrono::seconds(30))); }
+
+}  // namespace
+
 // Between two stages on cards hidden states are rounded to what products round them to anyway.
 BOOST_AUTO_TEST_CASE(hidden_states_are_handed_over_in_bf16) {
   if (!find_library()) return;
@@ -198,9 +205,6 @@ BOOST_AUTO_TEST_CASE(hidden_states_are_handed_over_in_bf16) {
     for (const Feed& f : feeds) plan.sequences.push_back({f.slot, 0, f.tokens, 1});
     const auto values = static_cast<size_t>(plan.rows() * hidden);
     std::vector<std::byte> narrow(2 * values);
-    const auto finish = [](Engine& engine) {
-      while (!engine.next_done(std::chrono::seconds(1))) continue;
-    };
     whole.run(plan, {});
     first.submit(plan, {}, {narrow, HiddenForm::bf16}), finish(first);
     last.submit(plan, {narrow, HiddenForm::bf16}, {}), finish(last);
@@ -267,8 +271,7 @@ struct TwoCards {
       last.submit(plan, {{}, HiddenForm::edge}, {});
       first.submit(plan, {}, {{}, HiddenForm::edge});
       whole.run(plan, {});
-      for (Engine* engine : {&first, &last})
-        while (!engine->next_done(std::chrono::seconds(1))) continue;
+      finish(first), finish(last);
       const auto logits = [](const Engine& e) { return std::vector(e.logits().begin(), e.logits().end()); };
       const auto errors =
           row_errors(logits(last), logits(whole), static_cast<size_t>(checkpoint->config().vocab));
