@@ -43,7 +43,7 @@ bool attends_and_writes(const Attention& a, const RotationView& rotations) {
   return attends_on_tensor_cores(a) && !a.latent && 2 * rotations.half == a.key_width;
 }
 
-int largest_cluster(bool latent) { return latent ? largest_cluster_of_latents() : largest_cluster_of_rows(); }
+ClusterRoom cluster_room(bool latent) { return latent ? cluster_room_of_latents() : cluster_room_of_rows(); }
 
 void attend(const Attention& a, const RowTables& tables, cudaStream_t stream) {
   if (attends_on_tensor_cores(a)) {

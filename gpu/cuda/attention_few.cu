@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "gpu/cuda/attention_tensor.cuh"
 #include "gpu/cuda/attention_tensor.hpp"
@@ -281,12 +282,15 @@ auto kernel_of(int width) {
 
 }  // namespace
 
-int largest_cluster_of_rows() {
-  int largest = cluster_max;
+ClusterRoom cluster_room_of_rows() {
+  ClusterRoom room;
+  room.fill(std::numeric_limits<int>::max());
   for (const auto kernel :
-       {kernel_of<false>(64), kernel_of<false>(128), kernel_of<true>(64), kernel_of<true>(128)})
-    largest = std::min(largest, largest_cluster(kernel, threads, 0, cluster_max));
-  return largest;
+       {kernel_of<false>(64), kernel_of<false>(128), kernel_of<true>(64), kernel_of<true>(128)}) {
+    const ClusterRoom own = cluster_room(kernel, threads, 0);
+    for (size_t i = 0; i < room.size(); i++) room[i] = std::min(room[i], own[i]);
+  }
+  return room;
 }
 
 void attend_few(const Attention& a, const RowTables& tables, cudaStream_t stream) {

@@ -163,12 +163,7 @@ __global__ void __launch_bounds__(threads, 2) attend_entries(const Attention a, 
 
 }  // namespace
 
-int largest_cluster_of_latents() {
-  check(cudaFuncSetAttribute(attend_entries, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(sizeof(Shared))),
-        "cudaFuncSetAttribute");
-  return largest_cluster(attend_entries, threads, sizeof(Shared), cluster_max);
-}
+ClusterRoom cluster_room_of_latents() { return cluster_room(attend_entries, threads, sizeof(Shared)); }
 
 void attend_latent(const Attention& a, const RowTables& tables, cudaStream_t stream) {
   check(cudaFuncSetAttribute(attend_entries, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -11,8 +11,8 @@ namespace convoy::cuda {
 /// A few rows of each sequence: a block a row, its positions shared out over attention.parts blocks.
 void attend_few(const Attention& attention, const RowTables& tables, cudaStream_t stream);
 void attend_latent(const Attention& attention, const RowTables& tables, cudaStream_t stream);
-int largest_cluster_of_rows();
-int largest_cluster_of_latents();
+ClusterRoom cluster_room_of_rows();
+ClusterRoom cluster_room_of_latents();
 /// Runs of many rows: a block as many rows of a sequence as fill the tensor cores. Grouped queries only.
 void attend_many(const Attention& attention, const RowTables& tables, cudaStream_t stream);
 /// Queries of one key that fit a block of attend_many.

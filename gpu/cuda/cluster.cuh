@@ -2,6 +2,7 @@
 // Blocks of a cluster wait for each other and read each other's shared memory (compute capability 9.0 and
 // later; before, a block is alone).
 
+#include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/launch.cuh"
 
 namespace convoy::cuda {
@@ -25,12 +26,13 @@ int active_clusters(void (*kernel)(Parameters...), int threads, size_t shared, i
   return at_once;
 }
 
-/// How many blocks of a kernel the current card takes as one cluster, at most `most`.
+/// The same for clusters of 1, 2, 4 … blocks; none where a card knows no clusters.
 template <class... Parameters>
-int largest_cluster(void (*kernel)(Parameters...), int threads, size_t shared, int most) {
-  constexpr int any_card = 8;
-  if (!knows_dependent_launches()) return 1;  // both came with 9.0
-  return active_clusters(kernel, threads, shared, most) > 0 ? most : any_card;
+ClusterRoom cluster_room(void (*kernel)(Parameters...), int threads, size_t shared) {
+  ClusterRoom room{};
+  if (!knows_dependent_launches()) return room;  // both came with 9.0
+  for (size_t i = 0; i < room.size(); i++) room[i] = active_clusters(kernel, threads, shared, 1 << i);
+  return room;
 }
 
 /// All threads of all blocks of the cluster are here, and what they wrote is seen.

@@ -139,7 +139,7 @@ class Forward {
   RoutingTables routing_;
   std::vector<DeviceMemory> cache_;  // [layers · streams]
   bool on_tensor_cores_ = false;
-  int largest_cluster_ = 1;
+  ClusterRoom cluster_room_{};
   int part_tokens_ = 0, parts_max_ = 1, head_rows_ = 0;
 };
 

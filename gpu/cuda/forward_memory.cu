@@ -136,7 +136,7 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
   if (on_tensor_cores_) parts = std::max<int64_t>(parts, shared_blocks_max / attention_blocks_of_row());
   if (parts > 0)
     partial_ = take(parts * s.heads * (value_width + 4) * 4, "attention's parts"), take.poison(partial_);
-  if (on_tensor_cores_ && take.takes()) largest_cluster_ = largest_cluster(s.has_latent);
+  if (on_tensor_cores_ && take.takes()) cluster_room_ = cluster_room(s.has_latent);
   if (on_tensor_cores_) arrived_ = take(int64_t{shared_blocks_max} * 4, "attention's counters");
 }
 
@@ -159,8 +159,16 @@ Bucket Forward::bucket(const StepSize& step) const {
   return b;
 }
 
-/// How many of the blocks that share a row's positions join in one cluster.
-int Forward::cluster(const Bucket& bucket) const { return std::min(bucket.parts, largest_cluster_); }
+/// How many of the blocks that share a row's positions join in one cluster: as many as leave none waiting.
+int Forward::cluster(const Bucket& bucket) const {
+  const int64_t blocks = bucket.rows * attention_blocks_of_row() * bucket.parts;
+  int size = std::min(bucket.parts, cluster_max);
+  const auto room = [&] {
+    return cluster_room_[static_cast<size_t>(std::countr_zero(static_cast<unsigned>(size)))];
+  };
+  while (size > 1 && blocks / size > room()) size /= 2;
+  return size;
+}
 
 /// How many blocks attend with a row where none share its positions.
 int64_t Forward::attention_blocks_of_row() const {
