@@ -121,10 +121,10 @@ inline bool quantized(model::DType type) { return model::info(type).block_values
 /// Outputs that a kernel computes together.
 inline constexpr int64_t output_tile = 16;
 
-/// Of quantised weights, 16 outputs of each block unpacked (8 · 64 bytes of weights, scale and minimum of
-/// each output) and 16 stored rows; float weights need less.
+/// Of quantised weights, two tiles unpacked (8 · 64 bytes of weights, scale and minimum of each output for
+/// each block of 32 columns) and 16 stored rows; float weights need less.
 inline size_t linear_scratch_bytes(int64_t columns) {
-  return static_cast<size_t>((columns + 31) / 32 * 640 + columns * output_tile * 4) + 64;
+  return static_cast<size_t>((columns + 31) / 32 * 2 * 640 + columns * output_tile * 4) + 64;
 }
 
 const KernelTable& scalar_kernels();

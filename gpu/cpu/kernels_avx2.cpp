@@ -30,7 +30,8 @@ struct Int8 {
   int8_t value;
 };
 
-constexpr int row_tile = 4;  // rows of activations that share an unpacked tile's registers
+constexpr int row_tile = 4;        // rows of activations whose sums are in registers
+constexpr int tiles_together = 1;  // of weights, once they are unpacked
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int strips_together = 2;  // times 16 keys at once in attention
 constexpr int value_strips = 2;     // times 16 dimensions
@@ -152,7 +153,10 @@ __m256i two_products(__m256i w, __m256i x) {
 /// Adds the products of `steps` times four columns of weights and of R rows of activations. As many as fit
 /// are added in 16 bits first.
 template <int weight_max, int steps, int R>
-[[gnu::always_inline]] inline void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+[[gnu::always_inline]] inline void add_products(const Vw* const (&tiles)[1], const int8_t* x, int64_t stride,
+                                                Vi (&sums)[1][R]) {
+  const Vw* const w = tiles[0];
+  Vi(&sum)[R] = sums[0];
   constexpr int fit = narrow_steps(weight_max), narrow = fit < steps ? fit : steps;
   static_assert(steps % narrow == 0);
   const __m256i ones = _mm256_set1_epi16(1);

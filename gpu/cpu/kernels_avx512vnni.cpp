@@ -30,7 +30,9 @@ struct Int8 {
   int8_t value;
 };
 
-constexpr int row_tile = 8;  // rows of activations that share an unpacked tile's registers
+constexpr int row_tile = 6;  // rows of activations whose sums are in registers
+constexpr int tiles_together =
+    2;  // of weights, once they are unpacked: each activation is loaded once for them
 constexpr int float_outputs = 4, float_rows = 4;
 constexpr int strips_together = 4;  // times 16 keys at once in attention
 constexpr int value_strips = 4;     // times 16 dimensions
@@ -107,22 +109,28 @@ void store_int8(int8_t* p, Vi x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(x.v));
 }
 
-Vi dot(Vi sum, Vw w, const int8_t* x) {
+Vw four_everywhere(const int8_t* x) {
   int32_t four;
   __builtin_memcpy(&four, x, 4);
-  return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_set1_epi32(four))};
+  return {_mm512_set1_epi32(four)};
 }
+Vi dot(Vi sum, Vw w, Vw x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 /// The instruction takes unsigned weights: signed ones are moved up by 128, which the sum starts with taking
 /// off.
 constexpr int32_t signed_offset = 128;
 Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
-/// Adds the products of `steps` times four columns of weights and of R rows of activations.
-template <int weight_max, int steps, int R>
-[[gnu::always_inline]] inline void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+/// Adds the products of `steps` times four columns of T tiles of weights and of R rows of activations.
+template <int weight_max, int steps, int T, int R>
+[[gnu::always_inline]] inline void add_products(const Vw* const (&w)[T], const int8_t* x, int64_t stride,
+                                                Vi (&sum)[T][R]) {
 #pragma GCC unroll 8
   for (int t = 0; t < steps; ++t) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sum[r] = dot(sum[r], w[t], x + r * stride + 4 * t);
+    for (int r = 0; r < R; ++r) {
+      const Vw four = four_everywhere(x + r * stride + 4 * t);
+#pragma GCC unroll 2
+      for (int i = 0; i < T; ++i) sum[i][r] = dot(sum[i][r], w[i][t], four);
+    }
   }
 }
 Vi as_ints(Vw x) { return {x.v}; }

@@ -6,52 +6,80 @@
   return static_cast<int32_t>(0u - static_cast<uint32_t>(offset) * static_cast<uint32_t>(sum));
 }
 
-/// More rows than row_tile are cut into tiles of this many to row_tile.
-constexpr int rows_unpacked_min = (row_tile + 1) / 2;
-
-/// Adds one block to the sums of R rows.
-template <class F, int R>
-inline __attribute__((always_inline)) void add_block(const Block& w, const Activations& x, int64_t row,
-                                                     int64_t b, int64_t blocks, Vf (&acc)[R]) {
+/// Adds a block of each of T tiles, `apart` blocks from each other, to the sums of R rows.
+template <class F, int T, int R>
+inline __attribute__((always_inline)) void add_blocks(const Block* w, int64_t apart, const Activations& x,
+                                                      int64_t row, int64_t b, int64_t blocks,
+                                                      Vf (&acc)[T][R]) {
   constexpr int dwords = 8 / F::scales;  // of w that share a scale
   const int8_t* q = x.q + row * x.columns + b * block_values;
 #pragma GCC unroll 2
   for (int part = 0; part < F::scales; ++part) {
-    Vi sum[R];
+    const Vw* weights[T];
+    Vi sum[T][R];
+#pragma GCC unroll 2
+    for (int t = 0; t < T; ++t) {
+      weights[t] = w[t * apart].w + part * dwords;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const int64_t i = (row + r) * blocks + b;
-      const int32_t* sums = F::scales == 1 ? x.sum : part == 0 ? x.sum_low : x.sum_high;
-      sum[r] = splat_int(F::offset ? start_of(F::offset, sums[i]) : 0);
+      for (int r = 0; r < R; ++r) {
+        const int64_t i = (row + r) * blocks + b;
+        const int32_t* sums = F::scales == 1 ? x.sum : part == 0 ? x.sum_low : x.sum_high;
+        sum[t][r] = splat_int(F::offset ? start_of(F::offset, sums[i]) : 0);
+      }
     }
-    add_products<F::weight_max, dwords>(w.w + part * dwords, q + 4 * part * dwords, x.columns, sum);
+    add_products<F::weight_max, dwords>(weights, q + 4 * part * dwords, x.columns, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const int64_t i = (row + r) * blocks + b;
-      acc[r] = fma(to_float(sum[r]), mul(part == 0 ? w.d : w.m, splat(x.d[i])), acc[r]);
-      if (F::minimum) acc[r] = fma(w.m, splat(x.s[i]), acc[r]);
+      const Vf d = splat(x.d[i]);
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) {
+        const Block& own = w[t * apart];
+        acc[t][r] = fma(to_float(sum[t][r]), mul(part == 0 ? own.d : own.m, d), acc[t][r]);
+        if (F::minimum) acc[t][r] = fma(own.m, splat(x.s[i]), acc[t][r]);
+      }
     }
   }
 }
 
-template <int R>
-[[gnu::always_inline]] inline void store_rows(const Product& p, int64_t row, int64_t first, Vf (&acc)[R]) {
-  alignas(64) float sums[R][lanes];
+template <int T, int R>
+[[gnu::always_inline]] inline void clear(Vf (&acc)[T][R]) {
+#pragma GCC unroll 2
+  for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store(sums[r], acc[r]);
-  for (int r = 0; r < R; ++r) store_outputs(p, row + r, first, sums[r]);
+    for (int r = 0; r < R; ++r) acc[t][r] = splat(0);
+  }
 }
 
-/// R rows against weights as stored, unpacked on the way, and kept for more rows if there is room to. `ahead`
-/// is fetched meanwhile, as many bytes.
+template <int T, int R>
+[[gnu::always_inline]] inline void store_rows(const Product& p, int64_t row, int64_t first, Vf (&acc)[T][R]) {
+  if (!p.bias && !p.gate && first + T * output_tile <= p.outputs) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) store(p.out + (row + r) * p.outputs + first + t * output_tile, acc[t][r]);
+    }
+    return;
+  }
+  alignas(64) float sums[R][T][lanes];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int t = 0; t < T; ++t) store(sums[r][t], acc[t][r]);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) store_outputs(p, row + r, first + t * output_tile, sums[r][t]);
+  }
+}
+
+/// The first R rows against weights as stored, unpacked on the way, and kept for more rows if there is room
+/// to. `ahead` is fetched meanwhile, as many bytes.
 template <class F, int R, bool keep>
 void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
                     const Activations& x, Block* kept) {
-  constexpr int64_t row = 0;
   const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
-  Vf acc[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) acc[r] = splat(0);
+  Vf acc[1][R];
+  clear(acc);
   int64_t b = 0;
   if constexpr (F::together > 1) {
     for (; b + F::together <= blocks; b += F::together) {
@@ -59,7 +87,7 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
       F::unpack_together(
           tile + b * F::bytes, stride, [&](const Block& w, int i) __attribute__((always_inline)) {
             if (keep) kept[b + i] = w;
-            add_block<F, R>(w, x, row, b + i, blocks, acc);
+            add_blocks<F>(&w, 0, x, 0, b + i, blocks, acc);
           });
     }
   }
@@ -69,61 +97,38 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
     Block own[keep ? 1 : F::blocks];
     Block* const w = keep ? kept + b : own;
     F::unpack(tile + at, stride, w);
-    for (int i = 0; i < F::blocks; ++i) add_block<F, R>(w[i], x, row, b + i, blocks, acc);
+    for (int i = 0; i < F::blocks; ++i) add_blocks<F>(w + i, 0, x, 0, b + i, blocks, acc);
   }
-  store_rows<R>(p, row, first, acc);
+  store_rows(p, 0, first, acc);
 }
 
-/// R rows against a tile that was unpacked before.
-template <class F, int R>
-void tile_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x, int64_t row) {
-  const int64_t blocks = x.columns / block_values;
-  Vf acc[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) acc[r] = splat(0);
-  for (int64_t b = 0; b < blocks; ++b) add_block<F, R>(tile[b], x, row, b, blocks, acc);
-  store_rows<R>(p, row, first, acc);
-}
-
-/// The same for R rows or fewer.
-template <class F, int R>
-void up_to_rows_unpacked(const Product& p, int64_t first, const Block* tile, const Activations& x,
-                         int64_t row, int64_t rows) {
-  if constexpr (R > rows_unpacked_min)
-    if (rows < R) return up_to_rows_unpacked<F, R - 1>(p, first, tile, x, row, rows);
-  tile_unpacked<F, R>(p, first, tile, x, row);
-}
-
-/// The first R rows or fewer against weights as stored.
+/// The first R rows or fewer.
 template <class F, int R, bool keep>
 void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
                           const Activations& x, int64_t rows, Block* kept) {
-  if constexpr (R > (keep ? rows_unpacked_min : 1))
+  if constexpr (R > 1)
     if (rows < R) return up_to_rows_as_stored<F, R - 1, keep>(p, first, tile, ahead, x, rows, kept);
   tile_as_stored<F, R, keep>(p, first, tile, ahead, x, kept);
 }
 
-/// All rows: in as few tiles of rows as there can be, of about the same size.
-template <class F>
-void rows_times_tile(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                     const Activations& x, Block* unpacked) {
-  if (x.rows <= row_tile)
-    return up_to_rows_as_stored<F, row_tile, false>(p, first, tile, ahead, x, x.rows, nullptr);
-  int64_t tiles = (x.rows + row_tile - 1) / row_tile;
-  int64_t rows = (x.rows + tiles - 1) / tiles;
-  up_to_rows_as_stored<F, row_tile, true>(p, first, tile, ahead, x, rows, unpacked);
-  for (int64_t row = rows; row < x.rows; row += rows) {
-    --tiles;
-    rows = (x.rows - row + tiles - 1) / tiles;
-    up_to_rows_unpacked<F, row_tile>(p, first, unpacked, x, row, rows);
+/// Rows from `row` on against T tiles that were unpacked before.
+template <class F, int T>
+void rows_unpacked(const Product& p, int64_t first, const Block* tiles, const Activations& x, int64_t row) {
+  const int64_t blocks = x.columns / block_values;
+  for (; row < x.rows; row += row_tile) {
+    Vf acc[T][row_tile];
+    clear(acc);
+    for (int64_t b = 0; b < blocks; ++b) add_blocks<F>(tiles + b, blocks, x, row, b, blocks, acc);
+    store_rows(p, row, first, acc);
   }
 }
 
 template <class F>
 void linear_quantized(const Product& p, int64_t first, int64_t last, const Activations& x,
                       std::byte* scratch) {
+  const int64_t blocks = x.columns / block_values;
   Block* unpacked = reinterpret_cast<Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + x.columns / block_values);
+  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + tiles_together * blocks);
   const std::byte* begin = p.weights + first * p.row_bytes;
   const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
   // Whole tiles, because a tile is read across its rows.
@@ -132,6 +137,10 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
   if (!p.fetched) {
     for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
   }
+  // Those that make no whole tile of rows, or the first one, are computed while weights are unpacked.
+  const int64_t first_rows = (x.rows - 1) % row_tile + 1;
+  const bool more = x.rows > first_rows;
+  int64_t waiting = 0;  // tiles that are unpacked, for the other rows
   for (int64_t o = first; o < last; o += output_tile) {
     const std::byte* tile = p.weights + o * p.row_bytes;
     const std::byte* ahead = tile + distance;
@@ -142,6 +151,16 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
       __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
       tile = rows;
     }
-    rows_times_tile<F>(p, o, tile, ahead, x, unpacked);
+    if (!more) {
+      up_to_rows_as_stored<F, row_tile, false>(p, o, tile, ahead, x, first_rows, nullptr);
+      continue;
+    }
+    up_to_rows_as_stored<F, row_tile, true>(p, o, tile, ahead, x, first_rows, unpacked + waiting * blocks);
+    if (++waiting == tiles_together) {
+      rows_unpacked<F, tiles_together>(p, o - (tiles_together - 1) * output_tile, unpacked, x, first_rows);
+      waiting = 0;
+    } else if (o + output_tile >= last) {
+      rows_unpacked<F, 1>(p, o, unpacked, x, first_rows);
+    }
   }
 }

@@ -34,6 +34,7 @@ struct Int8 {
 };
 
 constexpr int row_tile = 4;
+constexpr int tiles_together = 1;
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int strips_together = 1;
 constexpr int value_strips = 1;  // times 16 dimensions
@@ -168,7 +169,9 @@ Vw prepare_signed(Vw x) { return x; }
 }
 /// Adds the products of `steps` times four columns of weights and of R rows of activations.
 template <int weight_max, int steps, int R>
-void add_products(const Vw* w, const int8_t* x, int64_t stride, Vi (&sum)[R]) {
+void add_products(const Vw* const (&tiles)[1], const int8_t* x, int64_t stride, Vi (&sums)[1][R]) {
+  const Vw* const w = tiles[0];
+  Vi(&sum)[R] = sums[0];
   for (int t = 0; t < steps; ++t) {
     for (int r = 0; r < R; ++r) {
       const int8_t* four = x + r * stride + 4 * t;
