@@ -20,6 +20,10 @@ constexpr int64_t rows_per_pass = 128;
 /// Chunks that a loop is cut into for each thread, so that a thread that lost its core delays the others
 /// little.
 constexpr int64_t chunks_per_thread = 2;
+/// Outputs of a product that stay in one chunk: kernels take tiles together.
+constexpr int64_t outputs_together = 2 * output_tile;
+/// What unpacking a tile of weights takes, as rows of activations that are multiplied with it.
+constexpr int64_t unpacking_rows = 4;
 /// Rows that one chunk of an operation on single rows takes, some microseconds of work; fewer rows than two
 /// of these stay on the caller. Rotations wait for the lines of the cache that they write.
 constexpr int64_t norm_rows_per_chunk = 16, rotate_rows_per_chunk = 2;
@@ -140,37 +144,50 @@ Activations FastBackend::activations(Rows h, bool quantize) {
   return x;
 }
 
-/// Cuts (rows, outputs) of all parts into chunks: with few rows by outputs only, each weight being read once.
+/// Cuts (rows, outputs) of all parts, one after the other, into chunks of about the same work: with few rows
+/// by outputs only, each weight being read once.
 void FastBackend::multiply(const Activations& x, std::span<const RowProduct> parts) {
   scratch_.reserve(linear_scratch_bytes(x.columns));
-  const auto passes = [](const RowProduct& p) { return (p.rows + rows_per_pass - 1) / rows_per_pass; };
-  int64_t tiles = 0;
+  const auto tiles_of = [](const RowProduct& p) {
+    return (p.product.outputs + outputs_together - 1) / outputs_together;
+  };
+  // use(rows of one pass, how many, work of each of its tiles)
+  const auto each_pass = [](const RowProduct& p, const auto& use) {
+    for (int64_t row = 0; row < p.rows; row += rows_per_pass) {
+      const int64_t rows = std::min(rows_per_pass, p.rows - row);
+      use(row, rows, (rows + unpacking_rows) * (p.gated ? 2 : 1));
+    }
+  };
+  int64_t work = 0;
   for (const RowProduct& p : parts)
-    tiles += passes(p) * ((p.product.outputs + output_tile - 1) / output_tile);
-  const int64_t loops = pool_.threads() == 1 ? 1 : chunks_per_thread * pool_.threads();
-  const int64_t chunk_outputs = (tiles + loops - 1) / loops * output_tile;
-  const auto chunks_of = [&](const RowProduct& p) {
-    return (p.product.outputs + chunk_outputs - 1) / chunk_outputs;  // of each pass
-  };
-  int64_t chunks = 0;
-  for (const RowProduct& p : parts) chunks += passes(p) * chunks_of(p);
+    each_pass(p, [&](int64_t, int64_t, int64_t each) { work += tiles_of(p) * each; });
 
-  const auto run = [&](Product product, int64_t first, const Activations& rows, int64_t row, int thread) {
+  const auto run = [&](Product product, int64_t first, int64_t last, const Activations& rows, int64_t row,
+                       int thread) {
     product.out += row * product.outputs;
-    const int64_t last = std::min(product.outputs, first + chunk_outputs);
-    kernels_.linear(product, first, last, rows, scratch_.of(thread));
+    kernels_.linear(product, first, std::min(product.outputs, last), rows, scratch_.of(thread));
   };
+  const int64_t chunks = pool_.threads() == 1 ? 1 : chunks_per_thread * pool_.threads();
   pool_.parallel_for(chunks, [&](int64_t chunk, int thread) {
-    const RowProduct* p = parts.data();
-    for (; chunk >= passes(*p) * chunks_of(*p); ++p) chunk -= passes(*p) * chunks_of(*p);
-    const int64_t row = chunk / chunks_of(*p) * rows_per_pass, first = chunk % chunks_of(*p) * chunk_outputs;
-    const Activations rows = rows_from(x, p->first_row + row, std::min(rows_per_pass, p->rows - row));
-    if (!p->gated) return run(p->product, first, rows, row, thread);
-    Product gate = p->product, gated = *p->gated;
-    gate.next = gated.weights + first * gated.row_bytes;
-    gated.fetched = true;
-    run(gate, first, rows, row, thread);
-    run(gated, first, rows, row, thread);
+    // A tile is of the chunk in which its work begins.
+    int64_t from = work * chunk / chunks, to = work * (chunk + 1) / chunks;
+    for (const RowProduct& p : parts) {
+      each_pass(p, [&](int64_t row, int64_t count, int64_t each) {
+        const auto tile_at = [&](int64_t at) {
+          return std::clamp<int64_t>((at + each - 1) / each, 0, tiles_of(p)) * outputs_together;
+        };
+        const int64_t first = tile_at(from), last = tile_at(to);
+        from -= tiles_of(p) * each, to -= tiles_of(p) * each;
+        if (first >= last) return;
+        const Activations rows = rows_from(x, p.first_row + row, count);
+        if (!p.gated) return run(p.product, first, last, rows, row, thread);
+        Product gate = p.product, gated = *p.gated;
+        gate.next = gated.weights + first * gated.row_bytes;
+        gated.fetched = true;
+        run(gate, first, last, rows, row, thread);
+        run(gated, first, last, rows, row, thread);
+      });
+    }
   });
 }
 
