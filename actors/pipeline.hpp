@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "actors/messages.hpp"
 #include "actors/scheduler.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace prometheus {
 class Registry;
@@ -17,8 +19,8 @@ namespace convoy::actors {
 
 struct PipelineOptions {
   uint32_t instance = 0;
-  SchedulerLimits limits;  // stages, queue, KV, context
-  int64_t layers = 0;      // divided evenly over limits.stages
+  SchedulerLimits limits;                 // stages, queue, KV, context
+  std::vector<model::LayerRange> layers;  // of each stage
   uint32_t step_timeout_ms = 30'000;
   uint32_t readiness_period_ms = 1000;
   uint32_t load_timeout_ms = 600'000;

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cassert>
 
-#include "actors/config/placement.hpp"
 #include "actors/pipeline_impl.hpp"
 #include "actors/process/log.hpp"
 
@@ -49,11 +48,10 @@ void PipelineData::raise_epoch() {
   abandon("the pipeline's plan was raised to epoch " + std::to_string(epoch));
   const auto count = static_cast<uint32_t>(handles.size());
   for (uint32_t i = 0; i < count; ++i) {
-    const auto [first, last] = stage_layers(options.layers, count, i);
     msg::FrameBuilder<msg::Assign> assign;
     assign->setEpoch(epoch);
-    assign->setFirstLayer(first);
-    assign->setLastLayer(last);
+    assign->setFirstLayer(static_cast<uint32_t>(options.layers[i].first));
+    assign->setLastLayer(static_cast<uint32_t>(options.layers[i].last));
     assign->setKvBlocks(options.limits.kv_blocks);
     assign->setSlots(options.limits.slots());
     if (count > 1) {
@@ -164,12 +162,11 @@ void PipelineData::publish() {
   auto list = frame->initStages(count);
   for (uint32_t i = 0; i < count; ++i) {
     const StageSet::Stage& stage = stages.stages()[i];
-    const auto [first, last] = stage_layers(options.layers, count, i);
     list[i].setNode(stage.peer.node);
     list[i].setInstance(i);
     list[i].setPid(stage.peer.pid);
-    list[i].setFirstLayer(first);
-    list[i].setLastLayer(last);
+    list[i].setFirstLayer(static_cast<uint32_t>(options.layers[i].first));
+    list[i].setLastLayer(static_cast<uint32_t>(options.layers[i].last));
     list[i].setHealth(stage.health);
     list[i].setReason(stage.reason);
     list[i].setLoadedPermille(stage.loaded_permille);

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "actors/config/plan_limits.hpp"
-#include "actors/pipeline.hpp"
 #include "actors/process/log.hpp"
 #include "actors/process/secret.hpp"
 #include "actors/router.hpp"
@@ -29,11 +28,11 @@ Head::Head(caf::actor_system& system, const actors::ClusterConfig& config, const
 
 void Head::start() {
   const auto checkpoint = model::Checkpoint::open(config_.cluster.model);
-  model_ = checkpoint->config();
   for (const std::string& note : checkpoint->notes())
     log::warn("model.note", {{"model", config_.cluster.model}, {"note", note}});
-  actors::check_stages(config_, model_);
+  actors::check_stages(config_, checkpoint->config());
   actors::check_rotary_table(config_, *checkpoint);
+  pipeline_options_ = pipeline_options(config_, *checkpoint);
   gateway_ = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, node_),
                                                 served_model(config_, *checkpoint, digest_), metrics_);
   find_digest(checkpoint);
@@ -86,7 +85,7 @@ void Head::start_pipeline(const actors::NodeActor& node) {
     links_.drop(peer, reason);
   };
   peers.metrics = metrics_;
-  pipeline_ = system_.spawn(actors::pipeline, pipeline_options(config_, model_), peers);
+  pipeline_ = system_.spawn(actors::pipeline, pipeline_options_, peers);
   caf::anon_send(router_, actors::AddPipeline{pipeline_});
   links_.publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(pipeline_));
 }

@@ -14,6 +14,7 @@
 #include "actors/cache/redis_server.hpp"
 #include "actors/config/cluster_config.hpp"
 #include "actors/link/link.hpp"
+#include "actors/pipeline.hpp"
 #include "cli/actor_watch.hpp"
 #include "gateway/gateway.hpp"
 #include "model/checkpoint/checkpoint.hpp"
@@ -50,7 +51,7 @@ class Head {
   const std::string node_;
   const std::filesystem::path run_dir_;
   actors::Links& links_;
-  model::Config model_;
+  actors::PipelineOptions pipeline_options_;
   std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();
   std::string secret_;  // of the cache; empty without one
   std::unique_ptr<actors::RedisServer> redis_;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/process/log.hpp"
 #include "model/chat/end_tokens.hpp"
@@ -49,10 +50,11 @@ gateway::ServedModel served_model(const ClusterConfig& config, const model::Chec
   return served;
 }
 
-actors::PipelineOptions pipeline_options(const ClusterConfig& config, const model::Config& model) {
+actors::PipelineOptions pipeline_options(const ClusterConfig& config, const model::Checkpoint& checkpoint) {
+  const model::Config& model = checkpoint.config();
   actors::PipelineOptions options;
   options.limits = actors::scheduler_limits(config, model);
-  options.layers = model.layers;
+  options.layers = actors::stage_layers(model.layers, config.stage_count(), actors::head_layers(checkpoint));
   options.step_timeout_ms = config.pipeline.step_timeout_ms;
   options.readiness_period_ms = config.pipeline.readiness_period_ms;
   options.load_timeout_ms = config.pipeline.load_timeout_ms;

@@ -15,7 +15,8 @@ gateway::GatewayOptions gateway_options(const actors::ClusterConfig& config, con
 /// A checkpoint without a tokenizer serves token ids only. digest: of its weights, once that is known.
 gateway::ServedModel served_model(const actors::ClusterConfig& config, const model::Checkpoint& checkpoint,
                                   gateway::Later digest);
-actors::PipelineOptions pipeline_options(const actors::ClusterConfig& config, const model::Config& model);
+actors::PipelineOptions pipeline_options(const actors::ClusterConfig& config,
+                                         const model::Checkpoint& checkpoint);
 /// url: of the configured Redis, or of our own.
 actors::CacheOptions cache_options(const actors::ClusterConfig& config, const std::string& url,
                                    const std::string& secret);

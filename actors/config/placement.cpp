@@ -2,8 +2,18 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
+
+#include "model/checkpoint/inspect.hpp"
 
 namespace convoy::actors {
+
+namespace {
+
+/// Of the time of stages that answer many: the rest goes to prompts.
+constexpr double decode_share = 0.5;
+
+}  // namespace
 
 std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes) {
   std::vector<StagePlacement> placements;
@@ -30,11 +40,25 @@ gpu::LocalRank local_rank(const std::vector<NodeConfig>& nodes, uint32_t index) 
   return found;
 }
 
-std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index) {
-  assert(stages > 0 && index < stages && layers >= stages);
-  const uint32_t each = static_cast<uint32_t>(layers) / stages, more = static_cast<uint32_t>(layers) % stages;
-  const uint32_t first = index * each + std::min(index, more);
-  return {first, first + each + (index < more ? 1 : 0) - 1};
+double head_layers(const model::Checkpoint& checkpoint) {
+  const model::Config& config = checkpoint.config();
+  const auto head = static_cast<double>(config.vocab * config.hidden);
+  const auto all = static_cast<double>(model::inspect(checkpoint).parameters_active);
+  return head * static_cast<double>(config.layers) / (all - head);
+}
+
+std::vector<model::LayerRange> stage_layers(int64_t layers, uint32_t stages, double head_layers) {
+  assert(stages > 0 && layers >= stages && head_layers >= 0);
+  const double each = (static_cast<double>(layers) + decode_share * head_layers) / stages;
+  std::vector<model::LayerRange> ranges;
+  int64_t first = 0;
+  for (int64_t i = 1; i <= stages; ++i) {
+    const int64_t most = layers - (stages - i);  // the others need one each
+    const int64_t end = std::clamp<int64_t>(std::lround(each * static_cast<double>(i)), first + 1, most);
+    ranges.push_back({first, end - 1});
+    first = end;
+  }
+  return ranges;
 }
 
 }  // namespace convoy::actors

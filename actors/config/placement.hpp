@@ -3,11 +3,11 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "actors/config/cluster_config.hpp"
 #include "gpu/devices.hpp"
+#include "model/checkpoint/checkpoint.hpp"
 
 namespace convoy::actors {
 
@@ -22,7 +22,13 @@ std::vector<StagePlacement> place_stages(const std::vector<NodeConfig>& nodes);
 /// same host are on one.
 gpu::LocalRank local_rank(const std::vector<NodeConfig>& nodes, uint32_t index);
 
-/// Layers of stage `index` of `stages`: even, the first ones take the remainder. {first, last}, inclusive.
-std::pair<uint32_t, uint32_t> stage_layers(int64_t layers, uint32_t stages, uint32_t index);
+/// What the head takes of a decode, as layers: its products over those of a layer, of experts as many as a
+/// token goes to.
+double head_layers(const model::Checkpoint& checkpoint);
+
+/// The layers of each stage, at least one: even in what they take, where the last stage has the head too.
+/// Only half of it counts: prompts are sampled once, and want layers that are even.
+/// docs/decisions/0019
+std::vector<model::LayerRange> stage_layers(int64_t layers, uint32_t stages, double head_layers);
 
 }  // namespace convoy::actors

@@ -142,17 +142,17 @@ StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint
   const model::Config& model = checkpoint.config();
   const int64_t rows = scheduler_limits(config, model).rows();
   StageMemory all;
+  const auto ranges = stage_layers(model.layers, config.stage_count(), head_layers(checkpoint));
   for (const auto& [node, first, count] : place_stages(config.cluster.nodes)) {
     if (count == 0 || std::ranges::find(nodes, node) == nodes.end()) continue;
     if (place_stage(config, local_rank(config.cluster.nodes, first)).card) continue;
     model::LayerRange layers;
     for (uint32_t i = first; i < first + count; ++i) {
-      const auto [begin, last] = stage_layers(model.layers, config.stage_count(), i);
       const StageMemory one =
-          stage_memory(config, checkpoint, {begin, last}, rows, local_rank(config.cluster.nodes, i));
+          stage_memory(config, checkpoint, ranges[i], rows, local_rank(config.cluster.nodes, i));
       all.kv += one.kv, all.buffers += one.buffers, all.scratch += one.scratch;
-      if (i == first) layers.first = begin;
-      layers.last = last;
+      if (i == first) layers.first = ranges[i].first;
+      layers.last = ranges[i].last;
     }
     all.weights += model::stage_bytes(checkpoint, layers);
   }

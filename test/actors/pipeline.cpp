@@ -38,7 +38,7 @@ struct Fixture : System {
     options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
     options.limits.vocab = 100;
-    options.layers = 5;
+    options.layers = stage_layers(5, stage_count, 0);
     options.step_timeout_ms = step_timeout_ms;
     options.failure_detection_ms = failure_detection_ms;
     options.readiness_period_ms = 10'000;  // no canary of its own accord during a test
@@ -149,17 +149,26 @@ struct Fixture : System {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(layers_are_divided_evenly_and_the_first_stages_take_the_remainder) {
-  BOOST_CHECK((stage_layers(30, 2, 0) == std::pair<uint32_t, uint32_t>{0, 14}));
-  BOOST_CHECK((stage_layers(30, 2, 1) == std::pair<uint32_t, uint32_t>{15, 29}));
-  BOOST_CHECK((stage_layers(5, 2, 0) == std::pair<uint32_t, uint32_t>{0, 2}));
-  BOOST_CHECK((stage_layers(5, 2, 1) == std::pair<uint32_t, uint32_t>{3, 4}));
-  for (uint32_t stages = 1; stages <= 7; ++stages)
-    for (uint32_t i = 0; i < stages; ++i) {
-      const auto [first, last] = stage_layers(7, stages, i);
-      BOOST_CHECK_EQUAL(first, i == 0 ? 0 : stage_layers(7, stages, i - 1).second + 1);
-      BOOST_CHECK_LE(first, last);
+BOOST_AUTO_TEST_CASE(layers_are_divided_evenly_where_half_of_the_head_counts) {
+  const auto counts = [](int64_t layers, uint32_t stages, double head_layers) {
+    std::vector<int64_t> counts;
+    int64_t first = 0;
+    for (const model::LayerRange& range : stage_layers(layers, stages, head_layers)) {
+      BOOST_REQUIRE_EQUAL(range.first, first);
+      counts.push_back(range.count());
+      first = range.last + 1;
     }
+    BOOST_REQUIRE_EQUAL(first, layers);
+    return counts;
+  };
+  using Counts = std::vector<int64_t>;
+  BOOST_TEST(counts(30, 1, 8) == Counts({30}), boost::test_tools::per_element());
+  BOOST_TEST(counts(30, 2, 0) == Counts({15, 15}), boost::test_tools::per_element());
+  BOOST_TEST(counts(5, 2, 0) == Counts({3, 2}), boost::test_tools::per_element());
+  BOOST_TEST(counts(30, 2, 8) == Counts({17, 13}), boost::test_tools::per_element());
+  BOOST_TEST(counts(28, 4, 4) == Counts({8, 7, 8, 5}), boost::test_tools::per_element());
+  BOOST_TEST(counts(3, 3, 50) == Counts({1, 1, 1}), boost::test_tools::per_element());  // each has one
+  BOOST_TEST(counts(4, 2, 50) == Counts({3, 1}), boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(the_least_loaded_accepting_replica_is_chosen) {
@@ -270,7 +279,7 @@ BOOST_FIXTURE_TEST_CASE(what_cannot_be_taken_is_rejected_with_its_reason, Fixtur
 BOOST_FIXTURE_TEST_CASE(each_of_three_stages_is_told_its_layers_and_who_comes_next, Fixture) {
   start(30'000, 3);
   for (uint32_t i = 0; i < 3; ++i) link_stage(i, 11 + i);
-  constexpr std::pair<uint32_t, uint32_t> layers[] = {{0, 1}, {2, 3}, {4, 4}};
+  constexpr std::pair<uint32_t, uint32_t> layers[] = {{0, 1}, {2, 2}, {3, 4}};
   for (uint32_t i = 0; i < 3; ++i) {
     const auto frame = next<msg::Assign>(*stages[i]);
     const msg::Reading assign(frame);

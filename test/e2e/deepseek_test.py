@@ -78,7 +78,7 @@ class RandomModel(unittest.TestCase):
                                            return_token_ids=True)
             self.assertEqual(len(answer["choices"][0]["token_ids"]), 4)
             stages = cluster.status()["stages"]
-            self.assertEqual([(s["first_layer"], s["last_layer"]) for s in stages], [(0, 1), (2, 3)])
+            self.assertEqual([(s["first_layer"], s["last_layer"]) for s in stages], [(0, 2), (3, 3)])  # the head counts
             for s in stages:
                 layers = f"{s['first_layer']}-{s['last_layer']}"
                 rows = self.SMALL["prefill_tokens_per_step"] + self.SMALL["sequences_max"] + 1
