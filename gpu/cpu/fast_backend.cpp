@@ -24,9 +24,11 @@ constexpr int64_t chunks_per_thread = 2;
 constexpr int64_t outputs_together = 2 * output_tile;
 /// What unpacking a tile of weights takes, as rows of activations that are multiplied with it.
 constexpr int64_t unpacking_rows = 4;
-/// Rows that one chunk of an operation on single rows takes, some microseconds of work; fewer rows than two
-/// of these stay on the caller. Rotations wait for the lines of the cache that they write.
-constexpr int64_t norm_rows_per_chunk = 16, rotate_rows_per_chunk = 2;
+/// Values that one chunk of a norm or a quantisation takes, about a microsecond of work, and rows that one of
+/// a rotation takes, which waits for the lines of the cache that it writes. Less than two chunks stays on the
+/// caller.
+constexpr int64_t values_per_chunk = 4096, rotate_rows_per_chunk = 2;
+int64_t rows_per_chunk(int64_t width) { return std::max<int64_t>(1, values_per_chunk / width); }
 /// Products of the same rows in one call: queries, keys and values.
 constexpr size_t projections_max = 3;
 
@@ -79,7 +81,7 @@ class FastBackend final : public CpuBackend {
 
   /// body(first, last) over ranges of rows, on several threads if there are many.
   template <class Body>
-  void for_rows(int64_t rows, int64_t rows_per_chunk, const Body& body);
+  void for_rows(int64_t rows, int64_t rows_each, const Body& body);
   Activations activations(Rows h, bool quantize);
   void multiply(const Activations& x, std::span<const RowProduct> parts);
   /// product_of_rows(part) for each part, all in one loop.
@@ -92,10 +94,10 @@ class FastBackend final : public CpuBackend {
 };
 
 template <class Body>
-void FastBackend::for_rows(int64_t rows, int64_t rows_per_chunk, const Body& body) {
-  if (rows < 2 * rows_per_chunk) return body(0, rows);
-  pool_.parallel_for((rows + rows_per_chunk - 1) / rows_per_chunk, [&](int64_t chunk, int) {
-    body(chunk * rows_per_chunk, std::min(rows, (chunk + 1) * rows_per_chunk));
+void FastBackend::for_rows(int64_t rows, int64_t rows_each, const Body& body) {
+  if (rows < 2 * rows_each) return body(0, rows);
+  pool_.parallel_for((rows + rows_each - 1) / rows_each, [&](int64_t chunk, int) {
+    body(chunk * rows_each, std::min(rows, (chunk + 1) * rows_each));
   });
 }
 
@@ -122,7 +124,7 @@ void FastBackend::embed(const Weight& table, std::span<const int32_t> ids, Rows 
 void FastBackend::add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) {
   assert(w.columns == x.width);
   const float* weight = vector_values(w);
-  for_rows(x.rows, norm_rows_per_chunk, [&](int64_t first, int64_t last) {
+  for_rows(x.rows, rows_per_chunk(x.width), [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r)
       kernels_.add_norm(row_of(x, r), delta.data ? row_of(delta, r) : nullptr, weight, eps,
                         h.data ? row_of(h, r) : nullptr, x.width);
@@ -138,7 +140,7 @@ Activations FastBackend::activations(Rows h, bool quantize) {
   x.q = rooms_.q.at_least(values), x.d = rooms_.d.at_least(blocks), x.s = rooms_.s.at_least(blocks);
   x.sum = rooms_.sum.at_least(3 * blocks);
   x.sum_low = x.sum + blocks, x.sum_high = x.sum_low + blocks;
-  for_rows(h.rows, norm_rows_per_chunk, [&](int64_t first, int64_t last) {
+  for_rows(h.rows, rows_per_chunk(h.width), [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) kernels_.quantize_row(x, r);
   });
   return x;

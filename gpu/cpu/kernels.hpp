@@ -23,7 +23,7 @@ namespace convoy::gpu {
 struct Activations {
   const float* values = nullptr;  // [rows, columns]
   int8_t* q = nullptr;            // [rows, columns]
-  float* d = nullptr;             // [rows, b] scale; NaN if the block holds one, or an infinity
+  float* d = nullptr;             // [rows, b] scale; NaN of the first if the row holds one, or an infinity
   float* s = nullptr;             // [rows, b] d · Σ q
   int32_t* sum = nullptr;         // [rows, b] Σ q
   int32_t* sum_low = nullptr;     // [rows, b] Σ of the first 16 q

@@ -122,6 +122,8 @@ int32_t sum_lanes(Vi x) {
 }
 Vi splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 Vi add(Vi x, Vi y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+/// x + 65536 · y, which wraps.
+Vi add_upper_half(Vi x, Vi y) { return add(x, {_mm256_slli_epi32(y.a, 16), _mm256_slli_epi32(y.b, 16)}); }
 Vf to_float(Vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 Vi round_to_int(Vf x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 Vf power_of_two(Vi n) {

@@ -100,6 +100,8 @@ int32_t sum_lanes(Vi a) {
 }
 Vi splat_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 Vi add(Vi a, Vi b) { return {_mm512_add_epi32(a.v, b.v)}; }
+/// a + 65536 · b, which wraps.
+Vi add_upper_half(Vi a, Vi b) { return add(a, {_mm512_slli_epi32(b.v, 16)}); }
 Vf to_float(Vi a) { return {_mm512_cvtepi32_ps(a.v)}; }
 Vi round_to_int(Vf a) { return {_mm512_cvtps_epi32(a.v)}; }
 Vf power_of_two(Vi n) {

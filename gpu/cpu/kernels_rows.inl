@@ -8,24 +8,29 @@ void quantize_row(const Activations& x, int64_t row) {
   const int64_t blocks = x.columns / block_values;
   const float* values = x.values + row * x.columns;
   int8_t* q = x.q + row * x.columns;
+  Vf poison = splat(0);
   for (int64_t b = 0; b < blocks; ++b) {
     const Vf low = load(values + b * block_values), high = load(values + b * block_values + lanes);
     const float amax = max_lanes(vmax(vabs(low), vabs(high)));
-    // x·0 is 0, or NaN where x is not finite: it poisons the block's scale, and so every product of this row.
-    const float poison = sum_lanes(fma(high, splat(0), mul(low, splat(0))));
+    // x·0 is 0, or NaN where x is not finite.
+    poison = fma(high, splat(0), fma(low, splat(0), poison));
     const bool tiny = amax < quantized_min;
-    const float d = (tiny ? 0 : amax / 127) + poison, inverse = tiny ? 0 : 127 / amax;
+    const float d = tiny ? 0 : amax / 127, inverse = tiny ? 0 : 127 / amax;
     const Vi low_q = round_to_int(mul(low, splat(inverse))), high_q = round_to_int(mul(high, splat(inverse)));
     store_int8(q + b * block_values, low_q);
     store_int8(q + b * block_values + lanes, high_q);
-    const int32_t sum = sum_lanes(add(low_q, high_q));
+    // Sums of 16 numbers up to 127 fit into 16 bits: adding lanes once adds both.
+    const int32_t both = sum_lanes(add_upper_half(low_q, high_q));
+    const int32_t sum_low = static_cast<int16_t>(both), sum_high = (both >> 16) + (sum_low < 0);
     const int64_t i = row * blocks + b;
     x.d[i] = d;
-    x.sum[i] = sum;
-    x.sum_low[i] = sum_lanes(low_q);
-    x.sum_high[i] = sum_lanes(high_q);
-    x.s[i] = d * static_cast<float>(sum);
+    x.sum[i] = sum_low + sum_high;
+    x.sum_low[i] = sum_low;
+    x.sum_high[i] = sum_high;
+    x.s[i] = d * static_cast<float>(sum_low + sum_high);
   }
+  // All products of the row have this block in them.
+  x.d[row * blocks] += sum_lanes(poison);
 }
 
 /// e^x for finite x up to 88, 0 far below; Cody-Waite reduction and a Taylor polynomial, relative error <

@@ -124,9 +124,9 @@ int32_t sum_lanes(Vi a) {
 [[gnu::noinline]] Vi splat_int(int32_t x) {
   return each_int([&](int) { return x; });
 }
-Vi add(Vi a, Vi b) {
+Vi add_upper_half(Vi a, Vi b) {
   return each_int([&](int l) {
-    return static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) + static_cast<uint32_t>(b.v[l]));
+    return static_cast<int32_t>(static_cast<uint32_t>(a.v[l]) + (static_cast<uint32_t>(b.v[l]) << 16));
   });
 }
 [[gnu::noinline]] Vf to_float(Vi a) {
