@@ -140,12 +140,13 @@ void all_rows_float(const Product& p, int64_t output, const T* w, const std::byt
   });
 }
 
-/// Widens a row of scaled weights, and fetches what lies `ahead` of it.
+/// Widens a row of weights, and fetches what lies `ahead` of it.
 template <class T>
 void widen_row(const Product& p, int64_t output, const T* w, const std::byte* ahead, int64_t columns,
                float* to) {
   for (int64_t c = 0; c < columns; c += lanes) {
-    if (ahead && c % 64 == 0) fetch_line(ahead + c);
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    if (ahead && c % line == 0) fetch_line(ahead + c * static_cast<int64_t>(sizeof(T)));
     const int64_t left = columns - c;
     const Vf scale = splat(scale_of<T>(p, output, c / scale_block * scale_block, columns));
     if (left < lanes)
@@ -155,14 +156,26 @@ void widen_row(const Product& p, int64_t output, const T* w, const std::byte* ah
   }
 }
 
-/// Outputs [output, output + O). To widen 8 bits costs as much as some products: with more than one tile of
-/// rows it is done once.
+/// From so many rows on 16-bit weights are widened once, if the first cache holds them then, beside rows.
+constexpr int64_t widened_rows_min = 32, widened_bytes_max = 32 << 10;
+
+/// Whether O outputs' weights are widened before they are multiplied. Of 8 bits that costs as much as some
+/// products: it is done for more than one tile of rows.
+template <class T, int O>
+bool widens(const Activations& x) {
+  if (sizeof(T) == sizeof(float)) return false;
+  if (scaled<T>) return x.rows > float_rows;
+  return x.rows >= widened_rows_min &&
+         O * x.columns * static_cast<int64_t>(sizeof(float)) <= widened_bytes_max;
+}
+
+/// Outputs [output, output + O).
 template <class T, int O>
 void outputs_float(const Product& p, int64_t output, const std::byte* ahead, const Activations& x, int64_t o,
                    float* widened, Results& results) {
   const T* w = reinterpret_cast<const T*>(p.weights + output * p.row_bytes);
-  if constexpr (scaled<T>) {
-    if (x.rows > float_rows) {
+  if constexpr (sizeof(T) < sizeof(float)) {
+    if (widens<T, O>(x)) {
       for (int i = 0; i < O; ++i)
         widen_row(p, output + i, w + i * x.columns, ahead ? ahead + i * p.row_bytes : nullptr, x.columns,
                   widened + i * x.columns);
@@ -172,17 +185,25 @@ void outputs_float(const Product& p, int64_t output, const std::byte* ahead, con
   all_rows_float<T, O>(p, output, w, ahead, x, o, results);
 }
 
+/// Rows that pass over 16 outputs' weights before the next rows do: few enough to stay in the second cache.
+int64_t rows_together(int64_t columns) {
+  constexpr int64_t bytes_max = 512 << 10, rows_min = 16;
+  const int64_t rows = bytes_max / (columns * static_cast<int64_t>(sizeof(float)));
+  return rows < rows_min ? rows_min : rows > Results::rows ? Results::rows : rows;
+}
+
 /// O outputs at a time.
 template <class T, int O>
 void linear_float_by(const Product& p, int64_t first, int64_t last, const Activations& x,
                      std::byte* scratch) {
   float* widened = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
   const std::byte* end = p.weights + last * p.row_bytes;
+  const int64_t rows_max = rows_together(x.columns);
   Results results;
   for (int64_t tile = first; tile < last; tile += output_tile) {
     const int64_t count = last - tile < output_tile ? last - tile : output_tile;
-    for (int64_t row = 0; row < x.rows; row += Results::rows) {
-      const int64_t left = x.rows - row, rows = left < Results::rows ? left : Results::rows;
+    for (int64_t row = 0; row < x.rows; row += rows_max) {
+      const int64_t left = x.rows - row, rows = left < rows_max ? left : rows_max;
       const Activations part{.values = x.values + row * x.columns, .rows = rows, .columns = x.columns};
       int64_t o = 0;
       for (; o + O <= count; o += O) {
