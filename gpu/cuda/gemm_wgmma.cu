@@ -9,12 +9,12 @@
 namespace convoy::cuda {
 namespace {
 
-/// Of a group, which its registers hold the sums of.
-constexpr int products_max = 3;
-/// Blocks that share a tile's columns, where tiles alone are too few: as many as end last when the cluster's
-/// sums are joined, but no more than find room among neighbours.
+/// Whose sums a group's registers hold.
+constexpr int group_products_max = 3;
+/// Blocks that share a tile's columns where there are too few outputs for all multiprocessors. With fewer,
+/// activations weigh more; larger clusters find less room.
 constexpr int split = 4;
-/// Outputs for which every multiprocessor has a tile of its own that is worth its activations.
+/// The fewest outputs of a block that are worth the activations of all columns.
 constexpr int unsplit_share_min = 64;
 
 struct WgmmaArgs {
@@ -201,9 +201,10 @@ void launch_rows(const StreamCall& call, WgmmaArgs args, cudaStream_t stream) {
   // A cluster finds its multiprocessors in one neighbourhood: not all of the card's.
   static const int clusters =
       active_clusters(tile_gemm<Rows, false, 2, true>, block_threads, shared_of(true), split);
-  const bool splits = args.outputs * matrices < unsplit_share_min * multiprocessors() && args.chunks >= split;
+  const bool splits =
+      clusters > 0 && args.chunks >= split && args.outputs * matrices < unsplit_share_min * multiprocessors();
   args.share = share_of(args.outputs, splits ? clusters : multiprocessors(), splits ? 16 : 8,
-                        std::min(products_max * round_outputs / matrices, tile_rows_max));
+                        std::min(group_products_max * round_outputs / matrices, tile_rows_max));
   const auto launch_products = [&]<int Products>() {
     if (splits)
       call.up ? launch_tiles<Rows, true, Products, true>(call, args, stream)
@@ -218,7 +219,7 @@ void launch_rows(const StreamCall& call, WgmmaArgs args, cudaStream_t stream) {
     case 2:
       return launch_products.template operator()<2>();
     default:
-      static_assert(products_max == 3);
+      static_assert(group_products_max == 3);
       return launch_products.template operator()<3>();
   }
 }
