@@ -194,8 +194,8 @@ std::optional<StepResult> Engine::next_done(std::chrono::microseconds wait) {
     next += rows;
   }
   s.logits.assign(done->logits.begin(), done->logits.end());
-    s.routing = std::move(flying.routing);
-    s.hint = done->hint, s.took_us = done->took_us;
+  s.routing = std::move(flying.routing);
+  s.hint = done->hint, s.took_us = done->took_us;
   s.device->release(done->number);
   feed_back(result);
   return result;

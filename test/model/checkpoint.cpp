@@ -1,6 +1,5 @@
 #include "model/checkpoint/checkpoint.hpp"
 
-
 #include <chrono>
 #include <set>
 
