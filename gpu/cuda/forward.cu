@@ -337,13 +337,13 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
   if (streams_experts(layer)) {
     if (!shape_.deterministic && fetches_experts(layer)) by_tma = wgmma_experts_tile(l.rows.max, average);
     if (by_tma > 0) {
-      height = by_tma;
+      of_experts = GemmKind::few_rows, height = by_tma;
     } else if (shape_.deterministic || average <= stream_rows_max) {
       const int64_t rows = average + average / 2;
+      of_experts = GemmKind::few_rows;
       height =
           std::min(stream_experts_tile(rows, shape_.hidden), stream_experts_tile(rows, shape_.expert_width));
     }
-    if (by_tma > 0 || shape_.deterministic || average <= stream_rows_max) of_experts = GemmKind::few_rows;
   }
   const Route route{
       .logits = router_.f32(),

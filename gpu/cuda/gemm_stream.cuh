@@ -1,7 +1,7 @@
 #pragma once
 // Products at the speed of memory: how weights come, how they meet activations on tensor cores, and how a
-// block's warps join their sums. Experts' products, whose warps have nothing to join, share the loads, the
-// layout of rows in shared memory, and SiLU.
+// block's warps join their sums. Experts' products, whose warps have nothing to join, share the shape of
+// blocks and the layout of rows in shared memory.
 // A block's warps take turns at the columns, 32 each. Which columns meet in which product of the tensor cores
 // does not matter to a sum, so threads load sixteen bytes as they lie: of a warp's 32 columns each of four
 // threads has eight. A row's bits do not depend on how many rows there are.
