@@ -10,6 +10,16 @@ namespace convoy::cuda {
 
 inline constexpr float log2_e = 1.4426950408889634f;
 
+/// How many clusters of 1, 2, 4 … blocks of a kernel the current card takes at once; none where it knows no
+/// clusters.
+template <class... Parameters>
+ClusterRoom cluster_room(void (*kernel)(Parameters...), int threads, size_t shared) {
+  ClusterRoom room{};
+  if (!knows_dependent_launches()) return room;  // both came with 9.0
+  for (size_t i = 0; i < room.size(); i++) room[i] = active_clusters(kernel, threads, shared, 1 << i);
+  return room;
+}
+
 /// The maximum, and the sum, over the four threads that share rows of a product.
 __device__ __forceinline__ float quad_max(float value) {
   value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));

@@ -2,7 +2,6 @@
 // Blocks of a cluster wait for each other and read each other's shared memory (compute capability 9.0 and
 // later; before, a block is alone).
 
-#include "gpu/cuda/attention.hpp"
 #include "gpu/cuda/launch.cuh"
 
 namespace convoy::cuda {
@@ -24,15 +23,6 @@ int active_clusters(void (*kernel)(Parameters...), int threads, size_t shared, i
   int at_once = 0;
   check(cudaOccupancyMaxActiveClusters(&at_once, kernel, &config), "cudaOccupancyMaxActiveClusters");
   return at_once;
-}
-
-/// The same for clusters of 1, 2, 4 … blocks; none where a card knows no clusters.
-template <class... Parameters>
-ClusterRoom cluster_room(void (*kernel)(Parameters...), int threads, size_t shared) {
-  ClusterRoom room{};
-  if (!knows_dependent_launches()) return room;  // both came with 9.0
-  for (size_t i = 0; i < room.size(); i++) room[i] = active_clusters(kernel, threads, shared, 1 << i);
-  return room;
 }
 
 /// All threads of all blocks of the cluster are here, and what they wrote is seen.
