@@ -19,17 +19,9 @@ constexpr EngineLimits limits{.kv_blocks = 4, .slots = 1, .context_tokens = 64, 
 /// A checkpoint whose weights are a hole in its file: nothing of it is cached.
 struct Sparse {
   Sparse() {
-    auto file = convoy::test::tiny_gguf("llama", {.layers = 3,
-                                                  .hidden = 512,
-                                                  .intermediate = 1024,
-                                                  .vocab = 4096,
-                                                  .heads = 8,
-                                                  .kv_heads = 8,
-                                                  .head_dim = 64});
+    auto file = convoy::test::tiny_gguf("llama", convoy::test::paged_shape(3));
     std::erase_if(file.keys, [](const auto& key) { return key.first.starts_with("tokenizer."); });
-    const auto path = folder.write("sparse.gguf", file.header());
-    std::filesystem::resize_file(path, file.header().size() + file.data_bytes);
-    checkpoint = model::Checkpoint::open(path);
+    checkpoint = model::Checkpoint::open(convoy::test::write_hole(folder, "sparse.gguf", file));
   }
   convoy::test::TemporaryFolder folder;
   std::shared_ptr<const model::Checkpoint> checkpoint;

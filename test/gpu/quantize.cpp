@@ -83,8 +83,7 @@ BOOST_AUTO_TEST_CASE(memory_stays_under_two_layers, *boost::unit_test::precondit
   GgufBuilder file = tiny_gguf("llama", shape);
   std::erase_if(file.keys, [](const auto& key) { return key.first.starts_with("tokenizer."); });
   const TemporaryFolder folder;
-  const auto path = folder.write("model.gguf", file.header());
-  std::filesystem::resize_file(path, file.header().size() + file.data_bytes);  // a hole: zeros without a disk
+  const auto path = write_hole(folder, "model.gguf", file);
   const Run run =
       run_convoy(quantize(path, "q8_0", folder.path() / "out.gguf") + "--no-measurement --threads 2 --json");
   BOOST_REQUIRE_MESSAGE(run.exit_code == 0, run.output);

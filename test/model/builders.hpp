@@ -102,6 +102,26 @@ struct TinyShape {
   uint32_t kv_width() const { return kv_heads * head_dim; }
 };
 
+/// Layers whose matrices fill many pages each.
+inline TinyShape paged_shape(uint32_t layers) {
+  return {.layers = layers,
+          .hidden = 512,
+          .intermediate = 1024,
+          .vocab = 4096,
+          .heads = 8,
+          .kv_heads = 8,
+          .head_dim = 64};
+}
+
+/// A file whose weights are a hole: zeros that take no disk, and of which nothing is cached.
+inline std::filesystem::path write_hole(const TemporaryFolder& folder, const std::string& name,
+                                        const GgufBuilder& file) {
+  const std::string header = file.header();
+  const auto path = folder.write(name, header);
+  std::filesystem::resize_file(path, header.size() + file.data_bytes);
+  return path;
+}
+
 inline GgufBuilder tiny_gguf(const std::string& architecture, const TinyShape& shape = {}) {
   GgufBuilder file;
   const std::string prefix = architecture + ".";

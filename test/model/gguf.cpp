@@ -170,17 +170,8 @@ BOOST_AUTO_TEST_CASE(a_norm_may_not_be_quantised) {
 }
 
 BOOST_AUTO_TEST_CASE(loading_a_layer_range_touches_only_that_ranges_pages) {
-  const GgufBuilder file = tiny_gguf("llama", {.layers = 6,
-                                               .hidden = 512,
-                                               .intermediate = 1024,
-                                               .vocab = 4096,
-                                               .heads = 8,
-                                               .kv_heads = 8,
-                                               .head_dim = 64});
   const test::TemporaryFolder folder;
-  const auto path = folder.write("sparse.gguf", file.header());
-  std::filesystem::resize_file(path,
-                               file.header().size() + file.data_bytes);  // a hole: nothing of it is cached
+  const auto path = test::write_hole(folder, "sparse.gguf", tiny_gguf("llama", test::paged_shape(6)));
 
   const auto checkpoint = Checkpoint::open(path);
   const StageWeights weights = checkpoint->stage({2, 3});
