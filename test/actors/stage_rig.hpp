@@ -43,7 +43,10 @@ struct StageRig : System {
     options.own = own;
     options.edge_timeout_ms = edge_timeout_ms;
     StageLinks links;
-    links.pipeline = [this](const PeerIdentity&) { return caf::actor_cast<PipelineActor>(head); };
+    // The stage's reporter asks for it, which may outlive this rig.
+    links.pipeline = [pipeline = caf::actor_cast<PipelineActor>(head)](const PeerIdentity&) {
+      return pipeline;
+    };
     links.next_stage = [this](const PeerIdentity&) {
       return caf::actor_cast<StageActor>(mortal ? *mortal : neighbour);
     };
@@ -58,7 +61,11 @@ struct StageRig : System {
     caf::anon_send(stage, PeerUp{node});
   }
 
-  ~StageRig() { caf::anon_send_exit(stage, caf::exit_reason::kill); }
+  /// Once the stage is gone, nobody asks this rig for anything.
+  ~StageRig() {
+    caf::anon_send_exit(stage, caf::exit_reason::kill);
+    head->wait_for(stage);
+  }
 
   void assign(uint64_t epoch, model::LayerRange range, uint32_t next, const std::string& host,
               uint16_t port) {
