@@ -140,6 +140,8 @@ struct SlotStart {
   uint32_t slot = 0;
   uint32_t prompt_tokens = 0;  // tokens at positions below are prompt: penalties treat them apart
   const model::Sampling* sampling = nullptr;  // copied
+  /// Ids of the tokens that it begins behind, as SeqStart has them; copied. How many there are, rows say.
+  std::span<const int32_t> history = {};
 };
 
 /// Consecutive rows of one sequence. Those that it already had at these positions and behind are rewritten.

@@ -26,6 +26,7 @@ using std::to_string;
 struct Sequence {
   bool started = false;
   int64_t length = 0;  // tokens that are in the cache
+  int64_t cached = 0;  // those of them that it began behind
   uint64_t run = 0;    // the latest that brought rows
   // If the latest step sampled here: which one that was, and the token behind the others once it is known.
   std::optional<uint64_t> sampled_in = {};
@@ -91,6 +92,7 @@ struct Engine::State {
   uint32_t blocks_that_fit(const DeviceLimits& given);
 
   void start(const SeqStart& start);
+  void check_cached(const SeqStart& start) const;
   void change(const BlockChange& change);
   void check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const;
   void check(const SeqStep& step) const;
@@ -155,7 +157,7 @@ void Engine::submit(const StepPlan& plan, HiddenIn input, HiddenOut output, cons
 
   s.starts.clear();
   for (const SeqStart& start : plan.starts)
-    s.starts.push_back({start.slot, start.prompt_tokens, &start.sampling});
+    s.starts.push_back({start.slot, start.prompt_tokens, &start.sampling, start.history});
   Flying flying{s.runs, plan.epoch, plan.step};
   if (last())
     for (const SlotRows& rows : s.rows)
@@ -333,8 +335,24 @@ void Engine::State::start(const SeqStart& start) {
     refuse("prompt of " + to_string(start.prompt_tokens) + " tokens in slot " + to_string(start.slot) +
            ", context is " + to_string(limits.context_tokens));
   if (const auto why = refuse_sampling(start.sampling, shape.vocab)) refuse(*why);
-  sequences[start.slot] = {.started = true};
+  check_cached(start);
+  sequences[start.slot] = {.started = true, .length = start.cached_tokens, .cached = start.cached_tokens};
   tables->clear(start.slot);
+}
+
+void Engine::State::check_cached(const SeqStart& start) const {
+  const std::string who = "slot " + to_string(start.slot);
+  if (start.cached_tokens >= limits.context_tokens)
+    refuse(who + " begins behind " + to_string(start.cached_tokens) + " cached tokens, context is " +
+           to_string(limits.context_tokens));
+  const bool has_history = needs_history(start.sampling) || !start.history.empty();
+  if (has_history && start.history.size() != start.cached_tokens)
+    refuse(who + " begins behind " + to_string(start.cached_tokens) + " cached tokens with a history of " +
+           to_string(start.history.size()));
+  for (int32_t id : start.history)
+    if (id < 0 || id >= shape.vocab)
+      refuse("the history of " + who + " has token " + to_string(id) + ", vocabulary is " +
+             to_string(shape.vocab));
 }
 
 void Engine::State::change(const BlockChange& change) {
@@ -369,6 +387,10 @@ void Engine::State::check(const SeqStep& step) const {
   if (step.first_position > sequence.length)
     refuse(who + " continues at position " + to_string(step.first_position) + ", its cache ends at " +
            to_string(sequence.length));
+  // Others may read them, too.
+  if (step.first_position < sequence.cached)
+    refuse(who + " writes position " + to_string(step.first_position) + ", it began behind " +
+           to_string(sequence.cached) + " cached tokens");
   const int64_t end = int64_t{step.first_position} + static_cast<int64_t>(step.tokens.size());
   if (end > limits.context_tokens)
     refuse(who + " reaches " + to_string(end) + " tokens, context is " + to_string(limits.context_tokens));

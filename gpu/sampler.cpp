@@ -129,6 +129,8 @@ SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::by
   return token;
 }
 
+bool needs_history(const Sampling& sampling) { return sampling.penalized(); }
+
 std::optional<std::string> refuse_sampling(const Sampling& s, int64_t vocab) {
   const auto outside = [](const char* name, double value, const char* range) {
     return std::string(name) + " is " + std::to_string(value) + ", not " + range;

@@ -34,6 +34,10 @@ size_t sample_scratch_bytes(int64_t vocab);
 /// asks for them. With a NaN or an infinity among the logits, or if nothing is left to pick, it has a fault.
 SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::byte* scratch);
 
+/// Whether a row's result depends on which tokens its sequence has: whoever starts a sequence behind cached
+/// tokens has to say their ids.
+bool needs_history(const model::Sampling& sampling);
+
 /// Why the parameters cannot be used with a vocabulary of that size; nothing if they can.
 std::optional<std::string> refuse_sampling(const model::Sampling& sampling, int64_t vocab);
 

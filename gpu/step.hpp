@@ -11,10 +11,16 @@
 namespace convoy::gpu {
 
 /// Takes a free slot for a new sequence. Everything the slot held before is forgotten.
+///
+/// The sequence may begin behind cached tokens: the blocks that the plan gives it hold their keys and values,
+/// which another sequence wrote, or this one before it lost its slot. So they may reach beyond the prompt, or
+/// end within it. Nobody writes a block that lies in several slots' tables.
 struct SeqStart {
   uint32_t slot = 0;
   uint32_t prompt_tokens = 0;  // tokens at positions below are prompt: penalties treat them apart
   model::Sampling sampling;
+  uint32_t cached_tokens = 0;         // rows begin here; less than the context
+  std::vector<int32_t> history = {};  // ids of the cached tokens if needs_history(sampling); else empty
 };
 
 /// Stands for the token that the sequence sampled last: the step was planned before that one was known. The

@@ -220,6 +220,8 @@ struct SeqStart {
   slot @0 :UInt32;
   promptTokens @1 :UInt32;
   sampling @2 :Sampling;
+  cachedTokens @3 :UInt32;         # what the slot's blocks hold already: its rows begin at this position
+  history @4 :List(Int32);         # ids of these tokens, if penalties ask for them; else empty
 }
 
 struct SeqStep {

@@ -26,7 +26,8 @@ std::vector<T> collect(List list) {
 size_t words_of(const gpu::StepPlan& plan) {
   size_t words = 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
                  2 * plan.block_changes.size() + plan.ends.size();
-  for (const gpu::SeqStart& start : plan.starts) words += start.sampling.end_tokens.size();
+  for (const gpu::SeqStart& start : plan.starts)
+    words += start.sampling.end_tokens.size() + start.history.size();
   return words;
 }
 
@@ -86,9 +87,12 @@ void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
   to.setStep(from.step);
   auto starts = to.initStarts(static_cast<unsigned>(from.starts.size()));
   for (unsigned i = 0; i < from.starts.size(); ++i) {
-    starts[i].setSlot(from.starts[i].slot);
-    starts[i].setPromptTokens(from.starts[i].prompt_tokens);
-    encode(from.starts[i].sampling, starts[i].initSampling());
+    const gpu::SeqStart& s = from.starts[i];
+    starts[i].setSlot(s.slot);
+    starts[i].setPromptTokens(s.prompt_tokens);
+    encode(s.sampling, starts[i].initSampling());
+    starts[i].setCachedTokens(s.cached_tokens);
+    if (!s.history.empty()) fill(starts[i].initHistory(static_cast<unsigned>(s.history.size())), s.history);
   }
   auto sequences = to.initSequences(static_cast<unsigned>(from.sequences.size()));
   for (unsigned i = 0; i < from.sequences.size(); ++i) {
@@ -118,7 +122,8 @@ gpu::StepPlan decode(msg::StepPlan::Reader from) {
   plan.epoch = from.getEpoch();
   plan.step = from.getStep();
   for (const auto s : from.getStarts())
-    plan.starts.push_back({s.getSlot(), s.getPromptTokens(), decode(s.getSampling())});
+    plan.starts.push_back({s.getSlot(), s.getPromptTokens(), decode(s.getSampling()), s.getCachedTokens(),
+                           collect<int32_t>(s.getHistory())});
   for (const auto s : from.getSequences())
     plan.sequences.push_back(
         {s.getSlot(), s.getFirstPosition(), collect<int32_t>(s.getTokens()), s.getSampledRows()});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 
+#include "gpu/sampler.hpp"
 #include "model/memory_limit.hpp"
 
 namespace convoy::gpu {
@@ -116,14 +117,16 @@ void CpuDevice::start(const SlotStart& start) {
   slot = {};
   slot.prompt_tokens = start.prompt_tokens;
   if (start.sampling) slot.sampling = *start.sampling;
+  if (shape_.last) slot.write(0, start.history);
 }
 
 void CpuDevice::Slot::write(size_t first_position, std::span<const int32_t> ids) {
-  const bool count = sampling.penalized();
-  for (size_t p = first_position; count && p < tokens.size(); p++) counts.remove(tokens[p], part(p));
+  if (!needs_history(sampling)) return;
+  assert(first_position <= tokens.size());
+  for (size_t p = first_position; p < tokens.size(); p++) counts.remove(tokens[p], part(p));
   tokens.resize(first_position);
   tokens.insert(tokens.end(), ids.begin(), ids.end());
-  for (size_t p = first_position; count && p < tokens.size(); p++) counts.add(tokens[p], part(p));
+  for (size_t p = first_position; p < tokens.size(); p++) counts.add(tokens[p], part(p));
 }
 
 /// Where the step's rows lie in the cache, and which of them are sampled.
@@ -152,11 +155,16 @@ void CpuDevice::sample(const DeviceStep& step) {
   for (const SlotRows& s : step.sequences) {
     const Slot& slot = slots_[s.slot];
     const std::span<const int32_t> tokens = slot.tokens;
-    const size_t prompt_end = std::min<size_t>(slot.prompt_tokens, tokens.size());
-    for (size_t seen = tokens.size() - s.sampled_rows + 1; seen <= tokens.size(); seen++) {
+    const auto end = static_cast<size_t>(s.first_position + s.rows);
+    const size_t prompt_end = std::min<size_t>(slot.prompt_tokens, end);
+    for (size_t seen = end - s.sampled_rows + 1; seen <= end; seen++) {
       const size_t prompt = std::min(prompt_end, seen), output = std::max(prompt_end, seen);
-      sample_rows_.push_back({&slot.sampling, seen, static_cast<uint32_t>(seen - prompt), &slot.counts,
-                              tokens.subspan(prompt, prompt_end - prompt), tokens.subspan(output)});
+      SampleRow& row =
+          sample_rows_.emplace_back(SampleRow{&slot.sampling, seen, static_cast<uint32_t>(seen - prompt)});
+      if (!needs_history(slot.sampling)) continue;
+      row.counts = &slot.counts;
+      row.later_prompt = tokens.subspan(prompt, prompt_end - prompt),
+      row.later_output = tokens.subspan(output);
     }
   }
   sampled_.assign(sample_rows_.size(), {});

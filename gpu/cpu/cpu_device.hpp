@@ -34,13 +34,14 @@ class CpuDevice final : public Device {
   struct Slot {
     uint32_t prompt_tokens = 0;
     model::Sampling sampling = {};
-    std::vector<int32_t> tokens = {};  // at the positions that are in the cache; on the last stage alone
-    TokenCounts counts = {};           // of them, if they are penalised
+    // On the last stage, if the sampling needs them: the tokens at the positions that are in the cache.
+    std::vector<int32_t> tokens = {};
+    TokenCounts counts = {};
 
     TokenCounts::Of part(size_t position) const {
       return position < prompt_tokens ? TokenCounts::Of::prompt : TokenCounts::Of::output;
     }
-    /// Replaces what there is from the position on.
+    /// Replaces what there is from the position on, which is one of theirs or the next.
     void write(size_t first_position, std::span<const int32_t> ids);
   };
   enum class Held : uint8_t { nothing, done, given_out };  // what done_ is

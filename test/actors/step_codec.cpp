@@ -1,0 +1,126 @@
+// Steps as frames: what is sent comes back, whatever an older sender left out, and malformed bytes throw.
+
+#include "actors/stage/step_codec.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <cstring>
+#include <numeric>
+#include <random>
+
+using namespace convoy;
+using namespace convoy::actors;
+
+namespace {
+
+/// A sequence from its first token on, one behind cached tokens, and one whose penalties ask for their ids.
+gpu::StepPlan plan_of(size_t history) {
+  gpu::StepPlan plan{.epoch = 3,
+                     .step = 7,
+                     .starts = {{0, 5, {}}, {1, 70, {.temperature = 0.5f, .end_tokens = {2, 3}}}},
+                     .block_changes = {{1, 0, 9}, {1, 1, 4}},
+                     .sequences = {{0, 0, {10, 20}, 1}, {1, 64, {30, 31, 32}, 3}},
+                     .ends = {3}};
+  plan.starts[1].cached_tokens = 64;
+  gpu::SeqStart& penalised = plan.starts.emplace_back(gpu::SeqStart{2, 1, {.repetition_penalty = 1.5f}});
+  penalised.cached_tokens = static_cast<uint32_t>(history);
+  penalised.history.resize(history);
+  std::iota(penalised.history.begin(), penalised.history.end(), 100);
+  return plan;
+}
+
+void same(const gpu::StepPlan& own, const gpu::StepPlan& expected) {
+  BOOST_TEST(own.epoch == expected.epoch);
+  BOOST_TEST(own.step == expected.step);
+  BOOST_REQUIRE(own.starts.size() == expected.starts.size());
+  for (size_t i = 0; i < own.starts.size(); i++) {
+    const gpu::SeqStart &a = own.starts[i], &b = expected.starts[i];
+    BOOST_TEST(a.slot == b.slot);
+    BOOST_TEST(a.prompt_tokens == b.prompt_tokens);
+    BOOST_TEST(a.cached_tokens == b.cached_tokens);
+    BOOST_TEST(a.history == b.history, boost::test_tools::per_element());
+    BOOST_TEST(a.sampling.temperature == b.sampling.temperature);
+    BOOST_TEST(a.sampling.repetition_penalty == b.sampling.repetition_penalty);
+    BOOST_TEST(a.sampling.end_tokens == b.sampling.end_tokens, boost::test_tools::per_element());
+  }
+  BOOST_REQUIRE(own.sequences.size() == expected.sequences.size());
+  for (size_t i = 0; i < own.sequences.size(); i++) {
+    const gpu::SeqStep &a = own.sequences[i], &b = expected.sequences[i];
+    BOOST_TEST(a.slot == b.slot);
+    BOOST_TEST(a.first_position == b.first_position);
+    BOOST_TEST(a.tokens == b.tokens, boost::test_tools::per_element());
+    BOOST_TEST(a.sampled_rows == b.sampled_rows);
+  }
+  BOOST_REQUIRE(own.block_changes.size() == expected.block_changes.size());
+  for (size_t i = 0; i < own.block_changes.size(); i++) {
+    const gpu::BlockChange &a = own.block_changes[i], &b = expected.block_changes[i];
+    BOOST_TEST((a.slot == b.slot && a.index == b.index && a.block == b.block));
+  }
+  BOOST_TEST(own.ends == expected.ends, boost::test_tools::per_element());
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_plan_comes_back_as_it_was_sent_alone_and_with_hidden_states) {
+  for (const size_t history : {0, 1, 64, 100'000}) BOOST_TEST_CONTEXT("a history of " << history) {
+      const gpu::StepPlan plan = plan_of(history);
+      const auto alone = encode(plan);
+      same(decode(*msg::Reading(alone)), plan);
+      const auto behind = encode_activations(plan, std::vector<float>(5 * 8, 0.5f));
+      same(decode(msg::Reading(behind)->getPlan()), plan);
+      const auto by_edge = encode_for_edge(plan, 8);
+      same(decode(msg::Reading(by_edge)->getPlan()), plan);
+    }
+}
+
+// The memory of a frame with hidden states is taken beforehand.
+BOOST_AUTO_TEST_CASE(a_plan_of_many_starts_fits_the_memory_that_its_frame_takes) {
+  gpu::StepPlan plan;
+  for (uint32_t slot = 0; slot < 300; slot++) {
+    gpu::SeqStart& start = plan.starts.emplace_back(gpu::SeqStart{slot, 9, {.presence_penalty = 1}});
+    start.cached_tokens = slot % 5;
+    start.history.assign(start.cached_tokens, 7);
+    start.sampling.end_tokens.assign(slot % 3, 1);
+    plan.sequences.push_back({slot, start.cached_tokens, {1}, 1});
+  }
+  const auto frame = encode_activations(plan, std::vector<float>(300, 0.5f));
+  same(decode(msg::Reading(frame)->getPlan()), plan);
+}
+
+BOOST_AUTO_TEST_CASE(a_start_that_says_nothing_of_cached_tokens_has_none) {
+  msg::FrameBuilder<msg::StepPlan> frame;
+  frame->initStarts(1)[0].setPromptTokens(5);
+  const auto plan = decode(*msg::Reading(std::move(frame).finish()));
+  BOOST_REQUIRE(plan.starts.size() == 1u);
+  BOOST_TEST(plan.starts[0].prompt_tokens == 5u);
+  BOOST_TEST(plan.starts[0].cached_tokens == 0u);
+  BOOST_TEST(plan.starts[0].history.empty());
+}
+
+BOOST_AUTO_TEST_CASE(a_damaged_plan_is_decoded_or_throws_and_takes_no_more_than_its_frame_holds) {
+  const auto frame = encode(plan_of(200));
+  const size_t bytes = frame.bytes()->size();
+  const uint64_t most = schema::reader_options(bytes).traversalLimitInWords * sizeof(capnp::word);
+  const uint32_t seed = std::random_device{}();
+  std::mt19937 random(seed);
+  size_t threw = 0, decoded = 0;
+  for (int round = 0; round < 5000; round++) BOOST_TEST_CONTEXT("seed " << seed << ", round " << round) {
+      auto damaged = std::make_shared<schema::FrameBuffer>(bytes);
+      std::memcpy(damaged->data(), frame.bytes()->data(), bytes);
+      for (uint32_t i = 0; i <= random() % 4; i++)
+        damaged->data()[8 + random() % (bytes - 8)] = std::byte(random());
+      try {
+        const Frame<msg::StepPlan> read{std::move(damaged)};
+        const gpu::StepPlan plan = decode(*msg::Reading(read));
+        size_t values = plan.ends.size();
+        for (const gpu::SeqStart& start : plan.starts)
+          values += start.history.size() + start.sampling.end_tokens.size();
+        for (const gpu::SeqStep& step : plan.sequences) values += step.tokens.size();
+        BOOST_TEST(values * sizeof(int32_t) <= most);
+        decoded++;
+      } catch (const kj::Exception&) {
+        threw++;
+      }
+    }
+  BOOST_TEST(threw > 0u);
+  BOOST_TEST(decoded > 0u);
+}
