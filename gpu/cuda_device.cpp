@@ -153,7 +153,8 @@ void CudaDevice::submit(const DeviceStep& step) {
   starts_.clear();
   for (const SlotStart& start : step.starts) {
     assert(start.sampling);
-    starts_.push_back({start.slot, start.prompt_tokens, plain(*start.sampling)});
+    starts_.push_back({start.slot, start.prompt_tokens, plain(*start.sampling), start.history.data(),
+                       start.history.size()});
   }
   const cuda::Step plain_step{.number = step.number,
                               .starts = starts_.data(),

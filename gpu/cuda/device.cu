@@ -147,10 +147,12 @@ void CudaDevice::prepare(const DeviceLimits& limits, const Rotations& rotations)
   for (Flight& flight : flights_) {
     flight.step = PinnedMemory(static_cast<size_t>(capacity.bytes()));
     if (!shape_.first) flight.in = PinnedMemory(hidden);
-    if (shape_.last)
+    if (shape_.last) {
       flight.results = PinnedMemory(rows * sizeof(Sampled));
-    else
+      flight.history = PinnedMemory(static_cast<size_t>(limits.context_tokens) * sizeof(int32_t));
+    } else {
       flight.out = PinnedMemory(hidden);
+    }
     check(cudaEventCreate(&flight.begun), "cudaEventCreate");
     check(cudaEventCreate(&flight.done), "cudaEventCreate");
   }
@@ -182,6 +184,7 @@ void CudaDevice::submit(const Step& step) {
   check(cudaMemcpyAsync(tables_.step(), flight.step.get(), static_cast<size_t>(header.bytes),
                         cudaMemcpyHostToDevice, stream_),
         "sending a step");
+  if (shape_.last) take_histories(step, flight);
   const int64_t values = header.rows * shape_.hidden;
   if (!shape_.first && values > 0) take_hidden(step, values, flight);
   check(cudaEventRecord(flight.begun, stream_), "cudaEventRecord");
@@ -205,6 +208,27 @@ void CudaDevice::submit(const Step& step) {
   check(cudaEventRecord(flight.done, stream_), "cudaEventRecord");
   flight.state = Flight::State::running;
   begun_++;
+}
+
+/// Ids of cached tokens go where the step's kernels and later ones look for a sequence's tokens. Room for one
+/// sequence of the whole context was taken; a step that brings more waits once, for more room.
+void CudaDevice::take_histories(const Step& step, Flight& flight) {
+  const std::span starts(step.starts, step.start_count);
+  uint64_t ids = 0;
+  for (const Start& start : starts) ids += start.history_count;
+  if (flight.history.bytes() < ids * sizeof(int32_t)) flight.history = PinnedMemory(ids * sizeof(int32_t));
+  const RowTables& tables = tables_.view();
+  int32_t* next = flight.history.as<int32_t>();
+  for (const Start& start : starts) {
+    assert(start.history_count <= static_cast<uint64_t>(tables.context));
+    if (start.history_count == 0) continue;
+    const size_t bytes = start.history_count * sizeof(int32_t);
+    std::memcpy(next, start.history, bytes);
+    check(cudaMemcpyAsync(tables.history + start.slot * static_cast<int64_t>(tables.context), next, bytes,
+                          cudaMemcpyHostToDevice, stream_),
+          "sending a sequence's tokens");
+    next += start.history_count;
+  }
 }
 
 void CudaDevice::take_hidden(const Step& step, int64_t values, Flight& flight) {

@@ -54,7 +54,7 @@ class CudaDevice {
   static constexpr uint32_t depth = 2;
   /// What a step in flight has to itself.
   struct Flight {
-    PinnedMemory step, in, out, results, logits, routing;
+    PinnedMemory step, history, in, out, results, logits, routing;
     cudaEvent_t begun = nullptr, done = nullptr;
     uint64_t number = 0;
     int64_t rows = 0, sampled = 0;
@@ -74,6 +74,7 @@ class CudaDevice {
   void warm_up();
   cudaGraph_t capture(const Bucket& bucket, const StepWatch& watch);
   void run(const Bucket& bucket);
+  void take_histories(const Step& step, Flight& flight);
   void take_hidden(const Step& step, int64_t values, Flight& flight);
   void give_hidden(const Step& step, int64_t values, Flight& flight);
   size_t routing_bytes(int64_t rows) const;

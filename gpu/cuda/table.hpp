@@ -68,6 +68,8 @@ struct Sampling {
 struct Start {
   uint32_t slot, prompt_tokens;
   Sampling sampling;
+  const int32_t* history;  // gpu::SlotStart::history
+  uint64_t history_count;
 };
 
 struct Step {

@@ -138,6 +138,107 @@ BOOST_AUTO_TEST_CASE(drafts_are_sampled_by_what_came_before_each) {
   BOOST_TEST(differing <= 1u, "seed " << seed);
 }
 
+namespace {
+
+/// Sequences that share their first tokens, and have those in the same blocks.
+struct Shared {
+  static constexpr size_t prefix = 9 * kv_block_tokens;
+  std::vector<Feed> feeds;
+
+  Shared(size_t count, int64_t vocab, uint32_t seed) {
+    for (size_t i = 0; i < count; i++) feeds.push_back(feeds_of({prefix + 1 + 20 * i}, vocab, seed + 1)[0]);
+    const std::vector<int32_t> same = TensorMaker(seed).ids(prefix, vocab);
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < count; i++) {
+      Feed& feed = feeds[i];
+      std::ranges::copy(same, feed.tokens.begin());
+      feed.slot = 3 * i;
+      feed.blocks.resize(kv_blocks_for(static_cast<int64_t>(feed.tokens.size()) + 20));
+      for (uint32_t b = 0; b < feed.blocks.size(); b++)
+        feed.blocks[b] = b < prefix / kv_block_tokens ? 95 - b : next++;
+    }
+  }
+  StepPlan start(size_t i, const Sampling& sampling, size_t cached) const {
+    StepPlan plan = test::start({feeds[i]});
+    SeqStart& start = plan.starts[0];
+    start.sampling = sampling, start.cached_tokens = static_cast<uint32_t>(cached);
+    const auto begin = feeds[i].tokens.begin(), end = begin + static_cast<ptrdiff_t>(cached);
+    if (needs_history(sampling)) start.history.assign(begin, end);
+    plan.sequences = {{feeds[i].slot, start.cached_tokens, {end, feeds[i].tokens.end()}, 1}};
+    return plan;
+  }
+};
+
+}  // namespace
+
+// Several in one step: together their histories are longer than a context, and those of steps in flight are
+// apart.
+BOOST_AUTO_TEST_CASE(sequences_behind_cached_tokens_are_those_from_the_first_token_on) {
+  if (!find_library()) return;
+  const ModelShape llama{.name = "llama", .vocab = 500};
+  const ModelShape latent{
+      .name = "latent",
+      .vocab = 500,
+      .pairs = model::RopePairs::interleaved,
+      .latent = model::LatentAttention{.q_rank = 96, .latent = 64, .nope = 32, .rope = 16, .value = 64}};
+  for (const ModelShape& shape : {llama, latent})
+    for (const Activations activations : {Activations::f32, Activations::bf16}) {
+      const uint32_t seed = fresh_seed();
+      const std::vector<Sampling> all{
+          {},
+          {.presence_penalty = 0.5f, .frequency_penalty = 0.7f, .repetition_penalty = 1.3f},
+          {.temperature = 1, .frequency_penalty = 1.1f, .seed = seed, .min_tokens = 4, .end_tokens = {1, 2}},
+          {.repetition_penalty = 1e6f},
+          {.temperature = 1, .repetition_penalty = 0.7f, .seed = seed}};
+      const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+      const Shared shared(all.size(), shape.vocab, seed);
+      constexpr uint32_t count = 12;
+      const auto decodes = [&](size_t first, size_t end, uint32_t step) {
+        StepPlan plan{.step = step};
+        for (size_t i = first; i < end; i++)
+          plan.sequences.push_back({shared.feeds[i].slot,
+                                    static_cast<uint32_t>(shared.feeds[i].tokens.size()) + step - 1,
+                                    {token_fed_back},
+                                    1});
+        return plan;
+      };
+      const model::LayerRange layers{0, shape.layers - 1};
+      std::vector<std::vector<int32_t>> expected(all.size()), own(all.size());
+      std::vector<float> logits;
+      for (size_t i = 0; i < all.size(); i++) {
+        Engine engine(on_card(activations), checkpoint, layers, limits_of(true));
+        engine.keep_logits(true);
+        StepPlan plan = shared.start(i, all[i], 0);
+        for (uint32_t step = 1; step <= count; step++) {
+          expected[i].push_back(engine.run(plan, {}).result.sequences[0].tokens[0].id);
+          if (step == 1) logits.insert(logits.end(), engine.logits().begin(), engine.logits().end());
+          plan = decodes(i, i + 1, step);
+        }
+      }
+      BOOST_TEST_CONTEXT(shape.name << ", seed " << seed) {
+        Engine engine(on_card(activations), checkpoint, layers, limits_of(true));
+        engine.run(shared.start(0, all[0], 0), {});  // writes the blocks that all share
+        StepPlan begin;
+        for (size_t i = 0; i < all.size(); i++) {
+          const StepPlan one = shared.start(i, all[i], Shared::prefix);
+          begin.starts.push_back(one.starts[0]), begin.sequences.push_back(one.sequences[0]);
+          std::ranges::copy(one.block_changes, std::back_inserter(begin.block_changes));
+        }
+        engine.keep_logits(true);
+        engine.submit(begin, {}, {});
+        uint32_t next = 1;
+        for (uint32_t step = 0; step < count; step++) {
+          if (next < count) engine.submit(decodes(0, all.size(), next++), {}, {});
+          const auto result = engine.next_done(std::chrono::seconds(30));
+          BOOST_REQUIRE(result.has_value());
+          for (size_t i = 0; i < all.size(); i++) own[i].push_back(result->sequences[i].tokens[0].id);
+          if (step == 0) BOOST_TEST(same_bits({engine.logits().begin(), engine.logits().end()}, logits));
+        }
+        for (size_t i = 0; i < all.size(); i++) BOOST_TEST(own[i] == expected[i], "way " << i);
+      }
+    }
+}
+
 BOOST_AUTO_TEST_CASE(a_token_is_fed_back_while_the_step_that_samples_it_is_in_flight) {
   if (!find_library()) return;
   const uint32_t seed = fresh_seed();

@@ -170,7 +170,8 @@ BOOST_FIXTURE_TEST_CASE(a_step_is_handed_on_with_its_sampling, Fixture) {
                                  .top_logprobs = 6,
                                  .min_tokens = 4,
                                  .end_tokens = {2, 3}};
-  const std::vector<SlotStart> starts{{1, 17, &sampling}};
+  const std::vector<int32_t> history{5, 6, 7};
+  const std::vector<SlotStart> starts{{1, 17, &sampling, history}};
   const std::vector<BlockChange> changes{{1, 0, 4}};
   const std::vector<SlotRows> sequences{{.slot = 1, .rows = 2, .sampled_rows = 1}};
   const std::vector<int32_t> ids{8, 9}, replayed{1};
@@ -206,6 +207,7 @@ BOOST_FIXTURE_TEST_CASE(a_step_is_handed_on_with_its_sampling, Fixture) {
   BOOST_TEST(s.logprobs == 1u);
   BOOST_TEST(s.top_logprobs == 6u);
   BOOST_TEST(fake.end_tokens == sampling.end_tokens, boost::test_tools::per_element());
+  BOOST_TEST(fake.history == history, boost::test_tools::per_element());
 }
 
 BOOST_FIXTURE_TEST_CASE(sampled_tokens_and_logits_are_handed_on, Fixture) {

@@ -61,7 +61,7 @@ class FakeCuda {
   cuda::OpenOptions opened;
   DeviceLimits limits;
   std::vector<std::pair<int64_t, size_t>> loads;  // layer, parts
-  std::vector<int32_t> end_tokens;
+  std::vector<int32_t> end_tokens, history;
   cuda::Start start{};
   cuda::Step step{};
   uint64_t released = 0;
@@ -125,6 +125,7 @@ class FakeCuda {
       now_->start = step->starts[0];
       const cuda::Sampling& s = step->starts[0].sampling;
       now_->end_tokens.assign(s.end_tokens, s.end_tokens + s.end_token_count);
+      now_->history.assign(step->starts[0].history, step->starts[0].history + step->starts[0].history_count);
     }
     now_->say("submit", status);
     if (status->code == cuda::Code::ok) now_->in_flight_.push_back(step->number);
