@@ -23,8 +23,9 @@ struct SeqStart {
   std::vector<int32_t> history = {};  // ids of the cached tokens if needs_history(sampling); else empty
 };
 
-/// Stands for the token that the sequence sampled last: the step was planned before that one was known. The
-/// first stage puts it in (Engine::resolve).
+/// Stands for the token that the sequence sampled last, behind all tokens that it has: the step was planned
+/// before that one was known. Behind a draft it is the last row's, so whoever says it takes the whole draft
+/// for accepted. The first stage puts it in (Engine::resolve).
 inline constexpr int32_t token_fed_back = -1;
 
 /// The tokens of one sequence in this step: a decode brings 1, a draft several, a chunk of a prompt many.
@@ -58,7 +59,8 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-/// Why a row gave no token. It ends its sequence; the others of the step are not touched.
+/// Why a row gave no token. It ends its sequence, if that comes to it: not behind a draft that was not
+/// accepted. The others of the step are not touched.
 enum class RowFault : uint8_t {
   none,
   not_finite,  // a logit is infinite or not a number

@@ -274,7 +274,9 @@ enum RowFault {
 struct SampledTokens {
   slot @0 :UInt32;
   tokens @1 :List(Token);
-  fault @2 :RowFault;              # then the tokens say nothing, and the sequence ends with an error
+  fault @2 :RowFault;              # then the tokens from faultRow on say nothing, and the sequence ends with an
+                                   # error if it comes to them: not behind a draft that was not accepted
+  faultRow @3 :UInt32;             # the first of the tokens that has the fault
 }
 
 struct StepResult {

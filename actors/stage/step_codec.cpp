@@ -168,7 +168,12 @@ Frame<msg::StepResult> encode(const gpu::StepResult& result) {
   for (unsigned i = 0; i < result.sequences.size(); ++i) {
     const gpu::SampledTokens& s = result.sequences[i];
     sequences[i].setSlot(s.slot);
-    sequences[i].setFault(encode(s.fault()));
+    const auto first = std::ranges::find_if(
+        s.tokens, [](const gpu::SampledToken& t) { return t.fault != gpu::RowFault::none; });
+    if (first != s.tokens.end()) {
+      sequences[i].setFault(encode(first->fault));
+      sequences[i].setFaultRow(static_cast<uint32_t>(first - s.tokens.begin()));
+    }
     auto tokens = sequences[i].initTokens(static_cast<unsigned>(s.tokens.size()));
     for (unsigned t = 0; t < s.tokens.size(); ++t) encode(s.tokens[t], tokens[t]);
   }
@@ -180,10 +185,13 @@ gpu::StepResult decode(const Frame<msg::StepResult>& frame) {
   gpu::StepResult result{message->getEpoch(), message->getStep(), {}};
   for (const auto s : message->getSequences()) {
     gpu::SampledTokens sampled{s.getSlot(), {}};
-    for (const auto t : s.getTokens()) {
-      sampled.tokens.push_back(decode(t));
-      sampled.tokens.back().fault = decode(s.getFault());
-    }
+    for (const auto t : s.getTokens()) sampled.tokens.push_back(decode(t));
+    const gpu::RowFault fault = decode(s.getFault());
+    if (fault != gpu::RowFault::none && s.getFaultRow() >= sampled.tokens.size())
+      throw std::runtime_error(
+          "step " + std::to_string(result.step) + " has a fault in token " + std::to_string(s.getFaultRow()) +
+          " of " + std::to_string(sampled.tokens.size()) + " of slot " + std::to_string(sampled.slot));
+    for (size_t row = s.getFaultRow(); row < sampled.tokens.size(); row++) sampled.tokens[row].fault = fault;
     result.sequences.push_back(std::move(sampled));
   }
   return result;

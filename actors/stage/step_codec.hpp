@@ -13,6 +13,7 @@ void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to);
 gpu::StepPlan decode(msg::StepPlan::Reader from);
 
 Frame<msg::StepResult> encode(const gpu::StepResult& result);
+/// Throws std::runtime_error if it says of a token that is not there that it has a fault.
 gpu::StepResult decode(const Frame<msg::StepResult>& frame);
 
 /// A step's frame for the next stage, made before its hidden states are known: they are written where they

@@ -124,3 +124,43 @@ BOOST_AUTO_TEST_CASE(a_damaged_plan_is_decoded_or_throws_and_takes_no_more_than_
   BOOST_TEST(threw > 0u);
   BOOST_TEST(decoded > 0u);
 }
+
+BOOST_AUTO_TEST_CASE(a_fault_behind_other_tokens_is_told_with_its_place) {
+  const auto token = [](int32_t id, gpu::RowFault fault = gpu::RowFault::none) {
+    return gpu::SampledToken{.id = id, .fault = fault};
+  };
+  using gpu::RowFault;
+  const gpu::StepResult result{
+      .epoch = 2,
+      .step = 5,
+      .sequences = {{0, {token(7)}},
+                    {3, {token(8), token(9), token(0, RowFault::all_masked), token(0, RowFault::not_finite)}},
+                    {4, {token(0, RowFault::not_finite), token(6)}}}};
+  const gpu::StepResult own = decode(encode(result));
+  BOOST_TEST(own.epoch == 2u);
+  BOOST_TEST(own.step == 5u);
+  BOOST_REQUIRE(own.sequences.size() == 3u);
+  const auto faults = [&](size_t i) {
+    std::vector<RowFault> all;
+    for (const gpu::SampledToken& t : own.sequences[i].tokens) all.push_back(t.fault);
+    return all;
+  };
+  BOOST_TEST(own.sequences[1].tokens.at(1).id == 9);
+  BOOST_TEST((faults(0) == std::vector{RowFault::none}));
+  // Nobody comes behind the first.
+  BOOST_TEST(
+      (faults(1) == std::vector{RowFault::none, RowFault::none, RowFault::all_masked, RowFault::all_masked}));
+  BOOST_TEST((faults(2) == std::vector{RowFault::not_finite, RowFault::not_finite}));
+}
+
+BOOST_AUTO_TEST_CASE(a_fault_of_a_token_that_is_not_there_is_refused) {
+  msg::FrameBuilder<msg::StepResult> frame;
+  auto sequence = frame->initSequences(1)[0];
+  sequence.initTokens(2);
+  sequence.setFault(msg::RowFault::NOT_FINITE);
+  sequence.setFaultRow(2);
+  BOOST_CHECK_EXCEPTION(decode(std::move(frame).finish()), std::runtime_error,
+                        [](const std::runtime_error& e) {
+                          return std::string(e.what()).find("token 2 of 2") != std::string::npos;
+                        });
+}

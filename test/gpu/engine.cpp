@@ -189,6 +189,26 @@ BOOST_AUTO_TEST_CASE(a_token_is_fed_back_only_to_the_sequence_and_position_that_
   BOOST_CHECK_THROW(first->resolve(after), std::runtime_error);
 }
 
+BOOST_AUTO_TEST_CASE(a_token_fed_back_behind_a_draft_is_the_one_behind_its_last_row) {
+  const auto engine = engine_of();
+  StepPlan draft = three_tokens();
+  draft.sequences[0].tokens = {10, 20, 30, 40, 50};
+  draft.sequences[0].sampled_rows = 3;
+  const auto sampled = engine->run(draft, {}).result.sequences.at(0).tokens;
+  StepPlan plan{.step = 10, .sequences = {{1, 5, {token_fed_back}, 1}}};
+  BOOST_REQUIRE(engine->resolve(plan));
+  BOOST_TEST(plan.sequences[0].tokens.at(0) == sampled.at(2).id);
+  // Where not all of it was accepted, tokens have to be said.
+  for (const uint32_t position : {3, 4}) {
+    StepPlan other{.step = 10, .sequences = {{1, position, {token_fed_back}, 1}}};
+    BOOST_CHECK_THROW(engine->resolve(other), std::runtime_error);
+  }
+  const auto next = engine->run({.step = 10, .sequences = {{1, 3, {sampled[0].id}, 1}}}, {}).result;
+  StepPlan after{.step = 11, .sequences = {{1, 4, {token_fed_back}, 1}}};
+  BOOST_REQUIRE(engine->resolve(after));
+  BOOST_TEST(after.sequences[0].tokens.at(0) == next.sequences.at(0).tokens.at(0).id);
+}
+
 BOOST_AUTO_TEST_CASE(a_step_without_rows_only_changes_slots) {
   const auto engine = engine_of();
   engine->run(three_tokens(), {});
@@ -381,5 +401,28 @@ BOOST_AUTO_TEST_CASE(a_row_that_is_not_finite_ends_itself_and_touches_no_other) 
         const auto again = shared->run(after, {}).result.sequences.at(0);
         BOOST_TEST((again.fault() == RowFault::none));
         BOOST_TEST(again.tokens.at(0).id == expected.id);
+      }
+}
+
+BOOST_AUTO_TEST_CASE(a_draft_that_is_not_finite_leaves_what_comes_before_it_alone) {
+  for (const Tiny kind : {Tiny::llama, Tiny::deepseek})
+    for (const Kernels kernels : {Kernels::reference, Kernels::fast})
+      BOOST_TEST_CONTEXT((kind == Tiny::llama ? "llama" : "deepseek")
+                         << (kernels == Kernels::fast ? ", fast" : ", reference")) {
+        EngineLimits limits = tiny_limits;
+        limits.deterministic = true;
+        const auto checkpoint = std::make_shared<PoisonedCheckpoint>(kind);
+        Engine engine(cpu_device(kernels, 1), checkpoint, {0, 2}, limits);
+        const auto expected = generate(engine, {}, 3);
+        BOOST_REQUIRE(expected[1] != PoisonedCheckpoint::poison);
+        engine.run(three_tokens(), {});
+        const StepPlan draft{.sequences = {{1, 3, {expected[0], PoisonedCheckpoint::poison}, 2}}};
+        const auto drafted = engine.run(draft, {}).result.sequences.at(0).tokens;
+        BOOST_TEST((drafted.at(0).fault == RowFault::none));
+        BOOST_TEST(drafted.at(0).id == expected[1]);
+        BOOST_TEST((drafted.at(1).fault == RowFault::not_finite));
+        const auto next = engine.run({.sequences = {{1, 4, {expected[1]}, 1}}}, {}).result.sequences.at(0);
+        BOOST_TEST((next.fault() == RowFault::none));
+        BOOST_TEST(next.tokens.at(0).id == expected[2]);
       }
 }
