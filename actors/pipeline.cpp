@@ -36,7 +36,7 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
     : self(actor),
       options(std::move(o)),
       peers(std::move(p)),
-      scheduler(options.limits),
+      scheduler(options.limits, options.kv_secret),
       stages({.stages = options.limits.stages,
               .stage_threads = options.stage_threads,
               .step_timeout_ms = options.step_timeout_ms,
@@ -95,13 +95,13 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   sequence.max_tokens = request->getMaxTokens();
   if (const auto why = scheduler.refuse(sequence))
     return reject(*request, msg::Rejected::Reason::INVALID, *why);
-  if (scheduler.queue_full(sequence))
+  if (scheduler.full())
     return reject(*request, msg::Rejected::Reason::OVERLOADED,
                   std::to_string(scheduler.running()) + " requests are running and " +
                       std::to_string(scheduler.waiting()) +
                       " are waiting (pipeline.sequences_max, pipeline.queue_max)");
 
-  const SequenceId id = scheduler.admit(std::move(sequence));
+  const SequenceId id = scheduler.admit(std::move(sequence), now());
   admitted_total->Increment();
   const uint64_t number = request->getReplyTo().getRequest();
   requests.emplace(id,
@@ -163,7 +163,7 @@ void PipelineData::deliver(const Progress& p) {
 void PipelineData::pump() {
   if (stages.phase() != Phase::serving) return;
   const bool idle = scheduler.in_flight() == 0;
-  while (auto plan = scheduler.plan()) {
+  while (auto plan = scheduler.plan(now())) {
     plan->epoch = stages.epoch();
     self->send(handles.front(), encode(*plan));
   }
@@ -180,9 +180,9 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
   if (!from(handles.back(), "StepResult")) return;
   std::vector<Progress> progress;
   try {
-    const gpu::StepResult result = decode(frame);
+    gpu::StepResult result = decode(frame);
     if (result.epoch != stages.epoch() || stages.phase() != Phase::serving) return;  // of one that is over
-    progress = scheduler.commit(result);
+    progress = scheduler.commit(std::move(result), now());
   } catch (
       const std::exception& e) {  // the last stage's bytes are wrong: it cannot be trusted with the next step
     return give_up(static_cast<uint32_t>(handles.size()) - 1, msg::Health::HUNG, e.what());

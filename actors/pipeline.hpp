@@ -5,10 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "actors/messages.hpp"
-#include "actors/scheduler.hpp"
+#include "actors/schedule/scheduler.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
 namespace prometheus {
@@ -26,6 +27,7 @@ struct PipelineOptions {
   uint32_t load_timeout_ms = 600'000;
   uint32_t failure_detection_ms = 800;
   uint32_t stage_threads = 1;
+  std::string kv_secret = {};  // keys the names of KV blocks
 };
 
 struct PipelinePeers {

@@ -39,6 +39,10 @@ struct PipelineData {
   Clock::time_point last_published{};
   prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
 
+  static Scheduler::Micros now() {
+    return std::chrono::duration_cast<Scheduler::Micros>(Clock::now().time_since_epoch());
+  }
+
   // requests: pipeline.cpp
   void reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason, const std::string& why);
   void generate(const Frame<msg::Generate>& frame);

@@ -152,9 +152,8 @@ void PipelineData::publish() {
   frame->setEpoch(stages.epoch());
   frame->setRunning(static_cast<uint32_t>(scheduler.running()));
   frame->setWaiting(static_cast<uint32_t>(scheduler.waiting()));
-  const uint32_t blocks = scheduler.limits().kv_blocks;
-  frame->setKvBlocksUsed(blocks - scheduler.free_blocks());
-  frame->setKvBlocksTotal(blocks);
+  frame->setKvBlocksUsed(scheduler.kv_blocks_used());
+  frame->setKvBlocksTotal(scheduler.limits().kv_blocks);
   frame->setStepsInFlight(static_cast<uint32_t>(scheduler.in_flight()));
   frame->setMicroBatches(static_cast<uint32_t>(scheduler.micro_batches_in_flight()));
   frame->setRowsPerStep(scheduler.rows_per_step());

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "actors/link/peer_identity.hpp"
-#include "actors/step_cost.hpp"
+#include "actors/schedule/step_cost.hpp"
 #include "schema/convoy.capnp.h"
 
 namespace convoy::actors {

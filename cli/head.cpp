@@ -32,7 +32,9 @@ void Head::start() {
     log::warn("model.note", {{"model", config_.cluster.model}, {"note", note}});
   actors::check_stages(config_, checkpoint->config());
   actors::check_rotary_table(config_, *checkpoint);
+  secret_ = actors::load_or_create_secret(run_dir_ / actors::secret_file);
   pipeline_options_ = pipeline_options(config_, *checkpoint);
+  pipeline_options_.kv_secret = actors::derive_key(secret_, "names of KV blocks");
   gateway_ = std::make_unique<gateway::Gateway>(system_, gateway_options(config_, node_),
                                                 served_model(config_, *checkpoint, digest_), metrics_);
   find_digest(checkpoint);
@@ -45,7 +47,6 @@ void Head::start() {
 }
 
 void Head::start_cache() {
-  secret_ = actors::load_or_create_secret(run_dir_ / actors::secret_file);
   std::string url = config_.redis.url;
   if (url.empty()) {
     actors::RedisServerOptions options;
@@ -97,7 +98,7 @@ void Head::hold_actors(ActorWatch& watch) const {
   watch.hold(gateway_->actor(), "gateway");
 }
 
-void Head::serve() { gateway_->serve(cache_actor_, router_, secret_); }
+void Head::serve() { gateway_->serve(cache_actor_, router_, cache_ ? secret_ : ""); }
 
 std::string Head::url() const {
   const std::string& host = config_.gateway.host;

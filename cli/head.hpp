@@ -53,7 +53,7 @@ class Head {
   actors::Links& links_;
   actors::PipelineOptions pipeline_options_;
   std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();
-  std::string secret_;  // of the cache; empty without one
+  std::string secret_;  // the cluster's
   std::unique_ptr<actors::RedisServer> redis_;
   gateway::Later digest_;  // of the model
   std::unique_ptr<gateway::Gateway> gateway_;

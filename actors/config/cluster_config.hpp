@@ -66,6 +66,8 @@ struct ClusterConfig {
     uint32_t sequences_max = 16;
     uint32_t queue_max = 64;
     uint32_t prefill_tokens_per_step = 512;
+    uint32_t prefill_share = 4;
+    uint32_t prefill_stretch_percent = 250;
     uint32_t pipeline_slack = 1;
     uint32_t step_timeout_ms = 30'000;
     uint32_t readiness_period_ms = 1000;

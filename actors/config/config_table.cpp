@@ -121,6 +121,16 @@ void add_pipeline_keys(std::vector<Key>& t) {
                                                      16'384,
                                                      "Most prompt tokens in one step: longer chunks read "
                                                      "prompts faster and make running answers wait longer."));
+  t.push_back(number<s, &S::prefill_share>(
+      "pipeline", "prefill_share", "", 1, 64,
+      "Into how many parts the prompt tokens of a step are dealt: a part always goes to the oldest prompt, "
+      "the "
+      "others to whoever was served least, so that a long prompt does not hold up short ones."));
+  t.push_back(number<s, &S::prefill_stretch_percent>(
+      "pipeline", "prefill_stretch_percent", "%", 100, 100'000,
+      "How long a step of running answers may take with prompts beside, of what it takes without, by "
+      "measured "
+      "step times: higher reads prompts faster and makes running answers less even."));
   t.push_back(number<s, &S::pipeline_slack>(
       "pipeline", "pipeline_slack", "", 0, 16,
       "Steps in flight beyond one per stage: those that are planned ahead of their tokens."));

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "actors/config/cluster_config.hpp"
-#include "actors/scheduler.hpp"
+#include "actors/schedule/scheduler.hpp"
 #include "gpu/devices.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/config.hpp"

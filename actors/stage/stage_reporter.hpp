@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "actors/messages.hpp"
-#include "actors/step_cost.hpp"
+#include "actors/schedule/step_cost.hpp"
 
 namespace convoy::actors {
 

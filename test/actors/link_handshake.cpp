@@ -29,7 +29,7 @@ BOOST_AUTO_TEST_CASE(another_protocol_version_is_refused_with_both_versions) {
   BOOST_REQUIRE_EQUAL(type, FrameTraits<msg::HelloRefused>::type_id);
   const Frame<msg::HelloRefused> frame(bytes);
   const Reading refused(frame);
-  BOOST_CHECK(contains(std::string(refused->getReason().cStr()), "protocol versions 4 to 5 there, 3 here"));
+  BOOST_CHECK(contains(std::string(refused->getReason().cStr()), "protocol versions 5 to 6 there, 4 here"));
   BOOST_CHECK(!refused->getRetry());
   BOOST_CHECK(raw.closed());
 }

@@ -56,7 +56,7 @@ BOOST_AUTO_TEST_CASE(a_lone_sequence_is_planned_one_decode_ahead_and_ends_at_max
   BOOST_CHECK_EQUAL(progress[0].first_index, 2u);
   BOOST_CHECK(progress[0].finish == FinishReason::length);
   BOOST_CHECK_EQUAL(s.running(), 0u);
-  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+  BOOST_CHECK_EQUAL(s.kv_blocks_used(), 0u);
 }
 
 BOOST_AUTO_TEST_CASE(what_was_planned_beyond_an_end_token_is_ignored) {
@@ -65,7 +65,7 @@ BOOST_AUTO_TEST_CASE(what_was_planned_beyond_an_end_token_is_ignored) {
   const auto last = s.plan(), beyond = s.plan();
   BOOST_REQUIRE(last && beyond);
   BOOST_CHECK(s.commit(answer(*last, 42)).at(0).finish == FinishReason::stop);
-  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+  BOOST_CHECK_EQUAL(s.kv_blocks_used(), 0u);
   BOOST_CHECK(s.commit(answer(*beyond, 7)).empty());
   s.admit(request(3, 50));
   const auto next = s.plan();
@@ -197,29 +197,25 @@ BOOST_AUTO_TEST_CASE(what_would_start_at_once_does_not_wait) {
   l.queue = 2;
   Scheduler s(l);
   for (int i = 0; i < 10; ++i) {  // no step between them: they all come at the same moment
-    BOOST_REQUIRE_MESSAGE(!s.queue_full(request(3, 5)), "refused number " << i);
+    BOOST_REQUIRE_MESSAGE(!s.full(), "refused number " << i);
     s.admit(request(3, 5));
   }
   BOOST_CHECK_EQUAL(s.running(), 8u);
   BOOST_CHECK_EQUAL(s.waiting(), 2u);
-  BOOST_CHECK(s.queue_full(request(3, 5)));
+  BOOST_CHECK(s.full());
 }
 
-BOOST_AUTO_TEST_CASE(a_queue_of_none_lets_run_what_there_is_room_for) {
+BOOST_AUTO_TEST_CASE(a_queue_of_none_still_takes_as_many_as_may_run) {
   auto l = limits();
   l.sequences = 2;
   l.queue = 0;
-  Scheduler s(l);
-  for (int i = 0; i < 2; ++i) {
-    BOOST_REQUIRE(!s.queue_full(request(3, 5)));
-    s.admit(request(3, 5));
-  }
-  BOOST_CHECK(s.queue_full(request(3, 5)));
-  l.sequences = 8;
   l.kv_blocks = 4;  // three for requests
-  Scheduler small(l);
-  small.admit(request(100, 60));
-  BOOST_CHECK(small.queue_full(request(3, 5)));  // there is a place, but no block
+  Scheduler s(l);
+  s.admit(request(100, 60));
+  s.admit(request(100, 60));
+  BOOST_CHECK_EQUAL(s.running(), 1u);  // there is a place for the other one, but not the blocks
+  BOOST_CHECK_EQUAL(s.waiting(), 1u);
+  BOOST_CHECK(s.full());
 }
 
 BOOST_AUTO_TEST_CASE(a_row_without_a_token_ends_its_sequence_alone) {
@@ -277,7 +273,7 @@ BOOST_AUTO_TEST_CASE(a_cancelled_sequence_frees_its_blocks_and_its_late_result_i
   const auto id = s.admit(request(10, 10));
   const auto plan = s.plan();
   s.cancel(id);
-  BOOST_CHECK_EQUAL(s.free_blocks(), limits().kv_blocks);
+  BOOST_CHECK_EQUAL(s.kv_blocks_used(), 0u);
   BOOST_CHECK(s.commit(answer(*plan, 5)).empty());
   s.admit(request(10, 10));
   const auto next = s.plan();
@@ -360,8 +356,8 @@ BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_th
   l.kv_blocks = 0;
   Scheduler s(l);
   BOOST_CHECK(s.refuse(request(64, 1)));
-  s.set_kv_blocks(3);  // one is the canary's
-  BOOST_CHECK_EQUAL(s.free_blocks(), 3u);
+  s.set_kv_blocks(3);                          // one is the canary's
+  BOOST_CHECK_EQUAL(s.kv_cache().free(), 2u);  // one is the canary's
   BOOST_CHECK(!s.refuse(request(64, 65)));
   BOOST_CHECK(s.refuse(request(64, 66)));
   s.admit(request(64, 65));

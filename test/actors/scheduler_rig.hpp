@@ -1,16 +1,30 @@
 #pragma once
 // What the scheduler's tests share: limits, requests, and a last stage's answer to a plan.
 
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "actors/scheduler.hpp"
+#include "actors/schedule/scheduler.hpp"
 
 namespace scheduler_rig {
 
 using namespace convoy;
 using actors::FinishReason;
-using actors::Scheduler;
 using actors::SchedulerLimits;
+
+/// A scheduler for which no time passes unless the test says so.
+struct Scheduler : actors::Scheduler {
+  using actors::Scheduler::Scheduler;
+  Micros now{};
+  actors::SequenceId admit(actors::NewSequence sequence) {
+    return actors::Scheduler::admit(std::move(sequence), now);
+  }
+  std::optional<gpu::StepPlan> plan() { return actors::Scheduler::plan(now); }
+  std::vector<actors::Progress> commit(gpu::StepResult result) {
+    return actors::Scheduler::commit(std::move(result), now);
+  }
+};
 
 inline SchedulerLimits limits() {
   SchedulerLimits l;
@@ -24,8 +38,11 @@ inline SchedulerLimits limits() {
   return l;
 }
 
+/// One that finds nothing of others.
 inline actors::NewSequence request(size_t prompt, uint32_t max_tokens, std::vector<int32_t> ends = {}) {
+  static int number = 0;
   actors::NewSequence s;
+  s.salt = std::to_string(++number);
   s.prompt.assign(prompt, 7);
   s.max_tokens = max_tokens;
   s.sampling.end_tokens = std::move(ends);

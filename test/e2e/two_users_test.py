@@ -56,7 +56,7 @@ def conversations():
     """What a stranger may say, message after message: with and without the challenge that comes first today."""
     nonce = '"' + "x" * 32 + '"'
     said = []
-    for version in 2, 3:
+    for version in 3, 4:
         for role in "stage", "client", "node":
             for cluster in "test", "another":
                 hello, bulk = (

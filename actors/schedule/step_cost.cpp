@@ -1,4 +1,4 @@
-#include "actors/step_cost.hpp"
+#include "actors/schedule/step_cost.hpp"
 
 #include <algorithm>
 
