@@ -122,11 +122,13 @@ Scheduler::Sequence* Scheduler::living(uint32_t slot, uint64_t life) const {
 
 void Scheduler::start_waiting() {
   start_canary();
-  // Whoever's turn it is is not overtaken, or who needs much room might never start.
+  // Whoever's turn it is is not overtaken, or who needs much room might never start: nor by one that made
+  // room for it.
   for (auto next = tenants_.next_waiting(); next.tenant; next = tenants_.next_waiting()) {
     Sequence& s = sequences_.at(next.id);
-    // Slots come back with the next step, whoever is preempted.
-    if (free_slots_.empty() || (!start(s) && !make_room_for(s))) break;
+    while (!start(s))
+      // Slots come back with the next step, whoever is preempted.
+      if (free_slots_.empty() || !make_room_for(s)) return;
   }
 }
 
