@@ -180,6 +180,7 @@ class Scheduler {
     std::vector<uint32_t> blocks;
 
     SequenceFacts facts;
+    bool ever_begun = false;
     Micros since{};  // of its times, what is not counted yet
   };
   using Ready = boost::intrusive::list<Sequence, boost::intrusive::constant_time_size<false>>;

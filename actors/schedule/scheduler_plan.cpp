@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 #include "actors/schedule/scheduler.hpp"
 #include "gpu/sampler.hpp"
@@ -208,7 +209,7 @@ void Scheduler::add_rows(Sequence& s, uint32_t count, gpu::StepPlan& plan, Flyin
 /// The first rows of its life are planned.
 void Scheduler::begin_facts(Sequence& s) {
   if (s.canary) return;
-  if (s.facts.preemptions == 0) s.facts.cached_tokens = s.planned;
+  if (!std::exchange(s.ever_begun, true)) s.facts.cached_tokens = s.planned;
   counters_.prompt_tokens += s.tokens.size();
   counters_.cached_tokens += s.planned;
 }

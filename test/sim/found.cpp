@@ -68,3 +68,20 @@ BOOST_AUTO_TEST_CASE(who_made_room_does_not_take_it_back) {
   BOOST_CHECK_EQUAL(s.running(), 4u);
   BOOST_CHECK_EQUAL(s.counters().preemptions, 1u);
 }
+
+BOOST_AUTO_TEST_CASE(a_sequence_that_is_preempted_before_it_begins_says_what_it_found_later) {
+  auto l = limits();
+  l.sequences = 1;
+  Scheduler s(l);
+  s.admit(request("a", 70, 1), now);
+  BOOST_REQUIRE_EQUAL(run(s).size(), 1u);
+  const auto low = s.admit(request("a", 70, 1), now);
+  auto urgent = request("a", 10, 1);
+  urgent.priority = actors::priority_default + 1;
+  s.admit(urgent, now);
+  BOOST_CHECK_EQUAL(s.counters().preemptions, 1u);
+  const auto finished = run(s);
+  BOOST_REQUIRE_EQUAL(finished.size(), 2u);
+  BOOST_CHECK_EQUAL(finished[1].id, low);
+  BOOST_CHECK_EQUAL(finished[1].facts.cached_tokens, 64u);
+}
