@@ -1,0 +1,76 @@
+// The scheduler in simulated worlds, many of them. A failure names its seed; CONVOY_SIM_SEED=N runs that one
+// alone, CONVOY_SIM_SEEDS=N so many instead of all.
+
+#include <boost/test/unit_test.hpp>
+#include <cstdlib>
+
+#include "test/sim/simulation.hpp"
+
+namespace {
+
+using namespace sim;
+
+constexpr uint64_t seeds_all = 1'000, requests_each = 200;
+constexpr uint64_t of_each_event = 1'000;  // over all seeds
+
+std::optional<uint64_t> number_of(const char* variable) {
+  const char* const text = std::getenv(variable);
+  return text ? std::optional(std::strtoull(text, nullptr, 10)) : std::nullopt;
+}
+
+std::string replay(uint64_t seed) {
+  return "seed " + std::to_string(seed) + ", alone: CONVOY_SIM_SEED=" + std::to_string(seed) +
+         " test_simulation -t requests_of_random_worlds_get_what_they_get_alone";
+}
+
+/// What the simulation found, or nothing.
+std::optional<std::string> violation(const World& world, Events& events, Plant plant = Plant::none) {
+  try {
+    events = Simulation(world, plant).run();
+    return std::nullopt;
+  } catch (const Violation& violation) {
+    return violation.what();
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(requests_of_random_worlds_get_what_they_get_alone) {
+  const auto alone = number_of("CONVOY_SIM_SEED");
+  const uint64_t first = alone.value_or(1),
+                 seeds = alone ? 1 : number_of("CONVOY_SIM_SEEDS").value_or(seeds_all);
+  std::map<std::string, uint64_t> all;
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    BOOST_TEST_CONTEXT(replay(seed)) {
+      Events events;
+      const auto found = violation(random_world(seed, requests_each), events);
+      BOOST_CHECK_MESSAGE(!found, *found);
+      events.each([&](const char* name, uint64_t count) { all[name] += count; });
+    }
+  }
+  for (const auto& [name, count] : all) {
+    BOOST_TEST_MESSAGE(name << ": " << count);
+    if (!alone)
+      BOOST_CHECK_MESSAGE(count >= of_each_event * seeds / seeds_all,
+                          name << " happened only " << count << " times");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(mistakes_are_found) {
+  constexpr std::pair<Plant, const char*> plants[]{{Plant::leaked_block, "blocks are lost"},
+                                                   {Plant::freed_block, "is used by"},
+                                                   {Plant::shared_block, "alone"},
+                                                   {Plant::skipped_token, "alone"}};
+  for (const auto& [plant, words] : plants)
+    for (uint64_t seed = 1; seed <= 10; ++seed) {
+      BOOST_TEST_CONTEXT("mistake " << words << ", seed " << seed) {
+        World world = random_world(seed, requests_each);
+        world.resets_us.clear();      // which would forget a lost block
+        world.limits.kv_blocks += 8;  // of which one can be lost
+        Events events;
+        const auto found = violation(world, events, plant);
+        BOOST_REQUIRE(found);
+        BOOST_CHECK_MESSAGE(found->find(words) != std::string::npos, *found);
+      }
+    }
+}
