@@ -88,7 +88,7 @@ struct Progress {
   FinishReason finish = FinishReason::none;
   gpu::RowFault fault = gpu::RowFault::none;  // why it failed
   bool canary = false;
-  SequenceFacts facts = {};  // of one that finished
+  SequenceFacts facts = {};  // of one that has not finished, times until its state changed last
 };
 
 /// Since the scheduler was made.

@@ -103,9 +103,9 @@ Progress Scheduler::take(Sequence& s, gpu::SampledTokens sampled) {
     s.planned = static_cast<uint32_t>(s.tokens.size()) - 1;  // those behind are written again
   }
   if (p.finish != FinishReason::failed) publish(s, static_cast<uint32_t>(s.tokens.size()) - 1);
+  if (p.finish != FinishReason::none && !s.canary) count_time(s);
+  p.facts = s.facts;
   if (p.finish != FinishReason::none) {
-    if (!s.canary) count_time(s);
-    p.facts = s.facts;
     erase(s);
   } else if (s.in_flight == 0) {
     enter(s, State::ready);
