@@ -23,6 +23,18 @@ Frame<msg::Finished> failure(uint64_t request, uint32_t attempt, uint32_t tokens
   return std::move(frame).finish();
 }
 
+void encode(const SequenceFacts& facts, msg::RequestFacts::Builder to) {
+  const auto ms = [](std::chrono::microseconds time) {
+    return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(time).count());
+  };
+  to.setCachedTokens(facts.cached_tokens);
+  to.setPreemptions(facts.preemptions);
+  to.setQueueMs(ms(facts.times.queued));
+  to.setPrefillMs(ms(facts.times.prefill));
+  to.setDecodeMs(ms(facts.times.decode));
+  to.setPreemptedMs(ms(facts.times.preempted));
+}
+
 std::string explain(gpu::RowFault fault) {
   return fault == gpu::RowFault::all_masked
              ? "every token is masked: there are more end tokens than min_tokens leaves others"
@@ -93,6 +105,10 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   for (const int32_t id : request->getTokens()) sequence.prompt.push_back(id);
   sequence.sampling = decode(request->getSampling());
   sequence.max_tokens = request->getMaxTokens();
+  sequence.tenant = request->getTenant();
+  sequence.salt = request->getSalt();
+  sequence.priority = request->getPriority();
+  sequence.drafts = request->getDrafts();
   if (const auto why = scheduler.refuse(sequence))
     return reject(*request, msg::Rejected::Reason::INVALID, *why);
   if (scheduler.full())
@@ -146,6 +162,7 @@ void PipelineData::deliver(const Progress& p) {
   frame->setFirstIndex(p.first_index);
   auto tokens = frame->initTokens(static_cast<unsigned>(p.tokens.size()));
   for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
+  if (p.first_index == 0) encode(p.facts, frame->initFacts());
   self->send(peers.gateway, std::move(frame).finish());
   r.tokens += static_cast<uint32_t>(p.tokens.size());
   generated_total->Increment(static_cast<double>(p.tokens.size()));
@@ -156,6 +173,7 @@ void PipelineData::deliver(const Progress& p) {
   finished->setReason(p.finish == FinishReason::stop ? msg::Finished::Reason::STOP
                                                      : msg::Finished::Reason::LENGTH);
   finished->setTokens(r.tokens);
+  encode(p.facts, finished->initFacts());
   self->send(peers.gateway, std::move(finished).finish());
   forget(p.id);
 }

@@ -31,7 +31,12 @@ void add_text(gateway::ServedModel& served, const ClusterConfig& config,
 }  // namespace
 
 gateway::GatewayOptions gateway_options(const ClusterConfig& config, const std::string& node) {
-  return {config.gateway, node, config.pipeline.readiness_period_ms, config.cache.epoch};
+  return {config.gateway,
+          node,
+          config.pipeline.readiness_period_ms,
+          config.cache.epoch,
+          config.pipeline.speculation == "prompt_lookup",
+          config.pipeline.drafts_max};
 }
 
 gateway::ServedModel served_model(const ClusterConfig& config, const model::Checkpoint& checkpoint,

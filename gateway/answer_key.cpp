@@ -12,8 +12,9 @@ namespace {
 
 namespace json = boost::json;
 
-/// Fields that change how an answer travels, never what it says.
-constexpr std::array<std::string_view, 3> transport_fields = {"stream", "stream_options", "user"};
+/// Fields that change when and how an answer comes, and how many there are, never what one says.
+constexpr std::array<std::string_view, 7> transport_fields = {
+    "stream", "stream_options", "user", "priority", "speculation", "n", "best_of"};
 
 void append_number(std::string& out, uint64_t value) {
   for (int shift = 56; shift >= 0; shift -= 8) out += static_cast<char>(value >> shift);

@@ -24,9 +24,10 @@ std::string answer_key(const std::string& secret, std::string_view tenant, const
                        const boost::json::object& request);
 
 /// The request as bytes that are equal exactly when everything in it is equal but the order of an object's
-/// keys, the spelling of numbers (1, 1.0, 1e0) and the fields that only shape transport (stream,
-/// stream_options, user). Text is taken byte for byte. A field that is new to us counts, so that it can cost
-/// a hit but never a wrong answer. The depth of the request is bounded by its parser.
+/// keys, the spelling of numbers (1, 1.0, 1e0) and the fields that only shape when and how answers come, and
+/// how many (stream, stream_options, user, priority, speculation, n, best_of). Text is taken byte for byte. A
+/// field that is new to us counts, so that it can cost a hit but never a wrong answer. The depth of the
+/// request is bounded by its parser.
 std::string canonical_request(const boost::json::object& request);
 
 }  // namespace convoy::gateway

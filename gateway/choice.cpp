@@ -19,26 +19,30 @@ capnp::Data::Reader data_of(const std::string& bytes) {
 
 }  // namespace
 
-Choice::Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, std::string cache_key)
+Choice::Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, uint32_t number,
+               std::string cache_key)
     : edge_(edge),
       request_(request),
       prompt_(std::move(prompt)),
       prompt_tokens_(prompt_.tokens.size()),
+      which_(number),
       cache_key_(std::move(cache_key)),
       number_(edge.next_request.fetch_add(1)),
       reader_(edge.model, request, prompt_.max_tokens) {}
 
 Choice::~Choice() { release(); }
 
-void Choice::ask(const std::string& request_id, const std::shared_ptr<Mailbox>& mailbox,
-                 Clock::time_point began, uint64_t deadline_ms) {
-  began_ = began;
+void Choice::ask(const Asking& asking) {
+  began_ = asking.began;
   model::Sampling sampling = request_.sampling;
-  if (!request_.deterministic()) random_bytes(&sampling.seed, sizeof sampling.seed);
+  if (request_.deterministic())
+    sampling.seed = request_.seed_of(which_);
+  else
+    random_bytes(&sampling.seed, sizeof sampling.seed);
   if (!request_.ignore_eos) sampling.end_tokens = edge_.model.end_tokens;
 
   schema::FrameBuilder<schema::Generate> generate(64 + prompt_tokens_ / 2);
-  generate->setRequestId(request_id);
+  generate->setRequestId(asking.request_id);
   generate->initReplyTo().setNode(edge_.options.node);
   generate->getReplyTo().setRequest(number_);
   auto tokens = generate->initTokens(static_cast<unsigned>(prompt_tokens_));
@@ -46,10 +50,14 @@ void Choice::ask(const std::string& request_id, const std::shared_ptr<Mailbox>& 
   std::vector<int32_t>().swap(prompt_.tokens);  // an assignment would keep the memory
   actors::encode(sampling, generate->initSampling());
   generate->setMaxTokens(prompt_.max_tokens);
-  generate->setDeadlineMs(deadline_ms);
+  generate->setDeadlineMs(asking.deadline_ms);
   generate->setCacheKey(data_of(cache_key_));
   generate->setAttempt(attempt);
-  caf::anon_send(edge_.mailroom, OpenMailbox{number_, mailbox});
+  generate->setTenant(asking.tenant);
+  generate->setSalt(request_.user);
+  generate->setPriority(request_.priority);
+  if (request_.speculation.value_or(edge_.options.speculation)) generate->setDrafts(edge_.options.drafts_max);
+  caf::anon_send(edge_.mailroom, OpenMailbox{number_, asking.mailbox});
   state_ = State::asked;
   actors::mail(edge_.cache, std::move(generate).finish());
 }
@@ -63,6 +71,7 @@ std::optional<ApiError> Choice::take(const schema::Frame<schema::Tokens>& frame)
   schema::Reading tokens(frame);
   if (tokens->getAttempt() != attempt || state_ == State::released) return {};
   started(tokens->getFromCache());
+  if (tokens->hasFacts()) learn(tokens->getFacts());
   const size_t known = piece_.tokens.size();
   const uint32_t seen = reader_.tokens();
   const auto why = reader_.take(*tokens, piece_);
@@ -94,6 +103,7 @@ std::optional<ApiError> Choice::take(const schema::Frame<schema::Finished>& fram
   schema::Reading finished(frame);
   if (finished->getAttempt() != attempt || state_ == State::released) return {};
   started(finished->getFromCache());
+  if (finished->hasFacts()) learn(finished->getFacts());
   state_ = State::over;
   if (const auto why = reader_.take(*finished, piece_)) return broken_answer(*why);
   return {};
@@ -125,6 +135,11 @@ void Choice::started(bool from_cache) {
     edge_.metrics.of(hit_).prompt_tokens.Increment(static_cast<double>(prompt_tokens_));
 }
 
+void Choice::learn(schema::RequestFacts::Reader facts) {
+  facts_ = {facts.getCachedTokens(), facts.getPreemptions(), facts.getQueueMs(),
+            facts.getPrefillMs(),    facts.getDecodeMs(),    facts.getPreemptedMs()};
+}
+
 Piece Choice::take_whole() {
   whole_.text = std::move(piece_.text);
   return std::move(whole_);
@@ -140,6 +155,9 @@ void Choice::release() {
 
 void Choice::settle() {
   if (state_ == State::released) return;
+  if (state_ == State::accepted && first_token_)  // a stop string ended it: the cluster has not said
+    facts_.decode_ms = static_cast<uint32_t>(
+        std::chrono::duration_cast<std::chrono::milliseconds>(last_token_ - *first_token_).count());
   between_tokens_.observe(edge_.metrics.between_tokens_seconds);
   edge_.metrics.of(hit_).request_seconds.Observe(seconds(Clock::now() - began_));
   edge_.metrics.cache(cache_key_.empty() ? "bypass" : hit_ ? "hit" : "miss");

@@ -17,19 +17,33 @@
 
 namespace convoy::gateway {
 
+/// What the pipeline says of a request (schema::RequestFacts).
+struct Facts {
+  uint32_t cached_tokens = 0, preemptions = 0;
+  uint32_t queue_ms = 0, prefill_ms = 0, decode_ms = 0, preempted_ms = 0;
+};
+
 class Choice {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// edge and request must outlive it. cache_key: empty if it is neither looked up nor kept.
-  Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, std::string cache_key);
+  /// edge and request must outlive it. number: which of the answers to this prompt. cache_key: empty if it is
+  /// neither looked up nor kept.
+  Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, uint32_t number, std::string cache_key);
   ~Choice();  // nothing is left running
   Choice(const Choice&) = delete;
   Choice& operator=(const Choice&) = delete;
 
-  /// Registers the mailbox, then mails Generate: its answers cannot overtake that. deadline_ms: Unix time.
-  void ask(const std::string& request_id, const std::shared_ptr<Mailbox>& mailbox, Clock::time_point began,
-           uint64_t deadline_ms);
+  /// What all choices of a request are asked with.
+  struct Asking {
+    std::string request_id;
+    std::string tenant;
+    std::shared_ptr<Mailbox> mailbox;
+    Clock::time_point began;
+    uint64_t deadline_ms;  // Unix time
+  };
+  /// Registers the mailbox, then mails Generate: its answers cannot overtake that.
+  void ask(const Asking& asking);
 
   /// What the cluster says; the error, if any, is why there will be no whole answer.
   std::optional<ApiError> take(const schema::Frame<schema::Accepted>& frame);
@@ -47,7 +61,12 @@ class Choice {
   bool cacheable() const { return !cache_key_.empty(); }
   bool hit() const { return hit_; }
   std::optional<FinishReason> finish_reason() const { return reader_.finish_reason(); }
-  Usage usage() const { return {prompt_tokens_, reader_.tokens()}; }
+  /// The prompt of several answers counts once.
+  Usage usage() const {
+    if (which_ > 0) return {0, reader_.tokens(), 0};
+    return {prompt_tokens_, reader_.tokens(), facts_.cached_tokens};
+  }
+  const Facts& facts() const { return facts_; }
   std::optional<Clock::time_point> first_token() const { return first_token_; }
   /// What has come since the last call.
   Piece take_piece() { return std::exchange(piece_, {}); }
@@ -64,6 +83,7 @@ class Choice {
     released,  // nobody waits, or it was not asked yet
   };
   void started(bool from_cache);
+  void learn(schema::RequestFacts::Reader facts);
   void count(uint32_t new_tokens);
   void store();
 
@@ -71,6 +91,7 @@ class Choice {
   const CompletionRequest& request_;
   Prompt prompt_;  // its tokens: until they are mailed
   const size_t prompt_tokens_;
+  const uint32_t which_;  // of the answers to this prompt
   const std::string cache_key_;
   const uint64_t number_;
   AnswerReader reader_;
@@ -81,6 +102,7 @@ class Choice {
   Clock::time_point began_;
   std::optional<Clock::time_point> first_token_;
   Clock::time_point last_token_;
+  Facts facts_;
   Intervals between_tokens_;
 };
 

@@ -100,16 +100,16 @@ std::optional<ApiError> Completion::understand() {
     auto encoded = encode_prompt(request_, i, edge_.model, edge_.options, stop_.get_token());
     if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
     auto& prompt = std::get<Prompt>(encoded);
-    std::string key = cacheable ? make_key(i, prompt) : std::string();
-    choices_.emplace_back(edge_, request_, std::move(prompt), std::move(key));
+    for (uint32_t k = 0; k < request_.choices; ++k)
+      choices_.emplace_back(edge_, request_, prompt, k, cacheable ? make_key(i, k, prompt) : std::string());
   }
   discard(request_.body);
   discard(request_.prompts);
   return std::nullopt;
 }
 
-/// Of one prompt: the same whether it came alone or in a list.
-std::string Completion::make_key(size_t index, const Prompt& prompt) {
+/// Of one answer to one prompt: the same whether it was asked for alone or beside others.
+std::string Completion::make_key(size_t index, uint32_t choice, const Prompt& prompt) {
   const ServedModel& model = edge_.model;
   KeyContext context;
   context.weights_digest = model.weights_digest.get();
@@ -132,6 +132,8 @@ std::string Completion::make_key(size_t index, const Prompt& prompt) {
                      " max_tokens=" + std::to_string(prompt.max_tokens) +
                      " control_tokens=" + std::to_string(edge_.options.control_tokens_in_prompts);
   if (endpoint_ == Endpoint::completions) (*request_.body)["prompt"] = prompt_value(request_.prompts[index]);
+  if (request_.choices > 1 && request_.seeded)
+    (*request_.body)["seed"] = static_cast<int64_t>(request_.seed_of(choice));
   return answer_key(edge_.cache_secret, {}, context,
                     *request_.body);  // tenants come with a later version's keys
 }
@@ -139,7 +141,10 @@ std::string Completion::make_key(size_t index, const Prompt& prompt) {
 void Completion::ask() {
   writer_.emplace(edge_.model, request_, id_, unix_ms() / 1000);
   const auto deadline_ms = static_cast<uint64_t>(unix_ms()) + edge_.options.request_timeout_ms;
-  for (Choice& choice : choices_) choice.ask(id_, mailbox_, began_, deadline_ms);
+  // Who does not say who he is shares with nobody.
+  const std::string tenant =
+      request_.user.empty() ? "connection " + connection_.peer() : "user " + request_.user;
+  for (Choice& choice : choices_) choice.ask({id_, tenant, mailbox_, began_, deadline_ms});
 }
 
 asio::awaitable<Completion::After> Completion::converse() {
@@ -209,7 +214,7 @@ asio::awaitable<bool> Completion::write_pieces() {
     header.set("x-cache", cache_word());
     if (!co_await connection_.begin_stream(std::move(header))) co_return false;
     state_ = State::streaming;
-    events = writer_->first_event();
+    events = writer_->first_events(choices_.size());
   }
   events += take_events();
   if (events.empty()) co_return true;
@@ -281,6 +286,7 @@ Usage Completion::usage() const {
     const Usage usage = choice.usage();
     sum.prompt_tokens += usage.prompt_tokens;
     sum.completion_tokens += usage.completion_tokens;
+    sum.cached_tokens += usage.cached_tokens;
   }
   return sum;
 }
@@ -299,6 +305,20 @@ std::string Completion::finish_word() const {
   return cut ? "length" : "stop";
 }
 
+/// Of several choices: the times of the one that took longest in each.
+Facts Completion::facts() const {
+  Facts all;
+  for (const Choice& choice : choices_) {
+    const Facts& facts = choice.facts();
+    all.preemptions += facts.preemptions;
+    all.queue_ms = std::max(all.queue_ms, facts.queue_ms);
+    all.prefill_ms = std::max(all.prefill_ms, facts.prefill_ms);
+    all.decode_ms = std::max(all.decode_ms, facts.decode_ms);
+    all.preempted_ms = std::max(all.preempted_ms, facts.preempted_ms);
+  }
+  return all;
+}
+
 /// One line for every request, refused ones too. Whole milliseconds; first_token_ms is -1 if none came.
 void Completion::log_end() const {
   const auto ms = [&](std::chrono::steady_clock::time_point at) {
@@ -309,6 +329,7 @@ void Completion::log_end() const {
     if (const auto at = choice.first_token())
       first_token_ms = first_token_ms < 0 ? ms(*at) : std::min<int64_t>(first_token_ms, ms(*at));
   const Usage usage = this->usage();
+  const Facts facts = this->facts();
   log::info("request.end", {{"id", id_},
                             {"request", connection_.request_id()},
                             {"peer", connection_.peer()},
@@ -322,6 +343,12 @@ void Completion::log_end() const {
                             {"choices", choices_.size()},
                             {"prompt_tokens", usage.prompt_tokens},
                             {"completion_tokens", usage.completion_tokens},
+                            {"cached_tokens", usage.cached_tokens},
+                            {"preemptions", facts.preemptions},
+                            {"queue_ms", facts.queue_ms},
+                            {"prefill_ms", facts.prefill_ms},
+                            {"decode_ms", facts.decode_ms},
+                            {"preempted_ms", facts.preempted_ms},
                             {"first_token_ms", first_token_ms},
                             {"total_ms", ms(std::chrono::steady_clock::now())}});
 }

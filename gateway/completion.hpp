@@ -43,7 +43,7 @@ class Completion {
 
   asio::awaitable<std::optional<ApiError>> prepare();
   std::optional<ApiError> understand();
-  std::string make_key(size_t index, const Prompt& prompt);
+  std::string make_key(size_t index, uint32_t choice, const Prompt& prompt);
   void ask();
   asio::awaitable<After> converse();
   void take(Event event);
@@ -59,6 +59,7 @@ class Completion {
   bool started() const;
   bool whole() const;
   Usage usage() const;
+  Facts facts() const;
   const char* cache_word() const;
   std::string finish_word() const;
   void log_end() const;
@@ -73,7 +74,7 @@ class Completion {
   std::string id_;
   const std::shared_ptr<Mailbox> mailbox_;  // of all choices
   std::stop_source stop_;                   // nobody waits for the prompts any more
-  std::deque<Choice> choices_;              // one for each prompt
+  std::deque<Choice> choices_;              // request_.choices for each prompt
   std::optional<AnswerWriter> writer_;
   State state_ = State::waiting;
   std::optional<ApiError> failure_;

@@ -26,6 +26,8 @@ struct GatewayOptions : actors::ClusterConfig::Gateway {
   uint32_t readiness_period_ms =
       actors::ClusterConfig::Pipeline().readiness_period_ms;  // ready is believed that long
   uint64_t cache_epoch = actors::ClusterConfig::Cache().epoch;
+  bool speculation = false;  // of requests that don't say
+  uint32_t drafts_max = actors::ClusterConfig::Pipeline().drafts_max;
 };
 
 /// A text that is known later than those who use it begin: empty until then. Copies share it; any thread.

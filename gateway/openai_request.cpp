@@ -167,6 +167,26 @@ void read_streaming(const Fields& f, CompletionRequest& request) {
   request.include_usage = include_usage;
 }
 
+/// For whom, and how: nothing of it changes what an answer says.
+void read_scheduling(const Fields& f, uint32_t choices_max, CompletionRequest& request) {
+  if (const json::value* user = f.find("user")) {
+    if (!user->is_string()) f.refuse("user", "must be a string");
+    if (user->get_string().size() > user_bytes_max)
+      f.refuse("user", "must not be longer than " + std::to_string(user_bytes_max) + " bytes");
+    request.user = user->get_string();
+  }
+  request.priority = static_cast<uint8_t>(
+      f.integer("priority", 0, actors::priorities - 1).value_or(actors::priority_default));
+  if (const json::value* how = f.find("speculation")) {
+    if (*how != "prompt_lookup" && *how != "off") f.refuse("speculation", "must be 'prompt_lookup' or 'off'");
+    request.speculation = *how == "prompt_lookup";
+  }
+  request.choices = static_cast<uint32_t>(f.integer("n", 1, choices_max).value_or(1));
+  if (request.endpoint == Endpoint::completions &&
+      f.integer("best_of", 1, choices_max).value_or(request.choices) != request.choices)
+    f.unsupported("best_of", "other than 'n' is not supported");
+}
+
 json::object object_of(std::string_view body) {
   json::parse_options options;
   options.max_depth = json_depth_max;
@@ -209,6 +229,7 @@ std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::
     read_logprobs(f, request);
     read_stop(f, limits.stop_strings_max, request);
     read_streaming(f, request);
+    read_scheduling(f, limits.choices_max, request);
     return request;
   } catch (const ApiError& error) {
     return error;

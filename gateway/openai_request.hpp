@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/config/cluster_config.hpp"
+#include "actors/schedule/tenants.hpp"
 #include "gateway/api_error.hpp"
 #include "model/chat/chat_template.hpp"
 #include "model/sampling.hpp"
@@ -24,6 +25,7 @@ constexpr size_t json_depth_max = 64;           // a deeper body would cost stac
 constexpr size_t stop_string_bytes_max = 4096;  // that much text of a stream may be held back
 constexpr uint32_t chat_top_logprobs_max = 20;
 constexpr uint32_t completion_logprobs_max = 5;
+constexpr size_t user_bytes_max = 512;
 
 using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, or token ids
 
@@ -40,11 +42,17 @@ struct CompletionRequest {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   bool stream = false, include_usage = false, return_token_ids = false;
+  std::string user;      // empty: not said
+  uint32_t choices = 1;  // to each prompt
+  uint8_t priority = actors::priority_default;
+  std::optional<bool> speculation;
 
-  /// How many choices it wants: a chat is one prompt.
+  /// A chat is one prompt.
   size_t prompt_count() const { return endpoint == Endpoint::chat ? 1 : prompts.size(); }
   /// The same request again has the same answer.
   bool deterministic() const { return seeded || sampling.temperature == 0; }
+  /// Of that answer to each prompt: what would give it alone.
+  uint64_t seed_of(uint32_t choice) const { return sampling.seed + choice; }
 };
 
 /// Of a chat that parse_request() let through, whose body outlives it: one is copied when it is read.
@@ -59,7 +67,7 @@ class ChatMessages final : public model::LateMessages {
   model::Message last_;
 };
 
-/// limits: stop_strings_max, prompts_max.
+/// limits: stop_strings_max, prompts_max, choices_max.
 std::variant<CompletionRequest, ApiError> parse_request(Endpoint endpoint, std::string_view body,
                                                         const actors::ClusterConfig::Gateway& limits);
 

@@ -15,7 +15,8 @@ const char* name(FinishReason reason) { return reason == FinishReason::stop ? "s
 json::object usage_object(const Usage& usage) {
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
-          {"total_tokens", usage.prompt_tokens + usage.completion_tokens}};
+          {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
+          {"prompt_tokens_details", json::object{{"cached_tokens", usage.cached_tokens}}}};
 }
 
 /// A token as a text of its own: what is only part of a character is U+FFFD. Without a tokenizer its id.
@@ -170,12 +171,14 @@ std::string AnswerWriter::chunk(json::object choice) const {
   return event(body);
 }
 
-std::string AnswerWriter::first_event() const {
-  if (!chat()) return {};
-  return chunk({{"index", 0},
-                {"delta", json::object{{"role", "assistant"}, {"content", ""}}},
-                {"logprobs", nullptr},
-                {"finish_reason", nullptr}});
+std::string AnswerWriter::first_events(size_t choices) const {
+  std::string events;
+  for (size_t index = 0; chat() && index < choices; ++index)
+    events += chunk({{"index", index},
+                     {"delta", json::object{{"role", "assistant"}, {"content", ""}}},
+                     {"logprobs", nullptr},
+                     {"finish_reason", nullptr}});
+  return events;
 }
 
 std::string AnswerWriter::piece_event(size_t index, const Piece& piece) const {

@@ -18,6 +18,7 @@ constexpr size_t event_bytes_max = 64 << 10;
 
 struct Usage {
   uint64_t prompt_tokens = 0, completion_tokens = 0;  // end tokens included
+  uint64_t cached_tokens = 0;                         // of the prompts', found in KV blocks of earlier ones
 };
 
 /// Writes the bodies of one answer.
@@ -33,9 +34,9 @@ class AnswerWriter {
   };
   std::string body(const std::vector<Whole>& choices, const Usage& usage) const;
 
-  /// Each is one event, several or none: the chat's first chunk with the role, what a piece adds (in events
-  /// of at most event_bytes_max), the end (finish reason, usage if asked for, [DONE]).
-  std::string first_event() const;
+  /// Each is one event, several or none: a chat's first chunks with the role, one for each choice, what a
+  /// piece adds (in events of at most event_bytes_max), the end (finish reason, usage if asked for, [DONE]).
+  std::string first_events(size_t choices) const;
   std::string piece_events(size_t index, const Piece& piece) const;
   std::string finish_event(size_t index, FinishReason finish) const;
   std::string end_events(const Usage& usage) const;

@@ -7,8 +7,7 @@ namespace json = boost::json;
 namespace {
 
 // What OpenAI, vLLM and SGLang have and we don't, and what would make another answer. Not here, and so
-// ignored as unknown fields are: what shapes only cost, order or bookkeeping (priority, metadata,
-// prompt_cache_key, …).
+// ignored as unknown fields are: what shapes only cost or bookkeeping (metadata, prompt_cache_key, …).
 constexpr std::string_view unsupported_everywhere[] = {
     "logit_bias",
     "use_beam_search",
@@ -87,10 +86,8 @@ void refuse_unsupported(const Fields& f, const json::object& body, Endpoint endp
     if (!type || !type->is_string()) f.refuse("response_format", "must be an object with a type");
     if (*type != "text") f.unsupported("response_format", "other than {\"type\": \"text\"} is not supported");
   }
-  if (f.integer("n", 1, 128).value_or(1) != 1) f.unsupported("n", "above 1 is not supported");
   if (endpoint == Endpoint::completions) {
     refuse_all(unsupported_in_completions);
-    if (f.integer("best_of", 1, 20).value_or(1) != 1) f.unsupported("best_of", "above 1 is not supported");
   } else {
     refuse_all(unsupported_in_chats);
     refuse_unsupported_in_chats(f);

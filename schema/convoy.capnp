@@ -123,6 +123,10 @@ struct Generate {
   deadlineMs @5 :UInt64;           # Unix time
   cacheKey @6 :Data;               # empty: neither look up nor store
   attempt @7 :UInt32;              # the session counts; answers of older attempts are ignored
+  tenant @8 :Text;                 # who asks: all of a tenant's requests get one share of the pipeline
+  salt @9 :Text;                   # who may find the prompt's KV blocks again: requests with the same one
+  priority @10 :UInt8 = 5;         # 0..9: a higher one goes first
+  drafts @11 :UInt32;              # tokens that may be guessed ahead in one step; 0: none
 }
 
 struct Accepted {
@@ -156,6 +160,16 @@ struct Token {
   top @2 :List(TokenLogprob);      # best first
 }
 
+struct RequestFacts {
+  # Where a request's time went; whole milliseconds.
+  cachedTokens @0 :UInt32;         # of the prompt: found in KV blocks of earlier requests when it began
+  preemptions @1 :UInt32;
+  queueMs @2 :UInt32;              # until it first began
+  prefillMs @3 :UInt32;
+  decodeMs @4 :UInt32;
+  preemptedMs @5 :UInt32;          # from each preemption until the next token
+}
+
 struct Tokens {
   # pipeline → session, or cache → session
   request @0 :UInt64;
@@ -163,6 +177,7 @@ struct Tokens {
   firstIndex @2 :UInt32;           # of the first token in the answer: makes the message idempotent
   tokens @3 :List(Token);
   fromCache @4 :Bool;
+  facts @5 :RequestFacts;          # from the pipeline, beside the first tokens: so far
 }
 
 struct Finished {
@@ -178,6 +193,7 @@ struct Finished {
   tokens @3 :UInt32;               # how many the answer has: the session checks that it saw them all
   message @4 :Text;                # failed: what happened
   fromCache @5 :Bool;
+  facts @6 :RequestFacts;          # from the pipeline, unless it failed
 }
 
 struct Cancel {

@@ -54,6 +54,7 @@ struct ClusterConfig {
     uint32_t max_tokens_default = 512;
     uint32_t stop_strings_max = 16;
     uint32_t prompts_max = 32;
+    uint32_t choices_max = 16;
     bool control_tokens_in_prompts = false;
     uint64_t template_steps_max = 10'000'000;
     uint64_t template_bytes_max = 256 << 20;
@@ -63,7 +64,7 @@ struct ClusterConfig {
 
   struct Pipeline {
     uint32_t context_tokens_max = 0;  // 0: the model's
-    uint32_t sequences_max = 16;
+    uint32_t sequences_max = 64;
     uint32_t queue_max = 64;
     uint32_t prefill_tokens_per_step = 512;
     uint32_t prefill_share = 4;
@@ -74,6 +75,8 @@ struct ClusterConfig {
     uint32_t failure_detection_ms = 800;
     uint32_t load_timeout_ms = 600'000;
     uint32_t kv_tokens = 65'536;
+    std::string speculation = "off";
+    uint32_t drafts_max = 4;
   } pipeline;
 
   struct Stage {

@@ -85,6 +85,8 @@ void add_gateway_keys(std::vector<Key>& t) {
                                               "Stop strings of a request."));
   t.push_back(number<s, &S::prompts_max>("gateway", "prompts_max", "", 1, 65'536,
                                          "Prompts of a request to /v1/completions: each runs for itself."));
+  t.push_back(number<s, &S::choices_max>("gateway", "choices_max", "", 1, 128,
+                                         "Answers that a request may ask for to each prompt (`n`)."));
   t.push_back(
       key<s, &S::control_tokens_in_prompts>("gateway", "control_tokens_in_prompts",
                                             "Whether control tokens in the text prompt of /v1/completions "
@@ -152,6 +154,14 @@ void add_pipeline_keys(std::vector<Key>& t) {
       "pipeline", "kv_tokens", "tokens", 0, 1 << 26,
       "Keys and values held at once, over all requests, in blocks of 64 tokens. 0: as "
       "many as fit into the memory of the smallest stage, which its log explains."));
+  t.push_back(choice<s, &S::speculation>(
+      "pipeline", "speculation", {"off", "prompt_lookup"},
+      "For requests that don't say. `prompt_lookup`: how an answer goes on is guessed from where its last "
+      "tokens occurred before, and steps check the guesses beside the token that they compute anyway. "
+      "Answers "
+      "stay the same; they come faster where they repeat their prompt."));
+  t.push_back(number<s, &S::drafts_max>("pipeline", "drafts_max", "tokens", 1, 64,
+                                        "Most tokens of one answer that are guessed in one step."));
 }
 
 void add_stage_keys(std::vector<Key>& t) {

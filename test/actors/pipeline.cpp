@@ -30,10 +30,10 @@ struct Fixture : System {
   PipelineActor pipeline;
 
   void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2, uint32_t failure_detection_ms = 100,
-             uint32_t kv_blocks = 16) {
+             uint32_t kv_blocks = 16, uint32_t queue = 1) {
     PipelineOptions options;
     options.limits.stages = stage_count;
-    options.limits.queue = 1;
+    options.limits.queue = queue;
     options.limits.sequences = 1;
     options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
@@ -136,13 +136,15 @@ struct Fixture : System {
       if (msg::Reading(next<msg::PipelineState>(gateway))->getReady()) return;
   }
 
-  void ask(uint64_t number, uint32_t max_tokens = 5) {
+  void ask(uint64_t number, uint32_t max_tokens = 5, const char* tenant = "", uint8_t priority = 5) {
     msg::FrameBuilder<msg::Generate> frame;
     frame->initReplyTo().setNode("node1");
     frame->getReplyTo().setRequest(number);
     frame->initTokens(3).set(0, 7);
     frame->setMaxTokens(max_tokens);
     frame->setAttempt(1);
+    frame->setTenant(tenant);
+    frame->setPriority(priority);
     mail(pipeline, std::move(frame).finish());
   }
 };
@@ -253,6 +255,62 @@ BOOST_FIXTURE_TEST_CASE(a_request_is_accepted_answered_token_by_token_and_finish
   const msg::Reading finished(frame);
   BOOST_CHECK(finished->getReason() == msg::Finished::Reason::LENGTH);
   BOOST_CHECK_EQUAL(finished->getTokens(), 2u);
+  BOOST_CHECK_EQUAL(finished->getFacts().getCachedTokens(), 0u);
+  BOOST_CHECK_EQUAL(finished->getFacts().getPreemptions(), 0u);
+}
+
+BOOST_FIXTURE_TEST_CASE(only_who_has_the_same_salt_finds_what_a_prompt_left, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  uint64_t number = 1;
+  for (const auto& [salt, cached] :
+       std::vector<std::pair<const char*, uint32_t>>{{"ann", 0}, {"bob", 0}, {"ann", 128}}) {
+    BOOST_TEST_CONTEXT(salt << " finds " << cached) {
+      msg::FrameBuilder<msg::Generate> frame;
+      frame->initReplyTo().setNode("node1");
+      frame->getReplyTo().setRequest(number++);
+      frame->initTokens(150);
+      frame->setMaxTokens(2);
+      frame->setSalt(salt);
+      mail(pipeline, std::move(frame).finish());
+      answer(next_plan(), 42);
+      const auto first = next<msg::Tokens>(gateway);
+      const msg::Reading tokens(first);
+      BOOST_REQUIRE(tokens->hasFacts());  // with the first tokens: a stop string may end the answer there
+      BOOST_CHECK_EQUAL(tokens->getFacts().getCachedTokens(), cached);
+      answer(next_plan(), 43);
+      const auto second = next<msg::Tokens>(gateway);
+      BOOST_CHECK(!msg::Reading(second)->hasFacts());
+      const auto last = next<msg::Finished>(gateway);
+      BOOST_CHECK_EQUAL(msg::Reading(last)->getFacts().getCachedTokens(), cached);
+    }
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(of_those_that_wait_the_higher_priority_goes_first, Fixture) {
+  start(30'000, 2, 100, 16, 2);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(1, 1, "someone", 9);
+  ask(2, 1, "someone", 5);  // waits
+  ask(3, 1, "someone", 6);  // waits, and is more urgent
+  answer(next_plan(), 40);
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 1u);
+  answer(next_plan(), 40);
+  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 3u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_priority_that_does_not_exist_is_refused, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(1, 1, "someone", 10);
+  const auto frame = next<msg::Rejected>(gateway);
+  BOOST_CHECK(msg::Reading(frame)->getReason() == msg::Rejected::Reason::INVALID);
 }
 
 BOOST_FIXTURE_TEST_CASE(what_cannot_be_taken_is_rejected_with_its_reason, Fixture) {

@@ -48,7 +48,8 @@ class Answers(unittest.TestCase):
     def test_it_knows_the_capital_of_france(self):
         _, answer = self.cluster.completion(prompt="The capital of France is", max_tokens=4)
         self.assertIn("Paris", answer["choices"][0]["text"])
-        self.assertEqual(answer["usage"], {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9})
+        self.assertEqual(answer["usage"], {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9,
+                                          "prompt_tokens_details": {"cached_tokens": 0}})
 
     def test_streamed_and_unstreamed_bodies_agree(self):
         headers = {"Cache-Control": "no-store"}

@@ -40,7 +40,8 @@ class GoldenModel(unittest.TestCase):
             _, answer = cluster.completion(prompt=prompt, max_tokens=24, ignore_eos=True, return_token_ids=True)
             self.assertEqual(answer["choices"][0]["token_ids"], expected)
             self.assertEqual(answer["usage"], {"prompt_tokens": len(prompt), "completion_tokens": 24,
-                                               "total_tokens": len(prompt) + 24})
+                                               "total_tokens": len(prompt) + 24,
+                                               "prompt_tokens_details": {"cached_tokens": 0}})
 
 
 class RandomModel(unittest.TestCase):

@@ -208,7 +208,7 @@ class Errors(unittest.TestCase):
         return error
 
     def test_a_value_out_of_range_is_a_bad_request_that_names_its_field(self):
-        for field, value in {"temperature": 9, "top_p": -1, "presence_penalty": 3, "max_tokens": 0, "n": 2,
+        for field, value in {"temperature": 9, "top_p": -1, "presence_penalty": 3, "max_tokens": 0, "n": 0,
                              "stop": ["a", ""]}.items():
             with self.subTest(field):
                 error = self.refused(openai.BadRequestError, **{field: value})

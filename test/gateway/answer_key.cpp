@@ -31,7 +31,8 @@ json::object full_request() {
     "stop": ["a", "b"], "logprobs": true, "top_logprobs": 3, "n": 1, "ignore_eos": false, "min_tokens": 2,
     "return_token_ids": true, "echo": false, "best_of": 1, "suffix": null, "response_format": {"type": "text"},
     "logit_bias": {"50": -100, "51": 3}, "tools": [], "tool_choice": "none", "metadata": {"a": {"b": ["c", 1]}},
-    "a_field_of_tomorrow": 1.25, "stream": true, "stream_options": {"include_usage": true}, "user": "u"})")
+    "a_field_of_tomorrow": 1.25, "stream": true, "stream_options": {"include_usage": true}, "user": "u",
+    "priority": 3, "speculation": "off"})")
       .as_object();
 }
 
@@ -114,7 +115,8 @@ void mutate(json::value& value, std::mt19937_64& random) {
 }
 
 json::object without_transport(json::object request) {
-  for (const char* field : {"stream", "stream_options", "user"}) request.erase(field);
+  for (const char* field : {"stream", "stream_options", "user", "priority", "speculation", "n", "best_of"})
+    request.erase(field);
   return request;
 }
 
@@ -122,7 +124,8 @@ json::object without_transport(json::object request) {
 
 BOOST_AUTO_TEST_CASE(changing_or_removing_any_field_changes_the_key_but_for_transport_fields) {
   const json::object request = full_request();
-  const std::set<std::string> transport = {"stream", "stream_options", "user"};
+  const std::set<std::string> transport = {"stream", "stream_options", "user", "priority", "speculation",
+                                           "n",      "best_of"};
   for (const auto& field : request) {
     const std::string name = field.key();
     json::object removed = request, changed = request;

@@ -326,7 +326,7 @@ BOOST_AUTO_TEST_CASE(errors_of_a_request_leave_the_connection_usable_and_the_clu
     return parsed(client.post(chat_path, body)).at("error");
   };
   BOOST_TEST(error("{").at("type").as_string() == "invalid_request_error");
-  BOOST_TEST(error(chat_body(R"("n":2)")).at("param").as_string() == "n");
+  BOOST_TEST(error(chat_body(R"("n":0)")).at("param").as_string() == "n");
   const json::value unknown = error(R"({"model":"gpt-9","messages":[{"role":"user","content":"x"}]})");
   BOOST_TEST(unknown.at("code").as_string() == "model_not_found");
   const json::value longer = error(chat_body("", std::string(2000, 'x')));

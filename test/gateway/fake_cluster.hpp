@@ -63,6 +63,8 @@ struct Asked {
   std::vector<int32_t> end_tokens;
   float temperature = 0;
   uint64_t seed = 0;
+  std::string tenant, salt;
+  uint32_t priority = 0, drafts = 0;
 };
 
 class Cluster {
@@ -102,6 +104,10 @@ class Cluster {
     for (int32_t id : g->getSampling().getEndTokens()) a.end_tokens.push_back(id);
     a.temperature = g->getSampling().getTemperature();
     a.seed = g->getSampling().getSeed();
+    a.tenant = g->getTenant();
+    a.salt = g->getSalt();
+    a.priority = g->getPriority();
+    a.drafts = g->getDrafts();
     a.cache_key.assign(reinterpret_cast<const char*>(g->getCacheKey().begin()), g->getCacheKey().size());
     return a;
   }
@@ -134,13 +140,15 @@ class Cluster {
   void text(uint64_t number, uint32_t first, std::string_view text, bool from_cache = false) {
     tokens(number, first, ids(text), from_cache);
   }
-  void finish(uint64_t number, uint32_t count, Reason reason = Reason::STOP, bool from_cache = false) {
+  void finish(uint64_t number, uint32_t count, Reason reason = Reason::STOP, bool from_cache = false,
+              uint32_t cached_tokens = 0) {
     FrameBuilder<schema::Finished> b;
     b->setRequest(number);
     b->setReason(reason);
     b->setTokens(count);
     b->setMessage("stage 1 is gone");
     b->setFromCache(from_cache);
+    b->initFacts().setCachedTokens(cached_tokens);
     actors::mail(gateway->actor(), std::move(b).finish());
   }
   /// A whole answer: the text byte by byte, then the end token.

@@ -161,9 +161,9 @@ BOOST_AUTO_TEST_CASE(every_request_leaves_one_line_that_says_how_it_ended) {
   client.ask(http::verb::post, chat_path, chat_body(R"("max_tokens":5)", "secret words"));
   const Asked asked = cluster.asked();
   cluster.text(asked.number, 0, "abcde");
-  cluster.finish(asked.number, 5, Reason::LENGTH);
+  cluster.finish(asked.number, 5, Reason::LENGTH, false, 3);
   const std::string id(json::parse(client.response().body()).at("id").as_string());
-  client.post(chat_path, chat_body(R"("n":2)", "secret words"));
+  client.post(chat_path, chat_body(R"("n":0)", "secret words"));
   client.post(chat_path, R"({"model":"of another","messages":[{"role":"user","content":"secret words"}]})");
   client.get("/nowhere");
   client.send("nonsense\r\n\r\n");
@@ -180,12 +180,18 @@ BOOST_AUTO_TEST_CASE(every_request_leaves_one_line_that_says_how_it_ended) {
                                                                       {"finish", "length"},
                                                                       {"cache", "bypass"},
                                                                       {"prompt_tokens", "18"},
-                                                                      {"completion_tokens", "5"}})
+                                                                      {"completion_tokens", "5"},
+                                                                      {"cached_tokens", "3"},
+                                                                      {"preemptions", "0"},
+                                                                      {"queue_ms", "0"},
+                                                                      {"prefill_ms", "0"},
+                                                                      {"decode_ms", "0"},
+                                                                      {"preempted_ms", "0"}})
     BOOST_TEST(field(answered, name) == value, name << " in " << answered);
   for (const char* ms : {"first_token_ms", "total_ms"})
     BOOST_TEST(field(answered, ms).find_first_not_of("0123456789") == std::string::npos, answered);
   BOOST_TEST(field(lines[1], "status") == "400");
-  BOOST_TEST(field(lines[1], "reason") == "unsupported_parameter");
+  BOOST_TEST(field(lines[1], "reason") == "invalid_value");
   BOOST_TEST(field(lines[2], "reason") == "model_not_found");
   BOOST_TEST(lines[2].find(R"(model="of another")") != std::string::npos);
   BOOST_TEST(field(lines[3], "status") == "404");

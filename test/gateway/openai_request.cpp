@@ -132,8 +132,7 @@ BOOST_AUTO_TEST_CASE(a_value_that_is_zero_as_float_counts_as_zero) {
 
 BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
   for (const auto& [field, value] :
-       std::vector<std::pair<std::string, std::string>>{{"n", "2"},
-                                                        {"tools", R"([{"type":"function"}])"},
+       std::vector<std::pair<std::string, std::string>>{{"tools", R"([{"type":"function"}])"},
                                                         {"tool_choice", R"("required")"},
                                                         {"functions", R"([{"name":"f"}])"},
                                                         {"function_call", R"({"name":"f"})"},
@@ -149,12 +148,8 @@ BOOST_AUTO_TEST_CASE(known_fields_that_we_cannot_serve_are_refused_by_name) {
                                                         {"add_generation_prompt", "false"},
                                                         {"echo", "true"}})
     refuses(chat("\"" + field + "\":" + value), field);
-  for (const auto& [field, value] :
-       std::vector<std::pair<std::string, std::string>>{{"n", "3"},
-                                                        {"best_of", "2"},
-                                                        {"echo", "true"},
-                                                        {"suffix", R"("x")"},
-                                                        {"logit_bias", R"({"5":1})"}})
+  for (const auto& [field, value] : std::vector<std::pair<std::string, std::string>>{
+           {"best_of", "2"}, {"echo", "true"}, {"suffix", R"("x")"}, {"logit_bias", R"({"5":1})"}})
     refuses(completion("\"" + field + "\":" + value), field, Endpoint::completions);
   for (const auto& [field, value] :
        std::vector<std::pair<std::string, std::string>>{{"guided_json", R"({"type":"object"})"},
@@ -220,6 +215,15 @@ BOOST_AUTO_TEST_CASE(a_wrong_type_or_range_is_refused_by_name) {
                                                         {"logprobs", "1"},
                                                         {"top_logprobs", "1"},
                                                         {"n", "0"},
+                                                        {"n", "17"},
+                                                        {"user", "7"},
+                                                        {"user", '"' + std::string(513, 'u') + '"'},
+                                                        {"priority", "-1"},
+                                                        {"priority", "10"},
+                                                        {"priority", "4.5"},
+                                                        {"priority", R"("high")"},
+                                                        {"speculation", "true"},
+                                                        {"speculation", R"("eagle")"},
                                                         {"n", "\"1\""},
                                                         {"ignore_eos", "0"},
                                                         {"min_tokens", "-1"},

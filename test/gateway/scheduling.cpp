@@ -1,0 +1,171 @@
+// What a request says of who asks and how its answer is made, and what the client hears of that.
+
+#include <boost/test/unit_test.hpp>
+#include <set>
+
+#include "test/gateway/fake_cluster.hpp"
+
+namespace convoy::gateway::test {
+
+namespace {
+
+std::string name_of(Client& client) {
+  return "connection 127.0.0.1:" + std::to_string(client.socket().local_endpoint().port());
+}
+
+GatewayOptions that_speculates() {
+  GatewayOptions options;
+  options.speculation = true;
+  options.drafts_max = 7;
+  return options;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(who_names_a_user_is_that_tenant_and_finds_only_its_own_prompts) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, chat_body(R"("user":"ann","priority":9)"));
+  const Asked asked = cluster.asked();
+  BOOST_TEST(asked.tenant == "user ann");
+  BOOST_TEST(asked.salt == "ann");
+  BOOST_TEST(asked.priority == 9u);
+}
+
+BOOST_AUTO_TEST_CASE(without_a_user_each_connection_is_a_tenant_and_shares_what_is_found) {
+  Cluster cluster;
+  Client one(cluster.gateway->port()), two(cluster.gateway->port());
+  std::set<std::string> tenants;
+  for (Client* client : {&one, &two}) {
+    client->ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi","user":""})");
+    const Asked asked = cluster.asked();
+    BOOST_TEST(asked.tenant == name_of(*client));
+    BOOST_TEST(asked.salt.empty());
+    BOOST_TEST(asked.priority == 5u);
+    tenants.insert(asked.tenant);
+  }
+  BOOST_TEST(tenants.size() == 2u);
+}
+
+BOOST_AUTO_TEST_CASE(tokens_are_guessed_ahead_where_the_request_or_else_the_configuration_says_so) {
+  const std::string lookup = R"("speculation":"prompt_lookup")", off = R"("speculation":"off")";
+  Cluster plain;
+  GatewayOptions speculative = that_speculates();
+  Cluster eager(speculative);
+  const auto drafts = [](Cluster& cluster, const std::string& more) {
+    Client client(cluster.gateway->port());
+    client.ask(http::verb::post, chat_path, chat_body(more));
+    return cluster.asked().drafts;
+  };
+  BOOST_TEST(drafts(plain, "") == 0u);
+  BOOST_TEST(drafts(plain, lookup) == 4u);
+  BOOST_TEST(drafts(eager, "") == 7u);
+  BOOST_TEST(drafts(eager, off) == 0u);
+}
+
+BOOST_AUTO_TEST_CASE(how_an_answer_is_scheduled_does_not_count_in_the_cache) {
+  Cluster cluster({}, fake_model(), std::string(32, 's'));
+  Client client(cluster.gateway->port());
+  std::set<std::string> keys;
+  for (const char* more : {"", R"(,"speculation":"prompt_lookup")", R"(,"priority":0)", R"(,"user":"ann")"}) {
+    client.ask(http::verb::post, chat_path, chat_body(std::string(R"("temperature":0)") + more));
+    const Asked asked = cluster.asked();
+    BOOST_TEST(asked.cache_key.size() == 32u);
+    keys.insert(asked.cache_key);
+    cluster.answer(asked.number, "x");
+    client.response();
+  }
+  BOOST_TEST(keys.size() == 1u);
+}
+
+BOOST_AUTO_TEST_CASE(several_answers_to_one_prompt_are_choices_whose_prompt_counts_once) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, chat_body(R"("n":3,"seed":40)"));
+  const Asked asked[] = {cluster.asked(), cluster.asked(), cluster.asked()};
+  for (size_t i = 0; i < 3; ++i) {
+    BOOST_TEST(asked[i].prompt == "|user:hi");
+    BOOST_TEST(asked[i].seed == 40 + i);  // what would give that answer alone
+    BOOST_TEST(asked[i].tenant == name_of(client));
+  }
+  for (size_t i = 3; i-- > 0;) {
+    cluster.text(asked[i].number, 0, std::string(1, static_cast<char>('a' + i)));
+    cluster.finish(asked[i].number, 1, Reason::LENGTH, false, i == 0 ? 2 : 8);
+  }
+  const json::value body = parsed(client.response());
+  const json::array& choices = body.at("choices").as_array();
+  BOOST_TEST_REQUIRE(choices.size() == 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    BOOST_TEST(choices[i].at("index").to_number<size_t>() == i);
+    BOOST_TEST(choices[i].at("message").at("content").as_string() ==
+               std::string(1, static_cast<char>('a' + i)));
+  }
+  const json::value& usage = body.at("usage");
+  BOOST_TEST(usage.at("prompt_tokens").to_number<int>() == 8);
+  BOOST_TEST(usage.at("completion_tokens").to_number<int>() == 3);
+  BOOST_TEST(usage.at("prompt_tokens_details").at("cached_tokens").to_number<int>() == 2);
+}
+
+BOOST_AUTO_TEST_CASE(several_answers_stream_each_with_its_role) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, chat_body(R"("n":2,"stream":true)"));
+  const Asked one = cluster.asked(), two = cluster.asked();
+  BOOST_TEST(one.seed != two.seed);
+  cluster.answer(two.number, "bb");
+  cluster.answer(one.number, "a");
+  auto events = events_of(client.response().body());
+  events.pop_back();  // [DONE]
+  std::string texts[2];
+  int roles[2] = {}, ends[2] = {};
+  for (const std::string& data : events) {
+    const json::value choice = json::parse(data).at("choices").at(0);
+    const auto index = choice.at("index").to_number<size_t>();
+    const json::object& delta = choice.at("delta").as_object();
+    BOOST_TEST_REQUIRE(index < 2u);
+    roles[index] += delta.contains("role");
+    if (const json::value* content = delta.if_contains("content")) texts[index] += content->as_string();
+    ends[index] += choice.at("finish_reason").is_string();
+  }
+  BOOST_TEST(texts[0] == "a");
+  BOOST_TEST(texts[1] == "bb");
+  for (size_t i = 0; i < 2; ++i) BOOST_TEST((roles[i] == 1 && ends[i] == 1));
+}
+
+BOOST_AUTO_TEST_CASE(each_of_several_seeded_answers_is_kept_as_if_it_came_alone) {
+  Cluster cluster({}, fake_model(), std::string(32, 's'));
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, completions_path,
+             R"({"model":"fake-model","prompt":["x","y"],"n":2,"seed":-1})");
+  std::vector<std::string> together, alone;
+  for (int i = 0; i < 4; ++i) {
+    const Asked asked = cluster.asked();
+    together.push_back(asked.cache_key);
+    cluster.answer(asked.number, "z");
+  }
+  client.response();
+  for (const char* which : {R"("x","seed":-1)", R"("x","seed":0)", R"("y","seed":-1)", R"("y","seed":0)"}) {
+    client.ask(http::verb::post, completions_path,
+               std::string(R"({"model":"fake-model","prompt":)") + which + "}");
+    const Asked asked = cluster.asked();
+    alone.push_back(asked.cache_key);
+    cluster.answer(asked.number, "z");
+    client.response();
+  }
+  BOOST_TEST(together == alone, boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(usage_says_how_much_of_the_prompt_was_found_in_streams_too) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path,
+             chat_body(R"("stream":true,"stream_options":{"include_usage":true})"));
+  const Asked asked = cluster.asked();
+  cluster.text(asked.number, 0, "a");
+  cluster.finish(asked.number, 1, Reason::LENGTH, false, 6);
+  const auto events = events_of(client.response().body());
+  const json::value usage = json::parse(events.at(events.size() - 2)).at("usage");
+  BOOST_TEST(usage.at("prompt_tokens_details").at("cached_tokens").to_number<int>() == 6);
+}
+
+}  // namespace convoy::gateway::test
