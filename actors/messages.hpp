@@ -30,6 +30,7 @@ CONVOY_MESSAGE(Accepted)
 CONVOY_MESSAGE(Rejected)
 CONVOY_MESSAGE(Tokens)
 CONVOY_MESSAGE(Finished)
+CONVOY_MESSAGE(StepTokens)
 CONVOY_MESSAGE(Cancel)
 CONVOY_MESSAGE(Store)
 CONVOY_MESSAGE(PipelineState)
@@ -60,17 +61,19 @@ namespace msg = schema;
 /// The types that may travel to an actor over a link. Link-internal ones (Hello, Lease, …) are not here.
 template <class... Ts>
 struct TypeList {};
-using ActorMessages = TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished,
-                               msg::Cancel, msg::Store, msg::PipelineState, msg::StepPlan, msg::Activations,
-                               msg::StepResult, msg::Assign, msg::StageReport, msg::EdgeOffer, msg::EdgeReply,
-                               msg::ReplaceStage, msg::StatusQuery, msg::Status, msg::Shutdown>;
+using ActorMessages =
+    TypeList<msg::Generate, msg::Accepted, msg::Rejected, msg::Tokens, msg::Finished, msg::StepTokens,
+             msg::Cancel, msg::Store, msg::PipelineState, msg::StepPlan, msg::Activations, msg::StepResult,
+             msg::Assign, msg::StageReport, msg::EdgeOffer, msg::EdgeReply, msg::ReplaceStage,
+             msg::StatusQuery, msg::Status, msg::Shutdown>;
 
 /// Sessions' mailbox on a node: finds the session by request number and posts to it; drops what nobody waits
 /// for.
 using GatewayActor = caf::typed_actor<caf::reacts_to<Frame<msg::Accepted>>,  // the pipeline took the request
                                       caf::reacts_to<Frame<msg::Rejected>>,  // nobody can take it
-                                      caf::reacts_to<Frame<msg::Tokens>>,    // next tokens of an answer
-                                      caf::reacts_to<Frame<msg::Finished>>,  // the answer's end
+                                      caf::reacts_to<Frame<msg::StepTokens>>,  // next tokens of many answers
+                                      caf::reacts_to<Frame<msg::Tokens>>,    // the cache's, all of one answer
+                                      caf::reacts_to<Frame<msg::Finished>>,  // an answer's end, beside steps
                                       caf::reacts_to<Frame<msg::PipelineState>>>;  // for /readyz and metrics
 
 /// Answers from Redis, or passes the request on to the router.

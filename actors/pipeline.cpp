@@ -13,14 +13,13 @@ namespace {
 using std::chrono::milliseconds;
 
 /// What a client hears when its answer cannot go on.
-Frame<msg::Finished> failure(uint64_t request, uint32_t attempt, uint32_t tokens, const std::string& why) {
-  msg::FrameBuilder<msg::Finished> frame;
-  frame->setRequest(request);
-  frame->setAttempt(attempt);
-  frame->setReason(msg::Finished::Reason::FAILED);
-  frame->setTokens(tokens);
-  frame->setMessage(why);
-  return std::move(frame).finish();
+void encode_failure(const PipelineData::Request& request, const std::string& why, msg::Finished::Builder to) {
+  log::warn("request.failed", {{"request", request.id}, {"tokens", request.tokens}, {"reason", why}});
+  to.setRequest(request.number);
+  to.setAttempt(request.attempt);
+  to.setReason(msg::Finished::Reason::FAILED);
+  to.setTokens(request.tokens);
+  to.setMessage(why);
 }
 
 void encode(const SequenceFacts& facts, msg::RequestFacts::Builder to) {
@@ -123,6 +122,7 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   requests.emplace(id,
                    Request{number, request->getAttempt(), request->getDeadlineMs(), request->getRequestId()});
   by_number[number] = id;
+  if (request->getDeadlineMs() != 0) deadlines.emplace(request->getDeadlineMs(), id);
   msg::FrameBuilder<msg::Accepted> accepted;
   accepted->setRequest(number);
   accepted->setAttempt(request->getAttempt());
@@ -141,41 +141,63 @@ void PipelineData::cancel(uint64_t number) {
 }
 
 void PipelineData::forget(SequenceId id) {
-  by_number.erase(requests.at(id).number);
+  const Request& request = requests.at(id);
+  by_number.erase(request.number);
+  deadlines.erase({request.deadline_ms, id});
   requests.erase(id);
 }
 
 void PipelineData::fail(SequenceId id, const std::string& why) {
-  const Request& r = requests.at(id);
-  log::warn("request.failed", {{"request", r.id}, {"tokens", r.tokens}, {"reason", why}});
-  self->send(peers.gateway, failure(r.number, r.attempt, r.tokens, why));
+  msg::FrameBuilder<msg::Finished> frame;
+  encode_failure(requests.at(id), why, *frame);
+  self->send(peers.gateway, std::move(frame).finish());
   scheduler.cancel(id);
   forget(id);
 }
 
-void PipelineData::deliver(const Progress& p) {
-  if (p.finish == FinishReason::failed) return fail(p.id, explain(p.fault));
-  Request& r = requests.at(p.id);
-  msg::FrameBuilder<msg::Tokens> frame;
-  frame->setRequest(r.number);
-  frame->setAttempt(r.attempt);
-  frame->setFirstIndex(p.first_index);
-  auto tokens = frame->initTokens(static_cast<unsigned>(p.tokens.size()));
-  for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
-  if (p.first_index == 0) encode(p.facts, frame->initFacts());
+/// One frame for all: what a step costs beside its stages must not grow with its requests.
+void PipelineData::deliver(const std::vector<Progress>& progress) {
+  unsigned answers = 0, ends = 0;
+  for (const Progress& p : progress) {
+    if (p.canary) continue;
+    answers += !p.tokens.empty();
+    ends += p.finish != FinishReason::none;
+  }
+  if (answers + ends == 0) return;
+  constexpr size_t words = 64, words_each = 24;  // about
+  msg::FrameBuilder<msg::StepTokens> frame(words + words_each * (answers + ends));
+  auto to_answers = frame->initAnswers(answers);
+  auto to_ends = frame->initFinished(ends);
+  answers = ends = 0;
+  for (const Progress& p : progress) {
+    if (p.canary) continue;
+    Request& r = requests.at(p.id);
+    if (!p.tokens.empty()) add_answer(p, r, to_answers[answers++]);
+    if (p.finish == FinishReason::none) continue;
+    add_end(p, r, to_ends[ends++]);
+    forget(p.id);
+  }
   self->send(peers.gateway, std::move(frame).finish());
+}
+
+void PipelineData::add_answer(const Progress& p, Request& r, msg::Tokens::Builder to) const {
+  to.setRequest(r.number);
+  to.setAttempt(r.attempt);
+  to.setFirstIndex(p.first_index);
+  auto tokens = to.initTokens(static_cast<unsigned>(p.tokens.size()));
+  for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
+  if (p.first_index == 0) encode(p.facts, to.initFacts());
   r.tokens += static_cast<uint32_t>(p.tokens.size());
   generated_total->Increment(static_cast<double>(p.tokens.size()));
-  if (p.finish == FinishReason::none) return;
-  msg::FrameBuilder<msg::Finished> finished;
-  finished->setRequest(r.number);
-  finished->setAttempt(r.attempt);
-  finished->setReason(p.finish == FinishReason::stop ? msg::Finished::Reason::STOP
-                                                     : msg::Finished::Reason::LENGTH);
-  finished->setTokens(r.tokens);
-  encode(p.facts, finished->initFacts());
-  self->send(peers.gateway, std::move(finished).finish());
-  forget(p.id);
+}
+
+void PipelineData::add_end(const Progress& p, const Request& r, msg::Finished::Builder to) const {
+  if (p.finish == FinishReason::failed) return encode_failure(r, explain(p.fault), to);
+  to.setRequest(r.number);
+  to.setAttempt(r.attempt);
+  to.setReason(p.finish == FinishReason::stop ? msg::Finished::Reason::STOP : msg::Finished::Reason::LENGTH);
+  to.setTokens(r.tokens);
+  encode(p.facts, to.initFacts());
 }
 
 void PipelineData::pump() {
@@ -213,8 +235,7 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
   const bool first = stages.committed(Clock::now());
   // Plan first: the stages compute while the tokens travel to their readers.
   pump();
-  for (const Progress& p : progress)
-    if (!p.canary) deliver(p);
+  deliver(progress);
   if (failed) {
     stages.canary_failed(explain(canary->fault));
     log::warn_limited("pipeline.canary_failed", {{"reason", explain(canary->fault)}});

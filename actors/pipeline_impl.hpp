@@ -4,6 +4,7 @@
 #include <prometheus/counter.h>
 
 #include <chrono>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -36,6 +37,7 @@ struct PipelineData {
   std::vector<StageActor> handles;  // of the stages; null: no process is linked
   std::unordered_map<SequenceId, Request> requests;
   std::unordered_map<uint64_t, SequenceId> by_number;
+  std::set<std::pair<uint64_t, SequenceId>> deadlines;  // Unix ms, of those that have one
   Clock::time_point last_published{};
   prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
 
@@ -49,7 +51,9 @@ struct PipelineData {
   void cancel(uint64_t number);
   void forget(SequenceId id);
   void fail(SequenceId id, const std::string& why);
-  void deliver(const Progress& p);
+  void deliver(const std::vector<Progress>& progress);
+  void add_answer(const Progress& p, Request& r, msg::Tokens::Builder tokens) const;
+  void add_end(const Progress& p, const Request& r, msg::Finished::Builder finished) const;
 
   // steps: pipeline.cpp
   void pump();

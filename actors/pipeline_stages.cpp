@@ -181,10 +181,8 @@ void PipelineData::publish() {
 
 void PipelineData::tick() {
   const uint64_t wall_ms = unix_ms();
-  std::vector<SequenceId> late;
-  for (const auto& [id, r] : requests)
-    if (r.deadline_ms != 0 && r.deadline_ms < wall_ms) late.push_back(id);
-  for (const SequenceId id : late) fail(id, "the request's deadline passed (gateway.request_timeout_ms)");
+  while (!deadlines.empty() && deadlines.begin()->first < wall_ms)
+    fail(deadlines.begin()->second, "the request's deadline passed (gateway.request_timeout_ms)");
 
   const auto now = Clock::now();
   const StageSet::Due due = stages.due(now, scheduler.in_flight() > 0);

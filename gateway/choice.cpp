@@ -62,19 +62,18 @@ void Choice::ask(const Asking& asking) {
   actors::mail(edge_.cache, std::move(generate).finish());
 }
 
-std::optional<ApiError> Choice::take(const schema::Frame<schema::Accepted>& frame) {
-  if (schema::Reading(frame)->getAttempt() == attempt) started(false);
+std::optional<ApiError> Choice::take(schema::Accepted::Reader accepted) {
+  if (accepted.getAttempt() == attempt) started(false);
   return {};
 }
 
-std::optional<ApiError> Choice::take(const schema::Frame<schema::Tokens>& frame) {
-  schema::Reading tokens(frame);
-  if (tokens->getAttempt() != attempt || state_ == State::released) return {};
-  started(tokens->getFromCache());
-  if (tokens->hasFacts()) learn(tokens->getFacts());
+std::optional<ApiError> Choice::take(schema::Tokens::Reader tokens) {
+  if (tokens.getAttempt() != attempt || state_ == State::released) return {};
+  started(tokens.getFromCache());
+  if (tokens.hasFacts()) learn(tokens.getFacts());
   const size_t known = piece_.tokens.size();
   const uint32_t seen = reader_.tokens();
-  const auto why = reader_.take(*tokens, piece_);
+  const auto why = reader_.take(tokens, piece_);
   count(reader_.tokens() - seen);
   // A body needs all tokens, the cache too; a stream that is not kept needs only the latest.
   if (!request_.stream || (!cache_key_.empty() && !hit_))
@@ -99,23 +98,21 @@ void Choice::count(uint32_t new_tokens) {
   edge_.metrics.of(hit_).completion_tokens.Increment(new_tokens);
 }
 
-std::optional<ApiError> Choice::take(const schema::Frame<schema::Finished>& frame) {
-  schema::Reading finished(frame);
-  if (finished->getAttempt() != attempt || state_ == State::released) return {};
-  started(finished->getFromCache());
-  if (finished->hasFacts()) learn(finished->getFacts());
+std::optional<ApiError> Choice::take(schema::Finished::Reader finished) {
+  if (finished.getAttempt() != attempt || state_ == State::released) return {};
+  started(finished.getFromCache());
+  if (finished.hasFacts()) learn(finished.getFacts());
   state_ = State::over;
-  if (const auto why = reader_.take(*finished, piece_)) return broken_answer(*why);
+  if (const auto why = reader_.take(finished, piece_)) return broken_answer(*why);
   return {};
 }
 
-std::optional<ApiError> Choice::take(const schema::Frame<schema::Rejected>& frame) {
-  schema::Reading rejected(frame);
-  if (rejected->getAttempt() != attempt || state_ == State::released) return {};
+std::optional<ApiError> Choice::take(schema::Rejected::Reader rejected) {
+  if (rejected.getAttempt() != attempt || state_ == State::released) return {};
   state_ = State::over;
-  const std::string message = rejected->getMessage().cStr();
-  const uint32_t retry_after_s = std::max(1u, (rejected->getRetryAfterMs() + 999) / 1000);
-  switch (rejected->getReason()) {
+  const std::string message = rejected.getMessage().cStr();
+  const uint32_t retry_after_s = std::max(1u, (rejected.getRetryAfterMs() + 999) / 1000);
+  switch (rejected.getReason()) {
     case schema::Rejected::Reason::OVERLOADED:
       return ApiError{503, "the cluster is overloaded: " + message, {}, "overloaded", retry_after_s};
     case schema::Rejected::Reason::NOT_READY:

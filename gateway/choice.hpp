@@ -46,10 +46,10 @@ class Choice {
   void ask(const Asking& asking);
 
   /// What the cluster says; the error, if any, is why there will be no whole answer.
-  std::optional<ApiError> take(const schema::Frame<schema::Accepted>& frame);
-  std::optional<ApiError> take(const schema::Frame<schema::Tokens>& frame);
-  std::optional<ApiError> take(const schema::Frame<schema::Finished>& frame);
-  std::optional<ApiError> take(const schema::Frame<schema::Rejected>& frame);
+  std::optional<ApiError> take(schema::Accepted::Reader accepted);
+  std::optional<ApiError> take(schema::Tokens::Reader tokens);
+  std::optional<ApiError> take(schema::Finished::Reader finished);
+  std::optional<ApiError> take(schema::Rejected::Reader rejected);
 
   /// The answer is whole, whether or not its client still reads it: counts it, gives it to the cache.
   void settle();

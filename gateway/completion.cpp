@@ -165,26 +165,29 @@ asio::awaitable<Completion::After> Completion::converse() {
   }
 }
 
-template <class T>
-void Completion::deliver(const schema::Frame<T>& frame) {
-  const uint64_t number = schema::Reading<T>(frame)->getRequest();
+template <class Message>
+void Completion::deliver(Message message) {
   for (Choice& choice : choices_)
-    if (choice.number() == number) {
-      if (auto error = choice.take(frame)) failure_ = std::move(error);
+    if (choice.number() == message.getRequest()) {
+      if (auto error = choice.take(message)) failure_ = std::move(error);
       return;
     }
 }
 
 void Completion::take(Event event) {
   try {
-    if (auto* accepted = std::get_if<schema::Frame<schema::Accepted>>(&event)) {
-      deliver(*accepted);
+    if (auto* part = std::get_if<StepAnswer>(&event)) {
+      deliver(schema::Reading(part->step)->getAnswers()[part->index]);
+    } else if (auto* end = std::get_if<StepEnd>(&event)) {
+      deliver(schema::Reading(end->step)->getFinished()[end->index]);
+    } else if (auto* accepted = std::get_if<schema::Frame<schema::Accepted>>(&event)) {
+      deliver(*schema::Reading(*accepted));
     } else if (auto* tokens = std::get_if<schema::Frame<schema::Tokens>>(&event)) {
-      deliver(*tokens);
+      deliver(*schema::Reading(*tokens));
     } else if (auto* finished = std::get_if<schema::Frame<schema::Finished>>(&event)) {
-      deliver(*finished);
+      deliver(*schema::Reading(*finished));
     } else if (auto* rejected = std::get_if<schema::Frame<schema::Rejected>>(&event)) {
-      deliver(*rejected);
+      deliver(*schema::Reading(*rejected));
     } else if (auto* lost = std::get_if<ClusterLost>(&event)) {
       failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1};
     } else if (std::holds_alternative<ClientGone>(event)) {

@@ -47,8 +47,8 @@ class Completion {
   void ask();
   asio::awaitable<After> converse();
   void take(Event event);
-  template <class T>
-  void deliver(const schema::Frame<T>& frame);
+  template <class Message>
+  void deliver(Message message);
   asio::awaitable<bool> write_pieces();
   std::string take_events();
   asio::awaitable<After> finish();

@@ -192,7 +192,7 @@ Gateway::~Gateway() {
   if (!impl_->threads.empty()) impl_->stop();
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->edge.encoder.join();
-  // The actor posts to the sessions' strands: it must be gone before they are.
+  // The actor posts to the I/O context, and what it posted holds mailboxes of the sessions' strands.
   caf::scoped_actor self{impl_->system};
   self->send(impl_->edge.mailroom, Retire{});
   self->wait_for(impl_->edge.mailroom);
@@ -208,7 +208,8 @@ void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::s
   impl_->edge.cache = std::move(cache);
   impl_->edge.router = std::move(router);
   impl_->edge.cache_secret = std::move(cache_secret);
-  caf::anon_send(impl_->edge.mailroom, ServeFrom{impl_->edge.cache, impl_->edge.router});
+  caf::anon_send(impl_->edge.mailroom,
+                 ServeFrom{impl_->io.get_executor(), impl_->edge.cache, impl_->edge.router});
   asio::co_spawn(impl_->strand, impl_->accept(), [this](std::exception_ptr fault) { impl_->report(fault); });
   for (uint32_t i = 0; i < impl_->edge.options.threads; ++i)
     impl_->threads.emplace_back([this] { impl_->io.run(); });

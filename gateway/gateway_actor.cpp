@@ -13,27 +13,80 @@ namespace {
 
 using actors::Frame;
 
-struct Mailroom {
-  std::string node;
-  std::shared_ptr<Readiness> readiness;
-  actors::RouterActor router;  // null before ServeFrom
-  std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> open;
-  std::string lost;  // why the cluster cannot be reached; empty: it can
+/// Finds an answer's mailbox and posts to it: on a strand of the gateway's I/O threads, because the actor may
+/// run on the links' thread, which has better to do than to take steps apart.
+class Sorter : public std::enable_shared_from_this<Sorter> {
+ public:
+  Sorter(const asio::any_io_executor& executor, std::string node, actors::RouterActor router)
+      : strand_(asio::make_strand(executor)), node_(std::move(node)), router_(std::move(router)) {}
 
+  /// Any thread; letters are taken in the order in which they are posted.
+  template <class Letter>
+  void post(Letter letter) {
+    asio::post(strand_, [self = shared_from_this(), letter = std::move(letter)] { self->take(letter); });
+  }
+  /// Once the strand's threads have ended.
+  void retire() { open_.clear(); }
+
+ private:
+  void take(const OpenMailbox& m) {
+    if (lost_.empty())
+      open_.emplace(m.request, m.mailbox);
+    else
+      m.mailbox->post(ClusterLost{lost_});
+  }
+  void take(const CloseMailbox& m) { open_.erase(m.request); }
+  void take(const ClusterLost& lost) {
+    lost_ = lost.reason;
+    for (auto& [request, mailbox] : open_) mailbox->post(lost);
+    open_.clear();
+  }
   /// A frame that cannot be read is dropped, not fatal. In this version frames come from this process alone
   /// (link_roles.cpp).
   template <class T>
-  void deliver(const Frame<T>& frame) {
+  void take(const Frame<T>& frame) {
     try {
-      const uint64_t request = schema::Reading<T>(frame)->getRequest();
-      const auto it = open.find(request);
-      if (it != open.end()) return it->second->post(frame);
-      // Its Cancel overtook it while the cache still looked it up.
-      if (std::is_same_v<T, schema::Accepted> && router) cancel(router, node, request);
+      hand_out(frame);
     } catch (const kj::Exception& e) {
       log::warn_limited("gateway.bad_frame",
                         {{"type", schema::FrameTraits<T>::name}, {"why", e.getDescription().cStr()}});
     }
+  }
+  void hand_out(const Frame<schema::StepTokens>& frame) {
+    const schema::Reading step(frame);
+    const auto answers = step->getAnswers();
+    for (uint32_t i = 0; i < answers.size(); ++i) post_to(answers[i].getRequest(), StepAnswer{frame, i});
+    const auto finished = step->getFinished();
+    for (uint32_t i = 0; i < finished.size(); ++i) post_to(finished[i].getRequest(), StepEnd{frame, i});
+  }
+  template <class T>
+  void hand_out(const Frame<T>& frame) {
+    const uint64_t request = schema::Reading<T>(frame)->getRequest();
+    // If nobody waits for what a pipeline begins with, its Cancel overtook it while the cache looked it up.
+    if (!post_to(request, frame) && std::is_same_v<T, schema::Accepted>) cancel(router_, node_, request);
+  }
+  bool post_to(uint64_t request, Event event) {
+    const auto found = open_.find(request);
+    if (found == open_.end()) return false;
+    found->second->post(std::move(event));
+    return true;
+  }
+
+  const asio::strand<asio::any_io_executor> strand_;
+  const std::string node_;
+  const actors::RouterActor router_;
+  std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> open_;
+  std::string lost_;  // why the cluster cannot be reached; empty: it can
+};
+
+struct Mailroom {
+  std::string node;
+  std::shared_ptr<Readiness> readiness;
+  std::shared_ptr<Sorter> sorter;  // null before ServeFrom: nobody waits for anything
+
+  template <class Letter>
+  void sort(const Letter& letter) {
+    if (sorter) sorter->post(letter);
   }
 
   void heard(const Frame<schema::PipelineState>& frame) {
@@ -57,12 +110,6 @@ struct Mailroom {
       log::warn_limited("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});
     }
   }
-
-  void lose(const std::string& reason) {
-    lost = reason;
-    for (auto& [request, mailbox] : open) mailbox->post(ClusterLost{reason});
-    open.clear();
-  }
 };
 
 MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> self, std::string node,
@@ -70,27 +117,23 @@ MailroomActor::behavior_type mailroom(MailroomActor::stateful_pointer<Mailroom> 
   self->state.node = std::move(node);
   self->state.readiness = std::move(readiness);
   self->set_down_handler(
-      [self](const caf::down_msg&) { self->state.lose("the cache or the router is gone"); });
+      [self](const caf::down_msg&) { self->state.sort(ClusterLost{"the cache or the router is gone"}); });
   return {
-      [self](const Frame<schema::Accepted>& f) { self->state.deliver(f); },
-      [self](const Frame<schema::Rejected>& f) { self->state.deliver(f); },
-      [self](const Frame<schema::Tokens>& f) { self->state.deliver(f); },
-      [self](const Frame<schema::Finished>& f) { self->state.deliver(f); },
+      [self](const Frame<schema::Accepted>& f) { self->state.sort(f); },
+      [self](const Frame<schema::Rejected>& f) { self->state.sort(f); },
+      [self](const Frame<schema::StepTokens>& f) { self->state.sort(f); },
+      [self](const Frame<schema::Tokens>& f) { self->state.sort(f); },
+      [self](const Frame<schema::Finished>& f) { self->state.sort(f); },
       [self](const Frame<schema::PipelineState>& f) { self->state.heard(f); },
-      [self](const OpenMailbox& m) {
-        if (self->state.lost.empty())
-          self->state.open.emplace(m.request, m.mailbox);
-        else
-          m.mailbox->post(ClusterLost{self->state.lost});
-      },
-      [self](const CloseMailbox& m) { self->state.open.erase(m.request); },
+      [self](const OpenMailbox& m) { self->state.sort(m); },
+      [self](const CloseMailbox& m) { self->state.sort(m); },
       [self](const ServeFrom& peers) {
-        self->state.router = peers.router;
+        self->state.sorter = std::make_shared<Sorter>(peers.executor, self->state.node, peers.router);
         self->monitor(peers.cache);
         self->monitor(peers.router);
       },
       [self](const Retire&) {
-        self->state.open.clear();
+        if (self->state.sorter) self->state.sorter->retire();
         self->quit();
       },
   };

@@ -1,7 +1,7 @@
 #pragma once
-// The gateway actor: finds an answer's mailbox by its request number and posts to it; drops what nobody waits
-// for, and cancels it where a pipeline only now begins with it. It never blocks and never runs session code:
-// mailboxes post to the sessions' strands.
+// The gateway actor: takes the cluster's mail for sessions. On the gateway's I/O threads an answer's mailbox
+// is found by its request number; what nobody waits for is dropped, and cancelled where a pipeline only now
+// begins with it. The actor never blocks, and may run on the links' thread.
 
 #include <cstdint>
 #include <memory>
@@ -24,13 +24,14 @@ struct OpenMailbox {
 struct CloseMailbox {
   uint64_t request = 0;
 };
-/// gateway → gateway actor, once: when one of these goes down, all open answers are lost.
+/// gateway → gateway actor, once: when cache or router goes down, all open answers are lost.
 struct ServeFrom {
+  asio::any_io_executor executor;  // of the gateway's I/O threads
   actors::CacheActor cache;
   actors::RouterActor router;
 };
-/// gateway → gateway actor, last of all: forget every mailbox and end. Ordinary mail, so that nothing that
-/// was sent before it can be left over (an exit message would overtake).
+/// gateway → gateway actor, last of all, when no I/O thread runs: forget every mailbox and end. Ordinary
+/// mail, so that nothing that was sent before it can be left over (an exit message would overtake).
 struct Retire {};
 
 }  // namespace convoy::gateway

@@ -16,6 +16,15 @@ namespace convoy::gateway {
 
 namespace asio = boost::asio;
 
+/// One answer's part of a step.
+struct StepAnswer {
+  schema::Frame<schema::StepTokens> step;
+  uint32_t index;  // of its answers
+};
+struct StepEnd {
+  schema::Frame<schema::StepTokens> step;
+  uint32_t index;  // of those that finished
+};
 struct ClusterLost {  // cache or router are gone: nothing more will come
   std::string reason;
 };
@@ -23,9 +32,9 @@ struct ClientGone {};
 struct Stopping {};  // this gateway shuts down
 struct DeadlineOver {};
 
-using Event = std::variant<schema::Frame<schema::Accepted>, schema::Frame<schema::Rejected>,
-                           schema::Frame<schema::Tokens>, schema::Frame<schema::Finished>, ClusterLost,
-                           ClientGone, Stopping, DeadlineOver>;
+using Event = std::variant<schema::Frame<schema::Accepted>, schema::Frame<schema::Rejected>, StepAnswer,
+                           StepEnd, schema::Frame<schema::Tokens>, schema::Frame<schema::Finished>,
+                           ClusterLost, ClientGone, Stopping, DeadlineOver>;
 
 class Mailbox : public std::enable_shared_from_this<Mailbox> {
  public:

@@ -196,6 +196,12 @@ struct Finished {
   facts @6 :RequestFacts;          # from the pipeline, unless it failed
 }
 
+struct StepTokens {
+  # pipeline → gateway: what a step gave to all requests of that gateway, which hands each session its part
+  answers @0 :List(Tokens);
+  finished @1 :List(Finished);     # behind their last tokens
+}
+
 struct Cancel {
   # session → pipeline: the client is gone, or a stop string was found
   replyTo @0 :ReplyTo;

@@ -61,9 +61,12 @@ inline RouterActor::behavior_type fake_router(RouterActor::pointer, Inbox* inbox
 }
 
 inline GatewayActor::behavior_type fake_gateway(GatewayActor::pointer, Inbox* inbox) {
-  return {[](const Frame<msg::Accepted>&) {}, [](const Frame<msg::Rejected>&) {},
+  return {[](const Frame<msg::Accepted>&) {},
+          [](const Frame<msg::Rejected>&) {},
+          [](const Frame<msg::StepTokens>&) {},
           [inbox](const Frame<msg::Tokens>& f) { inbox->put(f); },
-          [inbox](const Frame<msg::Finished>& f) { inbox->put(f); }, [](const Frame<msg::PipelineState>&) {}};
+          [inbox](const Frame<msg::Finished>& f) { inbox->put(f); },
+          [](const Frame<msg::PipelineState>&) {}};
 }
 
 inline Frame<msg::Generate> request(uint64_t number, const std::string& key) {

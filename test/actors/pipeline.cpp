@@ -6,6 +6,9 @@
 #include <prometheus/registry.h>
 
 #include <boost/test/unit_test.hpp>
+#include <limits>
+#include <map>
+#include <set>
 
 #include "actors/config/placement.hpp"
 #include "actors/router.hpp"
@@ -30,11 +33,11 @@ struct Fixture : System {
   PipelineActor pipeline;
 
   void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2, uint32_t failure_detection_ms = 100,
-             uint32_t kv_blocks = 16, uint32_t queue = 1) {
+             uint32_t kv_blocks = 16, uint32_t queue = 1, uint32_t sequences = 1) {
     PipelineOptions options;
     options.limits.stages = stage_count;
     options.limits.queue = queue;
-    options.limits.sequences = 1;
+    options.limits.sequences = sequences;
     options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
     options.limits.vocab = 100;
@@ -90,6 +93,14 @@ struct Fixture : System {
   template <class T>
   void mail_from(uint32_t stage, Frame<T> frame) {
     (*stages.at(stage))->send(pipeline, std::move(frame));
+  }
+
+  /// The request that the next step gives tokens to.
+  uint64_t answered() {
+    const auto frame = next<msg::StepTokens>(gateway);
+    const msg::Reading step(frame);
+    BOOST_REQUIRE_EQUAL(step->getAnswers().size(), 1u);
+    return step->getAnswers()[0].getRequest();
   }
 
   void report(uint32_t instance, msg::Health health, uint64_t epoch, uint32_t oldest_age_ms = 0) {
@@ -245,18 +256,82 @@ BOOST_FIXTURE_TEST_CASE(a_request_is_accepted_answered_token_by_token_and_finish
   BOOST_CHECK_EQUAL(msg::Reading(next<msg::Accepted>(gateway))->getRequest(), 77u);
   for (uint32_t i = 0; i < 2; ++i) {
     answer(next_plan(), static_cast<int32_t>(40 + i));
-    const auto frame = next<msg::Tokens>(gateway);
-    const msg::Reading tokens(frame);
-    BOOST_CHECK_EQUAL(tokens->getFirstIndex(), i);
-    BOOST_CHECK_EQUAL(tokens->getAttempt(), 1u);
-    BOOST_CHECK_EQUAL(tokens->getTokens()[0].getId(), static_cast<int32_t>(40 + i));
+    const auto frame = next<msg::StepTokens>(gateway);
+    const msg::Reading step(frame);
+    const auto tokens = step->getAnswers()[0];
+    BOOST_CHECK_EQUAL(tokens.getFirstIndex(), i);
+    BOOST_CHECK_EQUAL(tokens.getAttempt(), 1u);
+    BOOST_CHECK_EQUAL(tokens.getTokens()[0].getId(), static_cast<int32_t>(40 + i));
+    BOOST_REQUIRE_EQUAL(step->getFinished().size(), i);
+    if (i == 0) continue;
+    const auto finished = step->getFinished()[0];
+    BOOST_CHECK(finished.getReason() == msg::Finished::Reason::LENGTH);
+    BOOST_CHECK_EQUAL(finished.getTokens(), 2u);
+    BOOST_CHECK_EQUAL(finished.getFacts().getCachedTokens(), 0u);
+    BOOST_CHECK_EQUAL(finished.getFacts().getPreemptions(), 0u);
   }
-  const auto frame = next<msg::Finished>(gateway);
-  const msg::Reading finished(frame);
-  BOOST_CHECK(finished->getReason() == msg::Finished::Reason::LENGTH);
-  BOOST_CHECK_EQUAL(finished->getTokens(), 2u);
-  BOOST_CHECK_EQUAL(finished->getFacts().getCachedTokens(), 0u);
-  BOOST_CHECK_EQUAL(finished->getFacts().getPreemptions(), 0u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_step_of_many_answers_is_one_frame, Fixture) {
+  start(30'000, 2, 100, 16, 1, 4);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  for (uint64_t number = 1; number <= 4; ++number) ask(number, number == 4 ? 2 : 9);
+  std::map<uint64_t, uint32_t> tokens;  // of each request
+  std::set<uint64_t> finished;
+  size_t frames = 0;
+  while (tokens[1] < 5) {
+    answer(next_plan(), 42);
+    const auto frame = next<msg::StepTokens>(gateway);
+    const msg::Reading step(frame);
+    ++frames;
+    for (const auto part : step->getAnswers()) {
+      BOOST_CHECK_EQUAL(part.getFirstIndex(), tokens[part.getRequest()]);
+      tokens[part.getRequest()] += part.getTokens().size();
+    }
+    for (const auto end : step->getFinished()) {
+      BOOST_CHECK_EQUAL(end.getTokens(), tokens[end.getRequest()]);
+      finished.insert(end.getRequest());
+    }
+  }
+  BOOST_CHECK(finished == std::set<uint64_t>{4});
+  BOOST_CHECK_EQUAL(tokens[4], 2u);
+  uint32_t all = 0;
+  for (const auto& [request, count] : tokens) all += count;
+  BOOST_CHECK_LT(frames, all);
+}
+
+BOOST_FIXTURE_TEST_CASE(only_whose_deadline_passed_fails, Fixture) {
+  start(30'000, 2, 100, 16, 1, 4);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  const auto ask_until = [&](uint64_t number, uint64_t deadline_ms) {
+    msg::FrameBuilder<msg::Generate> frame;
+    frame->initReplyTo().setNode("node1");
+    frame->getReplyTo().setRequest(number);
+    frame->initTokens(3);
+    frame->setMaxTokens(5);
+    frame->setDeadlineMs(deadline_ms);
+    mail(pipeline, std::move(frame).finish());
+  };
+  ask_until(1, std::numeric_limits<uint64_t>::max());
+  ask_until(2, 2);
+  ask_until(3, 0);  // none
+  ask_until(4, 1);
+  for (const uint64_t late : {4, 2}) {  // the earliest first
+    const auto frame = next<msg::Finished>(gateway);
+    const msg::Reading failed(frame);
+    BOOST_CHECK_EQUAL(failed->getRequest(), late);
+    BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
+    BOOST_CHECK(std::string(failed->getMessage()).find("request_timeout_ms") != std::string::npos);
+  }
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    const msg::Reading state(frame);
+    if (state->getRunning() + state->getWaiting() == 2) break;
+  }
 }
 
 BOOST_FIXTURE_TEST_CASE(only_who_has_the_same_salt_finds_what_a_prompt_left, Fixture) {
@@ -276,15 +351,16 @@ BOOST_FIXTURE_TEST_CASE(only_who_has_the_same_salt_finds_what_a_prompt_left, Fix
       frame->setSalt(salt);
       mail(pipeline, std::move(frame).finish());
       answer(next_plan(), 42);
-      const auto first = next<msg::Tokens>(gateway);
-      const msg::Reading tokens(first);
-      BOOST_REQUIRE(tokens->hasFacts());  // with the first tokens: a stop string may end the answer there
-      BOOST_CHECK_EQUAL(tokens->getFacts().getCachedTokens(), cached);
+      const auto first = next<msg::StepTokens>(gateway);
+      const msg::Reading begin(first);
+      const auto tokens = begin->getAnswers()[0];
+      BOOST_REQUIRE(tokens.hasFacts());  // with the first tokens: a stop string may end the answer there
+      BOOST_CHECK_EQUAL(tokens.getFacts().getCachedTokens(), cached);
       answer(next_plan(), 43);
-      const auto second = next<msg::Tokens>(gateway);
-      BOOST_CHECK(!msg::Reading(second)->hasFacts());
-      const auto last = next<msg::Finished>(gateway);
-      BOOST_CHECK_EQUAL(msg::Reading(last)->getFacts().getCachedTokens(), cached);
+      const auto last = next<msg::StepTokens>(gateway);
+      const msg::Reading step(last);
+      BOOST_CHECK(!step->getAnswers()[0].hasFacts());
+      BOOST_CHECK_EQUAL(step->getFinished()[0].getFacts().getCachedTokens(), cached);
     }
   }
 }
@@ -298,9 +374,9 @@ BOOST_FIXTURE_TEST_CASE(of_those_that_wait_the_higher_priority_goes_first, Fixtu
   ask(2, 1, "someone", 5);  // waits
   ask(3, 1, "someone", 6);  // waits, and is more urgent
   answer(next_plan(), 40);
-  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 1u);
+  BOOST_CHECK_EQUAL(answered(), 1u);
   answer(next_plan(), 40);
-  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 3u);
+  BOOST_CHECK_EQUAL(answered(), 3u);
 }
 
 BOOST_FIXTURE_TEST_CASE(a_priority_that_does_not_exist_is_refused, Fixture) {
@@ -371,7 +447,7 @@ BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_t
   bring_up(2);
   ask(10, 1);
   answer(next_plan(), 42);
-  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
+  BOOST_CHECK_EQUAL(answered(), 10u);
 }
 
 BOOST_FIXTURE_TEST_CASE(who_takes_the_place_of_the_middle_stage_is_linked_with_both_others, Fixture) {
@@ -433,7 +509,7 @@ BOOST_FIXTURE_TEST_CASE(a_cancelled_request_gives_way_to_the_one_that_waits, Fix
   answer(first, 30);
   answer(ahead, 30);
   answer(second, 31);
-  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 2u);
+  BOOST_CHECK_EQUAL(answered(), 2u);
 }
 
 BOOST_FIXTURE_TEST_CASE(a_row_without_a_token_fails_its_request_and_costs_no_stage_its_place, Fixture) {
@@ -443,15 +519,17 @@ BOOST_FIXTURE_TEST_CASE(a_row_without_a_token_fails_its_request_and_costs_no_sta
   bring_up();
   ask(9);
   answer(next_plan(), 0, gpu::RowFault::not_finite);
-  const auto frame = next<msg::Finished>(gateway);
-  const msg::Reading failed(frame);
-  BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
-  BOOST_CHECK_EQUAL(failed->getTokens(), 0u);
-  BOOST_CHECK(std::string(failed->getMessage()).find("not a number") != std::string::npos);
+  const auto frame = next<msg::StepTokens>(gateway);
+  const msg::Reading step(frame);
+  BOOST_CHECK_EQUAL(step->getAnswers().size(), 0u);
+  const auto failed = step->getFinished()[0];
+  BOOST_CHECK(failed.getReason() == msg::Finished::Reason::FAILED);
+  BOOST_CHECK_EQUAL(failed.getTokens(), 0u);
+  BOOST_CHECK(std::string(failed.getMessage()).find("not a number") != std::string::npos);
   answer(next_plan(), 5);  // planned ahead: ignored
   ask(10, 1);
   answer(next_plan(), 42);  // the same stages, the same epoch
-  BOOST_CHECK_EQUAL(msg::Reading(next<msg::Tokens>(gateway))->getRequest(), 10u);
+  BOOST_CHECK_EQUAL(answered(), 10u);
 }
 
 BOOST_FIXTURE_TEST_CASE(results_count_from_the_last_stage_and_reports_from_the_stage_itself, Fixture) {
@@ -465,9 +543,10 @@ BOOST_FIXTURE_TEST_CASE(results_count_from_the_last_stage_and_reports_from_the_s
   mail(pipeline, encode(result_of(plan, 66)));  // nobody
   mail_from(0, report_frame(1, msg::Health::DOWN, 1));
   answer(plan, 42);
-  const auto frame = next<msg::Tokens>(gateway);
-  BOOST_CHECK_EQUAL(msg::Reading(frame)->getTokens()[0].getId(), 42);
-  BOOST_CHECK(msg::Reading(next<msg::Finished>(gateway))->getReason() == msg::Finished::Reason::LENGTH);
+  const auto frame = next<msg::StepTokens>(gateway);
+  const msg::Reading step(frame);
+  BOOST_CHECK_EQUAL(step->getAnswers()[0].getTokens()[0].getId(), 42);
+  BOOST_CHECK(step->getFinished()[0].getReason() == msg::Finished::Reason::LENGTH);
 }
 
 BOOST_FIXTURE_TEST_CASE(a_replacement_that_does_not_come_is_asked_for_again, Fixture) {

@@ -151,6 +151,31 @@ class Cluster {
     b->initFacts().setCachedTokens(cached_tokens);
     actors::mail(gateway->actor(), std::move(b).finish());
   }
+  /// What a step gave: a character to each of these, and the ends of those whose length this completes.
+  struct Part {
+    uint64_t number;
+    uint32_t first;
+    char character;
+    bool ends = false;
+  };
+  void step(const std::vector<Part>& parts) {
+    FrameBuilder<schema::StepTokens> b;
+    auto answers = b->initAnswers(static_cast<unsigned>(parts.size()));
+    const auto ends = std::count_if(parts.begin(), parts.end(), [](const Part& part) { return part.ends; });
+    auto finishes = b->initFinished(static_cast<unsigned>(ends));
+    auto end = finishes.begin();
+    for (unsigned i = 0; i < parts.size(); ++i) {
+      answers[i].setRequest(parts[i].number);
+      answers[i].setFirstIndex(parts[i].first);
+      answers[i].initTokens(1)[0].setId(static_cast<unsigned char>(parts[i].character));
+      if (!parts[i].ends) continue;
+      auto finished = *end++;
+      finished.setRequest(parts[i].number);
+      finished.setReason(Reason::LENGTH);
+      finished.setTokens(parts[i].first + 1);
+    }
+    actors::mail(gateway->actor(), std::move(b).finish());
+  }
   /// A whole answer: the text byte by byte, then the end token.
   void answer(uint64_t number, std::string_view text) {
     accept(number);

@@ -1,6 +1,7 @@
 // What a request says of who asks and how its answer is made, and what the client hears of that.
 
 #include <boost/test/unit_test.hpp>
+#include <cstring>
 #include <set>
 
 #include "test/gateway/fake_cluster.hpp"
@@ -166,6 +167,57 @@ BOOST_AUTO_TEST_CASE(usage_says_how_much_of_the_prompt_was_found_in_streams_too)
   const auto events = events_of(client.response().body());
   const json::value usage = json::parse(events.at(events.size() - 2)).at("usage");
   BOOST_TEST(usage.at("prompt_tokens_details").at("cached_tokens").to_number<int>() == 6);
+}
+
+BOOST_AUTO_TEST_CASE(a_frame_of_a_step_gives_each_session_its_part_in_order) {
+  Cluster cluster;
+  Client one(cluster.gateway->port()), two(cluster.gateway->port());
+  std::vector<uint64_t> numbers;
+  for (Client* client : {&one, &two}) {
+    client->ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi"})");
+    numbers.push_back(cluster.asked().number);
+    cluster.accept(numbers.back());
+  }
+  const uint64_t nobody = 7;
+  cluster.step({{numbers[0], 0, 'a'}, {nobody, 0, '?', true}, {numbers[1], 0, 'x'}});
+  cluster.step({{numbers[1], 1, 'y'}, {numbers[0], 1, 'b', true}});
+  cluster.step({{numbers[1], 1, '!'}, {numbers[1], 2, 'z', true}});  // the first is a repeat
+  for (const auto& [client, text] : {std::pair{&one, "ab"}, {&two, "xyz"}}) {
+    const json::value body = parsed(client->response());
+    BOOST_TEST(body.at("choices").at(0).at("text").as_string() == text);
+    BOOST_TEST(body.at("choices").at(0).at("finish_reason").as_string() == "length");
+  }
+  BOOST_TEST(cluster.cancels.stays_empty(20ms));
+}
+
+BOOST_AUTO_TEST_CASE(a_step_that_lacks_tokens_before_it_fails_that_answer_alone) {
+  Cluster cluster;
+  Client one(cluster.gateway->port()), two(cluster.gateway->port());
+  std::vector<uint64_t> numbers;
+  for (Client* client : {&one, &two}) {
+    client->ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi"})");
+    numbers.push_back(cluster.asked().number);
+    cluster.accept(numbers.back());
+  }
+  cluster.step({{numbers[0], 3, 'a'}, {numbers[1], 0, 'x', true}});
+  BOOST_TEST(one.response().result_int() == 503u);
+  BOOST_TEST(cluster.cancelled() == numbers[0]);
+  BOOST_TEST(parsed(two.response()).at("choices").at(0).at("text").as_string() == "x");
+}
+
+BOOST_AUTO_TEST_CASE(a_step_that_cannot_be_read_is_dropped) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi"})");
+  const uint64_t number = cluster.asked().number;
+  cluster.accept(number);
+  auto garbage = std::make_shared<schema::FrameBuffer>(24);
+  std::memset(garbage->data(), 0xFF, garbage->size());
+  const uint32_t header[] = {0, 2};  // one segment of two words
+  std::memcpy(garbage->data(), header, sizeof header);
+  actors::mail(cluster.gateway->actor(), Frame<schema::StepTokens>(garbage));
+  cluster.step({{number, 0, 'x', true}});
+  BOOST_TEST(client.response().result_int() == 200u);
 }
 
 }  // namespace convoy::gateway::test
