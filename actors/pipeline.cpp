@@ -98,8 +98,7 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
     log::warn_limited("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
     return;
   }
-  if (stages.phase() != Phase::serving)
-    return reject(*request, msg::Rejected::Reason::NOT_READY, stages.why_not_ready());
+  if (!has_served) return reject(*request, msg::Rejected::Reason::NOT_READY, stages.why_not_ready());
   NewSequence sequence;
   for (const int32_t id : request->getTokens()) sequence.prompt.push_back(id);
   sequence.sampling = decode(request->getSampling());

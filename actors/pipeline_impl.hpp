@@ -38,6 +38,7 @@ struct PipelineData {
   std::unordered_map<SequenceId, Request> requests;
   std::unordered_map<uint64_t, SequenceId> by_number;
   std::set<std::pair<uint64_t, SequenceId>> deadlines;  // Unix ms, of those that have one
+  bool has_served = false;  // from then on requests wait for the stages, if it has to be
   Clock::time_point last_published{};
   prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
 
@@ -65,7 +66,8 @@ struct PipelineData {
   void raise_epoch();
   void report(const Frame<msg::StageReport>& frame);
   void stage_down(const caf::down_msg& down);
-  void abandon(const std::string& why);
+  void begin_epoch();
+  void lose(const std::vector<Scheduler::Lost>& lost);
   void give_up(uint32_t index, msg::Health health, const std::string& why, bool replace = true);
   void ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why);
 

@@ -44,8 +44,8 @@ void PipelineData::stage_up(const StageUp& up) {
 void PipelineData::raise_epoch() {
   const uint64_t epoch = stages.raise(Clock::now());
   epochs_total->Increment();
-  publish();  // before the requests fail, as in give_up
-  abandon("the pipeline's plan was raised to epoch " + std::to_string(epoch));
+  begin_epoch();
+  publish();
   const auto count = static_cast<uint32_t>(handles.size());
   for (uint32_t i = 0; i < count; ++i) {
     msg::FrameBuilder<msg::Assign> assign;
@@ -88,10 +88,11 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
       return raise_epoch();
     case StageSet::Consequence::serve:
       if (options.limits.kv_blocks == 0) {  // as many as fit the smallest stage
-        scheduler.set_kv_blocks(stages.kv_blocks());
+        lose(scheduler.set_kv_blocks(stages.kv_blocks(), now()));
         log::info("pipeline.kv_blocks",
                   {{"blocks", stages.kv_blocks()}, {"tokens", stages.kv_blocks() * gpu::kv_block_tokens}});
       }
+      has_served = true;
       scheduler.request_canary();
       pump();
       return publish();
@@ -108,14 +109,21 @@ void PipelineData::stage_down(const caf::down_msg& down) {
     }
 }
 
-/// Ends what is running: this version does not resume it.
-void PipelineData::abandon(const std::string& why) {
-  while (!requests.empty()) fail(requests.begin()->first, why);
-  scheduler.reset();
+/// No request is lost by it, but those that may be why: what ran goes on when the stages serve again.
+void PipelineData::begin_epoch() {
+  const Scheduler::EpochEnd end = scheduler.begin_epoch(now());
+  for (const SequenceId id : end.suspects) {
+    const Request& r = requests.at(id);
+    log::info("request.replayed", {{"request", r.id}, {"tokens", r.tokens}});
+  }
+  lose(end.lost);
 }
 
-/// A stage is lost: what it held cannot go on in this version, so its requests end with an error that is
-/// seen.
+void PipelineData::lose(const std::vector<Scheduler::Lost>& lost) {
+  for (const auto& [id, why] : lost) fail(id, why);
+}
+
+/// A stage is lost, and with it what it held of all sequences.
 void PipelineData::give_up(uint32_t index, msg::Health health, const std::string& why, bool replace) {
   if (!handles[index]) return;
   const PeerIdentity peer = stages.stages()[index].peer;
@@ -124,8 +132,8 @@ void PipelineData::give_up(uint32_t index, msg::Health health, const std::string
   handles[index] = nullptr;
   stages.lose(index, health, why, Clock::now());
   peers.drop(peer, why);
-  publish();  // before the requests fail: who hears of a failure finds /readyz to agree
-  abandon("stage " + std::to_string(index) + " was lost: " + why);
+  publish();  // before any request fails: who hears of a failure finds /readyz to agree
+  begin_epoch();
   if (replace) ask_to_replace(index, peer.incarnation, why);
 }
 
@@ -147,7 +155,7 @@ void PipelineData::publish() {
   msg::FrameBuilder<msg::PipelineState> frame(256);
   frame->setPipeline(options.instance);
   frame->setReady(ready);
-  frame->setAccepting(stages.phase() == Phase::serving);
+  frame->setAccepting(has_served);
   if (!ready) frame->setReason(stages.why_not_ready());
   frame->setEpoch(stages.epoch());
   frame->setRunning(static_cast<uint32_t>(scheduler.running()));

@@ -74,6 +74,7 @@ struct ClusterConfig {
     uint32_t readiness_period_ms = 1000;
     uint32_t failure_detection_ms = 800;
     uint32_t load_timeout_ms = 600'000;
+    uint32_t replays_max = 3;
     uint32_t kv_tokens = 65'536;
     std::string speculation = "off";
     uint32_t drafts_max = 4;

@@ -147,6 +147,10 @@ void add_pipeline_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::failure_detection_ms>(
       "pipeline", "failure_detection_ms", "ms", 100, 60'000,
       "Silence of a link that ends its lease: the process behind it counts as dead."));
+  t.push_back(number<s, &S::replays_max>("pipeline", "replays_max", "", 0, 100,
+                                         "How often one request is computed again because it ran when a "
+                                         "stage was lost. One that still runs then "
+                                         "when a stage is lost ends with an error: it may be why."));
   t.push_back(number<s, &S::load_timeout_ms>(
       "pipeline", "load_timeout_ms", "ms", 1000, 24 * hour_ms,
       "A stage that does not link itself for longer, or loads its weights longer, is replaced."));

@@ -41,6 +41,7 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
   limits.prefill_share = config.pipeline.prefill_share;
   limits.prefill_stretch = static_cast<float>(config.pipeline.prefill_stretch_percent) / 100;
+  limits.replays_max = config.pipeline.replays_max;
   limits.context_tokens = served_context(config, model);
   limits.vocab = model.vocab;
   return limits;

@@ -10,26 +10,24 @@ namespace convoy::actors {
 namespace {
 
 /// What a sequence may grow to. The last sampled token is never fed back, so it needs no place.
-uint64_t blocks_of(const NewSequence& sequence) {
-  return gpu::kv_blocks_for(uint64_t{sequence.prompt.size()} + uint64_t{sequence.max_tokens} - 1);
+uint64_t blocks_of(uint64_t prompt_tokens, uint64_t max_tokens) {
+  return gpu::kv_blocks_for(prompt_tokens + max_tokens - 1);
 }
 
 }  // namespace
 
 Scheduler::Scheduler(SchedulerLimits limits, std::string secret)
     : limits_(limits), block_keys_(std::move(secret)) {
-  reset();
+  forget_stages();
 }
 
-void Scheduler::reset() {
-  ready_.clear();
-  sequences_.clear();
-  tenants_.clear();
+/// Blocks, slots and steps are as if none had ever been used. No sequence lives.
+void Scheduler::forget_stages() {
+  assert(running_ == 0 && !canary_);
   pending_.clear();
   woken_.clear();
-  victims_.clear();
-  prefilling_.clear();
   in_flight_.clear();
+  sampling_in_flight_ = 0;
   ended_slots_.clear();
   free_slots_.clear();
   // Taken from the back: low numbers first.
@@ -37,17 +35,47 @@ void Scheduler::reset() {
   by_slot_.assign(limits_.slots(), nullptr);
   cache_.emplace(limits_.kv_blocks);
   if (limits_.kv_blocks > 0) canary_block_ = cache_->take();
-  canary_ = nullptr;
+  canary_wanted_ = false;
   short_ = 0;
   next_step_ = 0;
-  running_ = waiting_ = decoding_ = sampling_in_flight_ = 0;
-  backlog_ = 0;
-  canary_wanted_ = false;
 }
 
-void Scheduler::set_kv_blocks(uint32_t blocks) {
+Scheduler::EpochEnd Scheduler::begin_epoch(Micros now) {
+  now_ = now;
+  std::set<SequenceId> suspects;
+  for (const FlyingStep& step : in_flight_)
+    for (const FlyingRows& rows : step.sequences)
+      if (const Sequence* const s = living(rows.slot, rows.life); s && !s->canary) suspects.insert(s->id);
+  if (canary_) erase(*canary_);
+  while (!victims_.empty()) requeue(sequences_.at(~victims_.begin()->second));
+  forget_stages();
+  alone_.clear();
+  EpochEnd end;
+  for (const SequenceId id : suspects) {
+    Sequence& s = sequences_.at(id);
+    if (++s.facts.replays > limits_.replays_max) {
+      end.lost.push_back({id, "it ran whenever a stage was lost, " + std::to_string(s.facts.replays) +
+                                  " times (pipeline.replays_max)"});
+      erase(s);
+    } else {
+      end.suspects.push_back(id);
+      if (s.facts.replays > 1) alone_.insert(id);
+    }
+  }
+  return end;
+}
+
+std::vector<Scheduler::Lost> Scheduler::set_kv_blocks(uint32_t blocks, Micros now) {
+  assert(next_step_ == 0);
+  now_ = now;
   limits_.kv_blocks = blocks;
-  reset();
+  while (!victims_.empty()) requeue(sequences_.at(~victims_.begin()->second));
+  forget_stages();
+  std::vector<Lost> lost;
+  for (const auto& [id, s] : sequences_)
+    if (auto why = refuse_size(s.prompt_tokens, s.max_tokens)) lost.push_back({id, std::move(*why)});
+  for (const Lost& l : lost) erase(sequences_.at(l.id));
+  return lost;
 }
 
 uint32_t Scheduler::kv_blocks_used() const {
@@ -70,7 +98,13 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
     return "prompt (" + std::to_string(sequence.prompt.size()) + " tokens) and max_tokens (" +
            std::to_string(sequence.max_tokens) + ") exceed the context of " +
            std::to_string(limits_.context_tokens);
-  if (const uint64_t blocks = blocks_of(sequence); blocks + 1 > limits_.kv_blocks)  // one is the canary's
+  return refuse_size(sequence.prompt.size(), sequence.max_tokens);
+}
+
+/// Why so many tokens never fit, if the stages have said how many blocks there are.
+std::optional<std::string> Scheduler::refuse_size(uint64_t prompt_tokens, uint64_t max_tokens) const {
+  const uint64_t blocks = blocks_of(prompt_tokens, max_tokens);
+  if (limits_.kv_blocks > 0 && blocks + 1 > limits_.kv_blocks)  // one is the canary's
     return "prompt and max_tokens need " + std::to_string(blocks) + " KV blocks; the pipeline has " +
            std::to_string(limits_.kv_blocks - 1) + " (pipeline.kv_tokens)";
   return std::nullopt;
@@ -122,6 +156,7 @@ Scheduler::Sequence* Scheduler::living(uint32_t slot, uint64_t life) const {
 
 void Scheduler::start_waiting() {
   start_canary();
+  if (!alone_.empty()) return start_alone();
   // Whoever's turn it is is not overtaken, or who needs much room might never start: nor by one that made
   // room for it.
   for (auto next = tenants_.next_waiting(); next.tenant; next = tenants_.next_waiting()) {
@@ -129,6 +164,15 @@ void Scheduler::start_waiting() {
     while (!start(s))
       // Slots come back with the next step, whoever is preempted.
       if (free_slots_.empty() || !make_room_for(s)) return;
+  }
+}
+
+/// Nobody else lives while some have to run alone, so there is room.
+void Scheduler::start_alone() {
+  Sequence& s = sequences_.at(*alone_.begin());
+  if (s.state == State::waiting && !free_slots_.empty() && limits_.kv_blocks > 0) {
+    const bool started = start(s);
+    assert(started);
   }
 }
 
@@ -217,7 +261,7 @@ void Scheduler::enter(Sequence& s, State state) {
 
 void Scheduler::count_time(Sequence& s) {
   SequenceTimes& times = s.facts.times;
-  const bool replayed = s.facts.preemptions > 0 && !decodes(s.state);
+  const bool replayed = s.facts.preemptions + s.facts.replays > 0 && !decodes(s.state);
   auto& part = replayed                    ? times.preempted
                : s.state == State::waiting ? times.queued
                : decodes(s.state)          ? times.decode
@@ -243,6 +287,7 @@ void Scheduler::end_life(Sequence& s) {
     free_slots_.push_back(s.slot);  // no stage has heard of it yet
   backlog_ -= owed(s);
   s.planned = s.published = s.in_flight = s.announced = 0;
+  s.newest_step = 0;
   s.begun = false;
   s.drafts.clear();
   backlog_ += owed(s);
@@ -257,11 +302,15 @@ void Scheduler::end_life(Sequence& s) {
 }
 
 /// It lives again when there is room. What is in flight for it is ignored: its tokens come again.
-void Scheduler::preempt(Sequence& s) {
+void Scheduler::requeue(Sequence& s) {
   end_life(s);
   tenants_.wait(*s.tenant, s.id, s.priority);
   tenants_.end(*s.tenant, s.id);
   ++waiting_;
+}
+
+void Scheduler::preempt(Sequence& s) {
+  requeue(s);
   ++s.facts.preemptions;
   ++counters_.preemptions;
 }
@@ -275,6 +324,7 @@ void Scheduler::erase(Sequence& s) {
     --waiting_;
   }
   backlog_ -= owed(s);
+  alone_.erase(s.id);
   sequences_.erase(s.id);
 }
 

@@ -46,6 +46,7 @@ struct SchedulerLimits {
   uint32_t prefill_tokens = 512;  // of prompts in one step
   uint32_t prefill_share = 4;     // the most of these shares that one prompt gets while others wait
   float prefill_stretch = 2.5f;   // how many times as long a step of decodes may take with prompts beside
+  uint32_t replays_max = 3;       // of one sequence
   int64_t context_tokens = 0;
   int64_t vocab = 0;
 
@@ -71,12 +72,13 @@ enum class FinishReason : uint8_t { none, stop, length, failed };
 /// Where a sequence's time went.
 struct SequenceTimes {
   std::chrono::microseconds queued{}, prefill{}, decode{};
-  std::chrono::microseconds preempted{};  // from each preemption until its next token
+  std::chrono::microseconds preempted{};  // from each preemption, or epoch's end, until its next token
 };
 
 struct SequenceFacts {
   uint32_t cached_tokens = 0;  // of the prompt, when it first began: found in blocks of earlier sequences
   uint32_t preemptions = 0;
+  uint32_t replays = 0;  // in new epochs, because it was in a step that did not end
   SequenceTimes times;
 };
 
@@ -129,10 +131,22 @@ class Scheduler {
   /// micro-batches the decodes form, and how much of prompts runs beside decodes.
   void set_step_cost(StepCost cost, float gain_min = split_gain_min) { cost_ = cost, gain_min_ = gain_min; }
 
-  /// How many blocks every stage has. Forgets everything.
-  void set_kv_blocks(uint32_t blocks);
-  /// Forgets everything: a new epoch. Steps count from 0 again.
-  void reset();
+  /// A sequence that cannot go on, and is forgotten.
+  struct Lost {
+    SequenceId id;
+    std::string why;
+  };
+  /// A new epoch: the stages have forgotten everything, and what is in flight never ends. Steps count from 0
+  /// again. No sequence is lost by it: each that ran runs again when there is room, its tokens so far being
+  /// computed as a prompt's are. But one that was in a step that did not end may have been why: from its
+  /// second replay on it runs alone until it has its next token, and after replays_max it is lost.
+  struct EpochEnd {
+    std::vector<SequenceId> suspects;  // were in such a step, and are not lost
+    std::vector<Lost> lost;
+  };
+  EpochEnd begin_epoch(Micros now);
+  /// How many blocks every stage has, in an epoch that has no step yet. Those that need more are lost.
+  std::vector<Lost> set_kv_blocks(uint32_t blocks, Micros now);
 
   size_t running() const { return running_; }
   size_t waiting() const { return waiting_; }
@@ -208,7 +222,9 @@ class Scheduler {
   };
 
   // Starting and ending: scheduler.cpp
+  std::optional<std::string> refuse_size(uint64_t prompt_tokens, uint64_t max_tokens) const;
   void start_waiting();
+  void start_alone();
   void start_canary();
   bool start(Sequence& s);
   bool make_room_for(const Sequence& s);
@@ -218,8 +234,10 @@ class Scheduler {
   uint32_t owed(const Sequence& s) const;
   void count_time(Sequence& s);
   void end_life(Sequence& s);
+  void requeue(Sequence& s);
   void preempt(Sequence& s);
   void erase(Sequence& s);
+  void forget_stages();
   Sequence* living(uint32_t slot, uint64_t life) const;
 
   // Blocks: scheduler_blocks.cpp
@@ -268,6 +286,7 @@ class Scheduler {
   std::vector<uint32_t> free_slots_, ended_slots_;
   std::set<std::pair<uint8_t, SequenceId>> victims_;  // that run: priority, and age from the youngest on
   std::set<SequenceId> prefilling_;                   // by age, without the canary
+  std::set<SequenceId> alone_;                        // that nobody may run beside, until each has a token
   Ready ready_;                                       // in the order in which they became it
   SequenceId short_ = 0;  // was left out of a step for want of a block; 0: none was
   Sequence* canary_ = nullptr;

@@ -105,11 +105,13 @@ Progress Scheduler::take(Sequence& s, gpu::SampledTokens sampled) {
   if (p.finish != FinishReason::failed) publish(s, static_cast<uint32_t>(s.tokens.size()) - 1);
   if (p.finish != FinishReason::none && !s.canary) count_time(s);
   p.facts = s.facts;
-  if (p.finish != FinishReason::none) {
+  const bool was_alone = alone_.erase(s.id) > 0;
+  if (p.finish != FinishReason::none)
     erase(s);
-  } else if (s.in_flight == 0) {
+  else if (was_alone && !alone_.empty())
+    requeue(s);  // it goes on beside others when the others had their turn
+  else if (s.in_flight == 0)
     enter(s, State::ready);
-  }
   return p;
 }
 

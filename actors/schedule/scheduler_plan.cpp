@@ -17,7 +17,7 @@ constexpr uint32_t prefill_min = 16;
 }  // namespace
 
 std::optional<gpu::StepPlan> Scheduler::plan(Micros now) {
-  if (in_flight_.size() >= limits_.steps_in_flight()) return std::nullopt;
+  if (in_flight_.size() >= (alone_.empty() ? limits_.steps_in_flight() : 1)) return std::nullopt;
   now_ = now;
   help_short_one();
   start_waiting();

@@ -426,28 +426,74 @@ BOOST_FIXTURE_TEST_CASE(each_of_three_stages_is_told_its_layers_and_who_comes_ne
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(a_lost_stage_fails_its_requests_is_replaced_and_raises_the_epoch, Fixture) {
+BOOST_FIXTURE_TEST_CASE(a_lost_stage_is_replaced_and_its_requests_go_on_where_they_were, Fixture) {
   start(30'000, 2, 60'000);  // its replacement is asked for at once, and not again within this test
   link_stage(0, 11);
   link_stage(1, 12);
   bring_up();
-  ask(9);
-  const auto plan = next_plan();
+  ask(9, 3);
+  const auto first = next_plan(), ahead = next_plan();
+  const int64_t prompt = first.rows();
+  answer(first, 42);
+  BOOST_CHECK_EQUAL(answered(), 9u);
   stages[0].reset();  // its mailbox ends, as a remote handle does when the link goes down
-  const auto failed_frame = next<msg::Finished>(gateway);
-  const msg::Reading failed(failed_frame);
-  BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
-  BOOST_CHECK_EQUAL(failed->getRequest(), 9u);
   const auto order_frame = next<msg::ReplaceStage>(node);
   const msg::Reading order(order_frame);
   BOOST_CHECK_EQUAL(order->getInstance(), 0u);
   BOOST_CHECK_EQUAL(order->getIncarnation(), 11u);
-  answer(plan, 5);  // of the epoch that is over: ignored
+  answer(ahead, 5);  // of the epoch that is over: ignored
+  ask(10, 1);        // waits for the stages
   link_stage(0, 13);
-  bring_up(2);
-  ask(10, 1);
-  answer(next_plan(), 42);
+  for (uint32_t i = 0; i < 2; ++i) {
+    BOOST_REQUIRE_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch(), 2u);
+    report(i, msg::Health::READY, 2);
+  }
+  const auto replay = next_plan();
+  BOOST_CHECK_EQUAL(replay.step, 0u);
+  BOOST_CHECK_EQUAL(replay.rows(), 1 + prompt + 1);  // the canary; the prompt and what came behind it
+  answer(replay, 43);
+  const auto frame = next<msg::StepTokens>(gateway);
+  const msg::Reading step(frame);
+  BOOST_REQUIRE_EQUAL(step->getAnswers().size(), 1u);
+  BOOST_CHECK_EQUAL(step->getAnswers()[0].getRequest(), 9u);
+  BOOST_CHECK_EQUAL(step->getAnswers()[0].getFirstIndex(), 1u);
+  answer(next_plan(), 44);
+  BOOST_CHECK_EQUAL(answered(), 9u);  // its last one
+  answer(next_plan(), 45);
   BOOST_CHECK_EQUAL(answered(), 10u);
+}
+
+BOOST_FIXTURE_TEST_CASE(before_it_ever_served_a_pipeline_takes_no_request, Fixture) {
+  start();
+  link_stage(0, 11);
+  ask(9);
+  const auto frame = next<msg::Rejected>(gateway);
+  BOOST_CHECK(msg::Reading(frame)->getReason() == msg::Rejected::Reason::NOT_READY);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_request_that_ran_whenever_a_stage_was_lost_fails_in_the_end, Fixture) {
+  start(30'000, 2, 60'000);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(9, 50);
+  next_plan();
+  for (uint64_t epoch = 2; epoch <= 4; ++epoch) {
+    stages[0].reset();
+    next<msg::ReplaceStage>(node);
+    link_stage(0, 11 + epoch);
+    for (uint32_t i = 0; i < 2; ++i) {
+      while (msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch() != epoch) continue;
+      report(i, msg::Health::READY, epoch);
+    }
+    next_plan();
+  }
+  stages[0].reset();
+  const auto frame = next<msg::Finished>(gateway);
+  const msg::Reading failed(frame);
+  BOOST_CHECK(failed->getReason() == msg::Finished::Reason::FAILED);
+  BOOST_CHECK_EQUAL(failed->getRequest(), 9u);
+  BOOST_CHECK(std::string(failed->getMessage().cStr()).find("pipeline.replays_max") != std::string::npos);
 }
 
 BOOST_FIXTURE_TEST_CASE(who_takes_the_place_of_the_middle_stage_is_linked_with_both_others, Fixture) {

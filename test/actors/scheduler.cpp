@@ -350,18 +350,3 @@ BOOST_AUTO_TEST_CASE(it_says_how_many_rows_steps_had_and_which_of_those_in_fligh
   }
   BOOST_CHECK_LT(before, 3);
 }
-
-BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_they_have) {
-  auto l = limits();
-  l.kv_blocks = 0;
-  Scheduler s(l);
-  BOOST_CHECK(s.refuse(request(64, 1)));
-  s.set_kv_blocks(3);                          // one is the canary's
-  BOOST_CHECK_EQUAL(s.kv_cache().free(), 2u);  // one is the canary's
-  BOOST_CHECK(!s.refuse(request(64, 65)));
-  BOOST_CHECK(s.refuse(request(64, 66)));
-  s.admit(request(64, 65));
-  const auto plan = s.plan();
-  BOOST_REQUIRE(plan);
-  BOOST_CHECK_EQUAL(plan->block_changes.size(), 1u);
-}

@@ -11,7 +11,8 @@ from cluster import MODEL, PATIENCE_S, SKIPPED, Cluster, Stream, alive, wait_for
 
 # A stage that is lost is noticed by its link or its lease: long before step_timeout_ms, which is 30 s.
 NOTICED_S = 20
-LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "temperature": 0}
+# An answer that takes some seconds, during which stages are lost.
+LONG = {"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
 
 
 class Stages(unittest.TestCase):
@@ -30,27 +31,28 @@ class Stages(unittest.TestCase):
         return self.cluster.completion(return_token_ids=True)[1]["choices"][0]["token_ids"]
 
     def start_long_answer(self):
+        """A stream, what is still to come of it, and its first tokens."""
         stream = Stream(self.cluster, "/v1/completions", {"model": self.cluster.model_id(), **LONG},
                         {"Cache-Control": "no-store"})
         events = stream.events()
-        next(events)
-        return stream, events
+        return stream, events, next(events)["choices"][0]["token_ids"]
 
-    def expect_error_not_an_end(self, stream, events):
-        """An error event, then a connection that is not ended cleanly; all of it as soon as the loss is noticed."""
-        began, error = time.monotonic(), None
-        try:
-            for event in events:
-                if "error" in event:
-                    error = event["error"]
-            self.fail("the stream ended cleanly")
-        except (OSError, Exception) as e:
-            if isinstance(e, AssertionError):
-                raise
-        self.assertIsNotNone(error)
-        self.assertTrue(error["message"])
-        self.assertFalse(stream.done)
-        self.assertLess(time.monotonic() - began, NOTICED_S)
+    def long_answer(self):
+        """What it is when nothing fails."""
+        return self.cluster.completion(**LONG)[1]["choices"][0]["token_ids"]
+
+    def expect_the_whole_answer(self, stream, events, tokens, expected):
+        """The rest of a stream: no error, no token missing or twice, and the end that it has when nothing fails."""
+        reasons = []
+        for event in events:
+            self.assertNotIn("error", event)
+            for choice in event["choices"]:
+                tokens += choice.get("token_ids") or []
+                if choice.get("finish_reason"):
+                    reasons.append(choice["finish_reason"])
+        self.assertEqual(reasons, ["length"])
+        self.assertTrue(stream.done)
+        self.assertEqual(tokens, expected)
 
     def test_a_stage_killed_while_idle_is_replaced(self):
         before = self.answer()
@@ -58,24 +60,70 @@ class Stages(unittest.TestCase):
             self.cluster.wait_for_successor(self.cluster.signal_stage(index, signal.SIGKILL))
             self.assertEqual(self.answer(), before)
 
-    def test_a_stage_killed_while_answering_ends_the_stream_with_an_error(self):
+    def test_a_stage_killed_while_answering_costs_no_token(self):
+        expected = self.long_answer()
         for index in (0, 1):
-            stream, events = self.start_long_answer()
+            stream, events, tokens = self.start_long_answer()
             self.cluster.signal_stage(index, signal.SIGKILL)
-            self.expect_error_not_an_end(stream, events)
+            self.expect_the_whole_answer(stream, events, tokens, expected)
             wait_for(self.cluster.ready, "ready again")
-            self.assertTrue(self.answer())
 
-    def test_a_stage_stopped_in_mid_answer_is_noticed_and_replaced(self):
+    def test_a_stage_stopped_in_mid_answer_is_noticed_and_replaced_and_costs_no_token(self):
+        expected = self.long_answer()
         for index in (0, 1):
-            before = self.answer()
-            stream, events = self.start_long_answer()
+            stream, events, tokens = self.start_long_answer()
             stopped = self.cluster.signal_stage(index, signal.SIGSTOP)
             wait_for(lambda: not self.cluster.ready(), "/readyz is 503", NOTICED_S)
-            self.expect_error_not_an_end(stream, events)
+            self.expect_the_whole_answer(stream, events, tokens, expected)
             wait_for(self.cluster.ready, "ready again")
             self.assertFalse(alive(stopped))
-            self.assertEqual(self.answer(), before)
+
+    def test_many_answers_at_once_lose_no_token_and_those_that_wait_none_either(self):
+        prompts = [f"The number {i} is" for i in range(12)]
+        ask = lambda prompt: self.cluster.completion(
+            prompt=prompt, max_tokens=60, ignore_eos=True, return_token_ids=True)[1]["choices"][0]["token_ids"]
+        expected = [ask(prompt) for prompt in prompts]
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+            answers = [pool.submit(ask, prompt) for prompt in prompts]
+            wait_for(lambda: self.cluster.status()["running"] >= 4, "they run")
+            self.cluster.signal_stage(1, signal.SIGKILL)
+            self.assertEqual([answer.result() for answer in answers], expected)
+
+    def test_a_request_that_comes_while_a_stage_is_missing_waits_for_it(self):
+        expected = self.answer()
+        killed = self.cluster.signal_stage(0, signal.SIGKILL)
+        wait_for(lambda: not self.cluster.ready(), "/readyz is 503", NOTICED_S)
+        self.assertEqual(self.answer(), expected)
+        self.assertNotIn(killed, self.cluster.stage_pids())
+
+
+class NoReplays(unittest.TestCase):
+    """Where nothing may be computed again, a lost stage ends an answer with an error: never as if it were complete."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(pipeline={"replays_max": 0}).__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.__exit__(os.environ.get("CONVOY_TEST_LOGS"))
+
+    def setUp(self):
+        wait_for(self.cluster.ready, "the cluster is ready")
+
+    def test_a_stream_ends_with_an_error_and_not_cleanly(self):
+        stream = Stream(self.cluster, "/v1/completions", {"model": self.cluster.model_id(), **LONG},
+                        {"Cache-Control": "no-store"})
+        events = stream.events()
+        next(events)
+        self.cluster.signal_stage(1, signal.SIGKILL)
+        began, error = time.monotonic(), None
+        with self.assertRaises(Exception):
+            for event in events:
+                error = event.get("error", error)
+        self.assertIn("pipeline.replays_max", error["message"])
+        self.assertFalse(stream.done)
+        self.assertLess(time.monotonic() - began, NOTICED_S)
 
     def test_an_unstreamed_request_gets_an_error_status(self):
         import threading

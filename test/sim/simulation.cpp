@@ -145,21 +145,25 @@ void Simulation::end(size_t request, Ends how) {
   admit_held();
 }
 
-/// A stage was lost: everything is forgotten, and those that did not end come again.
+/// A stage was lost: what is in flight never ends, and what all have so far is computed again.
 void Simulation::reset() {
   ++happened_.resets;
+  for (const auto& lost : scheduler_.begin_epoch(now()).lost) {
+    Life& life = lives_[by_id_.at(lost.id)];
+    require(life.epochs >= world_.limits.replays_max, "a request is lost although it was not often replayed");
+    life.state = Life::State::ended;
+    by_id_.erase(lost.id);
+    ++happened_.lost;
+  }
   if (random_.chance(0.5))
-    scheduler_.reset();
-  else
-    scheduler_.set_kv_blocks(world_.limits.kv_blocks);
-  require(scheduler_.kv_cache().free() == world_.limits.kv_blocks - 1, "a reset leaves blocks behind");
+    require(scheduler_.set_kv_blocks(world_.limits.kv_blocks, now()).empty(), "what fitted fits no more");
+  require(scheduler_.kv_cache().free() == world_.limits.kv_blocks - 1, "an epoch begins with blocks taken");
+  for (const auto& [id, request] : by_id_) ++lives_[request].epochs;
   happened_.rows += stages_.rows_run();
   stages_ = make_stages(world_.limits);
   in_flight_.clear();
   owners_.assign(owners_.size(), {});
-  std::map<actors::SequenceId, size_t> again(by_id_.begin(), by_id_.end());
-  by_id_.clear();
-  for (const auto& [id, request] : again) admit(request);
+  admit_held();
 }
 
 void Simulation::change_cost() {
@@ -312,7 +316,12 @@ void Simulation::check_progress(const actors::Progress& p) {
   require((t.queued + t.prefill + t.decode + t.preempted).count() == now().count() - life.admitted_us, who,
           " does not know where its time went");
   require(p.facts.cached_tokens == life.cached_tokens, who, " found another number of tokens than it says");
-  require(p.facts.preemptions + 1 >= life.starts, who, " was preempted more often than it says");
+  // In a new epoch it may start twice: alone, and then beside others.
+  require(p.facts.preemptions + 1 + 2 * life.epochs >= life.starts, who,
+          " was preempted more often than it says");
+  require(p.facts.replays <= std::min(life.epochs, world_.limits.replays_max), who,
+          " was replayed too often");
+  happened_.replays += p.facts.replays;
   ++(p.finish == FinishReason::stop     ? happened_.stops
      : p.finish == FinishReason::length ? happened_.lengths
                                         : happened_.faults);

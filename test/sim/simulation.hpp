@@ -21,6 +21,7 @@ namespace sim {
 struct Events {
   uint64_t cancels = 0, deadlines = 0, preemptions = 0, prefix_hits = 0, follows = 0, forks = 0;
   uint64_t drafts_accepted = 0, drafts_rejected = 0, penalized_replays = 0, canaries = 0, resets = 0;
+  uint64_t replays = 0, lost = 0;
   uint64_t stops = 0, lengths = 0, faults = 0;
   uint64_t requests = 0, steps = 0, rows = 0;
 
@@ -30,6 +31,7 @@ struct Events {
     visit("prefix hits", prefix_hits), visit("follows", follows), visit("forks", forks);
     visit("drafts accepted", drafts_accepted), visit("drafts rejected", drafts_rejected);
     visit("penalized replays", penalized_replays), visit("canaries", canaries), visit("resets", resets);
+    visit("replays", replays);
     visit("stops", stops), visit("lengths", lengths), visit("row faults", faults);
     visit("requests", requests), visit("steps", steps), visit("rows", rows);
   }
@@ -57,6 +59,7 @@ class Simulation {
     convoy::actors::SequenceId id = 0;
     int64_t admitted_us = 0;
     uint32_t received = 0, starts = 0, cached_tokens = 0;
+    uint32_t epochs = 0;   // that ended since it was admitted
     bool at_once = false;  // it began when it was admitted
   };
   struct Owner {  // of a slot

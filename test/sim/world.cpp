@@ -28,6 +28,7 @@ actors::SchedulerLimits random_limits(Random& random, Sizes sizes) {
   limits.queue = static_cast<uint32_t>(random.between(4, 64));
   limits.prefill_tokens = static_cast<uint32_t>(random.between(16, 512));
   limits.prefill_share = static_cast<uint32_t>(random.between(1, 8));
+  limits.replays_max = static_cast<uint32_t>(random.between(1, 3));
   limits.context_tokens = static_cast<int64_t>(sizes.prompt + sizes.answer);
   limits.vocab = vocab;
   // From just enough for the largest one to more than all need; often too few for those that may run.
