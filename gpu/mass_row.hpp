@@ -11,6 +11,18 @@
 
 namespace convoy::gpu {
 
+/// How logits become halvings: the largest logit, halvings_scale of the temperature, and the most halvings
+/// that leave a token in.
+struct Scale {
+  float best = 0, factor = 0;
+  Halvings limit = 0;
+
+  [[gnu::always_inline]] Halvings halvings(float logit) const {
+    const Halvings h = halvings_of(logit, best, factor);
+    return h <= limit ? h : halvings_none;
+  }
+};
+
 class MassRow {
  public:
   /// Of memory that a row needs.
@@ -49,13 +61,14 @@ class MassRow {
 
   const float* logits_;
   int64_t vocab_;
-  Halvings limit_ = 0;
-  // Of all tokens, and of each block of them the least and the sum. Once gathered, of the tokens that are
-  // left, in the order of their ids; the blocks are out of date then.
-  Halvings *halvings_ = nullptr, *block_least_ = nullptr;
+  Scale scale_;
+  // Of each block of tokens the least halvings and the sum of the masses.
+  Halvings* block_least_ = nullptr;
   uint64_t* block_masses_ = nullptr;
+  // Once gathered, of the tokens that are left, in the order of their ids; the blocks are out of date then.
   bool gathered_ = false;
   int64_t left_ = 0;
+  Halvings* halvings_ = nullptr;
   int32_t* ids_ = nullptr;
   uint64_t* masses_ = nullptr;
   // While searching.

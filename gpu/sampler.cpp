@@ -20,19 +20,46 @@ static_assert(model::vocab_max <= mass_tokens_max);
 constexpr float masked = -std::numeric_limits<float>::infinity();
 constexpr float largest_float = std::numeric_limits<float>::max();
 
-/// Nothing if all are masked.
-CONVOY_VECTOR_CLONES
-std::optional<int32_t> arg_max(std::span<const float> logits) {
-  constexpr size_t lanes = 16;  // so that the compiler can use vectors
+// Loops of several numbers side by side, so that the compiler can use vectors.
+
+[[gnu::always_inline]] inline float largest_of(std::span<const float> values) {
+  constexpr size_t lanes = 16;
   float largest[lanes];
   std::fill_n(largest, lanes, masked);
-  const size_t whole = logits.size() / lanes * lanes;
+  const size_t whole = values.size() / lanes * lanes;
   for (size_t i = 0; i < whole; i += lanes)
-    for (size_t j = 0; j < lanes; j++) largest[j] = logits[i + j] > largest[j] ? logits[i + j] : largest[j];
-  for (size_t i = whole; i < logits.size(); i++) largest[0] = std::max(largest[0], logits[i]);
-  const float best = *std::max_element(largest, largest + lanes);
-  if (best == masked) return std::nullopt;
-  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), best) - logits.begin());
+    for (size_t j = 0; j < lanes; j++) largest[j] = values[i + j] > largest[j] ? values[i + j] : largest[j];
+  for (size_t i = whole; i < values.size(); i++) largest[0] = std::max(largest[0], values[i]);
+  return *std::max_element(largest, largest + lanes);
+}
+
+[[gnu::always_inline]] inline bool finite(std::span<const float> values) {
+  constexpr uint32_t exponent = 0x7f800000;  // all ones in infinities and NaNs alone
+  uint32_t bad = 0;
+  for (const float value : values) bad |= (std::bit_cast<uint32_t>(value) & exponent) == exponent;
+  return !bad;
+}
+
+struct Scan {
+  std::optional<int32_t> best;  // the first of the largest; nothing if all are masked
+  bool finite = true;
+};
+
+/// Goes through memory once: a row is more than the first cache holds.
+CONVOY_VECTOR_CLONES
+Scan scan(std::span<const float> logits) {
+  constexpr size_t together = 1024;
+  float best = masked;
+  std::span<const float> with_best;
+  Scan result;
+  for (size_t first = 0; first < logits.size(); first += together) {
+    const auto part = logits.subspan(first, std::min(together, logits.size() - first));
+    result.finite &= finite(part);
+    if (const float largest = largest_of(part); largest > best) best = largest, with_best = part;
+  }
+  if (best > masked)
+    result.best = static_cast<int32_t>(&*std::find(with_best.begin(), with_best.end(), best) - logits.data());
+  return result;
 }
 
 /// Of raw logits: where log-probabilities are measured from.
@@ -83,13 +110,7 @@ int32_t draw(std::span<const float> logits, float best, const Sampling& s, uint6
 
 }  // namespace
 
-CONVOY_VECTOR_CLONES
-bool all_finite(std::span<const float> values) {
-  constexpr uint32_t exponent = 0x7f800000;  // all ones in infinities and NaNs alone
-  uint32_t bad = 0;
-  for (float value : values) bad |= (std::bit_cast<uint32_t>(value) & exponent) == exponent;
-  return !bad;
-}
+bool all_finite(std::span<const float> values) { return scan(values).finite; }
 
 size_t sample_scratch_bytes(int64_t vocab) {
   return MassRow::bytes(vocab) + static_cast<size_t>(vocab) * sizeof(float);
@@ -98,7 +119,8 @@ size_t sample_scratch_bytes(int64_t vocab) {
 SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::byte* scratch) {
   const Sampling& s = *row.sampling;
   SampledToken token;
-  if (!all_finite(logits)) {
+  Scan scanned = scan(logits);
+  if (!scanned.finite) {
     token.fault = RowFault::not_finite;
     return token;
   }
@@ -110,16 +132,18 @@ SampledToken sample_token(std::span<float> logits, const SampleRow& row, std::by
     std::copy(logits.begin(), logits.end(), kept);
     raw = {kept, logits.size()};
     MassRow masses(raw, scratch);
-    normalizer.best = raw[*arg_max(raw)];
+    normalizer.best = raw[*scanned.best];
     masses.fill(normalizer.best, halvings_scale(1));
     normalizer.log_total = log_of(masses.total());
     if (s.top_logprobs > 0)
       for (int32_t id : masses.ranked(s.top_logprobs)) token.top.push_back({id, normalizer.logprob(raw[id])});
   }
   apply_penalties(logits, row);
-  if (row.generated < s.min_tokens)
+  const bool masks = row.generated < s.min_tokens && !s.end_tokens.empty();
+  if (masks)
     for (int32_t id : s.end_tokens) logits[id] = masked;
-  const auto best = arg_max(logits);
+  if (masks || s.penalized()) scanned = scan(logits);
+  const auto best = scanned.best;
   if (!best) {
     token.fault = RowFault::all_masked;
     return token;

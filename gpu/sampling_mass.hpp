@@ -34,6 +34,11 @@ constexpr uint64_t multiply_high(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 
+/// The same of a 64-bit one: what vectors of 32-bit numbers have an instruction for, and 64-bit products not.
+[[gnu::always_inline]] constexpr uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
+
 /// By which halvings_of multiplies; temperature > 0. So bounded that 0 stays 0 and subnormal differences
 /// become it: temperatures below 2^-35 count as that.
 constexpr float halvings_scale(float temperature) {
@@ -50,20 +55,22 @@ constexpr float halvings_scale(float temperature) {
   return static_cast<Halvings>(static_cast<int32_t>(halvings < none ? halvings : none));
 }
 
+/// 2^-g = 1 − g·(c1 − g·(c2 − …)) in [0, 1), of least relative error (2.3e-9) among those that are exact at
+/// both ends. g and c in units of 2^-32; each product rounds down by less than one unit.
+inline constexpr uint32_t power_c1 = 2977043938, power_c2 = 1031755254, power_c3 = 238328247,
+                          power_c4 = 41136399, power_c5 = 5469349, power_c6 = 466233;
+
 /// halvings ≤ halvings_none
 [[gnu::always_inline]] constexpr uint64_t mass_of(Halvings halvings) {
-  // 2^-g = 1 − g·(c1 − g·(c2 − …)) in [0, 1), of least relative error (2.3e-9) among those that are exact at
-  // both ends. g and c in units of 2^-32, in 64 bits because vectors multiply 32 bits to 64; each product
-  // rounds down by less than one unit.
-  const uint64_t wide = halvings, g = wide << (32 - halving_bits) & 0xffffffff;
-  uint64_t c = 466233;
-  c = 5469349 - (g * c >> 32);
-  c = 41136399 - (g * c >> 32);
-  c = 238328247 - (g * c >> 32);
-  c = 1031755254 - (g * c >> 32);
-  c = 2977043938 - (g * c >> 32);
-  const uint64_t power = (uint64_t{1} << 32) - (g * c >> 32);
-  return power << (mass_bits - 32) >> (wide >> halving_bits);
+  const uint32_t g = halvings << (32 - halving_bits);
+  uint32_t c = power_c6;
+  c = power_c5 - multiply_high(g, c);
+  c = power_c4 - multiply_high(g, c);
+  c = power_c3 - multiply_high(g, c);
+  c = power_c2 - multiply_high(g, c);
+  c = power_c1 - multiply_high(g, c);
+  const uint64_t power = (uint64_t{1} << 32) - multiply_high(g, c);
+  return power << (mass_bits - 32) >> (halvings >> halving_bits);
 }
 
 /// The most halvings that leave a mass of at least `least`, in [1, mass_of_best].
