@@ -12,8 +12,8 @@
 
 namespace convoy::gpu {
 
-/// From the kernel as untouched pages if large, so a KV pool costs memory only where it is used. Aligned
-/// to 64. Throws OutOfMemory.
+/// From the kernel as untouched pages if large, huge ones where it has them, so a KV pool costs memory only
+/// where it is used. Aligned to 64. Throws OutOfMemory.
 Buffer allocate_aligned(size_t bytes);
 
 /// Room for so many T. It only grows, and what it held is lost when it does.
