@@ -29,6 +29,9 @@ constexpr int64_t unpacking_rows = 4;
 /// caller.
 constexpr int64_t values_per_chunk = 4096, rotate_rows_per_chunk = 2;
 int64_t rows_per_chunk(int64_t width) { return std::max<int64_t>(1, values_per_chunk / width); }
+/// The same of attention: its tasks differ more, and a task fetches what the next one of its chunk begins
+/// with.
+constexpr int64_t attention_chunks_per_thread = 8;
 /// Products of the same rows in one call: queries, keys and values.
 constexpr size_t projections_max = 3;
 
@@ -329,11 +332,18 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
     }
   }
   scratch_.reserve(scratch);
-  pool_.parallel_for(count, [&](int64_t i, int thread) {
-    AttentionTask t = tasks[i];
-    t.inverse = scratch_.floats_of(thread);
-    t.scores = t.inverse + t.queries;
-    kernels_.attention(t);
+  // Several tasks in one chunk, because a task fetches what the next one begins with.
+  const int64_t chunks = std::min(count, attention_chunks_per_thread * pool_.threads());
+  pool_.parallel_for(chunks, [&](int64_t chunk, int thread) {
+    const int64_t first = count * chunk / chunks, last = count * (chunk + 1) / chunks;
+    for (int64_t i = first; i < last; ++i) {
+      AttentionTask t = tasks[i];
+      t.inverse = scratch_.floats_of(thread);
+      t.scores = t.inverse + t.queries;
+      t.fetched = i > first;
+      t.next = i + 1 < last ? &tasks[i + 1] : nullptr;
+      kernels_.attention(t);
+    }
   });
 }
 

@@ -67,6 +67,9 @@ struct AttentionTask {
   int64_t width = 0;                      // of all key heads
   float* scores = nullptr;                // scratch: [queries, keys rounded up to whole blocks]
   float* inverse = nullptr;               // scratch: [queries]
+  // Whose first keys are fetched at the end, of the same type and head_dim, and whether ours have been.
+  const AttentionTask* next = nullptr;
+  bool fetched = false;
 };
 
 /// out[r] = Σ over i of x[r][i] · weights[i]: a matrix from its other side.

@@ -1,8 +1,10 @@
 // Causal attention over the paged cache. Part of kernels.inl.
 //
-// T is what the cache holds: float, or Half or Bfloat, which become float32 as they are loaded. Few queries
-// wait for the cache's memory, so what a tile of queries reads first is fetched `rows_ahead` before.
+// T is what the cache holds: float, or Half or Bfloat, which become float32 as they are loaded. The cache is
+// mostly in memory, and its blocks lie anywhere: while one piece of it is computed with, the next one is
+// fetched, a few lines with each key.
 
+/// How many inputs ahead the rows of a matrix are fetched that linear_transposed goes through.
 constexpr int64_t rows_ahead = 8;
 
 int64_t keys_of(const AttentionTask& a, int64_t query) { return a.first_position + query / a.group + 1; }
@@ -13,28 +15,28 @@ float* out_of(const AttentionTask& a, int64_t query) {
   return a.out + query / a.group * a.row_stride + query % a.group * a.head_dim;
 }
 
-/// Rows of a block, `stride` values apart, and those that are read after them; nullptr: there are none, or
-/// nothing of them is to be fetched.
-template <class T>
-struct CacheRows {
-  const T *rows, *next;
-  int64_t count, stride;
-  bool fetch;  // not if other queries have just read them
+/// Pieces of memory that are read next.
+struct Ahead {
+  const std::byte* at = nullptr;
+  int64_t bytes = 0, apart = 0;  // of a piece, and from one to the next
+  int64_t pieces = 0;            // left to fetch, the first one from `done` on
+  int64_t done = 0;
 
-  /// Fetches so many values of the row that comes `rows_ahead` after row i, and of the `parts - 1` that lie
-  /// each `apart` values behind it.
-  template <int64_t values, int parts = 1>
-  [[gnu::always_inline]] void fetch_after(int64_t i, int64_t apart = 0) const {
-    if (!fetch) return;
-    const int64_t at = i + rows_ahead;
-    const T* row = at < count ? rows + at * stride : next ? next + (at - count) * stride : nullptr;
-    if (!row) return;
+  template <int lines>
+  [[gnu::always_inline]] void fetch() {
 #pragma GCC unroll 4
-    for (int part = 0; part < parts; ++part)
-      prefetch<values* static_cast<int64_t>(sizeof(T))>(
-          reinterpret_cast<const std::byte*>(row + part * apart));
+    for (int i = 0; i < lines; ++i) {
+      if (pieces == 0) return;
+      fetch_line(at + done);
+      done += 64;
+      if (done >= bytes) done = 0, at += apart, --pieces;
+    }
   }
 };
+/// Lines to fetch with each dimension of keys, and with each key of 64 dimensions of values: then a block is
+/// fetched in the time that one is computed with.
+template <class T>
+constexpr int lines_each = sizeof(T);
 
 /// The strips of 16 keys of one block.
 static_assert(lanes == kv_strip_tokens);
@@ -44,17 +46,33 @@ const T* strips_of(const AttentionTask& a, int64_t block) {
 }
 
 template <class T>
-CacheRows<T> values_in(const AttentionTask& a, int64_t block, int64_t blocks, bool fetch) {
-  const auto at = [&](int64_t b) {
-    return static_cast<const T*>(a.values) + KvPlace::first_in(a.blocks, b).by_token(a.width);
-  };
-  return {at(block), block + 1 < blocks ? at(block + 1) : nullptr, kv_block_tokens, a.width, fetch};
+const T* values_of(const AttentionTask& a, int64_t block) {
+  return static_cast<const T*>(a.values) + KvPlace::first_in(a.blocks, block).by_token(a.width);
+}
+
+int64_t blocks_of(const AttentionTask& a) { return kv_blocks_for(keys_of(a, a.queries - 1)); }
+/// Of a block's tokens, those that the last query sees.
+int64_t tokens_seen(const AttentionTask& a, int64_t block) {
+  const int64_t left = keys_of(a, a.queries - 1) - block * kv_block_tokens;
+  return left < kv_block_tokens ? left : kv_block_tokens;
+}
+template <class T>
+Ahead keys_ahead(const AttentionTask& a, int64_t block) {
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  return {reinterpret_cast<const std::byte*>(strips_of<T>(a, block)), lanes * a.head_dim * size,
+          lanes * a.width * size, (tokens_seen(a, block) + lanes - 1) / lanes};
+}
+template <class T>
+Ahead values_ahead(const AttentionTask& a, int64_t block) {
+  constexpr auto size = static_cast<int64_t>(sizeof(T));
+  return {reinterpret_cast<const std::byte*>(values_of<T>(a, block)), a.head_dim * size, a.width * size,
+          tokens_seen(a, block)};
 }
 
 /// Scores of Q queries against S strips of keys, `apart` values from each other; lane = key.
 template <class T, int Q, int S>
-void score_strips(const AttentionTask& a, int64_t query, const CacheRows<T>& keys, int64_t apart,
-                  float* scores, int64_t stride) {
+void score_strips(const AttentionTask& a, int64_t query, const T* keys, int64_t apart, float* scores,
+                  int64_t stride, Ahead& ahead) {
   const float* q[Q];
   Vf acc[Q][S];
 #pragma GCC unroll 6
@@ -63,12 +81,12 @@ void score_strips(const AttentionTask& a, int64_t query, const CacheRows<T>& key
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) acc[i][s] = splat(0);
   }
-  const CacheRows<T> own = keys;
+  Ahead next = ahead;
   for (int64_t d = 0; d < a.head_dim; ++d) {
-    own.template fetch_after<lanes, S>(d, apart);
+    next.fetch<lines_each<T>>();
     Vf key[S];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) key[s] = load(own.rows + s * apart + d * lanes);
+    for (int s = 0; s < S; ++s) key[s] = load(keys + s * apart + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf value = splat(q[i][d]);
@@ -76,6 +94,7 @@ void score_strips(const AttentionTask& a, int64_t query, const CacheRows<T>& key
       for (int s = 0; s < S; ++s) acc[i][s] = fma(value, key[s], acc[i][s]);
     }
   }
+  ahead = next;
 #pragma GCC unroll 6
   for (int i = 0; i < Q; ++i) {
 #pragma GCC unroll 4
@@ -86,21 +105,17 @@ void score_strips(const AttentionTask& a, int64_t query, const CacheRows<T>& key
 /// Scores of Q queries against the keys of one block that the last of them sees, 16 by 16. Lanes past a
 /// query's own position hold what lies there, and softmax leaves them out.
 template <class T, int Q>
-void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t blocks, int64_t stride) {
+void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t stride, Ahead& ahead) {
   const T* const strips = strips_of<T>(a, block);
-  const T* const next_block = block + 1 < blocks ? strips_of<T>(a, block + 1) : nullptr;
   float* scores = a.scores + query * stride + block * kv_block_tokens;
   const int64_t seen = keys_of(a, query + Q - 1) - block * kv_block_tokens;
   const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens, apart = lanes * a.width;
   constexpr int64_t wide = strips_together * lanes;
   int64_t k = 0;
-  const auto keys = [&](int64_t then) __attribute__((always_inline)) {
-    return CacheRows<T>{strips + k * a.width, then < end ? strips + then * a.width : next_block, a.head_dim,
-                        lanes, query == 0};
-  };
   for (; k + wide <= end; k += wide)
-    score_strips<T, Q, strips_together>(a, query, keys(k + wide), apart, scores + k, stride);
-  for (; k < end; k += lanes) score_strips<T, Q, 1>(a, query, keys(k + lanes), apart, scores + k, stride);
+    score_strips<T, Q, strips_together>(a, query, strips + k * a.width, apart, scores + k, stride, ahead);
+  for (; k < end; k += lanes)
+    score_strips<T, Q, 1>(a, query, strips + k * a.width, apart, scores + k, stride, ahead);
 }
 
 /// Turns a query's scores into e^(score − max); returns 1 / their sum.
@@ -127,8 +142,8 @@ float softmax(float* scores, int64_t keys) {
 /// Adds probabilities times values of keys [first, last) of one block to 16·D dimensions of Q queries; lane =
 /// dimension.
 template <class T, int Q, int D>
-void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheRows<T>& values,
-                const float* weights, int64_t first, int64_t last, int64_t stride) {
+void add_values(const AttentionTask& a, int64_t query, int64_t dim, const T* values, const float* weights,
+                int64_t first, int64_t last, int64_t stride, Ahead& ahead) {
   const float* p[Q];
   Vf acc[Q][D];
 #pragma GCC unroll 6
@@ -137,13 +152,12 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheR
 #pragma GCC unroll 4
     for (int d = 0; d < D; ++d) acc[i][d] = load(out_of(a, query + i) + dim + d * lanes);
   }
-  const CacheRows<T> own{values.rows + dim, values.next ? values.next + dim : nullptr, last, values.stride,
-                         values.fetch};
+  Ahead next = ahead;
   for (int64_t k = first; k < last; ++k) {
-    own.template fetch_after<D * lanes>(k);
+    next.fetch<lines_each<T>>();
     Vf value[D];
 #pragma GCC unroll 4
-    for (int d = 0; d < D; ++d) value[d] = load(own.rows + k * own.stride + d * lanes);
+    for (int d = 0; d < D; ++d) value[d] = load(values + k * a.width + dim + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf weight = splat(p[i][k]);
@@ -151,6 +165,7 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheR
       for (int d = 0; d < D; ++d) acc[i][d] = fma(weight, value[d], acc[i][d]);
     }
   }
+  ahead = next;
 #pragma GCC unroll 6
   for (int i = 0; i < Q; ++i) {
 #pragma GCC unroll 4
@@ -159,62 +174,74 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const CacheR
 }
 
 template <class T, int Q>
-void add_values(const AttentionTask& a, int64_t query, const CacheRows<T>& values, const float* weights,
-                int64_t first, int64_t last, int64_t stride) {
+void add_values(const AttentionTask& a, int64_t query, const T* values, const float* weights, int64_t first,
+                int64_t last, int64_t stride, Ahead& ahead) {
   constexpr int64_t wide = value_strips * lanes;
   int64_t dim = 0;
   for (; dim + wide <= a.head_dim; dim += wide)
-    add_values<T, Q, value_strips>(a, query, dim, values, weights, first, last, stride);
+    add_values<T, Q, value_strips>(a, query, dim, values, weights, first, last, stride, ahead);
   for (; dim < a.head_dim; dim += lanes)
-    add_values<T, Q, 1>(a, query, dim, values, weights, first, last, stride);
+    add_values<T, Q, 1>(a, query, dim, values, weights, first, last, stride, ahead);
 }
 
 /// Values of one block for Q queries: those that all of them see, then each one's others.
 template <class T, int Q>
-void add_block_values(const AttentionTask& a, int64_t query, int64_t block, int64_t blocks, int64_t stride) {
-  const CacheRows<T> values = values_in<T>(a, block, blocks, query == 0);
+void add_block_values(const AttentionTask& a, int64_t query, int64_t block, int64_t stride, Ahead& ahead) {
+  const T* const values = values_of<T>(a, block);
   const auto last = [&](int64_t of) {
     const int64_t n = keys_of(a, of) - block * kv_block_tokens;
     return n < 0 ? 0 : n < kv_block_tokens ? n : kv_block_tokens;
   };
   const float* weights = a.scores + query * stride + block * kv_block_tokens;
   const int64_t shared = last(query);
-  add_values<T, Q>(a, query, values, weights, 0, shared, stride);
+  add_values<T, Q>(a, query, values, weights, 0, shared, stride, ahead);
   for (int64_t i = 1; i < Q; ++i)
     if (shared < last(query + i))
-      add_values<T, 1>(a, query + i, values, weights + i * stride, shared, last(query + i), stride);
+      add_values<T, 1>(a, query + i, values, weights + i * stride, shared, last(query + i), stride, ahead);
 }
 
 /// `queries` queries of one block, Q or fewer at once.
 template <class T, int Q>
-void score_queries(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t blocks,
-                   int64_t stride) {
+void score_queries(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t stride,
+                   Ahead& ahead) {
   if constexpr (Q > 1)
-    if (queries < Q) return score_queries<T, Q - 1>(a, query, queries, block, blocks, stride);
-  score_block<T, Q>(a, query, block, blocks, stride);
+    if (queries < Q) return score_queries<T, Q - 1>(a, query, queries, block, stride, ahead);
+  score_block<T, Q>(a, query, block, stride, ahead);
 }
 template <class T, int Q>
-void add_queries_values(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t blocks,
-                        int64_t stride) {
+void add_queries_values(const AttentionTask& a, int64_t query, int64_t queries, int64_t block, int64_t stride,
+                        Ahead& ahead) {
   if constexpr (Q > 1)
-    if (queries < Q) return add_queries_values<T, Q - 1>(a, query, queries, block, blocks, stride);
-  add_block_values<T, Q>(a, query, block, blocks, stride);
+    if (queries < Q) return add_queries_values<T, Q - 1>(a, query, queries, block, stride, ahead);
+  add_block_values<T, Q>(a, query, block, stride, ahead);
 }
 
 template <class T>
 void attention_over(const AttentionTask& a) {
-  const int64_t blocks = kv_blocks_for(keys_of(a, a.queries - 1)), stride = blocks * kv_block_tokens;
-  for (int64_t b = 0; b < blocks; ++b)
+  const int64_t blocks = blocks_of(a), stride = blocks * kv_block_tokens;
+  if (!a.fetched) {
+    Ahead own = keys_ahead<T>(a, 0);
+    while (own.pieces > 0) own.fetch<1>();
+  }
+  for (int64_t b = 0; b < blocks; ++b) {
+    Ahead ahead = b + 1 < blocks ? keys_ahead<T>(a, b + 1) : values_ahead<T>(a, 0);
     for (int64_t query = 0; query < a.queries; query += query_tile)
-      score_queries<T, query_tile>(a, query, a.queries - query, b, blocks, stride);
+      score_queries<T, query_tile>(a, query, a.queries - query, b, stride, ahead);
+  }
   for (int64_t query = 0; query < a.queries; ++query) {
     a.inverse[query] = softmax(a.scores + query * stride, keys_of(a, query));
     float* out = out_of(a, query);
     for (int64_t d = 0; d < a.head_dim; d += lanes) store(out + d, splat(0));
   }
-  for (int64_t b = 0; b < blocks; ++b)
+  for (int64_t b = 0; b < blocks; ++b) {
+    Ahead ahead;
+    if (b + 1 < blocks)
+      ahead = values_ahead<T>(a, b + 1);
+    else if (a.next)
+      ahead = keys_ahead<T>(*a.next, 0);
     for (int64_t query = 0; query < a.queries; query += query_tile)
-      add_queries_values<T, query_tile>(a, query, a.queries - query, b, blocks, stride);
+      add_queries_values<T, query_tile>(a, query, a.queries - query, b, stride, ahead);
+  }
   for (int64_t query = 0; query < a.queries; ++query) {
     float* out = out_of(a, query);
     const Vf scale = splat(a.inverse[query]);
