@@ -22,8 +22,6 @@ constexpr int64_t rows_per_pass = 128;
 constexpr int64_t chunks_per_thread = 2;
 /// Outputs of a product that stay in one chunk: kernels take tiles together.
 constexpr int64_t outputs_together = 2 * output_tile;
-/// What unpacking a tile of weights takes, as rows of activations that are multiplied with it.
-constexpr int64_t unpacking_rows = 4;
 /// Values that one chunk of a norm or a quantisation takes, about a microsecond of work, and rows that one of
 /// a rotation takes, which waits for the lines of the cache that it writes. Less than two chunks stays on the
 /// caller.

@@ -124,6 +124,9 @@ inline bool quantized(model::DType type) { return model::info(type).block_values
 /// Outputs that a kernel computes together.
 inline constexpr int64_t output_tile = 16;
 
+/// What unpacking a tile of quantised weights takes, as rows of activations that are multiplied with it.
+inline constexpr int64_t unpacking_rows = 4;
+
 /// Of quantised weights, two tiles unpacked (8 · 64 bytes of weights, scale and minimum of each output for
 /// each block of 32 columns) and 16 stored rows; float weights need less.
 inline size_t linear_scratch_bytes(int64_t columns) {

@@ -72,18 +72,40 @@ template <int T, int R>
   }
 }
 
+/// Weights that are read later: those of the same product up to `end`, and then where the next one begins.
+struct LaterWeights {
+  const std::byte *begin, *end, *next;
+  int64_t bytes;  // of those to fetch, from `begin` on
+  int64_t fetched = 0;
+
+  const std::byte* at(int64_t offset) const {
+    const std::byte* here = begin + offset;
+    return here < end ? here : next ? next + (here - end) : nullptr;
+  }
+  int64_t lines_left() const { return (bytes - fetched) / 64; }
+  [[gnu::always_inline]] void fetch(int64_t lines) {
+    for (; lines > 0 && fetched < bytes; --lines, fetched += 64)
+      if (const std::byte* line = at(fetched)) fetch_line(line);
+  }
+};
+
 /// The first R rows against weights as stored, unpacked on the way, and kept for more rows if there is room
-/// to. `ahead` is fetched meanwhile, as many bytes.
+/// to. As many bytes as there are in the tile are fetched of `later` meanwhile; if it is kept, `lines` of
+/// each of F's blocks.
 template <class F, int R, bool keep>
-void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                    const Activations& x, Block* kept) {
+void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
+                    int64_t lines, const Activations& x, Block* kept) {
   const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
+  const std::byte* const ahead = later.at(0);
   Vf acc[1][R];
   clear(acc);
   int64_t b = 0;
   if constexpr (F::together > 1) {
     for (; b + F::together <= blocks; b += F::together) {
-      prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
+      if (keep)
+        later.fetch(lines * F::together);
+      else
+        prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
       F::unpack_together(
           tile + b * F::bytes, stride, [&](const Block& w, int i) __attribute__((always_inline)) {
             if (keep) kept[b + i] = w;
@@ -93,7 +115,10 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
   }
   for (; b < blocks; b += F::blocks) {
     const int64_t at = b / F::blocks * F::bytes;
-    prefetch<F::bytes * lanes>(ahead ? ahead + at * lanes : nullptr);
+    if (keep)
+      later.fetch(lines);
+    else
+      prefetch<F::bytes * lanes>(ahead ? ahead + at * lanes : nullptr);
     Block own[keep ? 1 : F::blocks];
     Block* const w = keep ? kept + b : own;
     F::unpack(tile + at, stride, w);
@@ -104,21 +129,26 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, cons
 
 /// The first R rows or fewer.
 template <class F, int R, bool keep>
-void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, const std::byte* ahead,
-                          const Activations& x, int64_t rows, Block* kept) {
+void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
+                          int64_t lines, const Activations& x, int64_t rows, Block* kept) {
   if constexpr (R > 1)
-    if (rows < R) return up_to_rows_as_stored<F, R - 1, keep>(p, first, tile, ahead, x, rows, kept);
-  tile_as_stored<F, R, keep>(p, first, tile, ahead, x, kept);
+    if (rows < R) return up_to_rows_as_stored<F, R - 1, keep>(p, first, tile, later, lines, x, rows, kept);
+  tile_as_stored<F, R, keep>(p, first, tile, later, lines, x, kept);
 }
 
 /// Rows from `row` on against T tiles that were unpacked before.
 template <class F, int T>
-void rows_unpacked(const Product& p, int64_t first, const Block* tiles, const Activations& x, int64_t row) {
-  const int64_t blocks = x.columns / block_values;
+void rows_unpacked(const Product& p, int64_t first, const Block* tiles, const Activations& x, int64_t row,
+                   LaterWeights& later) {
+  const int64_t blocks = x.columns / block_values, steps = (x.rows - row + row_tile - 1) / row_tile * blocks;
+  const int64_t lines = (later.lines_left() + steps - 1) / steps;
   for (; row < x.rows; row += row_tile) {
     Vf acc[T][row_tile];
     clear(acc);
-    for (int64_t b = 0; b < blocks; ++b) add_blocks<F>(tiles + b, blocks, x, row, b, blocks, acc);
+    for (int64_t b = 0; b < blocks; ++b) {
+      later.fetch(lines);
+      add_blocks<F>(tiles + b, blocks, x, row, b, blocks, acc);
+    }
     store_rows(p, row, first, acc);
   }
 }
@@ -133,18 +163,22 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
   const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
   // Whole tiles, because a tile is read across its rows.
   const int64_t tile_bytes = output_tile * p.row_bytes;
-  const int64_t distance = (prefetch_bytes + tile_bytes - 1) / tile_bytes * tile_bytes;
-  if (!p.fetched) {
-    for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
-  }
   // Those that make no whole tile of rows, or the first one, are computed while weights are unpacked.
   const int64_t first_rows = (x.rows - 1) % row_tile + 1;
   const bool more = x.rows > first_rows;
+  const int64_t tiles_ahead = (prefetch_bytes + tile_bytes - 1) / tile_bytes;
+  const int64_t distance = (more && tiles_ahead < tiles_together ? tiles_together : tiles_ahead) * tile_bytes;
+  // Fetched evenly, while tiles are unpacked and while they are multiplied: at once lines wait for each
+  // other.
+  const int64_t lines = F::bytes * lanes / 64 * (unpacking_rows + first_rows) / (unpacking_rows + x.rows);
+  if (!p.fetched) {
+    for (const std::byte* at = begin; at < end && at < begin + distance; at += 64) fetch_line(at);
+  }
   int64_t waiting = 0;  // tiles that are unpacked, for the other rows
+  LaterWeights later{};
   for (int64_t o = first; o < last; o += output_tile) {
     const std::byte* tile = p.weights + o * p.row_bytes;
-    const std::byte* ahead = tile + distance;
-    if (ahead >= end) ahead = p.next ? p.next + (ahead - end) : nullptr;
+    if (waiting == 0) later = {tile + distance, end, p.next, (more ? tiles_together : 1) * tile_bytes};
     if (p.outputs - o < output_tile) {  // fewer than 16 rows left: zeros stand for the others
       const size_t have = static_cast<size_t>((p.outputs - o) * p.row_bytes);
       __builtin_memcpy(rows, tile, have);
@@ -152,15 +186,17 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
       tile = rows;
     }
     if (!more) {
-      up_to_rows_as_stored<F, row_tile, false>(p, o, tile, ahead, x, first_rows, nullptr);
+      up_to_rows_as_stored<F, row_tile, false>(p, o, tile, later, lines, x, first_rows, nullptr);
       continue;
     }
-    up_to_rows_as_stored<F, row_tile, true>(p, o, tile, ahead, x, first_rows, unpacked + waiting * blocks);
+    up_to_rows_as_stored<F, row_tile, true>(p, o, tile, later, lines, x, first_rows,
+                                            unpacked + waiting * blocks);
     if (++waiting == tiles_together) {
-      rows_unpacked<F, tiles_together>(p, o - (tiles_together - 1) * output_tile, unpacked, x, first_rows);
+      rows_unpacked<F, tiles_together>(p, o - (tiles_together - 1) * output_tile, unpacked, x, first_rows,
+                                       later);
       waiting = 0;
     } else if (o + output_tile >= last) {
-      rows_unpacked<F, 1>(p, o, unpacked, x, first_rows);
+      rows_unpacked<F, 1>(p, o, unpacked, x, first_rows, later);
     }
   }
 }
