@@ -259,6 +259,7 @@ class Scheduler {
   void add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying);
   bool goes_on_ahead(const FlyingRows& rows) const;
   Grown add_decode(Sequence& s, gpu::StepPlan& plan, FlyingStep& flying);
+  uint32_t drafts_max() const;
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
   uint32_t brings(const Sequence& s) const;
   uint32_t prefill_budget(const FlyingStep& flying) const;

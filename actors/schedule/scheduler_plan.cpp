@@ -106,9 +106,8 @@ Scheduler::Grown Scheduler::add_decode(Sequence& s, gpu::StepPlan& plan, FlyingS
     const auto generated = static_cast<uint32_t>(s.tokens.size()) - s.prompt_tokens;
     const auto places = static_cast<uint32_t>(s.blocks.size() * gpu::kv_block_tokens);
     const auto known = static_cast<uint32_t>(s.tokens.size());
-    const uint32_t most =
-        std::min({s.lookup->worth(flying.rows + 1, cost_), s.max_tokens - generated - 1,
-                  places - std::min(places, known), limits_.prefill_tokens - flying.drafts});
+    const uint32_t most = std::min({s.lookup->worth(flying.rows + 1, cost_), s.max_tokens - generated - 1,
+                                    places - std::min(places, known), drafts_max() - flying.drafts});
     s.drafts = s.lookup->guess(s.tokens, most);
   }
   const auto count = 1 + static_cast<uint32_t>(s.drafts.size());
@@ -121,6 +120,11 @@ Scheduler::Grown Scheduler::add_decode(Sequence& s, gpu::StepPlan& plan, FlyingS
   counters_.drafted_tokens += count - 1;
   add_rows(s, count, plan, flying);
   return Grown::yes;
+}
+
+/// Guesses of one step share its room with prompts, which they leave half of it.
+uint32_t Scheduler::drafts_max() const {
+  return prefilling_.empty() ? limits_.prefill_tokens : limits_.prefill_tokens / 2;
 }
 
 /// Chunks of prompts: of the tenant that was served least the shortest rest, share by share; but the oldest

@@ -34,11 +34,16 @@ actors::NewSequence request(const char* tenant, size_t prompt, uint32_t max_toke
   return s;
 }
 
+/// Every token is its position's last digit.
 gpu::StepResult answer(const gpu::StepPlan& plan) {
   gpu::StepResult result{plan.epoch, plan.step, {}};
-  for (const gpu::SeqStep& s : plan.sequences)
-    if (s.sampled_rows > 0)
-      result.sequences.push_back({s.slot, std::vector(s.sampled_rows, gpu::SampledToken{7})});
+  for (const gpu::SeqStep& s : plan.sequences) {
+    gpu::SampledTokens sampled{s.slot, {}};
+    const auto end = s.first_position + static_cast<uint32_t>(s.tokens.size());
+    for (uint32_t next = end - s.sampled_rows + 1; next <= end; ++next)
+      sampled.tokens.push_back({static_cast<int32_t>(next % 10)});
+    if (s.sampled_rows > 0) result.sequences.push_back(std::move(sampled));
+  }
   return result;
 }
 
@@ -84,4 +89,26 @@ BOOST_AUTO_TEST_CASE(a_sequence_that_is_preempted_before_it_begins_says_what_it_
   BOOST_REQUIRE_EQUAL(finished.size(), 2u);
   BOOST_CHECK_EQUAL(finished[1].id, low);
   BOOST_CHECK_EQUAL(finished[1].facts.cached_tokens, 64u);
+}
+
+BOOST_AUTO_TEST_CASE(guesses_leave_room_for_the_oldest_prompt) {
+  auto l = limits();
+  l.prefill_tokens = 16;
+  Scheduler s(l);
+  for (int i = 0; i < 3; ++i) {
+    auto guesses = request("a", 0, 200);
+    for (int32_t position = 0; position < 30; ++position) guesses.prompt.push_back(position % 10);
+    guesses.drafts = 8;
+    s.admit(guesses, now);
+  }
+  for (int i = 0; i < 8; ++i) s.commit(answer(*s.plan(now)), now);
+  s.admit(request("a", 100, 5), now);
+  for (int i = 0; i < 4; ++i) {
+    const auto plan = s.plan(now);
+    BOOST_REQUIRE(plan);
+    BOOST_CHECK_LE(plan->rows(), l.rows());
+    BOOST_CHECK(
+        std::ranges::any_of(plan->sequences, [](const gpu::SeqStep& rows) { return rows.slot == 3; }));
+    s.commit(answer(*plan), now);
+  }
 }

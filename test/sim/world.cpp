@@ -26,7 +26,8 @@ actors::SchedulerLimits random_limits(Random& random, Sizes sizes) {
   limits.slack = static_cast<uint32_t>(random.between(0, 2));
   limits.sequences = static_cast<uint32_t>(random.skewed(2, 32));
   limits.queue = static_cast<uint32_t>(random.between(4, 64));
-  limits.prefill_tokens = static_cast<uint32_t>(random.between(16, 512));
+  limits.prefill_tokens =
+      static_cast<uint32_t>(random.chance(0.2) ? random.between(1, 24) : random.between(16, 512));
   limits.prefill_share = static_cast<uint32_t>(random.between(1, 8));
   limits.replays_max = static_cast<uint32_t>(random.between(1, 3));
   limits.context_tokens = static_cast<int64_t>(sizes.prompt + sizes.answer);
