@@ -27,6 +27,18 @@ const char* name_of(msg::Health health) {
   return "down";  // of a newer version
 }
 
+const char* name_of(msg::WaitingFor what) {
+  switch (what) {
+    case msg::WaitingFor::NOTHING:
+      return "nothing";
+    case msg::WaitingFor::SLOTS:
+      return "slots";
+    case msg::WaitingFor::BLOCKS:
+      return "blocks";
+  }
+  return "nothing";  // of a newer version
+}
+
 json::array nodes_json(const NodeOptions& options, const NodeState& state) {
   json::array nodes;
   for (const NodeConfig& n : options.config.cluster.nodes) {
@@ -53,6 +65,7 @@ json::array stages_json(const msg::PipelineState::Reader& pipeline) {
                       {"first_layer", s.getFirstLayer()},
                       {"last_layer", s.getLastLayer()},
                       {"health", name_of(s.getHealth())},
+                      {"bubble_ratio", s.getBubbleRatio()},
                       {"reason", reason}});
   }
   return stages;
@@ -82,6 +95,16 @@ std::string status_json(const NodeOptions& options, const NodeState& state, bool
     status["rows_per_step"] = pipeline->getRowsPerStep();
     status["kv_blocks"] = pipeline->getKvBlocksTotal();
     status["kv_blocks_used"] = pipeline->getKvBlocksUsed();
+    status["kv_blocks_cached"] = pipeline->getCachedBlocks();
+    status["waiting_for"] = name_of(pipeline->getWaitingFor());
+    status["wait_estimate_ms"] = pipeline->getWaitEstimateMs();
+    status["overloaded"] = pipeline->getOverloaded();
+    const auto counters = pipeline->getCounters();
+    status["prompt_tokens"] = counters.getPromptTokens();
+    status["cached_tokens"] = counters.getCachedTokens();
+    status["preemptions"] = counters.getPreemptions();
+    status["drafted_tokens"] = counters.getDraftedTokens();
+    status["accepted_tokens"] = counters.getAcceptedTokens();
   }
   return json::serialize(status);
 }

@@ -4,6 +4,7 @@
 
 #include "actors/pipeline_impl.hpp"
 #include "actors/process/log.hpp"
+#include "actors/process/time_buckets.hpp"
 #include "actors/stage/step_codec.hpp"
 
 namespace convoy::actors {
@@ -74,11 +75,25 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
                        .Help("Sequences that the pipeline took")
                        .Register(*peers.metrics);
   admitted_total = &admitted.Add({});
+  auto& rejected = prometheus::BuildCounter()
+                       .Name("convoy_requests_overload_rejected_total")
+                       .Help("Sequences that the pipeline rejected because it was overloaded")
+                       .Register(*peers.metrics);
+  rejected_total = &rejected.Add({});
   auto& generated = prometheus::BuildCounter()
                         .Name("convoy_tokens_generated_total")
                         .Help("Tokens that the pipeline computed for requests")
                         .Register(*peers.metrics);
   generated_total = &generated.Add({});
+  auto& seconds = prometheus::BuildHistogram()
+                      .Name("convoy_step_seconds")
+                      .Help(
+                          "Steps with rows of prompts, of decodes or both: from when the stages had it and "
+                          "none before it to its result")
+                      .Register(*peers.metrics);
+  prefill_seconds = &seconds.Add({{"kind", "prefill"}}, time_buckets_s());
+  decode_seconds = &seconds.Add({{"kind", "decode"}}, time_buckets_s());
+  mixed_seconds = &seconds.Add({{"kind", "mixed"}}, time_buckets_s());
 }
 
 void PipelineData::reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason,
@@ -88,7 +103,7 @@ void PipelineData::reject(const msg::Generate::Reader& request, msg::Rejected::R
   frame->setAttempt(request.getAttempt());
   frame->setReason(reason);
   frame->setMessage(why);
-  frame->setRetryAfterMs(1000);
+  frame->setRetryAfterMs(retry_after_ms());
   self->send(peers.gateway, std::move(frame).finish());
 }
 
@@ -109,11 +124,10 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   sequence.drafts = request->getDrafts();
   if (const auto why = scheduler.refuse(sequence))
     return reject(*request, msg::Rejected::Reason::INVALID, *why);
-  if (scheduler.full())
-    return reject(*request, msg::Rejected::Reason::OVERLOADED,
-                  std::to_string(scheduler.running()) + " requests are running and " +
-                      std::to_string(scheduler.waiting()) +
-                      " are waiting (pipeline.sequences_max, pipeline.queue_max)");
+  if (const auto why = overload()) {
+    rejected_total->Increment();
+    return reject(*request, msg::Rejected::Reason::OVERLOADED, *why);
+  }
 
   const SequenceId id = scheduler.admit(std::move(sequence), now());
   admitted_total->Increment();
@@ -128,6 +142,29 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   accepted->setPipeline(options.instance);
   self->send(peers.gateway, std::move(accepted).finish());
   pump();
+  publish_overload();
+}
+
+/// Why one more request cannot be taken, or nothing.
+std::optional<std::string> PipelineData::overload() const {
+  if (scheduler.full())
+    return std::to_string(scheduler.running()) + " requests are running and " +
+           std::to_string(scheduler.waiting()) + " are waiting (pipeline.sequences_max, pipeline.queue_max)";
+  const int64_t wait_ms = std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count();
+  if (wait_ms <= options.queue_max_ms) return std::nullopt;
+  return "one more would wait about " + std::to_string(wait_ms) + " ms (pipeline.queue_max_ms)";
+}
+
+/// Until what waits now has begun, but for what one more may wait for.
+uint32_t PipelineData::retry_after_ms() const {
+  constexpr int64_t least_ms = 1000, most_ms = 60'000;
+  const int64_t wait_ms = std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count();
+  return static_cast<uint32_t>(std::clamp(wait_ms - int64_t{options.queue_max_ms}, least_ms, most_ms));
+}
+
+/// The gateway need not ask to be rejected, nor reject what could be taken.
+void PipelineData::publish_overload() {
+  if (overload().has_value() != said_overloaded) publish();
 }
 
 void PipelineData::cancel(uint64_t number) {
@@ -137,6 +174,7 @@ void PipelineData::cancel(uint64_t number) {
   scheduler.cancel(found->second);
   forget(found->second);
   pump();
+  publish_overload();
 }
 
 void PipelineData::forget(SequenceId id) {
@@ -204,9 +242,27 @@ void PipelineData::pump() {
   const bool idle = scheduler.in_flight() == 0;
   while (auto plan = scheduler.plan(now())) {
     plan->epoch = stages.epoch();
+    flights.push_back({seconds_of(*plan), Clock::now()});
     self->send(handles.front(), encode(*plan));
   }
   if (idle) stages.sent_first(Clock::now());
+}
+
+/// A decode samples behind each of its rows, a chunk of a prompt behind its last at most.
+prometheus::Histogram* PipelineData::seconds_of(const gpu::StepPlan& plan) const {
+  bool decodes = false, prompts = false;
+  for (const gpu::SeqStep& s : plan.sequences) (s.sampled_rows == s.tokens.size() ? decodes : prompts) = true;
+  return decodes && prompts ? mixed_seconds : decodes ? decode_seconds : prefill_seconds;
+}
+
+/// The oldest step in flight came back. Waiting behind another one is no part of what it took.
+void PipelineData::measure(bool requests) {
+  const auto now = Clock::now();
+  const Flight flight = flights.front();
+  flights.pop_front();
+  if (requests)
+    flight.seconds->Observe(std::chrono::duration<double>(now - std::max(flight.sent, last_commit)).count());
+  last_commit = now;
 }
 
 bool PipelineData::from(const StageActor& handle, const char* what) const {
@@ -230,11 +286,13 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
   }
   steps_total->Increment();
   const auto canary = std::find_if(progress.begin(), progress.end(), [](const auto& p) { return p.canary; });
+  measure(canary == progress.end() || progress.size() > 1);
   const bool failed = canary != progress.end() && canary->finish == FinishReason::failed;
   const bool first = stages.committed(Clock::now());
   // Plan first: the stages compute while the tokens travel to their readers.
   pump();
   deliver(progress);
+  publish_overload();
   if (failed) {
     stages.canary_failed(explain(canary->fault));
     log::warn_limited("pipeline.canary_failed", {{"reason", explain(canary->fault)}});

@@ -27,6 +27,7 @@ struct PipelineOptions {
   uint32_t load_timeout_ms = 600'000;
   uint32_t failure_detection_ms = 800;
   uint32_t stage_threads = 1;
+  uint32_t queue_max_ms = 30'000;
   std::string kv_secret = {};  // keys the names of KV blocks
 };
 

@@ -2,8 +2,10 @@
 // What the pipeline actor is made of: its state, and what it does, in two files. Runs only inside its actor.
 
 #include <prometheus/counter.h>
+#include <prometheus/histogram.h>
 
 #include <chrono>
+#include <deque>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -40,7 +42,17 @@ struct PipelineData {
   std::set<std::pair<uint64_t, SequenceId>> deadlines;  // Unix ms, of those that have one
   bool has_served = false;  // from then on requests wait for the stages, if it has to be
   Clock::time_point last_published{};
-  prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *generated_total;
+  bool said_overloaded = false;  // when it published last
+  /// A step on its way.
+  struct Flight {
+    prometheus::Histogram* seconds;  // of steps of its kind
+    Clock::time_point sent;
+  };
+  std::deque<Flight> flights;
+  Clock::time_point last_commit{};
+  prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *rejected_total,
+      *generated_total;
+  prometheus::Histogram *prefill_seconds, *decode_seconds, *mixed_seconds;
 
   static Scheduler::Micros now() {
     return std::chrono::duration_cast<Scheduler::Micros>(Clock::now().time_since_epoch());
@@ -49,6 +61,9 @@ struct PipelineData {
   // requests: pipeline.cpp
   void reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason, const std::string& why);
   void generate(const Frame<msg::Generate>& frame);
+  std::optional<std::string> overload() const;
+  uint32_t retry_after_ms() const;
+  void publish_overload();
   void cancel(uint64_t number);
   void forget(SequenceId id);
   void fail(SequenceId id, const std::string& why);
@@ -58,6 +73,8 @@ struct PipelineData {
 
   // steps: pipeline.cpp
   void pump();
+  prometheus::Histogram* seconds_of(const gpu::StepPlan& plan) const;
+  void measure(bool requests);
   void commit(const Frame<msg::StepResult>& frame);
   bool from(const StageActor& handle, const char* what) const;  // whether that stage sent what is handled now
 

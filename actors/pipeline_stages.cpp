@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cassert>
+#include <limits>
 
 #include "actors/pipeline_impl.hpp"
 #include "actors/process/log.hpp"
@@ -76,7 +77,9 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
                                 .step_age_ms = r->getOldestStepAgeMs(),
                                 .reason = r->getReason(),
                                 .cost = {r->getStepFixedUs(), r->getStepPerRowUs()},
-                                .kv_blocks = r->getKvBlocks()};
+                                .kv_blocks = r->getKvBlocks(),
+                                .busy_us = r->getBusyUs(),
+                                .clock_us = r->getClockUs()};
   switch (stages.report(index, report, Clock::now())) {
     case StageSet::Consequence::none:
       break;
@@ -89,6 +92,7 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
     case StageSet::Consequence::serve:
       if (options.limits.kv_blocks == 0) {  // as many as fit the smallest stage
         lose(scheduler.set_kv_blocks(stages.kv_blocks(), now()));
+        flights.clear();
         log::info("pipeline.kv_blocks",
                   {{"blocks", stages.kv_blocks()}, {"tokens", stages.kv_blocks() * gpu::kv_block_tokens}});
       }
@@ -112,6 +116,7 @@ void PipelineData::stage_down(const caf::down_msg& down) {
 /// No request is lost by it, but those that may be why: what ran goes on when the stages serve again.
 void PipelineData::begin_epoch() {
   const Scheduler::EpochEnd end = scheduler.begin_epoch(now());
+  flights.clear();
   for (const SequenceId id : end.suspects) {
     const Request& r = requests.at(id);
     log::info("request.replayed", {{"request", r.id}, {"tokens", r.tokens}});
@@ -156,7 +161,14 @@ void PipelineData::publish() {
   frame->setPipeline(options.instance);
   frame->setReady(ready);
   frame->setAccepting(has_served);
-  if (!ready) frame->setReason(stages.why_not_ready());
+  const auto overloaded = overload();
+  said_overloaded = overloaded.has_value();
+  frame->setOverloaded(said_overloaded);
+  if (said_overloaded) frame->setRetryAfterMs(retry_after_ms());
+  if (!ready)
+    frame->setReason(stages.why_not_ready());
+  else if (overloaded)
+    frame->setReason(*overloaded);
   frame->setEpoch(stages.epoch());
   frame->setRunning(static_cast<uint32_t>(scheduler.running()));
   frame->setWaiting(static_cast<uint32_t>(scheduler.waiting()));
@@ -165,6 +177,20 @@ void PipelineData::publish() {
   frame->setStepsInFlight(static_cast<uint32_t>(scheduler.in_flight()));
   frame->setMicroBatches(static_cast<uint32_t>(scheduler.micro_batches_in_flight()));
   frame->setRowsPerStep(scheduler.rows_per_step());
+  frame->setWaitEstimateMs(static_cast<uint32_t>(
+      std::min<int64_t>(std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count(),
+                        std::numeric_limits<uint32_t>::max())));
+  if (scheduler.waiting() > 0)
+    frame->setWaitingFor(scheduler.running() >= scheduler.limits().sequences ? msg::WaitingFor::SLOTS
+                                                                             : msg::WaitingFor::BLOCKS);
+  frame->setCachedBlocks(scheduler.kv_cache().published());
+  const SchedulerCounters& counted = scheduler.counters();
+  auto counters = frame->initCounters();
+  counters.setPromptTokens(counted.prompt_tokens);
+  counters.setCachedTokens(counted.cached_tokens);
+  counters.setPreemptions(counted.preemptions);
+  counters.setDraftedTokens(counted.drafted_tokens);
+  counters.setAcceptedTokens(counted.accepted_tokens);
   const auto count = static_cast<uint32_t>(handles.size());
   auto list = frame->initStages(count);
   for (uint32_t i = 0; i < count; ++i) {
@@ -180,6 +206,7 @@ void PipelineData::publish() {
     list[i].setRestarts(stage.restarts);
     list[i].setKernelVariant(stage.peer.kernel_variant);
     list[i].setDevice(stage.peer.device);
+    list[i].setBubbleRatio(stage.bubble_ratio);
   }
   const auto state = std::move(frame).finish();
   self->send(peers.gateway, state);

@@ -44,6 +44,7 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   stage.step_age_ms = report.step_age_ms;
   stage.cost = report.cost;
   stage.kv_blocks = report.kv_blocks;
+  measure_bubble(stage, report);
   if (report.step_age_ms > 0) quiet_since_ = now;
   if (stage.health == Health::DOWN) return Consequence::lost;
   if (phase_ == Phase::serving && stage.health == Health::LOADING) return Consequence::raise;
@@ -56,12 +57,28 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   return changed || phase_ == Phase::loading ? Consequence::changed : Consequence::none;
 }
 
+void StageSet::measure_bubble(Stage& stage, const Report& report) {
+  // Another process, or the first report of this one.
+  const bool begins =
+      stage.clock_us == 0 || report.clock_us < stage.clock_us || report.busy_us < stage.busy_us;
+  const uint64_t time_us = report.clock_us - stage.clock_us;
+  if (!begins && time_us < bubble_time_us) return;
+  if (begins)
+    stage.bubble_ratio = 0;
+  else
+    stage.bubble_ratio = std::clamp(
+        1 - static_cast<float>(report.busy_us - stage.busy_us) / static_cast<float>(time_us), 0.0f, 1.0f);
+  stage.busy_us = report.busy_us;
+  stage.clock_us = report.clock_us;
+}
+
 void StageSet::lose(uint32_t index, Health health, const std::string& reason, Time now) {
   Stage& stage = stages_.at(index);
   stage.linked = false;
   stage.health = health;
   stage.reason = reason;
   stage.step_age_ms = 0;
+  stage.clock_us = 0;
   stage.missing_since = stage.asked = now;
   phase_ = Phase::gathering;
   passed_ = false;

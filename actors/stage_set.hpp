@@ -43,6 +43,9 @@ class StageSet {
     StepCost cost;
     uint32_t kv_blocks = 0;  // that it holds, once it is loaded
     uint32_t restarts = 0;   // processes that took the place of an earlier one
+    // By its own clock: how long it computed until when, when the measurement under way began.
+    uint64_t busy_us = 0, clock_us = 0;
+    float bubble_ratio = 0;  // of the last whole measurement: the share of the time in which it did not
     Time missing_since{},
         asked{};  // while it is not linked: since when, and when a replacement was asked for
   };
@@ -56,6 +59,7 @@ class StageSet {
     std::string reason;
     StepCost cost;
     uint32_t kv_blocks = 0;
+    uint64_t busy_us = 0, clock_us = 0;
   };
   /// What a report asks for.
   enum class Consequence : uint8_t {
@@ -119,7 +123,10 @@ class StageSet {
   uint64_t epoch() const { return epoch_; }
 
  private:
-  static constexpr double canary_share_max = 0.002;  // of one core
+  static constexpr double canary_share_max = 0.002;      // of one core
+  static constexpr uint64_t bubble_time_us = 1'000'000;  // that a bubble ratio is measured over, at least
+
+  static void measure_bubble(Stage& stage, const Report& report);
 
   const StageSetOptions options_;
   std::vector<Stage> stages_;

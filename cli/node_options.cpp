@@ -65,6 +65,7 @@ actors::PipelineOptions pipeline_options(const ClusterConfig& config, const mode
   options.load_timeout_ms = config.pipeline.load_timeout_ms;
   options.failure_detection_ms = config.pipeline.failure_detection_ms;
   options.stage_threads = actors::stage_threads(config);
+  options.queue_max_ms = config.pipeline.queue_max_ms;
   return options;
 }
 

@@ -10,9 +10,9 @@ namespace convoy::gateway {
 struct ApiError {
   unsigned status = 500;  // HTTP
   std::string message;
-  std::string param;           // the request's field; empty: null
-  std::string code;            // empty: null
-  uint32_t retry_after_s = 0;  // 0: no Retry-After header
+  std::string param;            // the request's field; empty: null
+  std::string code;             // empty: null
+  uint32_t retry_after_ms = 0;  // 0: no Retry-After header
 
   /// One word for metrics and logs.
   std::string reason() const { return code.empty() ? status >= 500 ? "internal" : "invalid_request" : code; }
@@ -28,9 +28,13 @@ inline ApiError bad_request(std::string message, std::string param, std::string 
   return {400, std::move(message), std::move(param), std::move(code)};
 }
 
+inline ApiError overloaded(const std::string& why, uint32_t retry_after_ms) {
+  return {503, "the cluster is overloaded: " + why, {}, "overloaded", retry_after_ms};
+}
+
 /// The cluster failed in mid-answer.
 inline ApiError broken_answer(const std::string& why) {
-  return {503, "the answer could not be completed: " + why, {}, "generation_failed", 1};
+  return {503, "the answer could not be completed: " + why, {}, "generation_failed", 1000};
 }
 
 }  // namespace convoy::gateway

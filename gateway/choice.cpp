@@ -111,12 +111,12 @@ std::optional<ApiError> Choice::take(schema::Rejected::Reader rejected) {
   if (rejected.getAttempt() != attempt || state_ == State::released) return {};
   state_ = State::over;
   const std::string message = rejected.getMessage().cStr();
-  const uint32_t retry_after_s = std::max(1u, (rejected.getRetryAfterMs() + 999) / 1000);
+  const uint32_t retry_after_ms = std::max(1u, rejected.getRetryAfterMs());
   switch (rejected.getReason()) {
     case schema::Rejected::Reason::OVERLOADED:
-      return ApiError{503, "the cluster is overloaded: " + message, {}, "overloaded", retry_after_s};
+      return overloaded(message, retry_after_ms);
     case schema::Rejected::Reason::NOT_READY:
-      return ApiError{503, "the cluster is not ready: " + message, {}, "not_ready", retry_after_s};
+      return ApiError{503, "the cluster is not ready: " + message, {}, "not_ready", retry_after_ms};
     default:
       return bad_request("the cluster refused the request: " + message, {});
   }

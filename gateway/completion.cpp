@@ -61,7 +61,8 @@ asio::awaitable<Completion::After> Completion::run() {
     stop.request_stop();
     mailbox->interrupt(ClientGone{});
   });
-  const std::optional<ApiError> error = co_await prepare();
+  std::optional<ApiError> error = overload();
+  if (!error) error = co_await prepare();
   After after = After::reset;
   if (error && !stop_.stop_requested()) {
     after = co_await answer_error(*error);
@@ -72,6 +73,14 @@ asio::awaitable<Completion::After> Completion::run() {
   co_await connection_.stop_watching();
   log_end();
   co_return after;
+}
+
+/// Before any work for a request that would be rejected after it: while there are more than can be served,
+/// their refusals must not cost what serving takes.
+std::optional<ApiError> Completion::overload() const {
+  const auto overload = edge_.readiness->overload(Readiness::Clock::now());
+  if (!overload) return std::nullopt;
+  return overloaded(overload->reason, overload->retry_after_ms);
 }
 
 asio::awaitable<std::optional<ApiError>> Completion::prepare() {
@@ -189,11 +198,11 @@ void Completion::take(Event event) {
     } else if (auto* rejected = std::get_if<schema::Frame<schema::Rejected>>(&event)) {
       deliver(*schema::Reading(*rejected));
     } else if (auto* lost = std::get_if<ClusterLost>(&event)) {
-      failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1};
+      failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1000};
     } else if (std::holds_alternative<ClientGone>(event)) {
       state_ = State::gone;
     } else if (std::holds_alternative<Stopping>(event)) {
-      failure_ = ApiError{503, "this gateway is shutting down", {}, "shutting_down", 1};
+      failure_ = ApiError{503, "this gateway is shutting down", {}, "shutting_down", 1000};
     } else {
       failure_ =
           ApiError{504,

@@ -41,6 +41,7 @@ class Completion {
     gone,       // the client left
   };
 
+  std::optional<ApiError> overload() const;
   asio::awaitable<std::optional<ApiError>> prepare();
   std::optional<ApiError> understand();
   std::string make_key(size_t index, uint32_t choice, const Prompt& prompt);

@@ -68,9 +68,9 @@ HttpResponse json_response(unsigned status, std::string body) {
 
 HttpResponse error_response(const ApiError& error) {
   HttpResponse response = json_response(error.status, error_body(error));
-  if (error.retry_after_s) {
-    response.set(http::field::retry_after, std::to_string(error.retry_after_s));
-    response.set("retry-after-ms", std::to_string(uint64_t{1000} * error.retry_after_s));
+  if (error.retry_after_ms) {
+    response.set(http::field::retry_after, std::to_string((uint64_t{error.retry_after_ms} + 999) / 1000));
+    response.set("retry-after-ms", std::to_string(error.retry_after_ms));
   }
   return response;
 }

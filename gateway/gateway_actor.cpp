@@ -95,16 +95,25 @@ struct Mailroom {
       PipelineView view;
       view.ready = state->getReady();
       view.reason = state->getReason().cStr();
+      view.overloaded = state->getOverloaded();
+      view.retry_after_ms = state->getRetryAfterMs();
+      view.wait_estimate_ms = state->getWaitEstimateMs();
       view.running = state->getRunning();
       view.waiting = state->getWaiting();
       view.kv_blocks_used = state->getKvBlocksUsed();
       view.kv_blocks = state->getKvBlocksTotal();
+      view.kv_blocks_cached = state->getCachedBlocks();
+      if (state->getWaiting() > 0)
+        view.waiting_for = state->getWaitingFor() == schema::WaitingFor::SLOTS ? "slots" : "blocks";
+      const auto counters = state->getCounters();
+      view.counters = {counters.getPromptTokens(), counters.getCachedTokens(), counters.getPreemptions(),
+                       counters.getDraftedTokens(), counters.getAcceptedTokens()};
       view.steps_in_flight = state->getStepsInFlight();
       view.micro_batches = state->getMicroBatches();
       view.rows_per_step = state->getRowsPerStep();
       for (auto stage : state->getStages())
-        view.stages.push_back(
-            {stage.getHealth() == schema::Health::READY, stage.getRestarts(), stage.getKernelVariant()});
+        view.stages.push_back({stage.getHealth() == schema::Health::READY, stage.getRestarts(),
+                               stage.getKernelVariant(), stage.getBubbleRatio()});
       readiness->heard(state->getPipeline(), std::move(view), Readiness::Clock::now());
     } catch (const kj::Exception& e) {
       log::warn_limited("gateway.bad_frame", {{"type", "PipelineState"}, {"why", e.getDescription().cStr()}});

@@ -68,22 +68,53 @@ double open_files() {
 
 std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::Clock::time_point now) {
   MetricFamily running = family("convoy_requests_running", "Sequences that have their place in the KV cache");
-  MetricFamily waiting = family("convoy_requests_waiting", "Sequences that wait for such a place");
+  MetricFamily waiting =
+      family("convoy_requests_waiting", "Sequences that wait for such a place, by what they lack");
+  MetricFamily estimate =
+      family("convoy_wait_estimate_seconds", "How long one more would wait until it begins");
+  MetricFamily overloaded = family("convoy_overloaded", "1: one more request would be rejected");
   MetricFamily used = family("convoy_kv_blocks_used", "Blocks of 64 tokens that are taken, of each stage");
   MetricFamily blocks = family("convoy_kv_blocks", "Blocks of 64 tokens that each stage has");
+  MetricFamily cached = family("convoy_kv_blocks_cached", "Blocks that can be found again by what they hold");
+  MetricFamily prompt_tokens =
+      family("convoy_prompt_tokens_total", "Tokens of prompts of sequences that began, or began again",
+             MetricType::Counter);
+  MetricFamily cached_tokens =
+      family("convoy_prompt_cached_tokens_total", "Of these, those found in KV blocks of earlier ones",
+             MetricType::Counter);
+  MetricFamily preemptions =
+      family("convoy_preemptions_total", "Sequences that lost their place to another", MetricType::Counter);
+  MetricFamily drafted =
+      family("convoy_drafted_tokens_total", "Tokens that were guessed ahead", MetricType::Counter);
+  MetricFamily accepted =
+      family("convoy_accepted_tokens_total", "Of these, those that proved right", MetricType::Counter);
   MetricFamily steps =
       family("convoy_steps_in_flight", "Steps that were sent to the stages and are not back");
   MetricFamily batches = family("convoy_micro_batches", "Steps in flight that sample");
   MetricFamily rows = family("convoy_rows_per_step", "Rows of the latest steps of requests, on average");
   MetricFamily up = family("convoy_stage_up", "1: the stage is loaded, linked and heard of lately");
+  MetricFamily bubbles =
+      family("convoy_stage_bubble_ratio", "Share of the latest second or so without a step to compute");
   MetricFamily restarts = family("convoy_stage_restarts_total", "Processes that took an earlier one's place",
                                  MetricType::Counter);
   for (const auto& [instance, view] : readiness.pipelines(now)) {
     const Labels labels{{"pipeline", std::to_string(instance)}};
     add(running, view.running, labels);
-    add(waiting, view.waiting, labels);
+    for (const char* what : {"slots", "blocks"}) {
+      Labels lacks = labels;
+      lacks.push_back({"for", what});
+      add(waiting, view.waiting_for == what ? view.waiting : 0, lacks);
+    }
+    add(estimate, 1e-3 * view.wait_estimate_ms, labels);
+    add(overloaded, view.overloaded, labels);
     add(used, view.kv_blocks_used, labels);
     add(blocks, view.kv_blocks, labels);
+    add(cached, view.kv_blocks_cached, labels);
+    add(prompt_tokens, static_cast<double>(view.counters.prompt_tokens), labels);
+    add(cached_tokens, static_cast<double>(view.counters.cached_tokens), labels);
+    add(preemptions, static_cast<double>(view.counters.preemptions), labels);
+    add(drafted, static_cast<double>(view.counters.drafted_tokens), labels);
+    add(accepted, static_cast<double>(view.counters.accepted_tokens), labels);
     add(steps, view.steps_in_flight, labels);
     add(batches, view.micro_batches, labels);
     add(rows, view.rows_per_step, labels);
@@ -91,18 +122,28 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
       Labels stage = labels;
       stage.push_back({"stage", std::to_string(i)});
       add(up, view.stages[i].ready, stage);
+      add(bubbles, view.stages[i].bubble_ratio, stage);
       add(restarts, view.stages[i].restarts, stage);
     }
   }
   return {single("convoy_ready", "1: /readyz says yes", readiness.why_not(now).empty()),
           std::move(running),
           std::move(waiting),
+          std::move(estimate),
+          std::move(overloaded),
           std::move(used),
           std::move(blocks),
+          std::move(cached),
+          std::move(prompt_tokens),
+          std::move(cached_tokens),
+          std::move(preemptions),
+          std::move(drafted),
+          std::move(accepted),
           std::move(steps),
           std::move(batches),
           std::move(rows),
           std::move(up),
+          std::move(bubbles),
           std::move(restarts)};
 }
 

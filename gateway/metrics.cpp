@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "actors/process/time_buckets.hpp"
 #include "gateway/gauges.hpp"
 
 namespace convoy::gateway {
@@ -15,10 +16,7 @@ using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 
-using Buckets = prometheus::Histogram::BucketBoundaries;
-const Buckets first_token_buckets{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
-const Buckets request_buckets{0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600};
-const Buckets between_tokens_buckets{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
+const auto buckets = time_buckets_s();
 
 }  // namespace
 
@@ -62,7 +60,7 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
                                  .Name("convoy_gateway_between_tokens_seconds")
                                  .Help("Between tokens of an answer that is computed, of whole answers")
                                  .Register(*registry_)
-                                 .Add({}, between_tokens_buckets)),
+                                 .Add({}, buckets)),
       computed_(source("computed")),
       cached_(source("cache")) {
   for (const char* result : {"hit", "miss", "bypass"}) cache_.Add({{"result", result}});
@@ -71,14 +69,13 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
 Metrics::Source Metrics::source(const char* name) {
   return {tokens_.Add({{"kind", "prompt"}, {"source", name}}),
           tokens_.Add({{"kind", "completion"}, {"source", name}}),
-          first_token_.Add({{"source", name}}, first_token_buckets),
-          request_.Add({{"source", name}}, request_buckets)};
+          first_token_.Add({{"source", name}}, buckets), request_.Add({{"source", name}}, buckets)};
 }
 
 void Intervals::add(double seconds, uint32_t count) {
-  counts_.resize(between_tokens_buckets.size() + 1);
-  const auto bucket = std::lower_bound(between_tokens_buckets.begin(), between_tokens_buckets.end(), seconds);
-  counts_[static_cast<size_t>(bucket - between_tokens_buckets.begin())] += count;
+  counts_.resize(buckets.size() + 1);
+  const auto bucket = std::lower_bound(buckets.begin(), buckets.end(), seconds);
+  counts_[static_cast<size_t>(bucket - buckets.begin())] += count;
   sum_ += seconds * count;
 }
 

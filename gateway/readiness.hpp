@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,13 +18,21 @@ struct PipelineView {
     bool ready = false;
     uint32_t restarts = 0;
     std::string kernel_variant = {};  // of its Hello; empty if it is not there
+    float bubble_ratio = 0;
+  };
+  struct Counters {
+    uint64_t prompt_tokens = 0, cached_tokens = 0, preemptions = 0, drafted_tokens = 0, accepted_tokens = 0;
   };
   bool ready = false;
-  std::string reason;  // why not
+  std::string reason;  // why not, or why it is overloaded
+  bool overloaded = false;
+  uint32_t retry_after_ms = 0, wait_estimate_ms = 0;
   uint32_t running = 0, waiting = 0;
-  uint32_t kv_blocks_used = 0, kv_blocks = 0;
+  std::string waiting_for;  // "slots", "blocks"; empty: nobody waits
+  uint32_t kv_blocks_used = 0, kv_blocks = 0, kv_blocks_cached = 0;
   uint32_t steps_in_flight = 0, micro_batches = 0;
   float rows_per_step = 0;
+  Counters counters;
   std::vector<Stage> stages;
 };
 
@@ -51,6 +60,24 @@ class Readiness {
         reason = name + (state.view.reason.empty() ? " is not ready" : ": " + state.view.reason);
     }
     return reason;
+  }
+
+  /// That every pipeline which could take a request is overloaded, by what they said within the period:
+  /// why, and when it is worth to try again.
+  struct Overload {
+    std::string reason;
+    uint32_t retry_after_ms;
+  };
+  std::optional<Overload> overload(Clock::time_point now) const {
+    std::lock_guard lock(mutex_);
+    std::optional<Overload> least;
+    for (const auto& [pipeline, state] : states_) {
+      if (!state.view.ready || now - state.heard_at > period_) continue;
+      if (!state.view.overloaded) return std::nullopt;
+      if (!least || state.view.retry_after_ms < least->retry_after_ms)
+        least = {state.view.reason, state.view.retry_after_ms};
+    }
+    return least;
   }
 
   /// What all stages compute with, in their order, for the answer cache's key: results have the same bits

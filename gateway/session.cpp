@@ -124,7 +124,7 @@ HttpResponse Session::answer(const Destination& to) const {
   std::abort();
 }
 
-const ApiError too_many_connections{503, "too many connections", {}, "too_many_connections", 1};
+const ApiError too_many_connections{503, "too many connections", {}, "too_many_connections", 1000};
 
 asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options) {
   auto connection = std::make_shared<Connection>(std::move(socket), options);

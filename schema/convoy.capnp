@@ -234,6 +234,27 @@ struct PipelineState {
   stepsInFlight @10 :UInt32;
   microBatches @11 :UInt32;        # of the steps in flight, those that sample: groups of decodes, ends of prompts
   rowsPerStep @12 :Float32;        # of the latest steps of requests, on average; 0: none yet
+  overloaded @13 :Bool;            # one more request would be rejected now; why says reason
+  waitEstimateMs @14 :UInt32;      # how long one more would wait until it begins, by measured rates
+  waitingFor @15 :WaitingFor;      # what the next of those that wait lacks
+  cachedBlocks @16 :UInt32;        # KV blocks that can be found again, whether or not a sequence holds them
+  counters @17 :SchedulerCounters;
+  retryAfterMs @18 :UInt32;        # if overloaded: when it is worth to try again
+}
+
+enum WaitingFor {
+  nothing @0;                      # nobody waits
+  slots @1;                        # sequences_max run
+  blocks @2;                       # KV blocks
+}
+
+struct SchedulerCounters {
+  # Since the pipeline began.
+  promptTokens @0 :UInt64;         # of sequences that began, those that begin again included
+  cachedTokens @1 :UInt64;         # of these, found in KV blocks of earlier ones
+  preemptions @2 :UInt64;
+  draftedTokens @3 :UInt64;        # guessed ahead
+  acceptedTokens @4 :UInt64;       # of these, right
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------
@@ -353,6 +374,8 @@ struct StageReport {
   stepFixedUs @6 :Float32;         # what a step costs it, as measured: fixed + rows * perRow; 0, 0: not yet
   stepPerRowUs @7 :Float32;
   kvBlocks @8 :UInt32;             # that it holds; 0: it is not loaded, or does not say
+  busyUs @9 :UInt64;               # that it had a step to compute, since it began
+  clockUs @10 :UInt64;             # its clock by then, from any beginning; 0: it does not say
 }
 
 struct StageState {
@@ -367,6 +390,7 @@ struct StageState {
   restarts @8 :UInt32;             # processes that took the place of an earlier one, since the pipeline began
   kernelVariant @9 :Text;          # of its Hello, as the next
   device @10 :Text;
+  bubbleRatio @11 :Float32;        # share of the latest second or so without a step to compute
 }
 
 struct ReplaceStage {

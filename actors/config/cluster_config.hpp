@@ -66,6 +66,7 @@ struct ClusterConfig {
     uint32_t context_tokens_max = 0;  // 0: the model's
     uint32_t sequences_max = 64;
     uint32_t queue_max = 64;
+    uint32_t queue_max_ms = 30'000;
     uint32_t prefill_tokens_per_step = 512;
     uint32_t prefill_share = 4;
     uint32_t prefill_stretch_percent = 250;

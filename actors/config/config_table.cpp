@@ -119,6 +119,10 @@ void add_pipeline_keys(std::vector<Key>& t) {
                                        "Requests that wait while sequences_max run or no key and value block "
                                        "is left; one more is rejected with "
                                        "a Retry-After. 0: nobody waits."));
+  t.push_back(number<s, &S::queue_max_ms>("pipeline", "queue_max_ms", "ms", 1, hour_ms,
+                                          "Requests are rejected with a Retry-After while one more would "
+                                          "wait longer than this until it begins, by "
+                                          "how fast the pipeline reads prompts and finishes answers."));
   t.push_back(number<s, &S::prefill_tokens_per_step>("pipeline", "prefill_tokens_per_step", "tokens", 1,
                                                      16'384,
                                                      "Most prompt tokens in one step: longer chunks read "

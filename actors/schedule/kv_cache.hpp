@@ -60,6 +60,8 @@ class KvCache {
   /// prompts, which more sequences share, stay longest.
   void release(uint32_t block);
 
+  /// Blocks that can be found.
+  uint32_t published() const { return static_cast<uint32_t>(published_.size()); }
   /// Blocks that were taken although they could have been found.
   uint64_t forgotten() const { return forgotten_; }
   /// Who holds it, for tests and checks.

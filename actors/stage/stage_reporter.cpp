@@ -19,6 +19,9 @@ void report(StageReporter::stateful_pointer<StageReporterState> self, uint32_t i
   const StepCost cost = clock.cost();
   frame->setStepFixedUs(cost.fixed_us);
   frame->setStepPerRowUs(cost.per_row_us);
+  const StepClock::Busy busy = clock.busy();
+  frame->setBusyUs(busy.busy_us);
+  frame->setClockUs(busy.clock_us);
   self->send(state.pipeline, std::move(frame).finish());
 }
 

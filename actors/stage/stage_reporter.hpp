@@ -11,9 +11,9 @@
 
 namespace convoy::actors {
 
-/// What the device does: since when it works on a step, and what steps cost. Written by the stage's thread
-/// around each step, read by the reporter: atomics in place of two messages a step, which would cost a waking
-/// thread each on the way of every token.
+/// What the device does: since when it works on a step, how long it did so far, and what steps cost. Written
+/// by the stage's thread around each step, read by the reporter: atomics in place of two messages a step,
+/// which would cost a waking thread each on the way of every token.
 class StepClock {
  public:
   /// While no other is under way.
@@ -26,20 +26,36 @@ class StepClock {
     meter_.add(rows, took_us > 0 ? took_us
                                  : static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000);
     cost_.store(meter_.cost(), std::memory_order_relaxed);
-    since_.store(more ? done : 0, std::memory_order_release);
+    begin_next(more ? done : 0, done);
   }
   /// No step is under way.
-  void stop() { since_.store(0, std::memory_order_release); }
+  void stop() { begin_next(0, now()); }
   /// Milliseconds since the step under way began, rounded up; 0 if there is none.
   uint32_t age_ms() const {
     const int64_t since = since_.load(std::memory_order_acquire);
     return since == 0 ? 0 : static_cast<uint32_t>((now() - since) / 1'000'000 + 1);
   }
   StepCost cost() const { return cost_.load(std::memory_order_relaxed); }
+  /// How long steps were under way, by this clock's time: us. A step that ends meanwhile may count only in
+  /// the next call.
+  struct Busy {
+    uint64_t busy_us, clock_us;
+  };
+  Busy busy() const {
+    const int64_t before = busy_.load(std::memory_order_acquire);
+    const int64_t since = since_.load(std::memory_order_acquire), at = now();
+    return {static_cast<uint64_t>(before + (since == 0 ? 0 : at - since)) / 1000,
+            static_cast<uint64_t>(at) / 1000};
+  }
 
  private:
+  void begin_next(int64_t since, int64_t done) {
+    const int64_t before = since_.exchange(since, std::memory_order_acq_rel);
+    if (before != 0)
+      busy_.store(busy_.load(std::memory_order_relaxed) + done - before, std::memory_order_release);
+  }
   static int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }  // ns, never 0
-  std::atomic<int64_t> since_ = 0;
+  std::atomic<int64_t> since_ = 0, busy_ = 0;
   std::atomic<StepCost> cost_ = StepCost{};
   StepCostMeter meter_;  // the stage's thread's
 };

@@ -174,6 +174,7 @@ BOOST_AUTO_TEST_CASE(as_many_keys_and_values_as_fit_are_divided_among_stages_and
   BOOST_TEST(served_context(config, checkpoint->config()) == checkpoint->config().context);
   BOOST_TEST(scheduler_limits(config, checkpoint->config()).kv_blocks == 0u);
   config.pipeline.context_tokens_max = 1024;
+  config.pipeline.sequences_max = 16;
   const auto needs = [&](uint32_t stages) {
     return stage_memory(config, *checkpoint, {0, 0}, 1, {0, stages});
   };

@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "actors/config/placement.hpp"
 #include "actors/router.hpp"
@@ -31,13 +32,16 @@ struct Fixture : System {
   caf::scoped_actor gateway{system}, router{system}, node{system};
   std::vector<std::unique_ptr<caf::scoped_actor>> stages;
   PipelineActor pipeline;
+  std::shared_ptr<prometheus::Registry> metrics = std::make_shared<prometheus::Registry>();
 
   void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2, uint32_t failure_detection_ms = 100,
-             uint32_t kv_blocks = 16, uint32_t queue = 1, uint32_t sequences = 1) {
+             uint32_t kv_blocks = 16, uint32_t queue = 1, uint32_t sequences = 1,
+             uint32_t queue_max_ms = 30'000) {
     PipelineOptions options;
     options.limits.stages = stage_count;
     options.limits.queue = queue;
     options.limits.sequences = sequences;
+    options.queue_max_ms = queue_max_ms;
     options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
     options.limits.vocab = 100;
@@ -51,7 +55,7 @@ struct Fixture : System {
     peers.router = caf::actor_cast<RouterActor>(router);
     peers.node = caf::actor_cast<NodeActor>(node);
     peers.drop = [](const PeerIdentity&, const std::string&) {};
-    peers.metrics = std::make_shared<prometheus::Registry>();
+    peers.metrics = metrics;
     pipeline = system.spawn(actors::pipeline, options, peers);
   }
 
@@ -408,6 +412,76 @@ BOOST_FIXTURE_TEST_CASE(what_cannot_be_taken_is_rejected_with_its_reason, Fixtur
   BOOST_CHECK(rejected->getReason() == msg::Rejected::Reason::OVERLOADED);
   BOOST_CHECK_EQUAL(rejected->getRequest(), 5u);
   BOOST_CHECK_GT(rejected->getRetryAfterMs(), 0u);
+}
+
+BOOST_FIXTURE_TEST_CASE(it_says_at_once_that_it_is_overloaded_and_that_it_is_no_more, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(1);
+  ask(2);
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    const msg::Reading state(frame);
+    if (!state->getOverloaded()) continue;
+    BOOST_CHECK_EQUAL(state->getRunning(), 1u);
+    BOOST_CHECK_EQUAL(state->getWaiting(), 1u);
+    BOOST_CHECK(state->getWaitingFor() == msg::WaitingFor::SLOTS);
+    BOOST_CHECK_GE(state->getRetryAfterMs(), 1000u);
+    BOOST_CHECK(std::string(state->getReason()).find("pipeline.queue_max") != std::string::npos);
+    break;
+  }
+  msg::FrameBuilder<msg::Cancel> cancel;
+  cancel->initReplyTo().setRequest(2);
+  mail(pipeline, std::move(cancel).finish());
+  const auto began = std::chrono::steady_clock::now();
+  while (msg::Reading(next<msg::PipelineState>(gateway))->getOverloaded()) continue;
+  BOOST_CHECK_LT(std::chrono::steady_clock::now() - began, 2s);  // it says what is the same every 2.5 s
+}
+
+BOOST_FIXTURE_TEST_CASE(who_would_wait_too_long_is_rejected_by_measured_rates, Fixture) {
+  start(30'000, 2, 100, 16, 100, 1, 1);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  ask(1, 1);
+  ask(2, 1);  // waits: so what finishes is measured
+  ask(3, 1);
+  const auto plan = next_plan();
+  std::this_thread::sleep_for(50ms);
+  answer(plan, 40);
+  BOOST_CHECK_EQUAL(answered(), 1u);
+  // Two wait or run, for places that become free every 50 ms: more than the 1 ms that one may wait.
+  ask(4, 1);
+  const auto frame = next<msg::Rejected>(gateway);
+  const msg::Reading rejected(frame);
+  BOOST_CHECK(rejected->getReason() == msg::Rejected::Reason::OVERLOADED);
+  BOOST_CHECK(std::string(rejected->getMessage()).find("pipeline.queue_max_ms") != std::string::npos);
+}
+
+BOOST_FIXTURE_TEST_CASE(steps_are_timed_by_their_kind_and_canaries_are_not, Fixture) {
+  start(30'000, 2, 100, 16, 1, 2);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  const auto counts = [this] {
+    std::map<std::string, uint64_t> counts;
+    for (const auto& family : metrics->Collect())
+      if (family.name == "convoy_step_seconds")
+        for (const auto& metric : family.metric)
+          counts[metric.label.at(0).value] = metric.histogram.sample_count;
+    return counts;
+  };
+  BOOST_CHECK((counts() == std::map<std::string, uint64_t>{{"prefill", 0}, {"decode", 0}, {"mixed", 0}}));
+  ask(1, 4);
+  const auto prompt = next_plan(), ahead = next_plan();  // the prompt, and the token behind it
+  answer(prompt, 40);
+  BOOST_CHECK_EQUAL(answered(), 1u);
+  BOOST_CHECK((counts() == std::map<std::string, uint64_t>{{"prefill", 1}, {"decode", 0}, {"mixed", 0}}));
+  answer(ahead, 40);
+  BOOST_CHECK_EQUAL(answered(), 1u);
+  BOOST_CHECK((counts() == std::map<std::string, uint64_t>{{"prefill", 1}, {"decode", 1}, {"mixed", 0}}));
 }
 
 BOOST_FIXTURE_TEST_CASE(each_of_three_stages_is_told_its_layers_and_who_comes_next, Fixture) {

@@ -56,6 +56,23 @@ struct Fixture {
 
 }  // namespace
 
+BOOST_FIXTURE_TEST_CASE(a_bubble_is_the_share_of_a_second_or_more_without_work_by_the_stages_clock, Fixture) {
+  serve();
+  const auto ratio_after = [&](uint64_t busy_us, uint64_t clock_us) {
+    set->report(0, {.epoch = set->epoch(), .health = Health::READY, .busy_us = busy_us, .clock_us = clock_us},
+                now);
+    return set->stages()[0].bubble_ratio;
+  };
+  BOOST_TEST(ratio_after(7'000'000, 50'000'000) == 0.0f);
+  BOOST_TEST(ratio_after(7'100'000, 50'900'000) == 0.0f);  // not a second yet
+  BOOST_TEST(ratio_after(7'500'000, 52'000'000) == 0.75f);
+  BOOST_TEST(ratio_after(7'500'000, 52'500'000) == 0.75f);
+  BOOST_TEST(ratio_after(8'500'000, 53'000'000) == 0.0f);
+  BOOST_TEST(ratio_after(8'500'000, 55'000'000) == 1.0f);
+  BOOST_TEST(ratio_after(100, 60'000'000) == 0.0f);  // another process
+  BOOST_TEST(ratio_after(1'000'100, 62'000'000) == 0.5f);
+}
+
 BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture) {
   const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
     actors::PeerIdentity peer;

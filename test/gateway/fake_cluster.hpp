@@ -194,6 +194,17 @@ class Cluster {
     self->request(gateway->actor(), convoy::test::patience, std::move(b).finish())
         .receive([] {}, [](const caf::error&) { BOOST_ERROR("the gateway does not listen"); });
   }
+  /// Returns when the gateway knows it.
+  void pipeline_is_overloaded(bool overloaded, uint32_t retry_after_ms = 0) {
+    FrameBuilder<schema::PipelineState> b;
+    b->setReady(true);
+    b->setOverloaded(overloaded);
+    b->setReason("9 are waiting");
+    b->setRetryAfterMs(retry_after_ms);
+    caf::scoped_actor self(system);
+    self->request(gateway->actor(), convoy::test::patience, std::move(b).finish())
+        .receive([] {}, [](const caf::error&) { BOOST_ERROR("the gateway does not listen"); });
+  }
   void pipeline_says(bool ready, const char* reason) {
     FrameBuilder<schema::PipelineState> b;
     b->setReady(ready);

@@ -31,12 +31,17 @@ PipelineView view(bool ready) {
   v.ready = ready;
   v.running = 3;
   v.waiting = 2;
+  v.waiting_for = "blocks";
+  v.wait_estimate_ms = 1500;
+  v.overloaded = true;
   v.kv_blocks_used = 40;
   v.kv_blocks = 64;
+  v.kv_blocks_cached = 50;
+  v.counters = {1000, 640, 3, 20, 15};
   v.steps_in_flight = 3;
   v.micro_batches = 2;
   v.rows_per_step = 7.5f;
-  v.stages = {{true, 0}, {ready, 5}};
+  v.stages = {{true, 0}, {ready, 5, "", 0.25f}};
   return v;
 }
 
@@ -49,7 +54,17 @@ BOOST_AUTO_TEST_CASE(what_a_pipeline_said_is_shown_by_pipeline_and_stage) {
   const Families families = cluster_gauges(readiness, now);
   BOOST_TEST(sample(families, "convoy_ready") == 1);
   BOOST_TEST(sample(families, "convoy_requests_running", {"4"}) == 3);
-  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4"}) == 2);
+  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4", "blocks"}) == 2);
+  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4", "slots"}) == 0);
+  BOOST_TEST(sample(families, "convoy_wait_estimate_seconds", {"4"}) == 1.5);
+  BOOST_TEST(sample(families, "convoy_overloaded", {"4"}) == 1);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_cached", {"4"}) == 50);
+  BOOST_TEST(sample(families, "convoy_prompt_tokens_total", {"4"}) == 1000);
+  BOOST_TEST(sample(families, "convoy_prompt_cached_tokens_total", {"4"}) == 640);
+  BOOST_TEST(sample(families, "convoy_preemptions_total", {"4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_drafted_tokens_total", {"4"}) == 20);
+  BOOST_TEST(sample(families, "convoy_accepted_tokens_total", {"4"}) == 15);
+  BOOST_TEST(sample(families, "convoy_stage_bubble_ratio", {"4", "1"}) == 0.25);
   BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"4"}) == 40);
   BOOST_TEST(sample(families, "convoy_kv_blocks", {"4"}) == 64);
   BOOST_TEST(sample(families, "convoy_steps_in_flight", {"4"}) == 3);
@@ -72,6 +87,29 @@ BOOST_AUTO_TEST_CASE(a_pipeline_that_fell_silent_is_not_up) {
   BOOST_TEST(sample(half, "convoy_ready") == 0);
   BOOST_TEST(sample(half, "convoy_stage_up", {"0", "0"}) == 1);
   BOOST_TEST(sample(half, "convoy_stage_up", {"0", "1"}) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_gateway_is_overloaded_if_all_pipelines_that_are_ready_are) {
+  Readiness readiness(1000ms);
+  const Readiness::Clock::time_point now{};
+  BOOST_TEST(!readiness.overload(now).has_value());
+  const auto hear = [&](uint32_t pipeline, bool ready, bool overloaded, uint32_t retry_after_ms) {
+    PipelineView v = view(ready);
+    v.overloaded = overloaded;
+    v.retry_after_ms = retry_after_ms;
+    v.reason = "reason " + std::to_string(pipeline);
+    readiness.heard(pipeline, v, now);
+  };
+  hear(0, true, true, 4000);
+  hear(1, true, true, 3000);
+  hear(2, false, false, 0);
+  const auto overload = readiness.overload(now);
+  BOOST_TEST_REQUIRE(overload.has_value());
+  BOOST_TEST(overload->reason == "reason 1");
+  BOOST_TEST(overload->retry_after_ms == 3000u);
+  BOOST_TEST(!readiness.overload(now + 1001ms).has_value());  // nobody knows any more
+  hear(0, true, false, 0);
+  BOOST_TEST(!readiness.overload(now).has_value());
 }
 
 BOOST_AUTO_TEST_CASE(the_process_says_what_it_uses_under_the_usual_names) {

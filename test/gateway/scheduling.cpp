@@ -169,6 +169,30 @@ BOOST_AUTO_TEST_CASE(usage_says_how_much_of_the_prompt_was_found_in_streams_too)
   BOOST_TEST(usage.at("prompt_tokens_details").at("cached_tokens").to_number<int>() == 6);
 }
 
+BOOST_AUTO_TEST_CASE(while_the_cluster_is_overloaded_nothing_of_a_request_is_read) {
+  GatewayOptions options;
+  options.readiness_period_ms = 60'000;
+  Cluster cluster(options);
+  Client client(cluster.gateway->port());
+  cluster.pipeline_is_overloaded(true, 2500);
+  for (const std::string& path : {chat_path, completions_path}) {
+    const auto response = client.post(path, "this is not JSON");
+    BOOST_TEST(response.result_int() == 503u);
+    BOOST_TEST(response[http::field::retry_after] == "3");
+    BOOST_TEST(response["retry-after-ms"] == "2500");
+    const json::value error = parsed(response).at("error");
+    BOOST_TEST(error.at("code").as_string() == "overloaded");
+    BOOST_TEST(error.at("type").as_string() == "server_error");
+    BOOST_TEST(error.at("message").as_string() == "the cluster is overloaded: 9 are waiting");
+  }
+  BOOST_TEST(client.get("/readyz").result_int() == 200u);  // it is ready all the same
+  cluster.pipeline_is_overloaded(false);
+  BOOST_TEST(client.post(chat_path, "this is not JSON").result_int() == 400u);
+  client.ask(http::verb::post, chat_path, chat_body());
+  cluster.answer(cluster.asked().number, "x");
+  BOOST_TEST(client.response().result_int() == 200u);
+}
+
 BOOST_AUTO_TEST_CASE(a_frame_of_a_step_gives_each_session_its_part_in_order) {
   Cluster cluster;
   Client one(cluster.gateway->port()), two(cluster.gateway->port());
