@@ -32,7 +32,9 @@ template <class T>
 struct FloatWeights {
   const T* w;
   int64_t stride;
-  const std::byte* ahead;        // as many bytes as w has, or nullptr
+  // Of the lines to fetch, as many bytes as w has, those of so many outputs; nullptr: none.
+  const std::byte* ahead;
+  int64_t fetch_first, fetch_last;
   const float* scale = nullptr;  // [O], if T has any
 };
 
@@ -61,10 +63,14 @@ template <class T, int O, int R>
                                                int64_t columns, Vf (&acc)[O][R]) {
   constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));  // columns of weights in a cache line
   int64_t c = 0;
-  if (weights.ahead) {
+  const std::byte* const ahead = weights.ahead;
+  if (ahead) {
+    const int64_t row_bytes = weights.stride * static_cast<int64_t>(sizeof(T));
+    const std::byte* const first = ahead + weights.fetch_first * row_bytes;
+    const int64_t end = (weights.fetch_last - weights.fetch_first) * row_bytes;
     for (; c + line <= columns; c += line) {
-      for (int o = 0; o < O; ++o)
-        fetch_line(weights.ahead + (o * weights.stride + c) * static_cast<int64_t>(sizeof(T)));
+      for (int64_t at = 0; at < end; at += row_bytes)
+        fetch_line(first + at + c * static_cast<int64_t>(sizeof(T)));
 #pragma GCC unroll 4
       for (int64_t i = 0; i < line; i += lanes) add_lanes<true>(weights, v, stride, c + i, lanes, acc);
     }
@@ -82,9 +88,15 @@ struct Results {
   alignas(64) float values[rows][output_tile] = {};
 };
 
+/// What is fetched beside a product: of the weights at `at`, those of outputs [first, last).
+struct FetchedOutputs {
+  const std::byte* at = nullptr;
+  int64_t first = 0, last = 0;
+};
+
 /// Weights w of outputs [output, output + O) times R rows: sums [o, o + O) of each.
 template <class T, int O, int R>
-void tile_float(const Product& p, int64_t output, const T* w, const std::byte* ahead, const Activations& x,
+void tile_float(const Product& p, int64_t output, const T* w, FetchedOutputs ahead, const Activations& x,
                 int64_t row, int64_t o, Results& results) {
   const float* v = x.values + row * x.columns;
   Vf acc[O][R];
@@ -98,11 +110,12 @@ void tile_float(const Product& p, int64_t output, const T* w, const std::byte* a
       float scale[O];
       for (int i = 0; i < O; ++i) scale[i] = scale_of<T>(p, output + i, c, x.columns);
       const int64_t left = x.columns - c;
-      add_columns<T, O, R>({w + c, x.columns, ahead ? ahead + c : nullptr, scale}, v + c, x.columns,
-                           left < scale_block ? left : scale_block, acc);
+      add_columns<T, O, R>(
+          {w + c, x.columns, ahead.at ? ahead.at + c : nullptr, ahead.first, ahead.last, scale}, v + c,
+          x.columns, left < scale_block ? left : scale_block, acc);
     }
   } else {
-    add_columns<T, O, R>({w, x.columns, ahead}, v, x.columns, x.columns, acc);
+    add_columns<T, O, R>({w, x.columns, ahead.at, ahead.first, ahead.last}, v, x.columns, x.columns, acc);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < O; ++i) {
@@ -113,7 +126,7 @@ void tile_float(const Product& p, int64_t output, const T* w, const std::byte* a
 
 /// The same for R rows or fewer.
 template <class T, int O, int R>
-void up_to_rows_float(const Product& p, int64_t output, const T* w, const std::byte* ahead,
+void up_to_rows_float(const Product& p, int64_t output, const T* w, FetchedOutputs ahead,
                       const Activations& x, int64_t row, int64_t rows, int64_t o, Results& results) {
   if constexpr (R > 1)
     if (rows < R) return up_to_rows_float<T, O, R - 1>(p, output, w, ahead, x, row, rows, o, results);
@@ -132,11 +145,17 @@ template <class Use>
 }
 
 /// The same for all rows: the weights are in the first cache or the second from the second tile of rows on.
+/// What lies ahead is fetched evenly, beside as many tiles of rows as there are: at once lines wait for each
+/// other.
 template <class T, int O>
 void all_rows_float(const Product& p, int64_t output, const T* w, const std::byte* ahead,
                     const Activations& x, int64_t o, Results& results) {
+  const int64_t all = (x.rows + float_rows - 1) / float_rows, tiles = all < O ? all : O;
+  int64_t tile = 0;
   for_row_tiles(x.rows, [&](int64_t row, int64_t rows) {
-    up_to_rows_float<T, O, float_rows>(p, output, w, row == 0 ? ahead : nullptr, x, row, rows, o, results);
+    const FetchedOutputs part{tile < tiles ? ahead : nullptr, O * tile / tiles, O * (tile + 1) / tiles};
+    up_to_rows_float<T, O, float_rows>(p, output, w, part, x, row, rows, o, results);
+    ++tile;
   });
 }
 
@@ -157,7 +176,7 @@ void widen_row(const Product& p, int64_t output, const T* w, const std::byte* ah
 }
 
 /// From so many rows on 16-bit weights are widened once, if the first cache holds them then, beside rows.
-constexpr int64_t widened_rows_min = 32, widened_bytes_max = 32 << 10;
+constexpr int64_t widened_rows_min = 48, widened_bytes_max = 32 << 10;
 
 /// Whether O outputs' weights are widened before they are multiplied. Of 8 bits that costs as much as some
 /// products: it is done for more than one tile of rows.
