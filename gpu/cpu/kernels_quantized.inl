@@ -97,17 +97,21 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, Late
                     int64_t lines, const Activations& x, Block* kept) {
   const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
   const std::byte* const ahead = later.at(0);
+  // A few lines with each block: more at once wait for each other, and what is computed with waits for them.
+  const auto fetch_beside = [&](int64_t block) __attribute__((always_inline)) {
+    if (keep)
+      later.fetch(lines);
+    else
+      prefetch<F::bytes * lanes>(ahead ? ahead + block * F::bytes * lanes : nullptr);
+  };
   Vf acc[1][R];
   clear(acc);
   int64_t b = 0;
   if constexpr (F::together > 1) {
     for (; b + F::together <= blocks; b += F::together) {
-      if (keep)
-        later.fetch(lines * F::together);
-      else
-        prefetch<F::bytes * lanes * F::together>(ahead ? ahead + b * F::bytes * lanes : nullptr);
       F::unpack_together(
           tile + b * F::bytes, stride, [&](const Block& w, int i) __attribute__((always_inline)) {
+            fetch_beside(b + i);
             if (keep) kept[b + i] = w;
             add_blocks<F>(&w, 0, x, 0, b + i, blocks, acc);
           });
@@ -115,10 +119,7 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, Late
   }
   for (; b < blocks; b += F::blocks) {
     const int64_t at = b / F::blocks * F::bytes;
-    if (keep)
-      later.fetch(lines);
-    else
-      prefetch<F::bytes * lanes>(ahead ? ahead + at * lanes : nullptr);
+    fetch_beside(b / F::blocks);
     Block own[keep ? 1 : F::blocks];
     Block* const w = keep ? kept + b : own;
     F::unpack(tile + at, stride, w);
