@@ -11,6 +11,8 @@ using std::to_string;
 namespace {
 
 constexpr uint64_t plant_every = 10;  // steps
+// Of one request: more say that its room is given away and taken back for nothing.
+constexpr uint32_t preemptions_max = 40;
 
 Stages make_stages(const actors::SchedulerLimits& l) {
   return Stages({l.slots(), l.kv_blocks, l.context_tokens, l.rows()});
@@ -316,6 +318,7 @@ void Simulation::check_progress(const actors::Progress& p) {
   require((t.queued + t.prefill + t.decode + t.preempted).count() == now().count() - life.admitted_us, who,
           " does not know where its time went");
   require(p.facts.cached_tokens == life.cached_tokens, who, " found another number of tokens than it says");
+  require(p.facts.preemptions <= preemptions_max, who, " is preempted again and again");
   // In a new epoch it may start twice: alone, and then beside others.
   require(p.facts.preemptions + 1 + 2 * life.epochs >= life.starts, who,
           " was preempted more often than it says");
