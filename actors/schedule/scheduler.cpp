@@ -210,8 +210,8 @@ bool Scheduler::start(Sequence& s) {
 }
 
 /// Preempts one that has to stand back for it: the youngest of the lowest priority, if that is lower; or the
-/// youngest of the tenant that runs most, if that is more than its share and the other's tenant has less than
-/// its own.
+/// youngest of the tenant that runs most, if that is more than its share, the other's tenant has less than
+/// its own, and was not served more: or its place would be taken back as soon as it is the victim's turn.
 bool Scheduler::make_room_for(const Sequence& s) {
   if (running_ == 0) return false;
   const auto [priority, age] = *victims_.begin();
@@ -221,7 +221,9 @@ bool Scheduler::make_room_for(const Sequence& s) {
   }
   const size_t share = std::max<size_t>(1, running_ / tenants_.active());
   const Tenant* const largest = tenants_.largest();
-  if (s.tenant->running.size() >= share || largest->running.size() <= share) return false;
+  if (s.tenant->running.size() >= share || largest->running.size() <= share ||
+      largest->served < s.tenant->served)
+    return false;
   Sequence& victim = sequences_.at(*largest->running.rbegin());
   if (victim.priority > s.priority) return false;
   preempt(victim);
