@@ -157,6 +157,7 @@ Scheduler::Sequence* Scheduler::living(uint32_t slot, uint64_t life) const {
 void Scheduler::start_waiting() {
   start_canary();
   if (!alone_.empty()) return start_alone();
+  if (!somebody_may_start()) return;
   // Whoever's turn it is is not overtaken, or who needs much room might never start: nor by one that made
   // room for it.
   for (auto next = tenants_.next_waiting(); next.tenant; next = tenants_.next_waiting()) {
@@ -175,6 +176,17 @@ void Scheduler::start_alone() {
     assert(started);
   }
 }
+
+/// Cheaper than asking whose turn it is, which costs something for each tenant that was served since.
+bool Scheduler::somebody_may_start() const {
+  if (waiting_ == 0) return false;
+  if (running_ < limits_.sequences && cache_->free() >= running_) return true;
+  return running_ > 0 &&
+         (tenants_.waiting_above(victims_.begin()->first) || tenants_.largest()->running.size() > share());
+}
+
+/// How many of those that run may be one tenant's.
+size_t Scheduler::share() const { return std::max<size_t>(1, running_ / tenants_.active()); }
 
 void Scheduler::start_canary() {
   if (!canary_wanted_ || canary_ || free_slots_.empty() || limits_.kv_blocks == 0) return;
@@ -219,9 +231,8 @@ bool Scheduler::make_room_for(const Sequence& s) {
     preempt(sequences_.at(~age));
     return true;
   }
-  const size_t share = std::max<size_t>(1, running_ / tenants_.active());
   const Tenant* const largest = tenants_.largest();
-  if (s.tenant->running.size() >= share || largest->running.size() <= share ||
+  if (s.tenant->running.size() >= share() || largest->running.size() <= share() ||
       largest->served < s.tenant->served)
     return false;
   Sequence& victim = sequences_.at(*largest->running.rbegin());

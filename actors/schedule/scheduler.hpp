@@ -225,6 +225,8 @@ class Scheduler {
   std::optional<std::string> refuse_size(uint64_t prompt_tokens, uint64_t max_tokens) const;
   void start_waiting();
   void start_alone();
+  bool somebody_may_start() const;
+  size_t share() const;
   void start_canary();
   bool start(Sequence& s);
   bool make_room_for(const Sequence& s);

@@ -77,23 +77,25 @@ Progress Scheduler::take(Sequence& s, gpu::SampledTokens sampled) {
   p.id = s.id;
   p.canary = s.canary;
   p.first_index = static_cast<uint32_t>(s.tokens.size()) - s.prompt_tokens;
+  p.tokens = std::move(sampled.tokens);
   const auto& ends = s.sampling.end_tokens;
   size_t right = 0;
-  for (gpu::SampledToken& token : sampled.tokens) {
-    if (token.fault != gpu::RowFault::none) {
+  for (size_t i = 0;; ++i) {
+    if (p.tokens[i].fault != gpu::RowFault::none) {
       p.finish = FinishReason::failed;
-      p.fault = token.fault;
+      p.fault = p.tokens[i].fault;
       p.tokens.clear();
       break;
     }
-    s.tokens.push_back(token.id);
-    p.tokens.push_back(std::move(token));
+    s.tokens.push_back(p.tokens[i].id);
     if (std::ranges::find(ends, s.tokens.back()) != ends.end())
       p.finish = FinishReason::stop;
     else if (s.tokens.size() - s.prompt_tokens == s.max_tokens)
       p.finish = FinishReason::length;
-    if (p.finish != FinishReason::none || right == s.drafts.size() || s.drafts[right] != s.tokens.back())
+    if (p.finish != FinishReason::none || right == s.drafts.size() || s.drafts[right] != s.tokens.back()) {
+      p.tokens.resize(i + 1);
       break;
+    }
     ++right;
   }
   if (!s.drafts.empty()) {

@@ -83,7 +83,9 @@ void Tenants::rest(Tenant& tenant) {
 
 void Tenants::wait(Tenant& tenant, SequenceId id, uint8_t priority) {
   wake(tenant);
-  tenant.waiting_all += tenant.waiting[priority].insert(id).second;
+  const size_t inserted = tenant.waiting[priority].insert(id).second;
+  tenant.waiting_all += inserted;
+  waiting_count_[priority] += inserted;
   waiting_[priority].add(tenant);
 }
 
@@ -91,6 +93,7 @@ void Tenants::unwait(Tenant& tenant, SequenceId id, uint8_t priority) {
   const size_t erased = tenant.waiting[priority].erase(id);
   assert(erased == 1);
   tenant.waiting_all -= erased;
+  waiting_count_[priority] -= erased;
   rest(tenant);
 }
 
@@ -132,6 +135,11 @@ Tenants::Next Tenants::next_waiting() {
   return {nullptr, 0};
 }
 
+bool Tenants::waiting_above(uint8_t priority) const {
+  return std::any_of(waiting_count_ + priority + 1, waiting_count_ + priorities,
+                     [](size_t n) { return n > 0; });
+}
+
 Tenant* Tenants::largest() const { return by_running_.empty() ? nullptr : by_running_.rbegin()->second; }
 
 void Tenants::clear() {
@@ -140,6 +148,7 @@ void Tenants::clear() {
   all_.clear();
   by_running_.clear();
   tenants_.clear();
+  std::ranges::fill(waiting_count_, 0);
   active_ = 0;
   level_ = 0;
 }

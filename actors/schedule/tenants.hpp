@@ -89,6 +89,8 @@ class Tenants {
   /// Whose prompt goes on next; null: nobody's.
   Tenant* next_prefilling() { return prefilling_.next(); }
 
+  /// Whether somebody of a higher priority waits.
+  bool waiting_above(uint8_t priority) const;
   /// How many have something that waits or runs.
   size_t active() const { return active_; }
   /// Who runs most, null if nobody runs. One of those that run as many.
@@ -106,6 +108,7 @@ class Tenants {
   Turns prefilling_;
   Turns all_;                                                  // of those that are not idle
   std::map<std::pair<size_t, uint64_t>, Tenant*> by_running_;  // how many run, and the tenant's number
+  size_t waiting_count_[priorities] = {};
   size_t active_ = 0;
   uint64_t next_number_ = 0;
   double level_ = 0;  // who comes is served at least so much
