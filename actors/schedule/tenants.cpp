@@ -142,15 +142,4 @@ bool Tenants::waiting_above(uint8_t priority) const {
 
 Tenant* Tenants::largest() const { return by_running_.empty() ? nullptr : by_running_.rbegin()->second; }
 
-void Tenants::clear() {
-  for (Turns& turns : waiting_) turns.clear();
-  prefilling_.clear();
-  all_.clear();
-  by_running_.clear();
-  tenants_.clear();
-  std::ranges::fill(waiting_count_, 0);
-  active_ = 0;
-  level_ = 0;
-}
-
 }  // namespace convoy::actors

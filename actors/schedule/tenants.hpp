@@ -95,7 +95,6 @@ class Tenants {
   size_t active() const { return active_; }
   /// Who runs most, null if nobody runs. One of those that run as many.
   Tenant* largest() const;
-  void clear();
 
  private:
   void wake(Tenant& tenant);

@@ -193,15 +193,21 @@ BOOST_AUTO_TEST_CASE(while_the_cluster_is_overloaded_nothing_of_a_request_is_rea
   BOOST_TEST(client.response().result_int() == 200u);
 }
 
-BOOST_AUTO_TEST_CASE(a_frame_of_a_step_gives_each_session_its_part_in_order) {
-  Cluster cluster;
-  Client one(cluster.gateway->port()), two(cluster.gateway->port());
+/// Has each client ask, and the pipeline take what it asks: the numbers of the requests.
+static std::vector<uint64_t> ask_each(Cluster& cluster, std::initializer_list<Client*> clients) {
   std::vector<uint64_t> numbers;
-  for (Client* client : {&one, &two}) {
+  for (Client* client : clients) {
     client->ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi"})");
     numbers.push_back(cluster.asked().number);
     cluster.accept(numbers.back());
   }
+  return numbers;
+}
+
+BOOST_AUTO_TEST_CASE(a_frame_of_a_step_gives_each_session_its_part_in_order) {
+  Cluster cluster;
+  Client one(cluster.gateway->port()), two(cluster.gateway->port());
+  const std::vector<uint64_t> numbers = ask_each(cluster, {&one, &two});
   const uint64_t nobody = 7;
   cluster.step({{numbers[0], 0, 'a'}, {nobody, 0, '?', true}, {numbers[1], 0, 'x'}});
   cluster.step({{numbers[1], 1, 'y'}, {numbers[0], 1, 'b', true}});
@@ -217,12 +223,7 @@ BOOST_AUTO_TEST_CASE(a_frame_of_a_step_gives_each_session_its_part_in_order) {
 BOOST_AUTO_TEST_CASE(a_step_that_lacks_tokens_before_it_fails_that_answer_alone) {
   Cluster cluster;
   Client one(cluster.gateway->port()), two(cluster.gateway->port());
-  std::vector<uint64_t> numbers;
-  for (Client* client : {&one, &two}) {
-    client->ask(http::verb::post, completions_path, R"({"model":"fake-model","prompt":"hi"})");
-    numbers.push_back(cluster.asked().number);
-    cluster.accept(numbers.back());
-  }
+  const std::vector<uint64_t> numbers = ask_each(cluster, {&one, &two});
   cluster.step({{numbers[0], 3, 'a'}, {numbers[1], 0, 'x', true}});
   BOOST_TEST(one.response().result_int() == 503u);
   BOOST_TEST(cluster.cancelled() == numbers[0]);

@@ -3,7 +3,7 @@
 #include <boost/test/unit_test.hpp>
 #include <deque>
 
-#include "actors/schedule/scheduler.hpp"
+#include "test/actors/scheduler_rig.hpp"
 
 namespace {
 
@@ -15,14 +15,9 @@ using actors::SchedulerLimits;
 constexpr Scheduler::Micros now{0};
 
 SchedulerLimits limits() {
-  SchedulerLimits l;
-  l.sequences = 4;
-  l.queue = 8;
-  l.kv_blocks = 64;
-  l.prefill_tokens = 128;
+  SchedulerLimits l = scheduler_rig::limits();
+  l.stages = 1;
   l.prefill_share = 1;
-  l.context_tokens = 1024;
-  l.vocab = 100;
   return l;
 }
 
