@@ -145,21 +145,24 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   publish_overload();
 }
 
+/// How long one more request would wait until it begins, as far as anybody can tell.
+int64_t PipelineData::wait_ms() const {
+  return std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count();
+}
+
 /// Why one more request cannot be taken, or nothing.
 std::optional<std::string> PipelineData::overload() const {
   if (scheduler.full())
     return std::to_string(scheduler.running()) + " requests are running and " +
            std::to_string(scheduler.waiting()) + " are waiting (pipeline.sequences_max, pipeline.queue_max)";
-  const int64_t wait_ms = std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count();
-  if (wait_ms <= options.queue_max_ms) return std::nullopt;
-  return "one more would wait about " + std::to_string(wait_ms) + " ms (pipeline.queue_max_ms)";
+  if (wait_ms() <= options.queue_max_ms) return std::nullopt;
+  return "one more would wait about " + std::to_string(wait_ms()) + " ms (pipeline.queue_max_ms)";
 }
 
 /// Until what waits now has begun, but for what one more may wait for.
 uint32_t PipelineData::retry_after_ms() const {
   constexpr int64_t least_ms = 1000, most_ms = 60'000;
-  const int64_t wait_ms = std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count();
-  return static_cast<uint32_t>(std::clamp(wait_ms - int64_t{options.queue_max_ms}, least_ms, most_ms));
+  return static_cast<uint32_t>(std::clamp(wait_ms() - int64_t{options.queue_max_ms}, least_ms, most_ms));
 }
 
 /// The gateway need not ask to be rejected, nor reject what could be taken.

@@ -61,6 +61,7 @@ struct PipelineData {
   // requests: pipeline.cpp
   void reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason, const std::string& why);
   void generate(const Frame<msg::Generate>& frame);
+  int64_t wait_ms() const;
   std::optional<std::string> overload() const;
   uint32_t retry_after_ms() const;
   void publish_overload();

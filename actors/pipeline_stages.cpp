@@ -45,8 +45,8 @@ void PipelineData::stage_up(const StageUp& up) {
 void PipelineData::raise_epoch() {
   const uint64_t epoch = stages.raise(Clock::now());
   epochs_total->Increment();
+  publish();  // before any request fails, as in give_up
   begin_epoch();
-  publish();
   const auto count = static_cast<uint32_t>(handles.size());
   for (uint32_t i = 0; i < count; ++i) {
     msg::FrameBuilder<msg::Assign> assign;
@@ -177,9 +177,8 @@ void PipelineData::publish() {
   frame->setStepsInFlight(static_cast<uint32_t>(scheduler.in_flight()));
   frame->setMicroBatches(static_cast<uint32_t>(scheduler.micro_batches_in_flight()));
   frame->setRowsPerStep(scheduler.rows_per_step());
-  frame->setWaitEstimateMs(static_cast<uint32_t>(
-      std::min<int64_t>(std::chrono::duration_cast<milliseconds>(scheduler.wait_estimate()).count(),
-                        std::numeric_limits<uint32_t>::max())));
+  frame->setWaitEstimateMs(
+      static_cast<uint32_t>(std::min<int64_t>(wait_ms(), std::numeric_limits<uint32_t>::max())));
   if (scheduler.waiting() > 0)
     frame->setWaitingFor(scheduler.running() >= scheduler.limits().sequences ? msg::WaitingFor::SLOTS
                                                                              : msg::WaitingFor::BLOCKS);
