@@ -18,6 +18,7 @@ struct StageUp;      // a stage process linked itself to us (below: all of these
 struct PeerUp;       // any other process did; in a stage's process a stage, too
 struct PeerRefused;  // or it did not
 struct PeerDown;     // a link ended
+struct Drained;      // the head has no more answers under way
 struct StepsInFlight;
 struct EdgesForming;
 
@@ -51,6 +52,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StageUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerRefused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::PeerDown)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::Drained)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::StepsInFlight)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(convoy::actors::EdgesForming)
 
@@ -114,10 +116,11 @@ using StageActor = caf::typed_actor<caf::reacts_to<Frame<msg::Assign>>,       //
 using NodeActor =
     caf::typed_actor<caf::reacts_to<Frame<msg::ReplaceStage>>,   // kill −9 and start anew, or pass it on
                      caf::reacts_to<Frame<msg::StatusQuery>>,    // answered on the link it came by
-                     caf::reacts_to<Frame<msg::Shutdown>>,       // end all stages, then yourself
+                     caf::reacts_to<Frame<msg::Shutdown>>,       // end; the head: and the others when drained
                      caf::reacts_to<Frame<msg::PipelineState>>,  // for status
                      caf::reacts_to<PeerUp>,                     // another node, or a client
-                     caf::reacts_to<PeerDown>>;                  // forget it
+                     caf::reacts_to<PeerDown>,                   // forget it
+                     caf::reacts_to<Drained>>;                   // the other nodes may end
 
 /// The pipelines follow after spawning the router, because they need its handle.
 struct AddPipeline {
@@ -140,6 +143,8 @@ struct PeerDown {
   PeerIdentity peer;
   std::string reason;
 };
+
+struct Drained {};
 
 /// A stage's device still has steps.
 struct StepsInFlight {};

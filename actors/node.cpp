@@ -106,6 +106,10 @@ std::string status_json(const NodeOptions& options, const NodeState& state, bool
     status["drafted_tokens"] = counters.getDraftedTokens();
     status["accepted_tokens"] = counters.getAcceptedTokens();
   }
+  if (state.facts.draining && state.facts.draining()) {
+    status["ready"] = false;
+    status["reason"] = "ends, once the answers under way have (gateway.drain_timeout_ms)";
+  }
   return json::serialize(status);
 }
 
@@ -145,8 +149,7 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
       },
       [=](const Frame<msg::Shutdown>& frame) {
         log::info("node.shutdown");
-        if (options.head)
-          for (const auto& [name, other] : self->state.handles) self->send(other, frame);
+        self->state.shutdown = frame;
         effects.shut_down();
       },
       [self](const Frame<msg::PipelineState>& frame) {
@@ -172,6 +175,11 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
         self->state.nodes.erase(known);
         self->state.handles.erase(down.peer.node);
         log::warn("node.unlinked", {{"node", down.peer.node}, {"reason", down.reason}});
+      },
+      // Their stages are needed until then. A head that was told otherwise ends alone.
+      [self](Drained) {
+        if (!self->state.shutdown) return;
+        for (const auto& [name, other] : self->state.handles) self->send(other, self->state.shutdown);
       },
   };
 }

@@ -16,6 +16,7 @@ namespace convoy::actors {
 struct NodeFacts {
   std::function<std::string()> gateway_url;
   std::function<std::string()> redis_json;  // {"address", "pid", "state", "reason"}, no reason if off
+  std::function<bool()> draining;           // no more requests are taken
 };
 
 struct NodeOptions {
@@ -28,7 +29,7 @@ struct NodeEffects {
   std::function<void(uint32_t instance, uint64_t incarnation)> replace;  // that process of a stage of ours
   std::function<NodeActor(const PeerIdentity&)> node_handle;
   std::function<ClientActor(const PeerIdentity&)> client_handle;
-  std::function<void()> shut_down;  // begin to end this process
+  std::function<void()> shut_down;  // begin to end this process, which says Drained if it is the head
 };
 
 struct NodeState {
@@ -38,6 +39,7 @@ struct NodeState {
   Frame<msg::PipelineState> pipeline;
   std::chrono::steady_clock::time_point heard{};  // of the pipeline
   NodeFacts facts;
+  Frame<msg::Shutdown> shutdown;  // to be passed on
   static inline const char* name = "node";
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <optional>
 #include <thread>
 
 #include "actors/process/child_process.hpp"
@@ -24,6 +25,7 @@ namespace {
 
 constexpr auto ask_again = milliseconds(20);
 constexpr auto killed_within = milliseconds(2000);
+constexpr auto ends_within = milliseconds(5000);  // a node that has no more answers under way
 
 /// A process as it was when `down` began. Whoever takes its place meanwhile is left alone.
 struct Running {
@@ -144,14 +146,19 @@ int end_cluster(const actors::ClusterConfig& config, milliseconds grace) {
 void add_down(CLI::App& app, int& exit_code) {
   struct Arguments {
     std::string config = "cluster.conf";
-    uint32_t grace_ms = 5000;
+    std::optional<uint32_t> grace_ms;
   };
   auto args = std::make_shared<Arguments>();
   auto* command = app.add_subcommand("down", "Ends the cluster on this machine");
   command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
-  command->add_option("--grace-ms", args->grace_ms, "before processes are killed")->capture_default_str();
+  command->add_option("--grace-ms", args->grace_ms,
+                      "before nodes are told again, which cuts answers, and once more before they are killed "
+                      "(gateway.drain_timeout_ms and 5000)");
   command->callback([args, &exit_code] {
-    exit_code = end_cluster(actors::load_cluster_config(args->config), milliseconds(args->grace_ms));
+    const auto config = actors::load_cluster_config(args->config);
+    exit_code =
+        end_cluster(config, args->grace_ms ? milliseconds(*args->grace_ms)
+                                           : milliseconds(config.gateway.drain_timeout_ms) + ends_within);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <prometheus/registry.h>
 
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -38,6 +39,8 @@ class Head {
   std::string url() const;         // of the gateway
   std::string redis_json() const;  // {"address", "pid", "state", "reason"}
 
+  /// No new requests; ready when the last answer has ended.
+  std::future<void> drain() { return gateway_->drain(); }
   /// From the edge inwards: first no new requests, then, once the stages are gone, no actors.
   void close();
   void end_actors();

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <mutex>
@@ -35,6 +36,9 @@ using actors::ClusterConfig;
 
 namespace {
 
+constexpr auto drain_poll = std::chrono::milliseconds(20);
+constexpr auto drain_told_within = std::chrono::seconds(1);
+
 class NodeProcess {
  public:
   NodeProcess(ClusterConfig config, const std::string& name, std::string model_override, std::string log)
@@ -58,6 +62,7 @@ class NodeProcess {
       throw;
     }
     tend_until_told(log_, [this] { return tend(); });
+    if (head_ && watch_.exit_code(exit_code_) == ok) drain();
     log::info("node.stopping", {{"node", name_}});
     stop();
     return watch_.exit_code(exit_code_);
@@ -138,6 +143,44 @@ class NodeProcess {
     return false;
   }
 
+  /// Answers under way go on until they end, for drain_timeout_ms at most, or until this process is told
+  /// again.
+  void drain() {
+    const auto began = std::chrono::steady_clock::now();
+    const auto took_ms = [began] {
+      return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began)
+          .count();
+    };
+    log::info("node.draining", {{"node", name_}, {"timeout_ms", config_.gateway.drain_timeout_ms}});
+    draining_ = true;
+    const auto drained = head_->drain();
+    bool told_again = false;
+    while (drained.wait_for(drain_poll) != std::future_status::ready && !told_again &&
+           took_ms() < config_.gateway.drain_timeout_ms) {
+      const int signal = await_signal({});
+      if (signal == SIGHUP) log_.reopen();
+      told_again = signal == SIGTERM || signal == SIGINT;
+    }
+    if (drained.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+      log::info("node.drained", {{"node", name_}, {"took_ms", took_ms()}});
+    else
+      log::warn("node.answers_cut",
+                {{"node", name_},
+                 {"after_ms", took_ms()},
+                 {"reason", told_again ? "told to end again" : "gateway.drain_timeout_ms"}});
+    tell_drained();
+  }
+
+  /// Before this node's actor ends, whose mail would wait behind that.
+  void tell_drained() {
+    caf::scoped_actor self(system_);
+    self->request(node_, drain_told_within, actors::Drained{})
+        .receive([] {},
+                 [](const caf::error& e) {
+                   log::warn("node.others_not_told", {{"reason", caf::to_string(e)}});
+                 });
+  }
+
   /// `convoy up` reads there that a stage cannot start. On the supervisor's thread.
   void stage_ended(const actors::Supervisor::Child& child) {
     if (child.crashes == 0) return;
@@ -206,6 +249,7 @@ class NodeProcess {
         return file_.gateway_url;
       };
       facts.redis_json = [this] { return head_->redis_json(); };
+      facts.draining = [this] { return draining_.load(); };
     }
     node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, is_head_}, facts, effects);
     links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
@@ -236,7 +280,10 @@ class NodeProcess {
                                        std::to_string(getpid())};
     if (!model_override_.empty()) arguments.insert(arguments.end(), {"--model", model_override_});
     if (!log_path_.empty()) arguments.insert(arguments.end(), {"--log", log_path_});
-    return actors::own_program(arguments);
+    actors::Program program = actors::own_program(arguments);
+    // Ctrl-C at the terminal ends the node, whose answers under way need the stages until they end.
+    program.group = actors::Program::Group::own;
+    return program;
   }
 
   /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
@@ -262,6 +309,7 @@ class NodeProcess {
   log::LogFile log_;
   ActorWatch watch_;
   std::atomic<int> exit_code_ = ok;
+  std::atomic<bool> draining_ = false;
   std::mutex file_mutex_;
   NodeFile file_;  // guarded by file_mutex_; what run_dir_ says of us
   ActorSystemConfig system_config_;

@@ -99,7 +99,7 @@ Connection::Connection(tcp::socket socket, const GatewayOptions& options)
 
 template <class Message>
 void Connection::mark(Message& response) {
-  mark_response(response, version_, keep_alive_, request_id_);
+  mark_response(response, version_, keeps_alive(), request_id_);
 }
 
 void Connection::arm(uint32_t limit_ms) {

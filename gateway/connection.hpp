@@ -44,13 +44,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// The next request; or what to tell the client before the connection is closed (400, 403, 408, 413, 431,
   /// 501).
   asio::awaitable<std::variant<HttpRequest, ApiError, Closed>> read_request();
-  /// Ends a read_request() that waits, as if the client had closed.
+  /// No request after the one under way: ends a read_request() that waits for one's header, as if the client
+  /// had closed.
   void interrupt();
 
   /// Of the request under way: the client's own x-request-id, or one of ours. Its answers name it.
   const std::string& request_id() const { return request_id_; }
   /// Whether another request may follow this one's answer.
-  bool keeps_alive() const { return keep_alive_; }
+  bool keeps_alive() const { return keep_alive_ && !interrupted_; }
 
   /// All writes: in the terms of the request's version. False if the client is gone, or took nothing of it
   /// for write_timeout_ms.

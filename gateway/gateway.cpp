@@ -65,7 +65,8 @@ struct Gateway::Impl {
   size_t connections_max = 0;  // set by serve()
   size_t refusals = 0;
   SpareDescriptor spare;
-  bool stopping = false;
+  bool draining = false, stopping = false;
+  std::promise<void> drained;
   asio::steady_timer give_up{strand};
   uint16_t port = 0;
   std::vector<std::thread> threads;
@@ -107,7 +108,7 @@ struct Gateway::Impl {
       error_code ec;
       tcp::socket socket = co_await acceptor.async_accept(asio::make_strand(io),
                                                           asio::redirect_error(asio::use_awaitable, ec));
-      if (stopping) co_return;
+      if (draining) co_return;
       if (ec) {
         log::warn_limited("gateway.accept_failed", {{"why", ec.message()}});
         if (out_of_descriptors(ec) &&
@@ -138,7 +139,7 @@ struct Gateway::Impl {
                      if (fault) session->drop();
                      edge.metrics.connections.Decrement();
                      sessions.erase(session);
-                     if (stopping && sessions.empty()) give_up.cancel();
+                     if (draining && sessions.empty()) left();
                    }));
   }
 
@@ -164,11 +165,32 @@ struct Gateway::Impl {
     }
   }
 
+  void drain() {
+    asio::post(strand, [this] {
+      close_door();
+      for (const auto& session : sessions) session->drain();
+      if (sessions.empty()) left();
+    });
+  }
+
+  void close_door() {
+    draining = true;
+    error_code ignored;
+    acceptor.close(ignored);
+  }
+
+  /// The last session has.
+  void left() {
+    if (stopping)
+      give_up.cancel();
+    else
+      drained.set_value();
+  }
+
   void stop() {
     asio::post(strand, [this] {
+      close_door();
       stopping = true;
-      error_code ignored;
-      acceptor.close(ignored);
       for (const auto& session : sessions) session->stop();
       if (sessions.empty()) return;
       give_up.expires_after(shutdown_timeout);
@@ -201,6 +223,11 @@ Gateway::~Gateway() {
 actors::GatewayActor Gateway::actor() const { return impl_->edge.mailroom; }
 
 uint16_t Gateway::port() const { return impl_->port; }
+
+std::future<void> Gateway::drain() {
+  impl_->drain();
+  return impl_->drained.get_future();
+}
 
 void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret) {
   impl_->bind();

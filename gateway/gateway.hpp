@@ -4,6 +4,7 @@
 // ids.
 
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -78,6 +79,9 @@ class Gateway {
   /// requests get no cache key if it is empty.
   void serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret);
   uint16_t port() const;
+  /// Once it serves: takes no more connections, and of those that are open no more requests. Ready when the
+  /// last answer under way has ended and its connection is closed.
+  std::future<void> drain();
 
  private:
   struct Impl;

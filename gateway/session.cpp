@@ -29,9 +29,12 @@ HttpResponse wrong_method(std::string_view method, const std::string& path, cons
 Session::Session(tcp::socket socket, Edge& edge)
     : connection_(std::make_shared<Connection>(std::move(socket), edge.options)), edge_(edge) {}
 
+void Session::drain() {
+  asio::post(connection_->executor(), [self = shared_from_this()] { self->connection_->interrupt(); });
+}
+
 void Session::stop() {
   asio::post(connection_->executor(), [self = shared_from_this()] {
-    self->stopping_ = true;
     self->connection_->interrupt();
     if (self->completion_) self->completion_->stop();
   });
@@ -52,7 +55,7 @@ asio::awaitable<void> Session::run() {
     auto* request = std::get_if<HttpRequest>(&next);
     if (!request) co_return;
     if (!co_await serve(*request)) co_return co_await connection_->reset();
-    if (!connection_->keeps_alive() || stopping_) break;
+    if (!connection_->keeps_alive()) break;
   }
   co_await connection_->close();
 }

@@ -18,6 +18,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
   /// Until the connection is closed.
   asio::awaitable<void> run();
+  /// Any thread: the connection ends once the answer that is being made is whole, or at once if none is.
+  void drain();
   /// Any thread: ends the answer that is being made with an error, and the connection.
   void stop();
   /// Any thread: run() threw; its connection must not outlive it.
@@ -32,7 +34,6 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<Connection> connection_;
   Edge& edge_;
   Completion* completion_ = nullptr;  // while one runs
-  bool stopping_ = false;
 };
 
 /// What a client is told beyond connections_max, or when there is no descriptor for it.

@@ -49,6 +49,7 @@ struct ClusterConfig {
     uint32_t body_timeout_ms = 30'000;
     uint32_t request_timeout_ms = 600'000;
     uint32_t write_timeout_ms = 30'000;
+    uint32_t drain_timeout_ms = 10'000;
     uint32_t connections_max = 1024;
     uint32_t descriptors_reserved = 128;
     uint32_t max_tokens_default = 512;

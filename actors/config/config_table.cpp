@@ -72,6 +72,11 @@ void add_gateway_keys(std::vector<Key>& t) {
   t.push_back(
       number<s, &S::write_timeout_ms>("gateway", "write_timeout_ms", "ms", 10, hour_ms,
                                       "How long a client may read nothing before its request is cancelled."));
+  t.push_back(number<s, &S::drain_timeout_ms>(
+      "gateway", "drain_timeout_ms", "ms", 0, hour_ms,
+      "How long answers under way may go on once the head is told to end (SIGTERM, `convoy down`); no other "
+      "request is taken then. What is left after it ends with an error, as it does at once at a second "
+      "SIGTERM."));
   t.push_back(number<s, &S::connections_max>("gateway", "connections_max", "", 1, 65'536,
                                              "Open connections; one more gets 503."));
   t.push_back(number<s, &S::descriptors_reserved>("gateway", "descriptors_reserved", "", 16, 65'536,

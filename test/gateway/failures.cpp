@@ -241,6 +241,52 @@ BOOST_AUTO_TEST_CASE(shutting_down_ends_streams_with_an_error_and_idle_connectio
   BOOST_TEST(cluster.cancelled() == asked.number);
 }
 
+BOOST_AUTO_TEST_CASE(draining_ends_idle_connections_at_once_and_others_behind_their_answer) {
+  Cluster cluster;
+  Client idle(cluster.gateway->port()), streaming(cluster.gateway->port()), waiting(cluster.gateway->port());
+  BOOST_TEST(idle.get("/livez").result_int() == 200u);
+  streaming.ask(http::verb::post, chat_path, streamed);
+  const Asked stream = cluster.asked();
+  cluster.accept(stream.number);
+  cluster.text(stream.number, 0, "begin");
+  streaming.read_until("begin");
+  waiting.ask(http::verb::post, chat_path, chat_body());
+  const Asked body = cluster.asked();
+
+  const auto drained = cluster.gateway->drain();
+  boost::system::error_code ec;
+  BOOST_TEST(idle.rest(ec).empty());
+  BOOST_TEST((ec == asio::error::eof));
+  BOOST_CHECK_THROW(Client(cluster.gateway->port()), boost::system::system_error);
+  BOOST_TEST((drained.wait_for(0ms) == std::future_status::timeout));
+
+  cluster.text(stream.number, 5, "end");
+  cluster.finish(stream.number, 8, Reason::LENGTH);
+  BOOST_TEST(streaming.rest(ec).find("[DONE]") != std::string::npos);
+  BOOST_TEST((ec == asio::error::eof));
+  BOOST_TEST((drained.wait_for(0ms) == std::future_status::timeout));
+
+  cluster.answer(body.number, "whole");
+  const auto response = waiting.response();
+  BOOST_TEST(response.result_int() == 200u);
+  BOOST_TEST(!response.keep_alive());
+  waiting.close();
+  BOOST_TEST((drained.wait_for(convoy::test::patience) == std::future_status::ready));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_not_drained_is_cut) {
+  Cluster cluster;
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, streamed);
+  const Asked asked = cluster.asked();
+  cluster.text(asked.number, 0, "begin");
+  client.read_until("begin");
+  const auto drained = cluster.gateway->drain();
+  cluster.gateway.reset();
+  is_cut(client, "shutting_down");
+  BOOST_TEST(cluster.cancelled() == asked.number);
+}
+
 BOOST_AUTO_TEST_CASE(late_mail_for_finished_requests_harms_nobody) {
   Cluster cluster;
   Client client(cluster.gateway->port());
