@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <span>
@@ -127,6 +128,8 @@ struct DeviceFacts {
   bool edges = false;
   /// Names the card on its machine; empty: none. Valid as long as the device.
   std::string_view card = {};
+  /// KV blocks may leave the device's memory and come back: it has save_block() and load_block().
+  bool moves_blocks = false;
 };
 
 /// How far an edge is, and why it failed.
@@ -235,6 +238,17 @@ class Device {
   virtual void release(uint64_t number) = 0;
   /// Ends what is in flight, edges too, and forgets all sequences: a new epoch.
   virtual void reset() = 0;
+
+  // Moves of KV blocks, of devices whose facts have them. Each happens behind all steps that were submitted
+  // before and ahead of all later ones, and is done when the call returns.
+
+  /// Copies what a block holds in all layers, of any tokens: DeviceNeeds::kv_block_bytes, in an order that
+  /// only this device knows.
+  virtual void save_block(uint32_t block, std::span<std::byte> to) { (void)block, (void)to, std::abort(); }
+  /// The same back into a block, whichever: from a device of the same range and limits.
+  virtual void load_block(uint32_t block, std::span<const std::byte> from) {
+    (void)block, (void)from, std::abort();
+  }
 
   // Edges, of devices whose facts have them. What fails with a neighbour is in edge_status(), not thrown,
   // until steps use the edge.

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "gpu/block_file.hpp"
 #include "gpu/block_tables.hpp"
 #include "gpu/sampler.hpp"
 #include "gpu/stage_shape.hpp"
@@ -86,14 +87,17 @@ struct Engine::State {
     device->open(given, rotations.view());
     tables.emplace(given.kv_blocks, l.slots, l.context_tokens);
     written_by.resize(given.kv_blocks);
+    if (l.kv_disk_bytes > 0) open_tier(given);
   }
 
   void load(const Progress& progress);
   uint32_t blocks_that_fit(const DeviceLimits& given);
+  void open_tier(const DeviceLimits& given);
 
   void start(const SeqStart& start);
   void check_cached(const SeqStart& start) const;
   void change(const BlockChange& change);
+  void move(const BlockMove& move);
   void check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const;
   void check(const SeqStep& step) const;
   void lay_out(const StepPlan& plan);
@@ -116,7 +120,9 @@ struct Engine::State {
   model::StageWeights weights;  // the device computes on their bytes
   const std::unique_ptr<Device> device;
   const DeviceFacts facts;
-  std::optional<KvPool> pool;  // if limits left kv_blocks open
+  std::optional<KvPool> pool;     // if limits left kv_blocks open
+  std::optional<BlockFile> tier;  // the second one
+  std::vector<std::byte> moved;   // a block on its way
   std::optional<BlockTables> tables;
   std::vector<Sequence> sequences;  // of each slot
   std::deque<Flying> in_flight;
@@ -154,6 +160,7 @@ void Engine::submit(const StepPlan& plan, HiddenIn input, HiddenOut output, cons
   s.check(plan, input, output);
   s.check_replayed(plan.rows());
   s.lay_out(plan);
+  for (const BlockMove& move : plan.moves) s.move(move);
 
   s.starts.clear();
   for (const SeqStart& start : plan.starts)
@@ -236,6 +243,7 @@ bool Engine::resolve(StepPlan& plan) const {
 void Engine::reset() {
   state_->device->reset();
   state_->in_flight.clear();
+  if (state_->tier) state_->tier->clear();
   for (uint32_t slot = 0; slot < state_->limits.slots; slot++) {
     state_->sequences[slot] = {};
     state_->tables->clear(slot);
@@ -248,6 +256,7 @@ void Engine::bind_thread(std::span<const pthread_t> bringing_work) {
 bool Engine::first() const { return state_->shape.first; }
 bool Engine::last() const { return state_->shape.last; }
 uint32_t Engine::kv_blocks() const { return state_->limits.kv_blocks; }
+uint32_t Engine::kv_places() const { return state_->tier ? state_->tier->places() : 0; }
 const std::optional<KvPool>& Engine::kv_pool() const { return state_->pool; }
 int64_t Engine::rows_per_step() const { return state_->limits.rows_per_step; }
 int64_t Engine::hidden() const { return state_->shape.hidden; }
@@ -311,6 +320,14 @@ uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {
   return pool->blocks();
 }
 
+void Engine::State::open_tier(const DeviceLimits& given) {
+  if (!facts.moves_blocks)
+    throw InputError("the device " + std::string(facts.variant) + " does not move KV blocks to a disk",
+                     "stage.kv_disk_bytes", "set it to 0");
+  moved.resize(device->needs(given).kv_block_bytes);
+  tier.emplace(limits.kv_disk_dir, limits.kv_disk_bytes, moved.size());
+}
+
 /// The sequence that a plan refers to.
 const Sequence& Engine::State::sequence(uint32_t slot) const {
   if (slot >= limits.slots) refuse("slot " + to_string(slot) + " of " + to_string(limits.slots));
@@ -358,6 +375,24 @@ void Engine::State::check_cached(const SeqStart& start) const {
 void Engine::State::change(const BlockChange& change) {
   sequence(change.slot);
   tables->map(change);
+}
+
+/// Whoever decided it knows that all steps before have filled the block, or that none of them reads it again.
+void Engine::State::move(const BlockMove& move) {
+  const uint32_t places = tier ? tier->places() : 0;
+  if (move.block >= limits.kv_blocks || move.place >= places)
+    refuse("block " + to_string(move.block) + " of " + to_string(limits.kv_blocks) + " moves, place " +
+           to_string(move.place) + " of " + to_string(places));
+  if (move.way == BlockMove::Way::save) {
+    device->save_block(move.block, moved);
+    tier->save(move.place, moved);
+  } else {
+    if (!tier->holds(move.place))
+      refuse("block " + to_string(move.block) + " comes from place " + to_string(move.place) +
+             ", which holds none");
+    tier->load(move.place, moved);
+    device->load_block(move.block, moved);
+  }
 }
 
 void Engine::State::check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const {

@@ -4,6 +4,7 @@
 // or a tool).
 
 #include <chrono>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,6 +29,9 @@ struct EngineLimits {
   /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
   bool deterministic = false;
   uint32_t sharers = 1;  // engines that share the device's memory, if kv_blocks is 0
+  // A second tier of KV blocks on disk: how much of it, and in which folder; 0: none.
+  uint64_t kv_disk_bytes = 0;
+  std::filesystem::path kv_disk_dir = {};
 };
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.
@@ -41,7 +45,7 @@ class Engine {
   /// Called before the first layer is loaded, and behind each, with bytes of weights; may be empty.
   using Progress = std::function<void(uint64_t done, uint64_t total)>;
   /// Opens the device and loads the layers. Throws InputError if limits leave kv_blocks open and there is no
-  /// memory for them.
+  /// memory for them, or ask for a second tier and there is no disk for it, or the device moves no blocks.
   Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
          model::LayerRange range, const EngineLimits& limits, const Progress& progress = {});
   ~Engine();
@@ -59,6 +63,7 @@ class Engine {
   uint32_t depth() const;  // steps that may be in flight
   uint32_t in_flight() const;
   uint32_t kv_blocks() const;
+  uint32_t kv_places() const;  // KV blocks that the second tier keeps; 0: there is none
   /// The arithmetic of kv_blocks, if limits left them open.
   const std::optional<KvPool>& kv_pool() const;
 
@@ -67,8 +72,9 @@ class Engine {
 
   /// Begins a step. input: from the stage before, empty on the first stage; output: for the next one, empty
   /// on the last stage. Both stay valid until the step is done. Throws std::runtime_error with the offending
-  /// values if the plan breaks a limit or refers to a slot, position or block that it may not (the peer's
-  /// bytes are validated here, where they are used), or if depth() steps are in flight.
+  /// values if the plan breaks a limit or refers to a slot, position, block or place that it may not (the
+  /// peer's bytes are validated here, where they are used), or if depth() steps are in flight; and if a block
+  /// does not come back from the second tier as it went there.
   void submit(const StepPlan& plan, HiddenIn input, HiddenOut output, const StepHints& hints = {});
   /// The oldest step in flight, once it is done: on the last stage what it sampled. Nothing after `wait`.
   std::optional<StepResult> next_done(std::chrono::microseconds wait);

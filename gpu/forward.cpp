@@ -202,4 +202,13 @@ Rows Forward::hidden() {
   return x_.first(rows_);
 }
 
+void Forward::each_stream_of(uint32_t block, const std::function<void(std::span<std::byte>)>& visit) {
+  for (const KvLayer& layer : cache_)
+    for (const KvStream& stream : layer.streams) {
+      const auto bytes =
+          static_cast<size_t>(kv_block_tokens * stream.width) * model::info(layer.type).block_bytes;
+      visit({static_cast<std::byte*>(stream.memory.get()) + block * bytes, bytes});
+    }
+}
+
 }  // namespace convoy::gpu

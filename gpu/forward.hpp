@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -43,6 +44,10 @@ class Forward {
   Rows logits(std::span<const int32_t> rows);
   /// Any other stage's end: hidden states for the next, [rows, hidden].
   Rows hidden();
+
+  /// What the layers keep in a block, stream by stream, for who knows that the backend's memory is the
+  /// host's.
+  void each_stream_of(uint32_t block, const std::function<void(std::span<std::byte>)>& visit);
 
  private:
   /// The weights of one layer, or those of none.

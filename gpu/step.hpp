@@ -40,10 +40,20 @@ struct BlockChange {
   uint32_t slot = 0, index = 0, block = 0;  // the slot's block table: table[index] = block
 };
 
+/// A block's keys and values go to a place of the stage's second tier, or come back from there.
+struct BlockMove {
+  enum class Way : uint8_t { save, load };
+  Way way = Way::save;
+  uint32_t block = 0, place = 0;
+  bool operator==(const BlockMove&) const = default;
+};
+
+/// A plan may have moves, and no rows.
 struct StepPlan {
   uint64_t epoch = 0, step = 0;
   std::vector<SeqStart> starts;            // applied first
   std::vector<BlockChange> block_changes;  // then these
+  std::vector<BlockMove> moves = {};       // then these, in their order
   std::vector<SeqStep> sequences;          // then the rows run
   std::vector<uint32_t> ends;              // then these slots are free
 

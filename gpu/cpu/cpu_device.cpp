@@ -111,6 +111,22 @@ void CpuDevice::reset() {
   for (uint32_t slot = 0; slot < slots_.size(); slot++) start({.slot = slot});
 }
 
+void CpuDevice::save_block(uint32_t block, std::span<std::byte> to) {
+  forward_.each_stream_of(block, [&to](std::span<std::byte> stream) {
+    std::ranges::copy(stream, to.begin());
+    to = to.subspan(stream.size());
+  });
+  assert(to.empty());
+}
+
+void CpuDevice::load_block(uint32_t block, std::span<const std::byte> from) {
+  forward_.each_stream_of(block, [&from](std::span<std::byte> stream) {
+    std::ranges::copy(from.first(stream.size()), stream.begin());
+    from = from.subspan(stream.size());
+  });
+  assert(from.empty());
+}
+
 void CpuDevice::start(const SlotStart& start) {
   tables_->clear(start.slot);
   Slot& slot = slots_[start.slot];

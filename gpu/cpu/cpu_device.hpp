@@ -19,7 +19,7 @@ class CpuDevice final : public Device {
   /// threads: of the backend.
   CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads);
 
-  DeviceFacts facts() const override { return {.variant = backend_->variant()}; }
+  DeviceFacts facts() const override { return {.variant = backend_->variant(), .moves_blocks = true}; }
   DeviceNeeds needs(const DeviceLimits& limits) const override;
   void enter_thread(std::span<const pthread_t> bringing_work) override;
   uint64_t memory_bytes() const override;
@@ -29,6 +29,8 @@ class CpuDevice final : public Device {
   const DeviceDone* next_done(std::chrono::microseconds wait) override;
   void release(uint64_t number) override;
   void reset() override;
+  void save_block(uint32_t block, std::span<std::byte> to) override;
+  void load_block(uint32_t block, std::span<const std::byte> from) override;
 
  private:
   struct Slot {

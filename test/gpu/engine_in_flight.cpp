@@ -44,6 +44,16 @@ StepPlan decode(uint64_t step, uint32_t position) {
 
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(a_second_tier_is_refused_where_the_device_moves_no_blocks) {
+  EngineLimits limits = tiny_limits;
+  limits.kv_disk_bytes = 1 << 20;
+  BOOST_CHECK_EXCEPTION(Rig(true, limits), InputError, [](const InputError& e) {
+    const std::string text = e.what();
+    return text.find("the device late does not move KV blocks") != std::string::npos &&
+           text.find("stage.kv_disk_bytes") != std::string::npos;
+  });
+}
+
 BOOST_AUTO_TEST_CASE(a_device_gets_every_layer_then_the_ends_and_opens_last) {
   Rig rig;
   BOOST_REQUIRE(rig.book.loads.size() == 4u);

@@ -14,7 +14,7 @@ using convoy::test::pages_of;
 
 namespace {
 
-constexpr EngineLimits limits{.kv_blocks = 4, .slots = 1, .context_tokens = 64, .rows_per_step = 8};
+const EngineLimits limits{.kv_blocks = 4, .slots = 1, .context_tokens = 64, .rows_per_step = 8};
 
 /// A checkpoint whose weights are a hole in its file: nothing of it is cached.
 struct Sparse {

@@ -231,7 +231,7 @@ class TinyCheckpoint final : public model::Checkpoint {
   std::map<std::string, model::GgufValue, std::less<>> metadata_;
 };
 
-inline constexpr EngineLimits tiny_limits{
+inline const EngineLimits tiny_limits{
     .kv_blocks = 24, .slots = 4, .context_tokens = 512, .rows_per_step = 512};
 
 }  // namespace convoy::gpu::test
