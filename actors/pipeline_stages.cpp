@@ -91,7 +91,7 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
       return raise_epoch();
     case StageSet::Consequence::serve:
       if (options.limits.kv_blocks == 0) {  // as many as fit the smallest stage
-        lose(scheduler.set_kv_blocks(stages.kv_blocks(), now()));
+        lose(scheduler.set_kv_blocks(stages.kv_blocks(), 0, now()));
         flights.clear();
         log::info("pipeline.kv_blocks",
                   {{"blocks", stages.kv_blocks()}, {"tokens", stages.kv_blocks() * gpu::kv_block_tokens}});

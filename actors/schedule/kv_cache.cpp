@@ -1,32 +1,11 @@
 #include "actors/schedule/kv_cache.hpp"
 
 #include <cassert>
-#include <cstring>
-
-#include "actors/process/secret.hpp"
 
 namespace convoy::actors {
 
-namespace {
-
-BlockKey key_of(const std::string& mac) {
-  BlockKey key;
-  std::memcpy(&key, mac.data(), sizeof key);
-  return key;
-}
-
-}  // namespace
-
-BlockKey BlockKeys::root(std::string_view salt) const { return key_of(hmac_sha256(secret_, salt)); }
-
-BlockKey BlockKeys::next(const BlockKey& before, std::span<const int32_t> tokens) const {
-  std::string message(sizeof before + tokens.size_bytes(), '\0');
-  std::memcpy(message.data(), &before, sizeof before);
-  std::memcpy(message.data() + sizeof before, tokens.data(), tokens.size_bytes());
-  return key_of(hmac_sha256(secret_, message));
-}
-
-KvCache::KvCache(uint32_t blocks) : blocks_(blocks) {
+KvCache::KvCache(uint32_t blocks, const KvTierLimits& tier)
+    : blocks_(blocks), tier_(tier.places), limits_(tier) {
   for (Block& block : blocks_) idle_.push_back(block);
 }
 
@@ -37,10 +16,37 @@ uint32_t KvCache::take() {
   if (block.published) {
     published_.erase(block.key);
     block.published = false;
-    ++forgotten_;
+    if (!save(block)) ++forgotten_;
   }
   block.holders = 1;
   return static_cast<uint32_t>(&block - blocks_.data());
+}
+
+/// Before it is used for something else. False: the second tier does not keep it.
+bool KvCache::save(const Block& block) {
+  if (!tier_.exists()) return false;
+  if (tier_.find(block.key)) return true;  // it came from there, or was computed once more
+  if (moves_.size() >= limits_.moves_per_step) return false;
+  const auto number = static_cast<uint32_t>(&block - blocks_.data());
+  moves_.push_back({gpu::BlockMove::Way::save, number, tier_.take(block.key)});
+  return true;
+}
+
+void KvCache::save_ahead() {
+  uint32_t ahead = limits_.saved_ahead(), left = limits_.saved_ahead_per_step();
+  for (const Block& block : idle_) {
+    if (ahead-- == 0 || left == 0) return;
+    if (block.published && !tier_.has(block.key)) left -= save(block);
+  }
+}
+
+bool KvCache::load(uint32_t number, const BlockKey& key) {
+  if (moves_.size() >= limits_.moves_per_step) return false;
+  const auto place = tier_.find(key);
+  if (!place) return false;
+  moves_.push_back({gpu::BlockMove::Way::load, number, *place});
+  publish(number, key);
+  return true;
 }
 
 std::optional<uint32_t> KvCache::find(const BlockKey& key) {

@@ -33,7 +33,7 @@ void Scheduler::forget_stages() {
   // Taken from the back: low numbers first.
   for (uint32_t s = limits_.slots(); s-- > 0;) free_slots_.push_back(s);
   by_slot_.assign(limits_.slots(), nullptr);
-  cache_.emplace(limits_.kv_blocks);
+  cache_.emplace(limits_.kv_blocks, limits_.kv_tier);
   if (limits_.kv_blocks > 0) canary_block_ = cache_->take();
   canary_wanted_ = false;
   short_ = 0;
@@ -65,10 +65,11 @@ Scheduler::EpochEnd Scheduler::begin_epoch(Micros now) {
   return end;
 }
 
-std::vector<Scheduler::Lost> Scheduler::set_kv_blocks(uint32_t blocks, Micros now) {
+std::vector<Scheduler::Lost> Scheduler::set_kv_blocks(uint32_t blocks, uint32_t places, Micros now) {
   assert(next_step_ == 0);
   now_ = now;
   limits_.kv_blocks = blocks;
+  limits_.kv_tier.places = places;
   while (!victims_.empty()) requeue(sequences_.at(~victims_.begin()->second));
   forget_stages();
   std::vector<Lost> lost;

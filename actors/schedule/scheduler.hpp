@@ -43,6 +43,7 @@ struct SchedulerLimits {
   uint32_t sequences = 64;        // running at once
   uint32_t queue = 64;            // waiting, beside as many as may run
   uint32_t kv_blocks = 1024;      // 0: not known before the stages have said how many they have
+  KvTierLimits kv_tier = {};      // places 0: there is none, or the stages have not said how many they have
   uint32_t prefill_tokens = 512;  // of prompts in one step
   uint32_t prefill_share = 4;     // the most of these shares that one prompt gets while others wait
   float prefill_stretch = 2.5f;   // how many times as long a step of decodes may take with prompts beside
@@ -98,6 +99,7 @@ struct SchedulerCounters {
   uint64_t prompt_tokens = 0, cached_tokens = 0;  // of sequences that began, replays included
   uint64_t preemptions = 0;
   uint64_t drafted_tokens = 0, accepted_tokens = 0;
+  uint64_t saved_blocks = 0, loaded_blocks = 0;  // to the stages' second tier, and from there
 };
 
 class Scheduler {
@@ -145,8 +147,9 @@ class Scheduler {
     std::vector<Lost> lost;
   };
   EpochEnd begin_epoch(Micros now);
-  /// How many blocks every stage has, in an epoch that has no step yet. Those that need more are lost.
-  std::vector<Lost> set_kv_blocks(uint32_t blocks, Micros now);
+  /// How many blocks every stage has, and places in its second tier, in an epoch that has no step yet. Those
+  /// that need more blocks are lost.
+  std::vector<Lost> set_kv_blocks(uint32_t blocks, uint32_t places, Micros now);
 
   size_t running() const { return running_; }
   size_t waiting() const { return waiting_; }
@@ -162,8 +165,8 @@ class Scheduler {
   const KvCache& kv_cache() const { return *cache_; }
 
  private:
-  /// waiting: for a slot and blocks; following: for a prefix that another sequence computes; ready: its next
-  /// token's row can be planned; flying: that token is being computed.
+  /// waiting: for a slot and blocks; following: for a prefix that another sequence computes, or that the
+  /// next steps load; ready: its next token's row can be planned; flying: that token is being computed.
   enum class State : uint8_t { waiting, following, prefilling, ready, flying };
   static bool decodes(State state) { return state == State::ready || state == State::flying; }
 
@@ -246,6 +249,7 @@ class Scheduler {
   const BlockKey& key_of(Sequence& s, size_t block);
   size_t shareable_blocks(const Sequence& s) const;
   bool take_blocks(Sequence& s);
+  void find_more(Sequence& s);
   void follow_or_announce(Sequence& s);
   void retract(Sequence& s);
   void publish(Sequence& s, uint32_t computed);
@@ -263,6 +267,7 @@ class Scheduler {
   Grown add_decode(Sequence& s, gpu::StepPlan& plan, FlyingStep& flying);
   uint32_t drafts_max() const;
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);
+  void add_moves(gpu::StepPlan& plan);
   uint32_t brings(const Sequence& s) const;
   uint32_t prefill_budget(const FlyingStep& flying) const;
   void add_rows(Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);

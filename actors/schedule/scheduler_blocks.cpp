@@ -43,28 +43,43 @@ bool Scheduler::take_blocks(Sequence& s) {
     return false;
   }
   s.published = static_cast<uint32_t>(s.blocks.size());
+  // What it will load must not make room for what it displaces; its first blocks least of all.
+  if (limits_.kv_tier.places > 0)
+    for (size_t block = most; block-- > s.published;) cache_->keep(key_of(s, block));
   while (s.blocks.size() < needed) s.blocks.push_back(cache_->take());
   return true;
 }
 
-/// Begins behind what can be found by now; waits if another sequence is computing what comes next, else says
-/// what this one is going to compute.
-void Scheduler::follow_or_announce(Sequence& s) {
-  const size_t most = shareable_blocks(s);
-  for (; s.published < most; ++s.published) {
-    const auto found = cache_->find(key_of(s, s.published));
-    if (!found) break;
-    cache_->release(s.blocks[s.published]);
-    s.blocks[s.published] = *found;
+/// What can be found by now of what others computed since it began, or has to be loaded.
+void Scheduler::find_more(Sequence& s) {
+  for (const size_t most = shareable_blocks(s); s.published < most; ++s.published) {
+    const BlockKey& key = key_of(s, s.published);
+    if (const auto found = cache_->find(key)) {
+      cache_->release(s.blocks[s.published]);
+      s.blocks[s.published] = *found;
+    } else if (!cache_->load(s.blocks[s.published], key)) {
+      return;
+    }
   }
+}
+
+/// Begins behind what it found. Waits if what comes next has to be loaded, or if another sequence is
+/// computing it; else says what this one is going to compute.
+void Scheduler::follow_or_announce(Sequence& s) {
   backlog_ -= owed(s);
   s.planned = s.published * static_cast<uint32_t>(gpu::kv_block_tokens);
   backlog_ += owed(s);
-  if (s.published < most)
-    if (const auto other = pending_.find(key_of(s, s.published)); other != pending_.end()) {
+  if (s.published < shareable_blocks(s)) {
+    const BlockKey& next = key_of(s, s.published);
+    if (cache_->kept(next)) {
+      woken_.push_back(s.id);  // with this step's moves, or with the next one's if these are enough
+      return enter(s, State::following);
+    }
+    if (const auto other = pending_.find(next); other != pending_.end()) {
       other->second.followers.push_back(s.id);
       return enter(s, State::following);
     }
+  }
   s.announced = static_cast<uint32_t>(s.tokens.size() / gpu::kv_block_tokens);
   for (uint32_t block = s.published; block < s.announced; ++block)
     pending_.try_emplace(key_of(s, block), Pending{s.life});
@@ -96,8 +111,10 @@ void Scheduler::resolve(const BlockKey& key, uint64_t life) {
 
 void Scheduler::wake_followers() {
   for (const SequenceId id : std::exchange(woken_, {}))
-    if (const auto s = sequences_.find(id); s != sequences_.end() && s->second.state == State::following)
+    if (const auto s = sequences_.find(id); s != sequences_.end() && s->second.state == State::following) {
+      find_more(s->second);
       follow_or_announce(s->second);
+    }
 }
 
 /// Blocks for its positions up to `end`. If none is free, the youngest of the lowest priority is preempted,

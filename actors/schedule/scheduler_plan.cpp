@@ -19,6 +19,7 @@ constexpr uint32_t prefill_min = 16;
 std::optional<gpu::StepPlan> Scheduler::plan(Micros now) {
   if (in_flight_.size() >= (alone_.empty() ? limits_.steps_in_flight() : 1)) return std::nullopt;
   now_ = now;
+  wake_followers();  // whose blocks were more than one step loads
   help_short_one();
   start_waiting();
   gpu::StepPlan plan;
@@ -29,7 +30,8 @@ std::optional<gpu::StepPlan> Scheduler::plan(Micros now) {
   add_decodes(plan, flying);
   wake_followers();  // whom preempted ones leave
   add_prefill(plan, flying);
-  if (plan.sequences.empty()) return std::nullopt;
+  add_moves(plan);
+  if (plan.sequences.empty() && plan.moves.empty()) return std::nullopt;
   // A slot that ends in this step is free for the next one.
   plan.ends = std::exchange(ended_slots_, {});
   free_slots_.insert(free_slots_.end(), plan.ends.begin(), plan.ends.end());
@@ -143,6 +145,14 @@ void Scheduler::add_prefill(gpu::StepPlan& plan, FlyingStep& flying) {
     if (!next) break;
     s = &sequences_.at(next->prefilling.begin()->second);
   }
+}
+
+/// All that was decided: its rows may read what is loaded, and write what is saved.
+void Scheduler::add_moves(gpu::StepPlan& plan) {
+  if (!plan.sequences.empty()) cache_->save_ahead();
+  plan.moves = cache_->take_moves();
+  for (const gpu::BlockMove& move : plan.moves)
+    ++(move.way == gpu::BlockMove::Way::save ? counters_.saved_blocks : counters_.loaded_blocks);
 }
 
 /// Tokens that its start brings along.

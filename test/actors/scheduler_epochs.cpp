@@ -146,7 +146,7 @@ BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_th
   BOOST_CHECK(!s.refuse(request(500, 1)));  // nobody knows
   const auto large = s.admit(request(500, 1)), small = s.admit(request(64, 65));
   BOOST_CHECK(!s.plan());
-  const auto lost = s.set_kv_blocks(3, s.now);
+  const auto lost = s.set_kv_blocks(3, 0, s.now);
   BOOST_REQUIRE_EQUAL(lost.size(), 1u);
   BOOST_CHECK_EQUAL(lost[0].id, large);
   BOOST_CHECK_MESSAGE(lost[0].why.find("need 8 KV blocks; the pipeline has 2") != std::string::npos,

@@ -53,7 +53,7 @@ class Backlog {
 
   void run(double service) {
     Scheduler scheduler(limits_, "secret");
-    Stages stages({limits_.slots(), limits_.kv_blocks, limits_.context_tokens, limits_.rows()});
+    Stages stages(limits_);
     ChainTimes times(limits_.stages, cpu_costs, 1);
     std::deque<std::pair<double, gpu::StepResult>> flying;
     for (size_t tenant = 0; tenant < shapes_.size(); ++tenant)

@@ -14,10 +14,6 @@ constexpr uint64_t plant_every = 10;  // steps
 // Of one request: more say that its room is given away and taken back for nothing.
 constexpr uint32_t preemptions_max = 40;
 
-Stages make_stages(const actors::SchedulerLimits& l) {
-  return Stages({l.slots(), l.kv_blocks, l.context_tokens, l.rows()});
-}
-
 }  // namespace
 
 Simulation::Simulation(const World& world, Plant plant)
@@ -25,12 +21,13 @@ Simulation::Simulation(const World& world, Plant plant)
       plant_(plant),
       random_(~world.seed),
       scheduler_(world.limits, "secret"),
-      stages_(make_stages(world.limits)),
+      stages_(world.limits),
       times_(world.limits.stages, world.costs, world.seed),
       lives_(world.requests.size()),
       owners_(world.limits.slots()),
       seen_(world.limits.kv_blocks),
-      salts_(world.limits.kv_blocks) {
+      salts_(world.limits.kv_blocks),
+      place_salts_(world.limits.kv_tier.places) {
   for (size_t i = 0; i < world.requests.size(); ++i) {
     const Request& r = world.requests[i];
     events_.emplace(r.arrives_us, Event{Kind::arrives, i});
@@ -63,6 +60,8 @@ Events Simulation::run() {
   happened_.preemptions = counters.preemptions;
   happened_.drafts_accepted = counters.accepted_tokens;
   happened_.drafts_rejected = counters.drafted_tokens - counters.accepted_tokens;
+  happened_.saved = counters.saved_blocks;
+  happened_.loaded = counters.loaded_blocks;
   happened_.rows += stages_.rows_run();
   return happened_;
 }
@@ -73,6 +72,7 @@ bool Simulation::plan() {
   auto plan = scheduler_.plan(now());
   if (!plan) return false;
   ++happened_.steps;
+  happened_.moves_alone += plan->sequences.empty();
   this->plant(*plan);
   check_before(*plan);
   auto result = stages_.run(*plan);
@@ -158,11 +158,12 @@ void Simulation::reset() {
     ++happened_.lost;
   }
   if (random_.chance(0.5))
-    require(scheduler_.set_kv_blocks(world_.limits.kv_blocks, now()).empty(), "what fitted fits no more");
+    require(scheduler_.set_kv_blocks(world_.limits.kv_blocks, world_.limits.kv_tier.places, now()).empty(),
+            "what fitted fits no more");
   require(scheduler_.kv_cache().free() == world_.limits.kv_blocks - 1, "an epoch begins with blocks taken");
   for (const auto& [id, request] : by_id_) ++lives_[request].epochs;
   happened_.rows += stages_.rows_run();
-  stages_ = make_stages(world_.limits);
+  stages_ = Stages(world_.limits);
   in_flight_.clear();
   owners_.assign(owners_.size(), {});
   admit_held();
@@ -182,8 +183,23 @@ void Simulation::change_cost() {
 
 void Simulation::check_before(const gpu::StepPlan& plan) {
   for (const uint32_t slot : plan.ends) owners_.at(slot).alive = false;
+  follow_moves(plan);
   for (const gpu::SeqStart& start : plan.starts) check_start(start, plan);
   check_rows(plan);
+}
+
+/// Who wrote what, before who reads it is checked.
+void Simulation::follow_moves(const gpu::StepPlan& plan) {
+  for (const gpu::BlockMove& move : plan.moves) {
+    std::string &block = salts_.at(move.block), &place = place_salts_.at(move.place);
+    if (move.way == gpu::BlockMove::Way::load)
+      for (uint32_t slot = 0; slot < owners_.size(); ++slot)
+        require(!owners_[slot].alive ||
+                    std::ranges::find(stages_.slot(slot).table, move.block) == stages_.slot(slot).table.end(),
+                "block ", move.block, " is loaded while slot ", slot, " reads it");
+    (move.way == gpu::BlockMove::Way::save ? place : block) =
+        move.way == gpu::BlockMove::Way::save ? block : place;
+  }
 }
 
 void Simulation::check_start(const gpu::SeqStart& start, const gpu::StepPlan& plan) {
@@ -212,7 +228,8 @@ void Simulation::check_start(const gpu::SeqStart& start, const gpu::StepPlan& pl
   bool forks = false;
   for (const gpu::BlockChange& change : plan.block_changes)
     if (change.slot == start.slot && change.index < start.cached_tokens / gpu::kv_block_tokens) {
-      require(plant_ == Plant::shared_block || salts_.at(change.block) == r.sequence.salt,
+      require(plant_ == Plant::shared_block || plant_ == Plant::lost_load ||
+                  salts_.at(change.block) == r.sequence.salt,
               "a request finds what another salt wrote");
       forks |= scheduler_.kv_cache().holders(change.block) > 1;
     }
@@ -348,7 +365,7 @@ void Simulation::check_end() const {
 
 /// A lost block is lost once; the others happen again until one hurts: whom they hit may end before.
 void Simulation::plant(gpu::StepPlan& plan) {
-  if (plant_ == Plant::none || happened_.steps % plant_every != 0) return;
+  if (plant_ == Plant::none || (plant_ != Plant::lost_load && happened_.steps % plant_every != 0)) return;
   auto& cache = const_cast<actors::KvCache&>(scheduler_.kv_cache());
   const auto hurts = [this](uint32_t slot) {
     const Owner& owner = owners_[slot];
@@ -369,6 +386,10 @@ void Simulation::plant(gpu::StepPlan& plan) {
       for (gpu::BlockChange& change : plan.block_changes)
         for (uint32_t slot = 0; slot < owners_.size(); ++slot)
           if (hurts(slot) && slot != change.slot) change.block = stages_.slot(slot).table.back();
+      return;
+    case Plant::lost_load:
+      if (plan.sequences.empty()) return;
+      std::erase_if(plan.moves, [](const gpu::BlockMove& m) { return m.way == gpu::BlockMove::Way::load; });
       return;
     case Plant::skipped_token: {
       uint64_t row = stages_.rows_run();

@@ -5,7 +5,7 @@
 //  time;
 //  - a step has no more rows than the engine has room for, and its oldest prompt goes on;
 //  - each request ends exactly once, its tokens come without gap or repeat and are those it gets alone;
-//  - blocks are found only by whoever has the salt of who wrote them;
+//  - blocks are found only by whoever has the salt of who wrote them, in the second tier too;
 //  - as long as something is to be done, something is done.
 
 #include <deque>
@@ -23,6 +23,7 @@ struct Events {
   uint64_t drafts_accepted = 0, drafts_rejected = 0, penalized_replays = 0, canaries = 0, resets = 0;
   uint64_t replays = 0, lost = 0;
   uint64_t stops = 0, lengths = 0, faults = 0;
+  uint64_t saved = 0, loaded = 0, moves_alone = 0;  // blocks; steps that only move some
   uint64_t requests = 0, steps = 0, rows = 0;
 
   template <class Visit>
@@ -33,6 +34,7 @@ struct Events {
     visit("penalized replays", penalized_replays), visit("canaries", canaries), visit("resets", resets);
     visit("replays", replays);
     visit("stops", stops), visit("lengths", lengths), visit("row faults", faults);
+    visit("saved blocks", saved), visit("loaded blocks", loaded), visit("steps of moves alone", moves_alone);
     visit("requests", requests), visit("steps", steps), visit("rows", rows);
   }
 };
@@ -44,6 +46,7 @@ enum class Plant : uint8_t {
   freed_block,    // a block goes back to the cache although its sequence lives
   shared_block,   // a sequence gets a block that another one writes; who owns what is not checked
   skipped_token,  // a stage does not write one position
+  lost_load,      // a block does not come back from the second tier
 };
 
 class Simulation {
@@ -90,6 +93,7 @@ class Simulation {
   // What is checked.
   void check_before(const convoy::gpu::StepPlan& plan);
   void check_start(const convoy::gpu::SeqStart& start, const convoy::gpu::StepPlan& plan);
+  void follow_moves(const convoy::gpu::StepPlan& plan);
   void check_rows(const convoy::gpu::StepPlan& plan) const;
   void check_blocks(const convoy::gpu::StepPlan& plan);
   void check_limits() const;
@@ -116,7 +120,7 @@ class Simulation {
   std::unordered_map<convoy::actors::SequenceId, size_t> by_id_;  // of admitted ones
   std::vector<Owner> owners_;                                     // by slot
   std::vector<uint32_t> seen_;                                    // by block: slots that have it
-  std::vector<std::string> salts_;                                // by block: of who wrote it
+  std::vector<std::string> salts_, place_salts_;                  // by block, and place: of who wrote it
   convoy::actors::SchedulerCounters counted_;
   Events happened_;
 };

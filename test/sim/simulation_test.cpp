@@ -74,3 +74,23 @@ BOOST_AUTO_TEST_CASE(mistakes_are_found) {
       }
     }
 }
+
+BOOST_AUTO_TEST_CASE(a_block_that_does_not_come_back_from_the_second_tier_is_found) {
+  size_t planted = 0;
+  for (uint64_t seed = 1; seed <= 40; ++seed) BOOST_TEST_CONTEXT("seed " << seed) {
+      World world = random_world(seed, requests_each);
+      world.limits.kv_blocks =
+          1 + static_cast<uint32_t>(convoy::gpu::kv_blocks_for(world.limits.context_tokens));
+      world.limits.kv_tier.places = 1'000;
+      Events events;
+      BOOST_REQUIRE(!violation(world, events));
+      if (events.loaded < 20) continue;  // whom one hurts may end before
+      ++planted;
+      const auto found = violation(world, events, Plant::lost_load);
+      BOOST_REQUIRE(found);
+      const bool of_its_answer =
+          found->find("alone") != std::string::npos || found->find("impossible token") != std::string::npos;
+      BOOST_CHECK_MESSAGE(of_its_answer, *found);
+    }
+  BOOST_CHECK_GE(planted, 10u);
+}

@@ -45,8 +45,10 @@ gpu::StepResult Stages::run(const gpu::StepPlan& plan) {
   gpu::StepResult result{plan.epoch, plan.step, {}};
   for (const gpu::SeqStart& s : plan.starts) start(s);
   for (const gpu::BlockChange& c : plan.block_changes) change(c);
-  require(!plan.sequences.empty(), "a step without rows");
-  require(plan.rows() <= limits_.rows, (plan.rows()), " rows in a step");
+  for (const gpu::BlockMove& m : plan.moves) move(m);
+  require(!plan.sequences.empty() || !plan.moves.empty(), "a step that does nothing");
+  require(plan.moves.size() <= limits_.kv_tier.moves_per_step, (plan.moves.size()), " moves in a step");
+  require(plan.rows() <= limits_.rows(), (plan.rows()), " rows in a step");
   std::set<uint32_t> seen;
   for (const gpu::SeqStep& step : plan.sequences) {
     require(seen.insert(step.slot).second, "slot ", step.slot, " comes twice in a step");
@@ -92,6 +94,18 @@ void Stages::change(const gpu::BlockChange& change) {
           " of its table behind ", table.size());
   if (change.index == table.size()) table.push_back(0);
   table[change.index] = change.block;
+}
+
+void Stages::move(const gpu::BlockMove& move) {
+  require(move.block < blocks_.size(), "block ", move.block, " moves, but does not exist");
+  require(move.place < places_.size(), "place ", move.place, " does not exist");
+  std::optional<Block>& place = places_[move.place];
+  if (move.way == gpu::BlockMove::Way::save) {
+    place = blocks_[move.block];
+  } else {
+    require(place.has_value(), "place ", move.place, " is loaded from, but holds nothing");
+    blocks_[move.block] = *place;
+  }
 }
 
 Cell& Stages::cell(const Slot& slot, int64_t position) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/schedule/scheduler.hpp"
 #include "gpu/step.hpp"
 #include "test/sim/fake_model.hpp"
 
@@ -64,10 +65,6 @@ class ChainTimes {
 
 class Stages {
  public:
-  struct Limits {
-    uint32_t slots = 0, kv_blocks = 0;
-    int64_t context_tokens = 0, rows = 0;
-  };
   /// What a slot holds.
   struct Slot {
     bool started = false;
@@ -81,12 +78,14 @@ class Stages {
   /// A position that is not written although its row was run: what a test plants.
   std::optional<uint64_t> skipped_row;
 
-  explicit Stages(Limits limits) : limits_(limits), slots_(limits.slots), blocks_(limits.kv_blocks) {}
+  /// limits: of who plans their steps.
+  explicit Stages(const convoy::actors::SchedulerLimits& limits)
+      : limits_(limits), slots_(limits.slots()), blocks_(limits.kv_blocks), places_(limits.kv_tier.places) {}
 
   /// Runs a step. Throws Violation on a plan that stages would refuse.
   convoy::gpu::StepResult run(const convoy::gpu::StepPlan& plan);
   const Slot& slot(uint32_t slot) const { return slots_.at(slot); }
-  uint32_t slots() const { return limits_.slots; }
+  uint32_t slots() const { return limits_.slots(); }
   uint64_t rows_run() const { return rows_run_; }
 
  private:
@@ -94,12 +93,14 @@ class Stages {
 
   void start(const convoy::gpu::SeqStart& start);
   void change(const convoy::gpu::BlockChange& change);
+  void move(const convoy::gpu::BlockMove& move);
   convoy::gpu::SampledTokens run(const convoy::gpu::SeqStep& step, uint64_t number);
   Cell& cell(const Slot& slot, int64_t position);
 
-  Limits limits_;
+  convoy::actors::SchedulerLimits limits_;
   std::vector<Slot> slots_;
   std::vector<Block> blocks_;
+  std::vector<std::optional<Block>> places_;  // of the second tier
   uint64_t rows_run_ = 0;
 };
 

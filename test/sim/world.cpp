@@ -38,6 +38,13 @@ actors::SchedulerLimits random_limits(Random& random, Sizes sizes) {
   return limits;
 }
 
+/// From one place, which is taken again and again, to more than all requests fill; or none.
+actors::KvTierLimits random_tier(Random& random, uint64_t largest_blocks) {
+  if (random.chance(0.3)) return {};
+  return {.places = static_cast<uint32_t>(random.skewed(1, 20 * largest_blocks)),
+          .moves_per_step = static_cast<uint32_t>(random.skewed(1, 64))};
+}
+
 std::vector<int32_t> random_tokens(Random& random, uint64_t count) {
   std::vector<int32_t> tokens(count);
   for (int32_t& token : tokens) token = static_cast<int32_t>(random.between(0, vocab - 1));
@@ -196,6 +203,7 @@ World random_world(uint64_t seed, size_t requests) {
   world.resets_us = times(random.between(4, 10));
   world.canaries_us = times(random.between(8, 16));
   world.cost_changes_us = times(random.between(0, 10));
+  world.limits.kv_tier = random_tier(random, gpu::kv_blocks_for(sizes.prompt + sizes.answer));
   return world;
 }
 
