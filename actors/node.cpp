@@ -105,6 +105,8 @@ std::string status_json(const NodeOptions& options, const NodeState& state, bool
     status["preemptions"] = counters.getPreemptions();
     status["drafted_tokens"] = counters.getDraftedTokens();
     status["accepted_tokens"] = counters.getAcceptedTokens();
+    status["saved_blocks"] = counters.getSavedBlocks();
+    status["loaded_blocks"] = counters.getLoadedBlocks();
   }
   if (state.facts.draining && state.facts.draining()) {
     status["ready"] = false;

@@ -83,6 +83,7 @@ struct PipelineData {
   void stage_up(const StageUp& up);
   void raise_epoch();
   void report(const Frame<msg::StageReport>& frame);
+  void size_memory();
   void stage_down(const caf::down_msg& down);
   void begin_epoch();
   void lose(const std::vector<Scheduler::Lost>& lost);

@@ -78,6 +78,7 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
                                 .reason = r->getReason(),
                                 .cost = {r->getStepFixedUs(), r->getStepPerRowUs()},
                                 .kv_blocks = r->getKvBlocks(),
+                                .kv_places = r->getKvPlaces(),
                                 .busy_us = r->getBusyUs(),
                                 .clock_us = r->getClockUs()};
   switch (stages.report(index, report, Clock::now())) {
@@ -90,18 +91,26 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
     case StageSet::Consequence::raise:
       return raise_epoch();
     case StageSet::Consequence::serve:
-      if (options.limits.kv_blocks == 0) {  // as many as fit the smallest stage
-        lose(scheduler.set_kv_blocks(stages.kv_blocks(), 0, now()));
-        flights.clear();
-        log::info("pipeline.kv_blocks",
-                  {{"blocks", stages.kv_blocks()}, {"tokens", stages.kv_blocks() * gpu::kv_block_tokens}});
-      }
+      size_memory();
       has_served = true;
       scheduler.request_canary();
       pump();
       return publish();
   }
   scheduler.set_step_cost(stages.slowest(), stages.on_own_cards() ? split_gain_min_apart : split_gain_min);
+}
+
+/// As much as the smallest stage has, where the configuration does not say how much that is.
+void PipelineData::size_memory() {
+  const uint32_t fit = options.limits.kv_blocks == 0 ? stages.kv_blocks() : options.limits.kv_blocks;
+  const uint32_t places = stages.kv_places();
+  const auto log = [](const char* event, uint32_t blocks) {
+    log::info(event, {{"blocks", blocks}, {"tokens", blocks * gpu::kv_block_tokens}});
+  };
+  if (options.limits.kv_blocks == 0) log("pipeline.kv_blocks", fit);
+  if (places > 0) log("pipeline.kv_places", places);
+  lose(scheduler.set_kv_blocks(fit, places, now()));
+  flights.clear();
 }
 
 void PipelineData::stage_down(const caf::down_msg& down) {
@@ -190,6 +199,8 @@ void PipelineData::publish() {
   counters.setPreemptions(counted.preemptions);
   counters.setDraftedTokens(counted.drafted_tokens);
   counters.setAcceptedTokens(counted.accepted_tokens);
+  counters.setSavedBlocks(counted.saved_blocks);
+  counters.setLoadedBlocks(counted.loaded_blocks);
   const auto count = static_cast<uint32_t>(handles.size());
   auto list = frame->initStages(count);
   for (uint32_t i = 0; i < count; ++i) {

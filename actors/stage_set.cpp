@@ -44,6 +44,7 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   stage.step_age_ms = report.step_age_ms;
   stage.cost = report.cost;
   stage.kv_blocks = report.kv_blocks;
+  stage.kv_places = report.kv_places;
   measure_bubble(stage, report);
   if (report.step_age_ms > 0) quiet_since_ = now;
   if (stage.health == Health::DOWN) return Consequence::lost;
@@ -157,6 +158,8 @@ std::string StageSet::why_not_ready() const {
 }
 
 uint32_t StageSet::kv_blocks() const { return std::ranges::min(stages_, {}, &Stage::kv_blocks).kv_blocks; }
+
+uint32_t StageSet::kv_places() const { return std::ranges::min(stages_, {}, &Stage::kv_places).kv_places; }
 
 StepCost StageSet::slowest() const {
   const auto slowest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {

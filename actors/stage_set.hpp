@@ -42,6 +42,7 @@ class StageSet {
     uint32_t step_age_ms = 0;  // of the step that it computes
     StepCost cost;
     uint32_t kv_blocks = 0;  // that it holds, once it is loaded
+    uint32_t kv_places = 0;  // that its second tier keeps
     uint32_t restarts = 0;   // processes that took the place of an earlier one
     // By its own clock: how long it computed until when, when the measurement under way began.
     uint64_t busy_us = 0, clock_us = 0;
@@ -58,7 +59,7 @@ class StageSet {
     uint32_t step_age_ms = 0;
     std::string reason;
     StepCost cost;
-    uint32_t kv_blocks = 0;
+    uint32_t kv_blocks = 0, kv_places = 0;
     uint64_t busy_us = 0, clock_us = 0;
   };
   /// What a report asks for.
@@ -110,6 +111,8 @@ class StageSet {
   std::string why_not_ready() const;
   /// KV blocks of the stage that has fewest.
   uint32_t kv_blocks() const;
+  /// KV blocks that the smallest second tier keeps; 0: not all stages have one.
+  uint32_t kv_places() const;
   /// What a step costs the slowest stage.
   StepCost slowest() const;
   /// Whether each stage computes on a GPU that no other has.

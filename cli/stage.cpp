@@ -83,6 +83,8 @@ int run_stage(const StageArguments& args) {
             {{"stage", args.instance}, {"device", placed.text()}, {"sharers", placed.sharers}});
   options.device = placed.open;
   options.sharers = placed.sharers;
+  options.kv_disk_bytes = config.stage.kv_disk_bytes;
+  options.kv_disk_dir = config.stage.kv_disk_dir;
   options.context_tokens = actors::served_context(config, checkpoint->config());
   const auto limits = actors::scheduler_limits(config, checkpoint->config());
   options.rows_per_step = limits.rows();

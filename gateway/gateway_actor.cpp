@@ -106,8 +106,9 @@ struct Mailroom {
       if (state->getWaiting() > 0)
         view.waiting_for = state->getWaitingFor() == schema::WaitingFor::SLOTS ? "slots" : "blocks";
       const auto counters = state->getCounters();
-      view.counters = {counters.getPromptTokens(), counters.getCachedTokens(), counters.getPreemptions(),
-                       counters.getDraftedTokens(), counters.getAcceptedTokens()};
+      view.counters = {counters.getPromptTokens(),  counters.getCachedTokens(),   counters.getPreemptions(),
+                       counters.getDraftedTokens(), counters.getAcceptedTokens(), counters.getSavedBlocks(),
+                       counters.getLoadedBlocks()};
       view.steps_in_flight = state->getStepsInFlight();
       view.micro_batches = state->getMicroBatches();
       view.rows_per_step = state->getRowsPerStep();

@@ -88,6 +88,10 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
       family("convoy_drafted_tokens_total", "Tokens that were guessed ahead", MetricType::Counter);
   MetricFamily accepted =
       family("convoy_accepted_tokens_total", "Of these, those that proved right", MetricType::Counter);
+  MetricFamily saved = family("convoy_kv_blocks_saved_total", "Blocks that went to the stages' second tier",
+                              MetricType::Counter);
+  MetricFamily loaded =
+      family("convoy_kv_blocks_loaded_total", "Blocks that came back from there", MetricType::Counter);
   MetricFamily steps =
       family("convoy_steps_in_flight", "Steps that were sent to the stages and are not back");
   MetricFamily batches = family("convoy_micro_batches", "Steps in flight that sample");
@@ -115,6 +119,8 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
     add(preemptions, static_cast<double>(view.counters.preemptions), labels);
     add(drafted, static_cast<double>(view.counters.drafted_tokens), labels);
     add(accepted, static_cast<double>(view.counters.accepted_tokens), labels);
+    add(saved, static_cast<double>(view.counters.saved_blocks), labels);
+    add(loaded, static_cast<double>(view.counters.loaded_blocks), labels);
     add(steps, view.steps_in_flight, labels);
     add(batches, view.micro_batches, labels);
     add(rows, view.rows_per_step, labels);
@@ -139,6 +145,8 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
           std::move(preemptions),
           std::move(drafted),
           std::move(accepted),
+          std::move(saved),
+          std::move(loaded),
           std::move(steps),
           std::move(batches),
           std::move(rows),

@@ -22,6 +22,7 @@ struct PipelineView {
   };
   struct Counters {
     uint64_t prompt_tokens = 0, cached_tokens = 0, preemptions = 0, drafted_tokens = 0, accepted_tokens = 0;
+    uint64_t saved_blocks = 0, loaded_blocks = 0;
   };
   bool ready = false;
   std::string reason;  // why not, or why it is overloaded

@@ -255,6 +255,8 @@ struct SchedulerCounters {
   preemptions @2 :UInt64;
   draftedTokens @3 :UInt64;        # guessed ahead
   acceptedTokens @4 :UInt64;       # of these, right
+  savedBlocks @5 :UInt64;          # KV blocks that went to the stages' second tier
+  loadedBlocks @6 :UInt64;         # and that came back from there
 }
 
 # ---- steps ----------------------------------------------------------------------------------------------------
@@ -281,6 +283,17 @@ struct BlockChange {
   block @2 :UInt32;
 }
 
+struct BlockMove {
+  # A block of keys and values goes to a place of the stage's second tier, or comes back from there.
+  enum Way {
+    save @0;
+    load @1;
+  }
+  way @0 :Way;
+  block @1 :UInt32;
+  place @2 :UInt32;
+}
+
 struct StepPlan {
   # pipeline → first stage; from there to each next one with the hidden states
   epoch @0 :UInt64;
@@ -290,6 +303,7 @@ struct StepPlan {
   blockChanges @4 :List(BlockChange);
   ends @5 :List(UInt32);           # slots that are free after this step
   alone @6 :Bool;                  # no longer set: stages see it themselves
+  moves @7 :List(BlockMove);       # before the rows, in this order; only if all stages said that they have places
 }
 
 enum HiddenForm {
@@ -376,6 +390,7 @@ struct StageReport {
   kvBlocks @8 :UInt32;             # that it holds; 0: it is not loaded, or does not say
   busyUs @9 :UInt64;               # that it had a step to compute, since it began
   clockUs @10 :UInt64;             # its clock by then, from any beginning; 0: it does not say
+  kvPlaces @11 :UInt32;            # blocks that its second tier keeps; 0: it has none, or is not loaded
 }
 
 struct StageState {

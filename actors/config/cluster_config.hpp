@@ -78,6 +78,7 @@ struct ClusterConfig {
     uint32_t load_timeout_ms = 600'000;
     uint32_t replays_max = 3;
     uint32_t kv_tokens = 65'536;
+    uint32_t kv_moves_per_step = 64;
     std::string speculation = "off";
     uint32_t drafts_max = 4;
   } pipeline;
@@ -89,6 +90,8 @@ struct ClusterConfig {
     bool deterministic = false;
     std::string edges = "auto";
     uint32_t edge_timeout_ms = 10'000;
+    uint64_t kv_disk_bytes = 0;
+    std::string kv_disk_dir;  // absolute after load_cluster_config(): cluster.run_dir if it was empty
   } stage;
 
   struct Cache {
@@ -155,9 +158,9 @@ using MoreChecks = std::function<std::vector<ConfigConflict>(const ClusterConfig
 /// Reads and checks everything at once. Pure but for `more`: touches no file.
 ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more = nullptr);
 
-/// Reads the file; resolves `model`, `chat_template` and `run_dir` relative to its folder; sets model_id.
-/// with_files: a model or a template that is not there is a problem too (to end a cluster, nobody needs
-/// them). Throws InputError whose text has a line `FILE:LINE:COLUMN: …` for every problem.
+/// Reads the file; resolves `model`, `chat_template`, `run_dir` and `kv_disk_dir` relative to its folder;
+/// sets model_id. with_files: a model or a template that is not there is a problem too (to end a cluster,
+/// nobody needs them). Throws InputError whose text has a line `FILE:LINE:COLUMN: …` for every problem.
 ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_files = false);
 
 /// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf

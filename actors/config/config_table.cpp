@@ -167,6 +167,10 @@ void add_pipeline_keys(std::vector<Key>& t) {
       "pipeline", "kv_tokens", "tokens", 0, 1 << 26,
       "Keys and values held at once, over all requests, in blocks of 64 tokens. 0: as "
       "many as fit into the memory of the smallest stage, which its log explains."));
+  t.push_back(number<s, &S::kv_moves_per_step>(
+      "pipeline", "kv_moves_per_step", "blocks", 1, 1024,
+      "Blocks that one step brings to stage.kv_disk_bytes and back from there at most, beside the rows that "
+      "wait for it."));
   t.push_back(choice<s, &S::speculation>(
       "pipeline", "speculation", {"off", "prompt_lookup"},
       "For requests that don't say. `prompt_lookup`: how an answer goes on is guessed from where its last "
@@ -211,6 +215,14 @@ void add_stage_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::edge_timeout_ms>(
       "stage", "edge_timeout_ms", "ms", 100, hour_ms,
       "How long two stages try to bring up such an edge before they use their link."));
+  t.push_back(number<s, &S::kv_disk_bytes>(
+      "stage", "kv_disk_bytes", "bytes", 0, 64 * 1024 * GiB,
+      "Keys and values that each stage keeps on disk when pipeline.kv_tokens has no more room for them, "
+      "until "
+      "a prompt asks for them again. Taken when the stage starts, encrypted, and gone when it ends. 0: none. "
+      "Not on a GPU in this version."));
+  t.push_back(key<s, &S::kv_disk_dir>("stage", "kv_disk_dir",
+                                      "Folder on that disk. Relative to this file. Empty: cluster.run_dir."));
 }
 
 void add_cache_keys(std::vector<Key>& t) {

@@ -38,6 +38,7 @@ SchedulerLimits scheduler_limits(const ClusterConfig& config, const model::Confi
   limits.queue = config.pipeline.queue_max;
   const int64_t tokens = config.pipeline.kv_tokens;
   limits.kv_blocks = tokens == 0 ? 0 : static_cast<uint32_t>(gpu::kv_blocks_for(tokens)) + 1;
+  limits.kv_tier.moves_per_step = config.pipeline.kv_moves_per_step;
   limits.prefill_tokens = config.pipeline.prefill_tokens_per_step;
   limits.prefill_share = config.pipeline.prefill_share;
   limits.prefill_stretch = static_cast<float>(config.pipeline.prefill_stretch_percent) / 100;

@@ -83,7 +83,7 @@ struct StageData {
     }
     load({a.getFirstLayer(), a.getLastLayer()},
          {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
-          options.deterministic, options.sharers});
+          options.deterministic, options.sharers, options.kv_disk_bytes, options.kv_disk_dir});
     log::info(
         "stage.loaded",
         {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});
@@ -116,11 +116,17 @@ struct StageData {
       engine->bind_thread(links.threads);
       if (engine->kv_pool())
         log::info("stage.kv_blocks", {{"stage", options.instance}, {"fit", engine->kv_pool()->text()}});
+      if (engine->kv_places() > 0)
+        log::info("stage.kv_disk", {{"stage", options.instance},
+                                    {"blocks", engine->kv_places()},
+                                    {"bytes", options.kv_disk_bytes},
+                                    {"folder", options.kv_disk_dir}});
       steps = std::make_unique<StepRunner>(std::move(engine), clock, options.steps_in_flight_max);
       range = wanted;
     }
     status.loaded_permille = 1000;
     status.kv_blocks = steps->engine().kv_blocks();
+    status.kv_places = steps->engine().kv_places();
   }
 
   /// Ready means loaded, linked to the next stage, and agreed with it on the way of hidden states.

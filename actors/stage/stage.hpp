@@ -26,6 +26,8 @@ struct StageOptions {
   std::optional<model::DType> kv_type;  // of cached keys and values; else the device's choice
   bool deterministic = false;
   uint32_t sharers = 1;              // stages that share the device's memory
+  uint64_t kv_disk_bytes = 0;        // of a second tier of KV blocks; 0: none
+  std::string kv_disk_dir;           // where it lies
   uint32_t report_ms = 200;          // a quarter of failure_detection_ms
   uint32_t steps_in_flight_max = 1;  // of the pipeline (SchedulerLimits)
   PeerIdentity own;                  // what its Hello says, which decides about edges

@@ -14,6 +14,7 @@ void report(StageReporter::stateful_pointer<StageReporterState> self, uint32_t i
   frame->setHealth(state.status.health);
   frame->setLoadedPermille(state.status.loaded_permille);
   frame->setKvBlocks(state.status.kv_blocks);
+  frame->setKvPlaces(state.status.kv_places);
   frame->setOldestStepAgeMs(clock.age_ms());
   frame->setReason(state.status.reason);
   const StepCost cost = clock.cost();

@@ -18,13 +18,14 @@ class StepClock {
  public:
   /// While no other is under way.
   void begin() { since_.store(now(), std::memory_order_release); }
-  /// The oldest step under way is done; it had so many rows, and took so many us if the device says that,
-  /// else since it began. With more under way the next one begins now: the device runs them in order, and
-  /// waiting behind others is no part of what a step takes.
+  /// The oldest step under way is done; it had so many rows (0: it did other things too, and says nothing of
+  /// what rows cost), and took so many us if the device says that, else since it began. With more under way
+  /// the next one begins now: the device runs them in order, and waiting behind others is no part of what a
+  /// step takes.
   void end(size_t rows, bool more, float took_us = 0) {
     const int64_t done = now();
-    meter_.add(rows, took_us > 0 ? took_us
-                                 : static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000);
+    const auto since_us = static_cast<double>(done - since_.load(std::memory_order_relaxed)) / 1000;
+    if (rows > 0) meter_.add(rows, took_us > 0 ? took_us : since_us);
     cost_.store(meter_.cost(), std::memory_order_relaxed);
     begin_next(more ? done : 0, done);
   }
@@ -65,7 +66,7 @@ struct StageStatus {
   uint64_t epoch = 0;
   msg::Health health = msg::Health::LOADING;
   uint32_t loaded_permille = 0;
-  uint32_t kv_blocks = 0;  // once it is loaded
+  uint32_t kv_blocks = 0, kv_places = 0;  // once it is loaded
   std::string reason;
 };
 

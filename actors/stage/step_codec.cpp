@@ -25,7 +25,7 @@ std::vector<T> collect(List list) {
 /// At most: a plan in a frame of its own, or within Activations.
 size_t words_of(const gpu::StepPlan& plan) {
   size_t words = 64 + 24 * plan.starts.size() + 8 * plan.sequences.size() + static_cast<size_t>(plan.rows()) +
-                 2 * plan.block_changes.size() + plan.ends.size();
+                 2 * (plan.block_changes.size() + plan.moves.size()) + plan.ends.size();
   for (const gpu::SeqStart& start : plan.starts)
     words += start.sampling.end_tokens.size() + start.history.size();
   return words;
@@ -109,12 +109,33 @@ void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to) {
     changes[i].setBlock(from.block_changes[i].block);
   }
   fill(to.initEnds(static_cast<unsigned>(from.ends.size())), from.ends);
+  if (from.moves.empty()) return;
+  auto moves = to.initMoves(static_cast<unsigned>(from.moves.size()));
+  for (unsigned i = 0; i < from.moves.size(); ++i) {
+    moves[i].setWay(from.moves[i].way == gpu::BlockMove::Way::save ? msg::BlockMove::Way::SAVE
+                                                                   : msg::BlockMove::Way::LOAD);
+    moves[i].setBlock(from.moves[i].block);
+    moves[i].setPlace(from.moves[i].place);
+  }
 }
 
 Frame<msg::StepPlan> encode(const gpu::StepPlan& plan) {
   msg::FrameBuilder<msg::StepPlan> frame(words_of(plan));
   encode(plan, *frame);
   return std::move(frame).finish();
+}
+
+gpu::BlockMove decode(msg::BlockMove::Reader from) {
+  gpu::BlockMove move{gpu::BlockMove::Way::save, from.getBlock(), from.getPlace()};
+  switch (from.getWay()) {
+    case msg::BlockMove::Way::LOAD:
+      move.way = gpu::BlockMove::Way::load;
+      [[fallthrough]];
+    case msg::BlockMove::Way::SAVE:
+      return move;
+  }
+  throw std::runtime_error("block " + std::to_string(move.block) + " moves in the unknown way " +
+                           std::to_string(static_cast<unsigned>(from.getWay())));
 }
 
 gpu::StepPlan decode(msg::StepPlan::Reader from) {
@@ -129,6 +150,7 @@ gpu::StepPlan decode(msg::StepPlan::Reader from) {
         {s.getSlot(), s.getFirstPosition(), collect<int32_t>(s.getTokens()), s.getSampledRows()});
   for (const auto c : from.getBlockChanges())
     plan.block_changes.push_back({c.getSlot(), c.getIndex(), c.getBlock()});
+  for (const auto move : from.getMoves()) plan.moves.push_back(decode(move));
   plan.ends = collect<uint32_t>(from.getEnds());
   return plan;
 }

@@ -10,6 +10,7 @@ namespace convoy::actors {
 
 Frame<msg::StepPlan> encode(const gpu::StepPlan& plan);
 void encode(const gpu::StepPlan& from, msg::StepPlan::Builder to);
+/// Throws std::runtime_error if a block moves in a way of a later version.
 gpu::StepPlan decode(msg::StepPlan::Reader from);
 
 Frame<msg::StepResult> encode(const gpu::StepResult& result);

@@ -49,7 +49,7 @@ std::vector<Frame<msg::Activations>> StepRunner::submit(bool next_is_here) {
 void StepRunner::begin(Waiting step, bool next_is_here, bool alone) {
   if (in_flight_.empty()) clock_->begin();
   Flying& flying = in_flight_.emplace_back();
-  flying.rows = static_cast<size_t>(step.plan.rows());
+  if (step.plan.moves.empty()) flying.rows = static_cast<size_t>(step.plan.rows());
   flying.next_is_here = next_is_here;
   gpu::StepHints hints{.alone = alone};
   gpu::HiddenIn input;

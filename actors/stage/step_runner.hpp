@@ -58,7 +58,7 @@ class StepRunner {
   };
   /// The device reads and writes these until the step is done.
   struct Flying {
-    size_t rows = 0;
+    size_t rows = 0;            // that its time is measured by; 0: it moves blocks, too
     bool next_is_here = false;  // who may be told a hint
     Frame<msg::Activations> input;
     std::optional<ActivationsBuilder> output;  // of any stage but the last

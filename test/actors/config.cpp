@@ -47,15 +47,30 @@ BOOST_AUTO_TEST_CASE(a_minimal_configuration_has_the_documented_defaults) {
 BOOST_AUTO_TEST_CASE(every_kind_of_value_reaches_its_field) {
   const ConfigResult result = read_cluster_config(
       with("; a comment\n[gateway]\nport = 9000 ; behind a value\ncontrol_tokens_in_prompts = true\n"
-           "[stage]\nbackend = \"cpu-reference\"\n[redis]\nurl = \"redis://127.0.0.1:6379\"\n"
+           "[stage]\nbackend = \"cpu-reference\"\nkv_disk_bytes = 70368744177664\nkv_disk_dir = \"/disk\"\n"
+           "[pipeline]\nkv_moves_per_step = 9\n[redis]\nurl = \"redis://127.0.0.1:6379\"\n"
            "[link]\nbulk_window_bytes = 4294967296\n[cache]\nepoch = 9223372036854775807"));
   BOOST_TEST(result.problems.empty());
   BOOST_TEST(result.config.gateway.port == 9000);
   BOOST_TEST(result.config.gateway.control_tokens_in_prompts);
   BOOST_TEST(result.config.stage.backend == "cpu-reference");
+  BOOST_TEST(result.config.stage.kv_disk_bytes == 1ull << 46);
+  BOOST_TEST(result.config.stage.kv_disk_dir == "/disk");
+  BOOST_TEST(result.config.pipeline.kv_moves_per_step == 9u);
   BOOST_TEST(result.config.redis.url == "redis://127.0.0.1:6379");
   BOOST_TEST(result.config.link.bulk_window_bytes == 1ull << 32);
   BOOST_TEST(result.config.cache.epoch == 9223372036854775807ull);
+}
+
+BOOST_AUTO_TEST_CASE(a_second_tier_of_keys_and_values_is_off_unless_it_is_given_a_size_that_can_be) {
+  const ConfigResult result = read_cluster_config(with(""));
+  BOOST_TEST(result.config.stage.kv_disk_bytes == 0u);
+  BOOST_TEST(result.config.stage.kv_disk_dir.empty());
+  expect_one(with("[stage]\nkv_disk_bytes = -1\n"), 6, {"`stage.kv_disk_bytes`", "0 to 70368744177664"});
+  expect_one(with("[stage]\nkv_disk_bytes = 70368744177665\n"), 6, {"`stage.kv_disk_bytes`"});
+  expect_one(with("[stage]\nkv_disk_bytes = \"1 GB\"\n"), 6, {"`stage.kv_disk_bytes`"});
+  expect_one(with("[stage]\nkv_disk_dir = 1\n"), 6, {"`stage.kv_disk_dir`", "text"});
+  expect_one(with("[pipeline]\nkv_moves_per_step = 0\n"), 6, {"`pipeline.kv_moves_per_step`", "1 to 1024"});
 }
 
 BOOST_AUTO_TEST_CASE(every_address_that_the_redis_client_takes_passes_the_check) {

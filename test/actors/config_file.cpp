@@ -23,6 +23,9 @@ BOOST_AUTO_TEST_CASE(a_file_is_read_with_its_paths_relative_to_its_folder) {
   const ClusterConfig config = load_cluster_config(file);
   BOOST_TEST(config.cluster.model == (folder / "m.gguf").string());
   BOOST_TEST(config.cluster.run_dir == (folder / "run").string());
+  BOOST_TEST(config.stage.kv_disk_dir == config.cluster.run_dir);
+  std::ofstream(file) << with("[stage]\nkv_disk_dir = \"disk\"\n");
+  BOOST_TEST(load_cluster_config(file).stage.kv_disk_dir == (folder / "disk").string());
   BOOST_TEST(config.cluster.model_id == "m");
   std::ofstream(file) << with("[gateway]\nprot = 1\n[log]\nlevle = 1\n");
   const auto names_both = [&](const InputError& e) {

@@ -25,6 +25,9 @@ BOOST_AUTO_TEST_CASE(the_served_context_is_what_model_and_cache_and_operator_all
   model.context = 8192;
   BOOST_TEST(served_context(config, model) == 4096);
   BOOST_TEST(scheduler_limits(config, model).context_tokens == 4096);
+  config.pipeline.kv_moves_per_step = 7;
+  BOOST_TEST(scheduler_limits(config, model).kv_tier.moves_per_step == 7u);
+  BOOST_TEST(scheduler_limits(config, model).kv_tier.places == 0u);  // stages say how many they have
   model.context = 2048;
   BOOST_TEST(served_context(config, model) == 2048);
   config.pipeline.context_tokens_max = 100;

@@ -73,6 +73,21 @@ BOOST_FIXTURE_TEST_CASE(a_bubble_is_the_share_of_a_second_or_more_without_work_b
   BOOST_TEST(ratio_after(1'000'100, 62'000'000) == 0.5f);
 }
 
+BOOST_FIXTURE_TEST_CASE(blocks_and_places_are_those_of_the_stage_that_has_fewest, Fixture) {
+  serve();
+  BOOST_TEST(set->kv_places() == 0u);  // nobody said that it has some
+  const auto say_memory = [&](uint32_t index, uint32_t blocks, uint32_t places) {
+    set->report(index,
+                {.epoch = set->epoch(), .health = Health::READY, .kv_blocks = blocks, .kv_places = places},
+                now);
+  };
+  say_memory(0, 100, 700), say_memory(1, 300, 500);
+  BOOST_TEST(set->kv_places() == 0u);  // one has none
+  say_memory(2, 200, 600);
+  BOOST_TEST(set->kv_places() == 500u);
+  BOOST_TEST(set->kv_blocks() == 100u);
+}
+
 BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture) {
   const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
     actors::PeerIdentity peer;

@@ -37,7 +37,7 @@ PipelineView view(bool ready) {
   v.kv_blocks_used = 40;
   v.kv_blocks = 64;
   v.kv_blocks_cached = 50;
-  v.counters = {1000, 640, 3, 20, 15};
+  v.counters = {1000, 640, 3, 20, 15, 12, 11};
   v.steps_in_flight = 3;
   v.micro_batches = 2;
   v.rows_per_step = 7.5f;
@@ -64,6 +64,8 @@ BOOST_AUTO_TEST_CASE(what_a_pipeline_said_is_shown_by_pipeline_and_stage) {
   BOOST_TEST(sample(families, "convoy_preemptions_total", {"4"}) == 3);
   BOOST_TEST(sample(families, "convoy_drafted_tokens_total", {"4"}) == 20);
   BOOST_TEST(sample(families, "convoy_accepted_tokens_total", {"4"}) == 15);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_saved_total", {"4"}) == 12);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_loaded_total", {"4"}) == 11);
   BOOST_TEST(sample(families, "convoy_stage_bubble_ratio", {"4", "1"}) == 0.25);
   BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"4"}) == 40);
   BOOST_TEST(sample(families, "convoy_kv_blocks", {"4"}) == 64);
