@@ -44,8 +44,12 @@ std::vector<int32_t> PromptLookup::guess(std::span<const int32_t> tokens, uint32
   if (found == follows_.end()) return {};
   const size_t at = found->second;
   if (!std::ranges::equal(tokens.subspan(at - gram, gram), last)) return {};
-  const size_t count = std::min<size_t>(most, tokens.size() - at);
-  return {tokens.begin() + static_cast<ptrdiff_t>(at), tokens.begin() + static_cast<ptrdiff_t>(at + count)};
+  // What followed there may end with the tokens: then it repeats, and goes on with what is guessed.
+  std::vector<int32_t> guesses;
+  guesses.reserve(most);
+  for (size_t i = 0; i < most; ++i)
+    guesses.push_back(at + i < tokens.size() ? tokens[at + i] : guesses[at + i - tokens.size()]);
+  return guesses;
 }
 
 void PromptLookup::judge(size_t guessed, size_t right) {

@@ -227,6 +227,27 @@ BOOST_AUTO_TEST_CASE(wrong_guesses_are_written_over_and_change_nothing) {
   BOOST_CHECK_GT(t.counters().drafted_tokens, t.counters().accepted_tokens);
 }
 
+BOOST_AUTO_TEST_CASE(guesses_of_a_repetition_go_on_behind_the_tokens_that_there_are) {
+  const auto guesses = [](std::vector<int32_t> tokens, uint32_t most) {
+    return actors::PromptLookup(most).guess(tokens, most);
+  };
+  const auto same = [](const std::vector<int32_t>& own, const std::vector<int32_t>& expected) {
+    BOOST_TEST(own == expected, boost::test_tools::per_element());
+  };
+  same(guesses({9, 1, 2, 3, 1, 2, 3}, 8), {1, 2, 3, 1, 2, 3, 1, 2});
+  same(guesses({9, 4, 4, 4, 4}, 5), {4, 4, 4, 4, 4});
+  same(guesses({1, 2, 3, 8, 9, 1, 2, 3}, 7), {8, 9, 1, 2, 3, 8, 9});
+  same(guesses({1, 2, 3, 8, 9, 1, 2, 3}, 2), {8, 9});
+  same(guesses({1, 2, 3, 8, 9, 1, 2, 3}, 0), {});
+}
+
+BOOST_AUTO_TEST_CASE(a_period_of_three_brings_as_many_tokens_a_step_as_a_longer_one) {
+  Scheduler s(one_stage());
+  const auto guessed = speak(s, repeating(40, 60, 3, 8), 3);
+  BOOST_TEST(guessed.tokens == speak(s, repeating(40, 60, 3, 0), 3).tokens, boost::test_tools::per_element());
+  BOOST_CHECK_LE(guessed.steps, 10u);
+}
+
 BOOST_AUTO_TEST_CASE(guesses_stop_where_rows_cost_more_than_they_bring) {
   actors::PromptLookup lookup(4);
   const actors::StepCost dear{.fixed_us = 10, .per_row_us = 1000}, cheap{.fixed_us = 5000, .per_row_us = 10};
