@@ -28,8 +28,9 @@ inline ApiError bad_request(std::string message, std::string param, std::string 
   return {400, std::move(message), std::move(param), std::move(code)};
 }
 
+inline constexpr const char* overloaded_code = "overloaded";
 inline ApiError overloaded(const std::string& why, uint32_t retry_after_ms) {
-  return {503, "the cluster is overloaded: " + why, {}, "overloaded", retry_after_ms};
+  return {503, "the cluster is overloaded: " + why, {}, overloaded_code, retry_after_ms};
 }
 
 /// The cluster failed in mid-answer.

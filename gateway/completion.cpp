@@ -276,6 +276,10 @@ asio::awaitable<Completion::After> Completion::answer_error(const ApiError& erro
   status_ = error.status;
   reason_ = error.reason();
   const bool written = co_await connection_.write(std::move(response));
+  if (error.code == overloaded_code)
+    edge_.metrics.refusal_seconds.Observe(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - connection_.header_read_at())
+            .count());
   co_return written ? After::next_request : After::reset;
 }
 

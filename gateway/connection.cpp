@@ -195,6 +195,7 @@ asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connect
   co_await http::async_read_header(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
   disarm();
   waiting_for_request_ = false;
+  header_read_at_ = std::chrono::steady_clock::now();
   if (ec) co_return explain(ec, parser.got_some());
 
   const HttpHeader& header = parser.get().base();

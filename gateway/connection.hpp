@@ -4,6 +4,7 @@
 
 #include <boost/asio.hpp>
 #include <boost/beast.hpp>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -60,6 +61,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<bool> write_chunk(std::string_view data);
   asio::awaitable<bool> end_stream();
 
+  /// When the header of the request under way was read to its end.
+  std::chrono::steady_clock::time_point header_read_at() const { return header_read_at_; }
+
   /// From here to stop_watching(), `gone` is called once if the client leaves. What it sends meanwhile
   /// (pipelined requests) is kept, up to the buffer's limit; beyond that it is no longer watched.
   void watch(std::function<void()> gone);
@@ -99,6 +103,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool expired_ = false;
   uint64_t written_ = 0, taken_ = 0;  // bytes: given to the system; seen to be acknowledged by the client's
   unsigned version_ = 11;             // of the request under way
+  std::chrono::steady_clock::time_point header_read_at_;
   bool keep_alive_ = false;
   bool first_ = true, chunked_ = false;
   std::string request_id_ = random_id("req-");

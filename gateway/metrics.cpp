@@ -61,6 +61,12 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
                                  .Help("Between tokens of an answer that is computed, of whole answers")
                                  .Register(*registry_)
                                  .Add({}, buckets)),
+      refusal_seconds(
+          BuildHistogram()
+              .Name("convoy_gateway_refusal_seconds")
+              .Help("From the end of a request's header until it was told that there are too many")
+              .Register(*registry_)
+              .Add({}, buckets)),
       computed_(source("computed")),
       cached_(source("cache")) {
   for (const char* result : {"hit", "miss", "bypass"}) cache_.Add({{"result", result}});

@@ -54,7 +54,7 @@ class Metrics {
   prometheus::Counter &connections_accepted, &connections_refused;
   prometheus::Counter &clients_gone, &streams_cut;
   prometheus::Gauge& connections;
-  prometheus::Histogram& between_tokens_seconds;
+  prometheus::Histogram &between_tokens_seconds, &refusal_seconds;
 
  private:
   Source source(const char* name);

@@ -109,6 +109,22 @@ BOOST_AUTO_TEST_CASE(what_comes_from_the_cache_is_counted_apart) {
   BOOST_TEST(sample(cluster, "convoy_gateway_between_tokens_seconds_count") == 0);
 }
 
+BOOST_AUTO_TEST_CASE(a_refusal_for_overload_is_timed_whoever_found_that_there_are_too_many) {
+  GatewayOptions options;
+  options.readiness_period_ms = 60'000;
+  Cluster cluster(options);
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, chat_body());
+  cluster.reject(cluster.asked().number, schema::Rejected::Reason::OVERLOADED, 100);
+  BOOST_TEST(client.response().result_int() == 503u);
+  await_sample(cluster, "convoy_gateway_refusal_seconds_count", 1);
+  BOOST_TEST(client.post(chat_path, "this is not JSON").result_int() == 400u);
+  cluster.pipeline_is_overloaded(true, 100);  // the gateway itself
+  BOOST_TEST(client.post(chat_path, chat_body()).result_int() == 503u);
+  await_sample(cluster, "convoy_gateway_refusal_seconds_count", 2);
+  BOOST_TEST(sample(cluster, "convoy_gateway_refusal_seconds_sum") < 10);
+}
+
 BOOST_AUTO_TEST_CASE(a_request_counts_by_the_true_reason_of_its_end) {
   Cluster cluster;
   const auto counted = [](const std::string& reason, const std::string& status) {
