@@ -113,9 +113,17 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
     log::warn_limited("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
     return;
   }
+  const uint64_t number = request->getReplyTo().getRequest();
+  if (const auto before = by_number.find(number); before != by_number.end()) {
+    if (requests.at(before->second).attempt >= request->getAttempt())
+      return;  // this one, or a later one, runs
+    scheduler.cancel(before->second);
+    forget(before->second);
+  }
   if (!has_served) return reject(*request, msg::Rejected::Reason::NOT_READY, stages.why_not_ready());
   NewSequence sequence;
   for (const int32_t id : request->getTokens()) sequence.prompt.push_back(id);
+  for (const int32_t id : request->getGenerated()) sequence.generated.push_back(id);
   sequence.sampling = decode(request->getSampling());
   sequence.max_tokens = request->getMaxTokens();
   sequence.tenant = request->getTenant();
@@ -129,11 +137,11 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
     return reject(*request, msg::Rejected::Reason::OVERLOADED, *why);
   }
 
+  const auto generated = static_cast<uint32_t>(sequence.generated.size());
   const SequenceId id = scheduler.admit(std::move(sequence), now());
   admitted_total->Increment();
-  const uint64_t number = request->getReplyTo().getRequest();
-  requests.emplace(id,
-                   Request{number, request->getAttempt(), request->getDeadlineMs(), request->getRequestId()});
+  requests.emplace(id, Request{number, request->getAttempt(), request->getDeadlineMs(),
+                               request->getRequestId(), generated, generated});
   by_number[number] = id;
   if (request->getDeadlineMs() != 0) deadlines.emplace(request->getDeadlineMs(), id);
   msg::FrameBuilder<msg::Accepted> accepted;
@@ -226,7 +234,7 @@ void PipelineData::add_answer(const Progress& p, Request& r, msg::Tokens::Builde
   to.setFirstIndex(p.first_index);
   auto tokens = to.initTokens(static_cast<unsigned>(p.tokens.size()));
   for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
-  if (p.first_index == 0) encode(p.facts, to.initFacts());
+  if (p.first_index == r.generated) encode(p.facts, to.initFacts());
   r.tokens += static_cast<uint32_t>(p.tokens.size());
   generated_total->Increment(static_cast<double>(p.tokens.size()));
 }

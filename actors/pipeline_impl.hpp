@@ -24,7 +24,8 @@ struct PipelineData {
     uint32_t attempt;
     uint64_t deadline_ms;
     std::string id;
-    uint32_t tokens = 0;  // sent
+    uint32_t generated;  // tokens that the session had before
+    uint32_t tokens;     // that it has
   };
   using Phase = StageSet::Phase;
 

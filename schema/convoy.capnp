@@ -127,6 +127,8 @@ struct Generate {
   salt @9 :Text;                   # who may find the prompt's KV blocks again: requests with the same one
   priority @10 :UInt8 = 5;         # 0..9: a higher one goes first
   drafts @11 :UInt32;              # tokens that may be guessed ahead in one step; 0: none
+  generated @12 :List(Int32);      # the answer's tokens that the session has already, from an attempt before: it
+                                   # goes on behind them. They count in maxTokens
 }
 
 struct Accepted {

@@ -89,10 +89,12 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
   if (sequence.max_tokens == 0) return "max_tokens is 0";
   if (sequence.priority >= priorities)
     return "priority " + std::to_string(sequence.priority) + " is above " + std::to_string(priorities - 1);
-  for (const int32_t id : sequence.prompt)
-    if (id < 0 || id >= limits_.vocab)
-      return "token id " + std::to_string(id) + " is outside the vocabulary of " +
-             std::to_string(limits_.vocab);
+  for (const auto* tokens : {&sequence.prompt, &sequence.generated})
+    for (const int32_t id : *tokens)
+      if (id < 0 || id >= limits_.vocab)
+        return "token id " + std::to_string(id) + " is outside the vocabulary of " +
+               std::to_string(limits_.vocab);
+  if (auto why = refuse_generated(sequence)) return why;
   if (auto why = gpu::refuse_sampling(sequence.sampling, limits_.vocab)) return why;
   const uint64_t tokens = sequence.prompt.size() + uint64_t{sequence.max_tokens};
   if (tokens > static_cast<uint64_t>(limits_.context_tokens))
@@ -100,6 +102,17 @@ std::optional<std::string> Scheduler::refuse(const NewSequence& sequence) const 
            std::to_string(sequence.max_tokens) + ") exceed the context of " +
            std::to_string(limits_.context_tokens);
   return refuse_size(sequence.prompt.size(), sequence.max_tokens);
+}
+
+/// Why an answer cannot go on behind what it has.
+std::optional<std::string> Scheduler::refuse_generated(const NewSequence& sequence) {
+  const auto& generated = sequence.generated;
+  if (generated.size() >= sequence.max_tokens)
+    return "the answer has its " + std::to_string(sequence.max_tokens) + " tokens already (generated)";
+  const auto& ends = sequence.sampling.end_tokens;
+  if (std::ranges::find_first_of(generated, ends) != generated.end())
+    return "the answer has its end token already (generated)";
+  return std::nullopt;
 }
 
 /// Why so many tokens never fit, if the stages have said how many blocks there are.
@@ -128,6 +141,7 @@ SequenceId Scheduler::admit(NewSequence sequence, Micros now) {
   s.priority = sequence.priority;
   s.prompt_tokens = static_cast<uint32_t>(sequence.prompt.size());
   s.tokens = std::move(sequence.prompt);
+  s.tokens.insert(s.tokens.end(), sequence.generated.begin(), sequence.generated.end());
   s.max_tokens = sequence.max_tokens;
   s.sampling = std::move(sequence.sampling);
   s.keys = {block_keys_.root(sequence.salt)};

@@ -61,11 +61,13 @@ struct SchedulerLimits {
 struct NewSequence {
   std::vector<int32_t> prompt;
   model::Sampling sampling;
-  uint32_t max_tokens = 1;
+  uint32_t max_tokens = 1;              // of the answer, what is generated already included
   std::string tenant = {};              // who asks, to be served as much as others
   std::string salt = {};                // who may find its blocks: sequences with the same one
   uint8_t priority = priority_default;  // below priorities; a higher one goes first
   uint32_t drafts = 0;                  // tokens that may be guessed ahead, in one step; 0: none
+  std::vector<int32_t> generated =
+      {};  // the answer so far, by a pipeline that is gone: it goes on from there
 };
 
 enum class FinishReason : uint8_t { none, stop, length, failed };
@@ -225,6 +227,7 @@ class Scheduler {
   };
 
   // Starting and ending: scheduler.cpp
+  static std::optional<std::string> refuse_generated(const NewSequence& sequence);
   std::optional<std::string> refuse_size(uint64_t prompt_tokens, uint64_t max_tokens) const;
   void start_waiting();
   void start_alone();

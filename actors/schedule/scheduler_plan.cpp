@@ -223,7 +223,7 @@ void Scheduler::add_rows(Sequence& s, uint32_t count, gpu::StepPlan& plan, Flyin
 /// The first rows of its life are planned.
 void Scheduler::begin_facts(Sequence& s) {
   if (s.canary) return;
-  if (!std::exchange(s.ever_begun, true)) s.facts.cached_tokens = s.planned;
+  if (!std::exchange(s.ever_begun, true)) s.facts.cached_tokens = std::min(s.planned, s.prompt_tokens);
   counters_.prompt_tokens += s.tokens.size();
   counters_.cached_tokens += s.planned;
 }

@@ -158,3 +158,38 @@ BOOST_AUTO_TEST_CASE(blocks_may_be_counted_when_the_stages_have_said_how_many_th
   run(s, got);
   BOOST_CHECK_EQUAL(got.at(small), 65u);
 }
+
+BOOST_AUTO_TEST_CASE(what_a_pipeline_that_is_gone_generated_is_gone_on_from) {
+  auto l = limits();
+  l.stages = 1, l.slack = 0;
+  Scheduler s(l);
+  auto r = request(30, 10);
+  r.generated = {7, 8, 9};
+  const auto id = s.admit(r);
+  const auto plan = s.plan();
+  BOOST_REQUIRE(plan);
+  BOOST_CHECK_EQUAL(plan->starts.at(0).prompt_tokens, 30u);
+  BOOST_CHECK_EQUAL(plan->rows(), 33);
+  BOOST_CHECK_EQUAL(plan->sequences.at(0).sampled_rows, 1u);
+  std::map<actors::SequenceId, uint32_t> got{{id, 3}};
+  for (const auto& p : s.commit(answer(*plan, 9))) {
+    BOOST_CHECK_EQUAL(p.first_index, 3u);
+    got[id] += static_cast<uint32_t>(p.tokens.size());
+  }
+  run(s, got);
+  BOOST_CHECK_EQUAL(got.at(id), 10u);
+}
+
+BOOST_AUTO_TEST_CASE(an_answer_that_has_its_end_cannot_go_on) {
+  Scheduler s(limits());
+  auto r = request(30, 3);
+  r.sampling.end_tokens = {2};
+  r.generated = {7, 8};
+  BOOST_CHECK(!s.refuse(r));
+  r.generated = {7, 8, 9};
+  BOOST_CHECK_NE(s.refuse(r).value_or("").find("3 tokens already"), std::string::npos);
+  r.generated = {7, 2};
+  BOOST_CHECK_NE(s.refuse(r).value_or("").find("end token already"), std::string::npos);
+  r.generated = {7, -1};
+  BOOST_CHECK_NE(s.refuse(r).value_or("").find("outside the vocabulary"), std::string::npos);
+}

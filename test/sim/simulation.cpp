@@ -10,8 +10,11 @@ using std::to_string;
 
 namespace {
 
-constexpr uint64_t plant_every = 10;  // steps
+constexpr uint64_t plant_every = 10;     // steps
+constexpr double takeover_share = 0.25;  // of losses, those of the head
 // Of one request: more say that its room is given away and taken back for nothing.
+// Not of one that begins anew behind most of its answer: that may be so large that its room goes to whoever
+// came before, again and again.
 constexpr uint32_t preemptions_max = 40;
 
 }  // namespace
@@ -20,7 +23,7 @@ Simulation::Simulation(const World& world, Plant plant)
     : world_(world),
       plant_(plant),
       random_(~world.seed),
-      scheduler_(world.limits, "secret"),
+      scheduler_(std::in_place, world.limits, "secret"),
       stages_(world.limits),
       times_(world.limits.stages, world.costs, world.seed),
       lives_(world.requests.size()),
@@ -56,20 +59,25 @@ Events Simulation::run() {
     }
   }
   check_end();
-  const auto& counters = scheduler_.counters();
-  happened_.preemptions = counters.preemptions;
-  happened_.drafts_accepted = counters.accepted_tokens;
-  happened_.drafts_rejected = counters.drafted_tokens - counters.accepted_tokens;
-  happened_.saved = counters.saved_blocks;
-  happened_.loaded = counters.loaded_blocks;
+  count();
   happened_.rows += stages_.rows_run();
   return happened_;
+}
+
+/// What this scheduler did.
+void Simulation::count() {
+  const auto& counters = scheduler_->counters();
+  happened_.preemptions += counters.preemptions;
+  happened_.drafts_accepted += counters.accepted_tokens;
+  happened_.drafts_rejected += counters.drafted_tokens - counters.accepted_tokens;
+  happened_.saved += counters.saved_blocks;
+  happened_.loaded += counters.loaded_blocks;
 }
 
 // ---- the pipeline actor's part ----
 
 bool Simulation::plan() {
-  auto plan = scheduler_.plan(now());
+  auto plan = scheduler_->plan(now());
   if (!plan) return false;
   ++happened_.steps;
   happened_.moves_alone += plan->sequences.empty();
@@ -85,7 +93,7 @@ bool Simulation::plan() {
 void Simulation::commit() {
   auto result = std::move(in_flight_.front().result);
   in_flight_.pop_front();
-  for (const actors::Progress& progress : scheduler_.commit(std::move(result), now()))
+  for (const actors::Progress& progress : scheduler_->commit(std::move(result), now()))
     check_progress(progress);
   admit_held();
 }
@@ -93,7 +101,7 @@ void Simulation::commit() {
 void Simulation::happen(const Event& event) {
   switch (event.kind) {
     case Kind::arrives:
-      if (scheduler_.full() || !held_.empty()) {
+      if (scheduler_->full() || !held_.empty()) {
         if (lives_[event.index].state == Life::State::coming) {
           lives_[event.index].state = Life::State::held;
           held_.push_back(event.index);
@@ -107,7 +115,7 @@ void Simulation::happen(const Event& event) {
     case Kind::reset:
       return reset();
     case Kind::canary:
-      return scheduler_.request_canary();
+      return scheduler_->request_canary();
     case Kind::cost:
       return change_cost();
   }
@@ -116,17 +124,40 @@ void Simulation::happen(const Event& event) {
 void Simulation::admit(size_t request) {
   Life& life = lives_[request];
   const Request& r = world_.requests[request];
-  require(!scheduler_.refuse(r.sequence), "a request that fits is refused");
-  const size_t waiting = scheduler_.waiting();
+  require(!scheduler_->refuse(r.sequence), "a request that fits is refused");
+  const size_t waiting = scheduler_->waiting();
   ++happened_.requests;
   life = {.state = Life::State::admitted, .admitted_us = now().count()};
-  life.id = scheduler_.admit(r.sequence, now());
-  life.at_once = scheduler_.waiting() == waiting;
+  life.id = scheduler_->admit(r.sequence, now());
+  life.at_once = scheduler_->waiting() == waiting;
   require(by_id_.emplace(life.id, request).second, "an id is given twice");
 }
 
+/// The head was lost, and its scheduler with it: the next one is asked for what is left of each answer.
+void Simulation::take_over() {
+  ++happened_.takeovers;
+  count();
+  scheduler_.emplace(world_.limits, "secret");
+  auto before = std::exchange(by_id_, {});
+  for (const auto& [id, request] : std::map(before.begin(), before.end())) {
+    Life& life = lives_[request];
+    actors::NewSequence rest = world_.requests[request].sequence;
+    for (uint32_t i = 0; i < life.received; ++i)
+      rest.generated.push_back(world_.requests[request].answer[i].id);
+    const auto refused = scheduler_->refuse(rest);
+    require(!refused, "an answer may not go on: ", refused.value_or(""));
+    life = {.state = Life::State::admitted,
+            .admitted_us = now().count(),
+            .received = life.received,
+            .taken_over = true};
+    life.id = scheduler_->admit(std::move(rest), now());
+    by_id_.emplace(life.id, request);
+  }
+  forget_stages();
+}
+
 void Simulation::admit_held() {
-  while (!held_.empty() && !scheduler_.full()) {
+  while (!held_.empty() && !scheduler_->full()) {
     const size_t request = held_.front();
     held_.pop_front();
     if (lives_[request].state == Life::State::held) admit(request);
@@ -137,7 +168,7 @@ void Simulation::end(size_t request, Ends how) {
   Life& life = lives_[request];
   if (life.state == Life::State::ended) return;
   if (life.state == Life::State::admitted) {
-    scheduler_.cancel(life.id);
+    scheduler_->cancel(life.id);
     by_id_.erase(life.id);
     for (Owner& owner : owners_)
       if (owner.alive && !owner.canary && owner.request == request) owner.alive = false;
@@ -149,8 +180,9 @@ void Simulation::end(size_t request, Ends how) {
 
 /// A stage was lost: what is in flight never ends, and what all have so far is computed again.
 void Simulation::reset() {
+  if (random_.chance(takeover_share)) return take_over();
   ++happened_.resets;
-  for (const auto& lost : scheduler_.begin_epoch(now()).lost) {
+  for (const auto& lost : scheduler_->begin_epoch(now()).lost) {
     Life& life = lives_[by_id_.at(lost.id)];
     require(life.epochs >= world_.limits.replays_max, "a request is lost although it was not often replayed");
     life.state = Life::State::ended;
@@ -158,10 +190,14 @@ void Simulation::reset() {
     ++happened_.lost;
   }
   if (random_.chance(0.5))
-    require(scheduler_.set_kv_blocks(world_.limits.kv_blocks, world_.limits.kv_tier.places, now()).empty(),
+    require(scheduler_->set_kv_blocks(world_.limits.kv_blocks, world_.limits.kv_tier.places, now()).empty(),
             "what fitted fits no more");
-  require(scheduler_.kv_cache().free() == world_.limits.kv_blocks - 1, "an epoch begins with blocks taken");
+  require(scheduler_->kv_cache().free() == world_.limits.kv_blocks - 1, "an epoch begins with blocks taken");
   for (const auto& [id, request] : by_id_) ++lives_[request].epochs;
+  forget_stages();
+}
+
+void Simulation::forget_stages() {
   happened_.rows += stages_.rows_run();
   stages_ = Stages(world_.limits);
   in_flight_.clear();
@@ -176,7 +212,8 @@ void Simulation::change_cost() {
   if (kind == 2) cost = {static_cast<float>(world_.costs.fixed_us), 0};
   if (kind == 3)
     cost = {static_cast<float>(random_.between(0, 10'000)), static_cast<float>(random_.between(1, 1'000))};
-  scheduler_.set_step_cost(cost, random_.chance(0.5) ? actors::split_gain_min : actors::split_gain_min_apart);
+  scheduler_->set_step_cost(cost,
+                            random_.chance(0.5) ? actors::split_gain_min : actors::split_gain_min_apart);
 }
 
 // ---- what is checked ----
@@ -220,7 +257,7 @@ void Simulation::check_start(const gpu::SeqStart& start, const gpu::StepPlan& pl
   require(start.cached_tokens < known && start.cached_tokens % gpu::kv_block_tokens == 0,
           "a request starts behind ", start.cached_tokens, " of ", known, " tokens");
   owner = {.alive = true, .request = request, .known = known};
-  if (life.starts++ == 0) life.cached_tokens = start.cached_tokens;
+  if (life.starts++ == 0) life.cached_tokens = std::min(start.cached_tokens, start.prompt_tokens);
   if (life.starts > 1 && start.sampling.penalized() && !start.history.empty()) ++happened_.penalized_replays;
   if (start.cached_tokens == 0) return;
   ++happened_.prefix_hits;
@@ -231,7 +268,7 @@ void Simulation::check_start(const gpu::SeqStart& start, const gpu::StepPlan& pl
       require(plant_ == Plant::shared_block || plant_ == Plant::lost_load ||
                   salts_.at(change.block) == r.sequence.salt,
               "a request finds what another salt wrote");
-      forks |= scheduler_.kv_cache().holders(change.block) > 1;
+      forks |= scheduler_->kv_cache().holders(change.block) > 1;
     }
   happened_.forks += forks;
 }
@@ -259,7 +296,7 @@ void Simulation::check_rows(const gpu::StepPlan& plan) const {
 /// Who has which block, by what stages were told and by the cache.
 void Simulation::check_blocks(const gpu::StepPlan& plan) {
   if (plant_ == Plant::shared_block) return;
-  const actors::KvCache& cache = scheduler_.kv_cache();
+  const actors::KvCache& cache = scheduler_->kv_cache();
   std::ranges::fill(seen_, 0);
   for (uint32_t slot = 0; slot < owners_.size(); ++slot)
     if (owners_[slot].alive)
@@ -284,14 +321,14 @@ void Simulation::check_blocks(const gpu::StepPlan& plan) {
 
 void Simulation::check_limits() const {
   const actors::SchedulerLimits& l = world_.limits;
-  require(scheduler_.running() <= l.sequences, "too many run");
-  require(scheduler_.running() + scheduler_.waiting() <= size_t{l.sequences} + l.queue, "too many wait");
-  require(scheduler_.running() + scheduler_.waiting() == by_id_.size(),
+  require(scheduler_->running() <= l.sequences, "too many run");
+  require(scheduler_->running() + scheduler_->waiting() <= size_t{l.sequences} + l.queue, "too many wait");
+  require(scheduler_->running() + scheduler_->waiting() == by_id_.size(),
           "a request is neither waiting nor running");
-  require(scheduler_.in_flight() == in_flight_.size() && in_flight_.size() <= l.steps_in_flight(),
+  require(scheduler_->in_flight() == in_flight_.size() && in_flight_.size() <= l.steps_in_flight(),
           "too many steps are in flight");
-  require(scheduler_.kv_blocks_used() < l.kv_blocks + 1, "more blocks are used than there are");
-  require(scheduler_.wait_estimate().count() >= 0, "a wait is shorter than none");
+  require(scheduler_->kv_blocks_used() < l.kv_blocks + 1, "more blocks are used than there are");
+  require(scheduler_->wait_estimate().count() >= 0, "a wait is shorter than none");
 }
 
 void Simulation::check_progress(const actors::Progress& p) {
@@ -335,7 +372,8 @@ void Simulation::check_progress(const actors::Progress& p) {
   require((t.queued + t.prefill + t.decode + t.preempted).count() == now().count() - life.admitted_us, who,
           " does not know where its time went");
   require(p.facts.cached_tokens == life.cached_tokens, who, " found another number of tokens than it says");
-  require(p.facts.preemptions <= preemptions_max, who, " is preempted again and again");
+  require(life.taken_over || p.facts.preemptions <= preemptions_max, who,
+          " is preempted again and again: ", p.facts.preemptions);
   // In a new epoch it may start twice: alone, and then beside others.
   require(p.facts.preemptions + 1 + 2 * life.epochs >= life.starts, who,
           " was preempted more often than it says");
@@ -353,12 +391,12 @@ void Simulation::check_progress(const actors::Progress& p) {
 
 void Simulation::check_end() const {
   for (const Life& life : lives_) require(life.state == Life::State::ended, "a request never ended");
-  require(scheduler_.running() == 0 && scheduler_.waiting() == 0, "somebody runs behind the end");
-  const uint32_t free = scheduler_.kv_cache().free(),
+  require(scheduler_->running() == 0 && scheduler_->waiting() == 0, "somebody runs behind the end");
+  const uint32_t free = scheduler_->kv_cache().free(),
                  all = world_.limits.kv_blocks - 1;  // one is the canary's
   require(free == all, all - free, " blocks are lost");
-  require(scheduler_.kv_blocks_used() == 0, "blocks are used by nobody");
-  require(scheduler_.micro_batches_in_flight() == 0, "micro-batches fly behind the end");
+  require(scheduler_->kv_blocks_used() == 0, "blocks are used by nobody");
+  require(scheduler_->micro_batches_in_flight() == 0, "micro-batches fly behind the end");
 }
 
 // ---- mistakes on purpose ----
@@ -366,7 +404,7 @@ void Simulation::check_end() const {
 /// A lost block is lost once; the others happen again until one hurts: whom they hit may end before.
 void Simulation::plant(gpu::StepPlan& plan) {
   if (plant_ == Plant::none || (plant_ != Plant::lost_load && happened_.steps % plant_every != 0)) return;
-  auto& cache = const_cast<actors::KvCache&>(scheduler_.kv_cache());
+  auto& cache = const_cast<actors::KvCache&>(scheduler_->kv_cache());
   const auto hurts = [this](uint32_t slot) {
     const Owner& owner = owners_[slot];
     return owner.alive && !owner.canary && world_.requests[owner.request].ends == Ends::by_itself;

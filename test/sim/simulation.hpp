@@ -21,7 +21,7 @@ namespace sim {
 struct Events {
   uint64_t cancels = 0, deadlines = 0, preemptions = 0, prefix_hits = 0, follows = 0, forks = 0;
   uint64_t drafts_accepted = 0, drafts_rejected = 0, penalized_replays = 0, canaries = 0, resets = 0;
-  uint64_t replays = 0, lost = 0;
+  uint64_t replays = 0, lost = 0, takeovers = 0;
   uint64_t stops = 0, lengths = 0, faults = 0;
   uint64_t saved = 0, loaded = 0, moves_alone = 0;  // blocks; steps that only move some
   uint64_t requests = 0, steps = 0, rows = 0;
@@ -32,7 +32,7 @@ struct Events {
     visit("prefix hits", prefix_hits), visit("follows", follows), visit("forks", forks);
     visit("drafts accepted", drafts_accepted), visit("drafts rejected", drafts_rejected);
     visit("penalized replays", penalized_replays), visit("canaries", canaries), visit("resets", resets);
-    visit("replays", replays);
+    visit("replays", replays), visit("takeovers", takeovers);
     visit("stops", stops), visit("lengths", lengths), visit("row faults", faults);
     visit("saved blocks", saved), visit("loaded blocks", loaded), visit("steps of moves alone", moves_alone);
     visit("requests", requests), visit("steps", steps), visit("rows", rows);
@@ -64,6 +64,7 @@ class Simulation {
     uint32_t received = 0, starts = 0, cached_tokens = 0;
     uint32_t epochs = 0;   // that ended since it was admitted
     bool at_once = false;  // it began when it was admitted
+    bool taken_over = false;
   };
   struct Owner {  // of a slot
     bool alive = false, canary = false;
@@ -87,6 +88,9 @@ class Simulation {
   void admit(size_t request);
   void end(size_t request, Ends how);
   void reset();
+  void take_over();
+  void forget_stages();
+  void count();
   void change_cost();
   void admit_held();
 
@@ -108,7 +112,7 @@ class Simulation {
   Plant plant_;
   bool planted_ = false;
   Random random_;
-  convoy::actors::Scheduler scheduler_;
+  std::optional<convoy::actors::Scheduler> scheduler_;
   Stages stages_;
   ChainTimes times_;
   convoy::actors::StepCostMeter meter_;
