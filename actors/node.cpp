@@ -45,7 +45,7 @@ json::array nodes_json(const NodeOptions& options, const NodeState& state) {
     const auto linked = state.nodes.find(n.name);
     const bool self = n.name == options.name;
     nodes.push_back({{"name", n.name},
-                     {"pid", self                          ? getpid()
+                     {"pid", self                          ? options.pid
                              : linked != state.nodes.end() ? linked->second.pid
                                                            : 0},
                      {"health", self || linked != state.nodes.end() ? "ready" : "down"}});
@@ -129,7 +129,7 @@ NodeActor::behavior_type node(NodeActor::stateful_pointer<NodeState> self, NodeO
       [=](const Frame<msg::ReplaceStage>& frame) {
         const msg::Reading order(frame);
         const std::string owner = owner_of(order->getInstance());
-        if (owner == options.name) {
+        if (owner == options.name && !options.head) {
           log::warn_limited("node.replace_stage",  // it is asked for until the new process is there
                             {{"stage", order->getInstance()}, {"reason", order->getReason().cStr()}});
           return effects.replace(order->getInstance(), order->getIncarnation());

@@ -22,11 +22,13 @@ struct NodeFacts {
 struct NodeOptions {
   ClusterConfig config;
   std::string name;
-  bool head = false;
+  bool head = false;  // the head, in a process of its own beside the node's
+  int32_t pid = 0;    // of the node's process
 };
 
 struct NodeEffects {
-  std::function<void(uint32_t instance, uint64_t incarnation)> replace;  // that process of a stage of ours
+  /// That process of a stage of ours; not of the head, which has none.
+  std::function<void(uint32_t instance, uint64_t incarnation)> replace;
   std::function<NodeActor(const PeerIdentity&)> node_handle;
   std::function<ClientActor(const PeerIdentity&)> client_handle;
   std::function<void()> shut_down;  // begin to end this process, which says Drained if it is the head

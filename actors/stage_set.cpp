@@ -36,7 +36,12 @@ uint64_t StageSet::raise(Time now) {
 
 StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Time now) {
   Stage& stage = stages_.at(index);
-  if (!stage.linked || report.epoch != epoch_) return Consequence::none;
+  if (!stage.linked) return Consequence::none;
+  if (report.epoch > epoch_) {  // of a head that is gone
+    epoch_ = report.epoch;
+    return phase_ == Phase::gathering ? Consequence::none : Consequence::raise;
+  }
+  if (report.epoch != epoch_) return Consequence::none;
   const bool changed = stage.health != report.health;
   stage.health = report.health;
   stage.reason = report.reason;

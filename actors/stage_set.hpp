@@ -67,7 +67,7 @@ class StageSet {
     none,
     changed,  // tell who shows it
     lost,     // it failed: give it up
-    raise,    // it lost its next stage: raise the epoch
+    raise,    // it lost its next stage, or was in a later epoch: raise it
     serve,    // the last one is loaded: steps may run, and a canary first
   };
 
@@ -93,6 +93,7 @@ class StageSet {
   bool join(const PeerIdentity& peer);
   /// The next epoch: every stage is assigned its layers anew. Returns its number.
   uint64_t raise(Time now);
+  /// A stage may have been in epochs of a head that is gone: the next one is above them.
   Consequence report(uint32_t index, const Report& report, Time now);
   /// Its process is gone, or given up. Whoever holds its link ends that.
   void lose(uint32_t index, schema::Health health, const std::string& reason, Time now);

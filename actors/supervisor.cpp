@@ -76,11 +76,11 @@ struct Supervisor::Impl {
       e.pidfd = open_pidfd(e.child.pid);
       log::info("supervisor.started", {{options.kind, e.child.instance}, {"pid", e.child.pid}});
     } catch (const std::exception& error) {
-      ended(e, error.what());
+      ended(e, error.what(), std::nullopt);
     }
   }
 
-  void ended(Entry& e, const std::string& how) {
+  void ended(Entry& e, const std::string& how, std::optional<int> exit_code) {
     if (e.pidfd >= 0) close(e.pidfd);
     e.pidfd = -1;
     const auto lived = std::chrono::duration_cast<milliseconds>(Clock::now() - e.started);
@@ -90,8 +90,10 @@ struct Supervisor::Impl {
       log::warn("supervisor.ended", {{options.kind, e.child.instance}, {"pid", e.child.pid}, {"how", how}});
     e.child.pid = 0;
     e.child.last_end = how;
+    e.child.exit_code = exit_code;
     ++e.child.restarts;
     if (!e.replaced && !stopping) ++e.child.crashes;
+    e.child.over = options.again && !options.again(e.child);
     ends.push_back(e.child);
   }
 
@@ -103,11 +105,12 @@ struct Supervisor::Impl {
       if (e.child.pid != 0) {
         int status = 0;
         if (waitpid(e.child.pid, &status, WNOHANG) == e.child.pid)
-          ended(e, how_it_ended(status));
+          ended(e, how_it_ended(status),
+                WIFEXITED(status) ? std::optional(WEXITSTATUS(status)) : std::nullopt);
         else if (stopping && now >= kill_at)
           kill(e.child.pid, SIGKILL);
       }
-      if (e.child.pid == 0 && !stopping) {
+      if (e.child.pid == 0 && !stopping && !e.child.over) {
         if (now >= e.next_start) start(e);
         if (e.child.pid == 0) wait = std::min(wait, std::chrono::ceil<milliseconds>(e.next_start - now));
       }
@@ -168,6 +171,12 @@ void Supervisor::replace(uint32_t instance, uint64_t incarnation) {
   if (incarnation != 0 && incarnation != found->second.child.incarnation) return;
   found->second.replaced = true;
   kill(found->second.child.pid, SIGKILL);
+}
+
+void Supervisor::signal(int number) {
+  std::lock_guard lock(impl_->mutex);
+  for (const auto& [instance, e] : impl_->entries)
+    if (e.child.pid != 0) kill(e.child.pid, number);
 }
 
 void Supervisor::stop(uint32_t grace_ms) {

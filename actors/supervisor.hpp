@@ -1,12 +1,13 @@
 #pragma once
-// Supervisor: child processes of one kind, a node's stages or its Redis. Starts each, notices its end, starts
-// it again. One thread owns all children (the kernel can end them with that thread, so none outlives its
-// node); any thread may call the functions.
+// Supervisor: child processes of one kind: a node's stages, its head, or that one's Redis. Starts each,
+// notices its end, starts it again. One thread owns all children (the kernel can end them with that thread,
+// so none outlives its node); any thread may call the functions.
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,15 +29,20 @@ class Supervisor {
     uint64_t incarnation = 0;
     int32_t pid = 0;  // 0: not running, will be started again
     uint32_t restarts = 0;
-    uint32_t crashes = 0;   // ends that nobody asked for, neither replace() nor stop()
-    uint32_t failures = 0;  // in a row; they say how long it waits for its next start
-    std::string last_end;   // how the process before ended; empty if there was none
+    uint32_t crashes = 0;          // ends that nobody asked for, neither replace() nor stop()
+    uint32_t failures = 0;         // in a row; they say how long it waits for its next start
+    std::string last_end;          // how the process before ended; empty if there was none
+    std::optional<int> exit_code;  // of that process; nothing if a signal ended it
+    bool over = false;             // it is not started again
   };
 
   struct Options {
     std::string kind = "stage";  // for the log
     /// What to start; called on the supervisor's thread.
     std::function<Program(uint32_t instance, uint64_t incarnation)> program;
+    /// Whether a child that ended is started again, but for the supervisor's end; called on its thread, and
+    /// may not call it. Empty: always.
+    std::function<bool(const Child&)> again;
     /// A child ended; called on the supervisor's thread. May be empty.
     std::function<void(const Child&)> ended;
     uint32_t stable_ms = 10'000;  // a child that lived longer did not fail to start
@@ -52,6 +58,8 @@ class Supervisor {
   /// Kills (−9) that process, or with incarnation 0 whichever runs; it is then started again. Another
   /// incarnation is left alone: it is newer.
   void replace(uint32_t instance, uint64_t incarnation);
+  /// Signals all that run.
+  void signal(int number);
   /// Ends all children: SIGTERM, then SIGKILL after grace_ms. Returns when they are gone.
   void stop(uint32_t grace_ms = 2000);
   std::vector<Child> children() const;

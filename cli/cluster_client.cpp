@@ -55,7 +55,7 @@ struct ClusterClient::Impl {
 ClusterClient::ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms)
     : impl_(std::make_unique<Impl>(config)) {
   const actors::NodeConfig& node = config.head();
-  const auto file = read_node_file(config.cluster.run_dir, node.name, head);
+  const auto file = read_node_file(config.cluster.run_dir, head_entry, head);
   if (!file || file->link_port == 0) return;  // it does not listen yet
   impl_->links->connect(node.listen_host(), file->link_port, timeout_ms);
   std::unique_lock lock(impl_->mutex);
@@ -126,8 +126,10 @@ json::object offline_status(const actors::ClusterConfig& config) {
   const auto holders = node_holders(config);
   for (size_t i = 0; i < holders.size(); ++i) {
     const auto& n = config.cluster.nodes[i];
-    const auto file = holders[i] ? read_node_file(run_dir, n.name, *holders[i]) : std::nullopt;
-    if (n.name == config.head().name) {
+    const bool is_head = n.name == config.head().name;
+    const auto holder = is_head ? ProcessLock::holder(head_lock_file(run_dir)) : holders[i];
+    const auto file = holder ? read_node_file(run_dir, is_head ? head_entry : n.name, *holder) : std::nullopt;
+    if (is_head) {
       reason = why_no_answer(config, holders[i], file);
       if (file) gateway_url = file->gateway_url;
     }
@@ -149,7 +151,7 @@ json::object offline_status(const actors::ClusterConfig& config) {
 }  // namespace
 
 json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms) {
-  const auto head = ProcessLock::holder(node_lock_file(config.cluster.run_dir, config.head().name));
+  const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir));
   if (head) {
     ClusterClient client(config, *head, timeout_ms);
     if (auto status = client.status(timeout_ms)) return *status;

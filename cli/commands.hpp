@@ -38,7 +38,8 @@ void add_check_config(CLI::App& app, int& exit_code);
 void add_up(CLI::App& app, int& exit_code);
 void add_down(CLI::App& app, int& exit_code);
 void add_node(CLI::App& app, int& exit_code);
-void add_stage(CLI::App& app, int& exit_code);  // hidden: a node starts it
+void add_head(CLI::App& app, int& exit_code);   // hidden: a node starts it
+void add_stage(CLI::App& app, int& exit_code);  // as well
 void add_status(CLI::App& app, int& exit_code);
 void add_chat(CLI::App& app, int& exit_code);
 

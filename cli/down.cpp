@@ -103,7 +103,7 @@ bool end_orphans(const actors::ClusterConfig& config, milliseconds grace) {
 
 /// Asks the head, which tells the others. Returns whether it heard.
 bool ask_head(const actors::ClusterConfig& config, uint32_t timeout_ms) {
-  const auto head = ProcessLock::holder(node_lock_file(config.cluster.run_dir, config.head().name));
+  const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir));
   if (!head) return false;
   ClusterClient client(config, *head, timeout_ms);
   client.shut_down();
@@ -129,6 +129,8 @@ int end_cluster(const actors::ClusterConfig& config, milliseconds grace) {
   for (const auto& n : config.cluster.nodes)
     if (!ProcessLock::holder(node_lock_file(config.cluster.run_dir, n.name)))
       remove_node_file(config.cluster.run_dir, n.name);
+  if (!ProcessLock::holder(head_lock_file(config.cluster.run_dir)))
+    remove_node_file(config.cluster.run_dir, head_entry);
   if (!ran) ran = end_orphans(config, grace);
   if (ran) {
     std::printf("the cluster is down\n");

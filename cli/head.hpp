@@ -1,6 +1,6 @@
 #pragma once
-// Head: what only the head node runs in its process: the gateway, the router, the cache with its Redis, and
-// the pipeline. NodeProcess builds it and ends it, step by step, on the main thread; the node actor asks for
+// Head: what the head runs in its process: the gateway, the router, the cache with its Redis, and
+// the pipeline. HeadProcess builds it and ends it, step by step, on the main thread; the node actor asks for
 // redis_json().
 
 #include <prometheus/registry.h>

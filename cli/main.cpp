@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
   log::configure("warn", false, "convoy");  // nodes and stages configure it anew
   for (const auto add : {cli::add_up, cli::add_down, cli::add_status, cli::add_chat, cli::add_check_config,
                          cli::add_inspect, cli::add_make_model, cli::add_quantize, cli::add_verify,
-                         cli::add_tokenize, cli::add_render, cli::add_node, cli::add_stage})
+                         cli::add_tokenize, cli::add_render, cli::add_node, cli::add_head, cli::add_stage})
     add(app, exit_code);
   try {
     app.parse(argc, argv);

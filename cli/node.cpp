@@ -1,5 +1,5 @@
-// convoy node: runs one node of the configuration. The head node runs gateway, cache, router and pipeline in
-// this process; every node runs its stages in processes of their own.
+// convoy node: runs one node of the configuration: keeps its stages alive and, on the head's node, the head,
+// each in a process of its own. Who loses the head waits for the next one.
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <future>
 #include <mutex>
 #include <optional>
 
@@ -19,11 +20,9 @@
 #include "cli/actor_watch.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
-#include "cli/head.hpp"
 #include "cli/port_holder.hpp"
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
-#include "cli/unavailable.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
@@ -36,8 +35,11 @@ using actors::ClusterConfig;
 
 namespace {
 
-constexpr auto drain_poll = std::chrono::milliseconds(20);
-constexpr auto drain_told_within = std::chrono::seconds(1);
+constexpr auto look_again = std::chrono::milliseconds(20);
+constexpr uint32_t head_ends_within_ms = 5000;  // behind its answers, before it is killed
+constexpr uint32_t head_silent_ms_max = 5000;   // one that served, and cannot be linked to, is replaced
+constexpr uint32_t head_stable_ms = 1000;       // one that lived longer is started again at once
+constexpr auto old_head_gone_within = std::chrono::seconds(2);
 
 class NodeProcess {
  public:
@@ -47,7 +49,7 @@ class NodeProcess {
         model_override_(std::move(model_override)),
         log_path_(std::move(log)),
         here_(*config_.find_node(name)),
-        is_head_(config_.head().name == name),
+        has_head_(config_.head().name == name),
         run_dir_(config_.cluster.run_dir),
         incarnation_(actors::new_incarnation()),
         lock_(node_lock_file(run_dir_, name), "node " + name, incarnation_),
@@ -61,8 +63,7 @@ class NodeProcess {
       stop();  // whatever runs already must not keep the process alive
       throw;
     }
-    tend_until_told(log_, [this] { return tend(); });
-    if (head_ && watch_.exit_code(exit_code_) == ok) drain();
+    if (!over_) tend_until_told(log_, [this] { return tend(); });
     log::info("node.stopping", {{"node", name_}});
     stop();
     return watch_.exit_code(exit_code_);
@@ -70,41 +71,28 @@ class NodeProcess {
 
  private:
   void start() {
-    check_descriptors();
+    raise_descriptor_limit();
     remove_node_file(run_dir_, name_);  // of an earlier process, which was killed
     connect_links();
-    if (is_head_) head_.emplace(system_, config_, name_, *links_).start();
     spawn_node_actor();
     watch_.hold(node_, "node");
-    if (head_) {
-      head_->start_pipeline(node_);
-      head_->hold_actors(watch_);
-    }
-    const uint16_t port = listen();
-    link_port_ = head_ ? port : config_.head().listen_port();
-    head_ ? head_->serve() : connect_to_head();
-    const std::string url = head_ ? head_->url() : "";
+    link_port_ = config_.head().listen_port();
+    if (has_head_)
+      start_head();
+    else
+      listen_or_explain(*links_, config_, here_, here_.listen_port());
+    if (over_) return;
+    connect_to_head();
     {
       const std::lock_guard lock(file_mutex_);
-      file_ = {incarnation_, port, url, {}};
+      file_.incarnation = incarnation_;
       write_node_file(run_dir_, name_, file_);
     }
     start_stages();
-    log::info("node.started", {{"node", name_}, {"link_port", port}, {"gateway", url}});
+    log::info("node.started", {{"node", name_}, {"link_port", link_port_.load()}});
   }
 
   log::LogRotation rotation() const { return {config_.log.file_bytes_max, config_.log.files_max}; }
-
-  /// Every connection takes a descriptor, and so do links, logs and the model's files.
-  void check_descriptors() const {
-    const uint64_t limit = raise_descriptor_limit();
-    const uint64_t wanted = config_.gateway.connections_max + config_.gateway.descriptors_reserved;
-    if (is_head_ && limit < wanted)
-      log::warn("node.few_descriptors", {{"limit", limit},
-                                         {"gateway.connections_max", config_.gateway.connections_max},
-                                         {"wanted", wanted},
-                                         {"mend", "raise the limit (ulimit -Hn), or lower connections_max"}});
-  }
 
   void check_memory() const {
     if (here_.stages == 0) return;
@@ -119,66 +107,68 @@ class NodeProcess {
       log::warn("node.little_memory", {{"reason", *warning}});
   }
 
-  uint16_t listen() {
-    try {
-      return links_->listen(here_.listen_host(), here_.listen_port());
-    } catch (const InputError&) {
-      const auto holder = port_holder(here_.listen_host(), here_.listen_port());
-      if (!holder) throw;
-      throw Unavailable(port_held_text(*holder, here_.listen_port(), listen_key(config_, name_)));
-    }
+  /// Returns when it serves, or is not to be started again.
+  void start_head() {
+    actors::Supervisor::Options options;
+    options.kind = "head";
+    options.stable_ms = head_stable_ms;
+    options.program = [this](uint32_t, uint64_t incarnation) { return head_program(incarnation); };
+    options.again = [this](const actors::Supervisor::Child& child) {
+      return head_served_ && child.exit_code != ok;
+    };
+    options.ended = [this](const actors::Supervisor::Child& child) { head_ended(child); };
+    heads_ = std::make_unique<actors::Supervisor>(std::move(options));
+    // That of a node that was killed ends with it, but later.
+    const auto old_gone = std::chrono::steady_clock::now() + old_head_gone_within;
+    while (!over_ && std::chrono::steady_clock::now() < old_gone &&
+           ProcessLock::holder(head_lock_file(run_dir_)))
+      wait();
+    heads_->keep(0);
+    for (; !over_ && !head_served_; wait())
+      if (const auto file = head_file()) {
+        link_port_ = file->link_port;
+        head_served_ = true;
+      }
+  }
+
+  /// A moment, or until this process is told to end.
+  void wait() {
+    const int signal = await_signal(look_again);
+    if (signal == SIGHUP) log_.reopen();
+    if (signal == SIGTERM || signal == SIGINT) over_ = true;
+  }
+
+  /// Of the head that runs and serves.
+  std::optional<NodeFile> head_file() const {
+    const auto holder = ProcessLock::holder(head_lock_file(run_dir_));
+    return holder ? read_node_file(run_dir_, head_entry, *holder) : std::nullopt;
+  }
+
+  /// On the supervisor's thread. One that ended well was told to end; one that never served says why itself.
+  void head_ended(const actors::Supervisor::Child& child) {
+    if (!child.over || over_.exchange(true)) return;
+    exit_code_ = child.exit_code.value_or(internal);
+    kill(getpid(), SIGTERM);
   }
 
   void connect_to_head() {
-    links_->connect(config_.head().listen_host(), config_.head().listen_port(), config_.link.head_timeout_ms);
+    links_->connect(config_.head().listen_host(), link_port_,
+                    has_head_ ? head_silent_ms_max : config_.link.head_timeout_ms);
   }
 
   /// Every second, on the main thread. A cluster whose run directory was deleted cannot be found by any
   /// command any more, so it ends.
   bool tend() {
-    log::rotate(run_dir_ / "redis.log", rotation());
+    if (has_head_) log::rotate(run_dir_ / "redis.log", rotation());
+    if (head_unreachable_.exchange(false)) {
+      if (const auto served = head_file()) heads_->replace(0, served->incarnation);
+      connect_to_head();
+    }
+    if (over_) return false;
     if (lock_.still_there()) return true;
     log::error("node.run_dir_deleted", {{"run_dir", run_dir_.string()}});
     exit_code_ = unavailable;
     return false;
-  }
-
-  /// Answers under way go on until they end, for drain_timeout_ms at most, or until this process is told
-  /// again.
-  void drain() {
-    const auto began = std::chrono::steady_clock::now();
-    const auto took_ms = [began] {
-      return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began)
-          .count();
-    };
-    log::info("node.draining", {{"node", name_}, {"timeout_ms", config_.gateway.drain_timeout_ms}});
-    draining_ = true;
-    const auto drained = head_->drain();
-    bool told_again = false;
-    while (drained.wait_for(drain_poll) != std::future_status::ready && !told_again &&
-           took_ms() < config_.gateway.drain_timeout_ms) {
-      const int signal = await_signal({});
-      if (signal == SIGHUP) log_.reopen();
-      told_again = signal == SIGTERM || signal == SIGINT;
-    }
-    if (drained.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
-      log::info("node.drained", {{"node", name_}, {"took_ms", took_ms()}});
-    else
-      log::warn("node.answers_cut",
-                {{"node", name_},
-                 {"after_ms", took_ms()},
-                 {"reason", told_again ? "told to end again" : "gateway.drain_timeout_ms"}});
-    tell_drained();
-  }
-
-  /// Before this node's actor ends, whose mail would wait behind that.
-  void tell_drained() {
-    caf::scoped_actor self(system_);
-    self->request(node_, drain_told_within, actors::Drained{})
-        .receive([] {},
-                 [](const caf::error& e) {
-                   log::warn("node.others_not_told", {{"reason", caf::to_string(e)}});
-                 });
   }
 
   /// `convoy up` reads there that a stage cannot start. On the supervisor's thread.
@@ -203,20 +193,17 @@ class NodeProcess {
     self.pid = getpid();
     self.settings = actors::settings_of(config_);
     actors::Links::Events events;
-    events.up = [this](const actors::PeerIdentity& peer) {
-      if (peer.role != schema::Role::STAGE) return caf::anon_send(node_, actors::PeerUp{peer});
-      if (head_)
-        caf::anon_send(head_->pipeline(),
-                       actors::StageUp{peer, links_->remote<actors::StageActor>(peer, schema::Role::STAGE,
-                                                                                peer.instance)});
-    };
+    events.up = [this](const actors::PeerIdentity& peer) { caf::anon_send(node_, actors::PeerUp{peer}); };
     events.down = [this](const actors::PeerIdentity& peer, const std::string& reason) {
-      if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
       caf::anon_send(node_, actors::PeerDown{peer, reason});
-      if (!is_head_ && peer.node == config_.head().name) connect_to_head();
+      if (peer.node == config_.head().name) connect_to_head();
     };
     events.refused = [this](const std::string& address, const std::string& reason) {
       log::error("node.head_unreachable", {{"address", address}, {"reason", reason}});
+      if (has_head_) {
+        head_unreachable_ = true;
+        return;
+      }
       exit_code_ = unavailable;
       kill(getpid(), SIGTERM);
     };
@@ -229,10 +216,10 @@ class NodeProcess {
       return stage_program(instance, incarnation);
     };
     stages.ended = [this](const actors::Supervisor::Child& child) { stage_ended(child); };
-    supervisor_ = std::make_unique<actors::Supervisor>(std::move(stages));
+    stages_ = std::make_unique<actors::Supervisor>(std::move(stages));
     actors::NodeEffects effects;
     effects.replace = [this](uint32_t instance, uint64_t incarnation) {
-      supervisor_->replace(instance, incarnation);
+      stages_->replace(instance, incarnation);
     };
     effects.node_handle = [this](const actors::PeerIdentity& peer) {
       return links_->remote<actors::NodeActor>(peer, schema::Role::NODE, 0);
@@ -241,84 +228,83 @@ class NodeProcess {
       return links_->remote<actors::ClientActor>(peer, schema::Role::CLIENT, 0);
     };
     effects.shut_down = [] { kill(getpid(), SIGTERM); };
-    actors::NodeFacts facts;
-    if (head_) {
-      // Not asked of the gateway: while this process ends, that is gone before the node actor.
-      facts.gateway_url = [this] {
-        const std::lock_guard lock(file_mutex_);
-        return file_.gateway_url;
-      };
-      facts.redis_json = [this] { return head_->redis_json(); };
-      facts.draining = [this] { return draining_.load(); };
-    }
-    node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_, is_head_}, facts, effects);
+    node_ = system_.spawn(actors::node, actors::NodeOptions{config_, name_}, actors::NodeFacts{}, effects);
     links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
   }
 
   void start_stages() {
     for (const auto& placement : actors::place_stages(config_.cluster.nodes))
       if (placement.node == name_)
-        for (uint32_t i = 0; i < placement.count; ++i) supervisor_->keep(placement.first + i);
+        for (uint32_t i = 0; i < placement.count; ++i) stages_->keep(placement.first + i);
     check_memory();
   }
 
+  actors::Program head_program(uint64_t incarnation) const {
+    return program(
+        {"head", "--incarnation", std::to_string(incarnation), "--link-port", std::to_string(link_port_)});
+  }
+
   actors::Program stage_program(uint32_t instance, uint64_t incarnation) const {
-    std::vector<std::string> arguments{"stage",
-                                       "--config",
-                                       config_.file.string(),
-                                       "--node",
-                                       name_,
-                                       "--instance",
-                                       std::to_string(instance),
-                                       "--incarnation",
-                                       std::to_string(incarnation),
-                                       "--head-host",
-                                       config_.head().listen_host(),
-                                       "--head-port",
-                                       std::to_string(link_port_),
-                                       "--parent",
-                                       std::to_string(getpid())};
+    return program({"stage", "--node", name_, "--instance", std::to_string(instance), "--incarnation",
+                    std::to_string(incarnation), "--head-host", config_.head().listen_host(), "--head-port",
+                    std::to_string(link_port_)});
+  }
+
+  actors::Program program(std::vector<std::string> arguments) const {
+    arguments.insert(arguments.end(),
+                     {"--config", config_.file.string(), "--parent", std::to_string(getpid())});
     if (!model_override_.empty()) arguments.insert(arguments.end(), {"--model", model_override_});
     if (!log_path_.empty()) arguments.insert(arguments.end(), {"--log", log_path_});
     actors::Program program = actors::own_program(arguments);
-    // Ctrl-C at the terminal ends the node, whose answers under way need the stages until they end.
+    // Ctrl-C at the terminal ends the node; answers under way need head and stages until they end.
     program.group = actors::Program::Group::own;
     return program;
   }
 
-  /// From the edge inwards: no new requests, then no stages, then no actors, then no links.
+  /// The head ends when its answers have, or are cut: that is up to it, and to whoever tells it once more.
+  void stop_head() {
+    auto ended = std::async(std::launch::async,
+                            [this] { heads_->stop(config_.gateway.drain_timeout_ms + head_ends_within_ms); });
+    while (ended.wait_for(look_again) != std::future_status::ready) {
+      const int signal = await_signal({});
+      if (signal == SIGHUP) log_.reopen();
+      if (signal == SIGTERM || signal == SIGINT) heads_->signal(SIGTERM);
+    }
+  }
+
+  /// First the head, whose answers need the stages; then these; then actors and links.
   void stop() {
+    over_ = true;
     watch_.let_go();
-    if (head_) head_->close();
-    if (supervisor_) supervisor_->stop();
+    if (heads_) stop_head();
+    if (stages_) stages_->stop();
     actors::end_and_wait(system_, node_);
-    if (head_) head_->end_actors();
     if (links_) links_->close();  // their events use the pointer
     links_.reset();
-    head_.reset();
+    if (has_head_) remove_node_file(run_dir_, head_entry);  // of one that was killed
     remove_node_file(run_dir_, name_);
   }
 
   const ClusterConfig config_;
   const std::string name_, model_override_, log_path_;
   const actors::NodeConfig here_;
-  const bool is_head_;
+  const bool has_head_;
   const fs::path run_dir_;
   const uint64_t incarnation_;
   const ProcessLock lock_;
   log::LogFile log_;
   ActorWatch watch_;
   std::atomic<int> exit_code_ = ok;
-  std::atomic<bool> draining_ = false;
+  std::atomic<bool> over_ = false;  // to end, for a reason that exit_code_ says
+  std::atomic<bool> head_served_ = false, head_unreachable_ = false;
   std::mutex file_mutex_;
   NodeFile file_;  // guarded by file_mutex_; what run_dir_ says of us
   ActorSystemConfig system_config_;
   caf::actor_system system_;
   std::unique_ptr<actors::Links> links_;
-  std::optional<Head> head_;
-  std::unique_ptr<actors::Supervisor> supervisor_;
+  std::unique_ptr<actors::Supervisor> heads_, stages_;
   actors::NodeActor node_;
-  uint16_t link_port_ = 0;  // the head's
+  std::atomic<uint16_t> link_port_ = 0;  // the head's
 };
 
 int run_node(const std::string& file, const std::string& name, const std::string& model,

@@ -8,7 +8,8 @@
 #include <sstream>
 #include <vector>
 
-#include "actors/config/cluster_config.hpp"
+#include "cli/cluster_client.hpp"
+#include "cli/unavailable.hpp"
 #include "model/error.hpp"
 
 namespace convoy::cli {
@@ -70,19 +71,23 @@ std::vector<std::string> command_line(const fs::path& process) {
   return words;
 }
 
-/// Of a process that runs `… node --config FILE --name NAME`: whose it is.
+/// Of a process that runs `… node --config FILE --name NAME`, or the head that it started: whose it is.
 void recognise_node(PortHolder& holder, const fs::path& process, const std::vector<std::string>& words) {
-  if (words.size() < 2 || words[1] != "node") return;
+  if (words.size() < 2 || (words[1] != "node" && words[1] != "head")) return;
+  const bool is_head = words[1] == "head";
   std::string config = "cluster.conf", node;
+  pid_t parent = 0;
   for (size_t i = 2; i + 1 < words.size(); ++i) {
     if (words[i] == "--config") config = words[i + 1];
     if (words[i] == "--name") node = words[i + 1];
+    if (words[i] == "--parent") parent = static_cast<pid_t>(std::strtol(words[i + 1].c_str(), nullptr, 10));
   }
   std::error_code error;
   const fs::path folder = fs::read_symlink(process / "cwd", error);
   try {
     const auto loaded = actors::load_cluster_config(error ? fs::path(config) : folder / config);
-    holder.node = node;
+    holder.node = is_head ? loaded.head().name : node;
+    if (is_head) holder.pid = parent;  // which starts another one if this one is killed
     holder.cluster = loaded.cluster.name;
     holder.config = loaded.file;
   } catch (const std::exception&) {
@@ -122,6 +127,17 @@ std::string port_held_text(const PortHolder& holder, uint16_t port, const std::s
            "; end it with `convoy down --config " + holder.config.string() + "`, or choose another port";
   if (holder.pid != 0) return taken + holder.program + ", " + pid + "; end that, or choose another port";
   return taken + "a process of another user; choose another port";
+}
+
+uint16_t listen_or_explain(actors::Links& links, const actors::ClusterConfig& config,
+                           const actors::NodeConfig& node, uint16_t port) {
+  try {
+    return links.listen(node.listen_host(), port);
+  } catch (const InputError&) {
+    const auto holder = port_holder(node.listen_host(), port);
+    if (!holder) throw;
+    throw Unavailable(port_held_text(*holder, port, listen_key(config, node.name)));
+  }
 }
 
 }  // namespace convoy::cli

@@ -9,6 +9,9 @@
 #include <optional>
 #include <string>
 
+#include "actors/config/cluster_config.hpp"
+#include "actors/link/link.hpp"
+
 namespace convoy::cli {
 
 struct PortHolder {
@@ -24,5 +27,10 @@ std::optional<PortHolder> port_holder(const std::string& host, uint16_t port);
 
 /// "port 7411 (cluster.nodes[0].listen) is held by cluster NAME in FOLDER, pid N; …" with how to mend it.
 std::string port_held_text(const PortHolder& holder, uint16_t port, const std::string& key);
+
+/// Listens for links, and returns the port. Throws Unavailable if another process holds it, InputError if the
+/// address is wrong.
+uint16_t listen_or_explain(actors::Links& links, const actors::ClusterConfig& config,
+                           const actors::NodeConfig& node, uint16_t port);
 
 }  // namespace convoy::cli

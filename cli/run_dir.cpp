@@ -147,6 +147,8 @@ fs::path node_lock_file(const fs::path& run_dir, const std::string& node) {
   return run_dir / (node + ".lock");
 }
 
+fs::path head_lock_file(const fs::path& run_dir) { return node_lock_file(run_dir, head_entry); }
+
 fs::path start_lock_file(const fs::path& run_dir) { return run_dir / ".up.lock"; }
 
 void write_node_file(const fs::path& run_dir, const std::string& node, const NodeFile& file) {

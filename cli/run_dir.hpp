@@ -48,10 +48,14 @@ class ProcessLock {
 };
 
 std::filesystem::path node_lock_file(const std::filesystem::path& run_dir, const std::string& node);
+/// Held by the head, whose node starts another when it ends. What it leaves in its file are link_port and
+/// gateway_url.
+std::filesystem::path head_lock_file(const std::filesystem::path& run_dir);
+inline constexpr const char* head_entry = ".head";  // in place of a node's name
 /// Held by `convoy up` while it starts.
 std::filesystem::path start_lock_file(const std::filesystem::path& run_dir);
 
-/// What a running node leaves in run_dir/NAME.json.
+/// What a running node, or the head, leaves in run_dir/NAME.json.
 struct NodeFile {
   struct CrashingStage {
     uint32_t instance = 0, crashes = 0;

@@ -109,20 +109,21 @@ int run_stage(const StageArguments& args) {
   ActorWatch watch;
   actors::StageActor actor;
   std::unique_ptr<actors::Links> links;
-  // Without its head a stage is nothing: it ends, and its node starts it again.
-  auto end = [](const std::string& why) {
-    log::warn("stage.head_lost", {{"reason", why}});
-    kill(getpid(), SIGTERM);
-  };
+  const auto find_head = [&] { links->connect(args.head_host, args.head_port, config.link.head_timeout_ms); };
   actors::Links::Events events;
   events.up = [&](const actors::PeerIdentity& peer) { caf::anon_send(actor, actors::PeerUp{peer}); };
-  events.down = [end](const actors::PeerIdentity& peer, const std::string& reason) {
-    if (peer.role == schema::Role::NODE) end(reason);
+  // It keeps its weights for the next one.
+  events.down = [&](const actors::PeerIdentity& peer, const std::string& reason) {
+    if (peer.role != schema::Role::NODE) return;
+    log::warn("stage.head_lost", {{"stage", args.instance}, {"reason", reason}});
+    find_head();
   };
   const std::string head_address = args.head_host + ":" + std::to_string(args.head_port);
-  events.refused = [&, end](const std::string& address, const std::string& reason) {
-    if (address == head_address) return end(address + ": " + reason);
-    caf::anon_send(actor, actors::PeerRefused{address, reason});
+  events.refused = [&](const std::string& address, const std::string& reason) {
+    if (address != head_address) return caf::anon_send(actor, actors::PeerRefused{address, reason});
+    // Nobody comes, or one that this process does not fit: the next one reads all anew.
+    log::warn("stage.head_unreachable", {{"stage", args.instance}, {"address", address}, {"reason", reason}});
+    kill(getpid(), SIGTERM);
   };
   links = std::make_unique<actors::Links>(system, link_options(config), self, events);
 
@@ -141,7 +142,7 @@ int run_stage(const StageArguments& args) {
   watch.hold(actor, "stage");
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen("127.0.0.1", 0);
-  links->connect(args.head_host, args.head_port, config.link.head_timeout_ms);
+  find_head();
 
   log::LogFile log(args.log, {});  // its node rotates it
   tend_until_told(log, [] { return true; });

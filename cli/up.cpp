@@ -206,10 +206,10 @@ class Start {
 
   /// The link may be lost while weights load and the machine is busy: then it is made anew.
   std::optional<json::object> ask_head() {
-    const auto head = ProcessLock::holder(node_lock_file(run_dir_, config_.head().name));
+    const auto head = ProcessLock::holder(head_lock_file(run_dir_));
     if (!head) return std::nullopt;
     if (!client_) {
-      if (!read_node_file(run_dir_, config_.head().name, *head)) return std::nullopt;
+      if (!read_node_file(run_dir_, head_entry, *head)) return std::nullopt;
       client_.emplace(config_, *head, answer_ms);
     }
     auto status = client_->status(answer_ms);
@@ -253,6 +253,7 @@ class Start {
     signal_all(SIGKILL);
     while (!all_ended()) std::this_thread::sleep_for(milliseconds(10));
     for (const StartedNode& n : nodes_) remove_node_file(run_dir_, n.name);
+    remove_node_file(run_dir_, head_entry);
   }
 
   const actors::ClusterConfig config_;

@@ -32,6 +32,7 @@ struct EngineLimits {
   // A second tier of KV blocks on disk: how much of it, and in which folder; 0: none.
   uint64_t kv_disk_bytes = 0;
   std::filesystem::path kv_disk_dir = {};
+  bool operator==(const EngineLimits&) const = default;
 };
 
 /// What a step leaves behind: hidden states for the next stage, or sampled tokens from the last.

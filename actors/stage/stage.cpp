@@ -38,6 +38,7 @@ struct StageData {
                     },
                     [this](const StageActor& before, const auto& reply) { self->send(before, reply); }}};
   model::LayerRange range{};  // of the steps
+  gpu::EngineLimits limits{};
   StageStatus status{};
   uint32_t next_instance = 0;
   uint64_t next_incarnation = 0;
@@ -91,15 +92,15 @@ struct StageData {
     tell();
   }
 
-  /// Keeps the weights if the range did not change: a new epoch only forgets the sequences.
-  void load(model::LayerRange wanted, const gpu::EngineLimits& limits) {
-    if (steps && range.first == wanted.first && range.last == wanted.last) {
+  /// Keeps the weights if nothing changed: a new epoch, be it of another head, only forgets the sequences.
+  void load(model::LayerRange wanted, const gpu::EngineLimits& wanted_limits) {
+    if (steps && range.first == wanted.first && range.last == wanted.last && limits == wanted_limits) {
       steps->reset();
     } else {
       steps.reset();
       LoadRate rate;
       auto engine = std::make_unique<gpu::Engine>(
-          options.device, checkpoint, wanted, limits, [this, &rate](uint64_t bytes, uint64_t total) {
+          options.device, checkpoint, wanted, wanted_limits, [this, &rate](uint64_t bytes, uint64_t total) {
             status.loaded_permille = static_cast<uint32_t>(999 * bytes / total);
             self->send(reporter, status);
             if (rate.at(bytes, total, LoadRate::Clock::now()))
@@ -123,6 +124,7 @@ struct StageData {
                                     {"folder", options.kv_disk_dir}});
       steps = std::make_unique<StepRunner>(std::move(engine), clock, options.steps_in_flight_max);
       range = wanted;
+      limits = wanted_limits;
     }
     status.loaded_permille = 1000;
     status.kv_blocks = steps->engine().kv_blocks();

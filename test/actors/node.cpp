@@ -30,12 +30,12 @@ ClientActor::behavior_type client(ClientActor::pointer, World* world) {
   return {[world](const Frame<msg::Status>& status) { world->say(msg::Reading(status)->getJson().cStr()); }};
 }
 
-NodeActor::behavior_type other_node(NodeActor::pointer, World* world) {
-  return {[world](const Frame<msg::ReplaceStage>& f) {
-            world->say("other: replace " + std::to_string(msg::Reading(f)->getInstance()));
+NodeActor::behavior_type other_node(NodeActor::pointer, World* world, const std::string& name) {
+  return {[=](const Frame<msg::ReplaceStage>& f) {
+            world->say(name + ": replace " + std::to_string(msg::Reading(f)->getInstance()));
           },
           [](const Frame<msg::StatusQuery>&) {},
-          [world](const Frame<msg::Shutdown>&) { world->say("other: end"); },
+          [=](const Frame<msg::Shutdown>&) { world->say(name + ": end"); },
           [](const Frame<msg::PipelineState>&) {},
           [](const PeerUp&) {},
           [](const PeerDown&) {},
@@ -43,17 +43,18 @@ NodeActor::behavior_type other_node(NodeActor::pointer, World* world) {
 }
 
 struct Fixture {
-  explicit Fixture(uint32_t readiness_period_ms = 60'000) {
+  explicit Fixture(uint32_t readiness_period_ms = 60'000, const std::string& name = "head") {
     options.config.cluster.nodes = {{.name = "head", .listen = "127.0.0.1:1", .roles = {}, .stages = 1},
                                     {.name = "other", .listen = "127.0.0.1:2", .roles = {}, .stages = 2}};
     options.config.pipeline.readiness_period_ms = readiness_period_ms;
-    options.name = "head";
-    options.head = true;
+    options.name = name;
+    options.head = name == "head";
+    options.pid = 55;
     NodeEffects effects;
     effects.replace = [this](uint32_t instance, uint64_t incarnation) {
       world.say("replace " + std::to_string(instance) + " " + std::to_string(incarnation));
     };
-    effects.node_handle = [this](const PeerIdentity&) { return other; };
+    effects.node_handle = [this](const PeerIdentity& peer) { return peer.node == "head" ? own : other; };
     effects.client_handle = [this](const PeerIdentity&) { return asker; };
     effects.shut_down = [this] { world.say("end"); };
     NodeFacts facts;
@@ -61,7 +62,7 @@ struct Fixture {
     facts.redis_json = [] { return R"({"state":"up"})"; };
     actor = system.spawn(node, options, facts, effects);
   }
-  ~Fixture() { end_and_wait(system, actor, asker, other); }
+  ~Fixture() { end_and_wait(system, actor, asker, own, other); }
 
   /// What was said once all mail until now was taken, by us and then by those whom we mailed.
   std::vector<std::string> said() {
@@ -71,6 +72,7 @@ struct Fixture {
           .receive([] {}, [](const caf::error&) { BOOST_FAIL("the actor ended"); });
     };
     pass(actor, PeerDown{identity(schema::Role::NODE, "nobody", 0), ""});
+    pass(own, PeerDown{});
     pass(other, PeerDown{});
     pass(asker, msg::FrameBuilder<msg::Status>().finish());
     std::erase(world.words, "");
@@ -111,9 +113,14 @@ struct Fixture {
   NodeOptions options;
   caf::actor_system_config config;
   caf::actor_system system{config};
-  NodeActor other = system.spawn(other_node, &world);
+  NodeActor own = system.spawn(other_node, &world, "own"), other = system.spawn(other_node, &world, "other");
   ClientActor asker = system.spawn(client, &world);
   NodeActor actor;
+};
+
+/// Not the head.
+struct Plain : Fixture {
+  Plain() : Fixture(60'000, "other") {}
 };
 
 /// Whatever the pipeline said, it said too long ago.
@@ -125,14 +132,20 @@ struct Silence : Fixture {
 
 BOOST_FIXTURE_TEST_CASE(a_stage_is_replaced_by_the_node_that_owns_it, Fixture) {
   replace(1, 11);  // its node is not linked: nobody can be told
-  up(schema::Role::NODE, "other", 1);
+  up(schema::Role::NODE, "head", 1);
   replace(0, 10);
-  replace(2, 12);
+  up(schema::Role::NODE, "other", 1);
   replace(3, 13);  // of no node
-  const auto words = said();
-  BOOST_REQUIRE_EQUAL(words.size(), 2u);
-  BOOST_CHECK_EQUAL(words[0], "replace 0 10");
-  BOOST_CHECK_EQUAL(words[1], "other: replace 2");
+  BOOST_TEST(said() == std::vector<std::string>{"own: replace 0"}, boost::test_tools::per_element());
+  replace(2, 12);
+  BOOST_TEST(said() == (std::vector<std::string>{"own: replace 0", "other: replace 2"}),
+             boost::test_tools::per_element());
+}
+
+BOOST_FIXTURE_TEST_CASE(a_node_replaces_its_stages_itself, Plain) {
+  replace(1, 11);
+  replace(0, 10);  // the head's node, which is not linked here
+  BOOST_TEST(said() == std::vector<std::string>{"replace 1 11"}, boost::test_tools::per_element());
 }
 
 BOOST_FIXTURE_TEST_CASE(the_head_passes_the_end_on_once_no_answer_needs_other_nodes, Fixture) {
@@ -174,6 +187,7 @@ BOOST_FIXTURE_TEST_CASE(status_answers_the_client_that_asked_and_knows_who_is_li
   BOOST_CHECK(!status.at("ready").as_bool());
   BOOST_CHECK_EQUAL(status.at("gateway").at("url").as_string(), "http://here");
   BOOST_CHECK_EQUAL(status.at("nodes").at(0).at("health").as_string(), "ready");
+  BOOST_CHECK_EQUAL(status.at("nodes").at(0).at("pid").as_int64(), 55);
   BOOST_CHECK_EQUAL(status.at("nodes").at(1).at("pid").as_int64(), 77);
 }
 

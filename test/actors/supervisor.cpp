@@ -224,3 +224,33 @@ BOOST_AUTO_TEST_CASE(a_child_inherits_no_descriptor_and_no_blocked_signal) {
   close(output);
   fs::remove_all(folder);
 }
+
+BOOST_AUTO_TEST_CASE(whether_a_child_is_started_again_may_depend_on_how_it_ended) {
+  const fs::path marker = fs::temp_directory_path() / ("convoy-again-" + std::to_string(getpid()));
+  fs::remove(marker);
+  // Fails once, then ends well.
+  auto options =
+      running({"sh", "-c", "test -e " + marker.string() + " || { touch " + marker.string() + "; exit 7; }"});
+  options.again = [](const Supervisor::Child& c) { return c.exit_code != 0; };
+  std::atomic<int> ends = 0;
+  options.ended = [&ends](const Supervisor::Child&) { ++ends; };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  await([&] { return child(supervisor).over; }, "it is over");
+  await([&] { return ends == 2; }, "both ends are told");
+  BOOST_CHECK_EQUAL(child(supervisor).exit_code.value_or(-1), 0);
+  BOOST_CHECK_EQUAL(child(supervisor).restarts, 2u);
+  fs::remove(marker);
+}
+
+BOOST_AUTO_TEST_CASE(a_signal_reaches_all_that_run) {
+  auto options = running(sleeper);
+  options.again = [](const Supervisor::Child&) { return false; };
+  Supervisor supervisor(std::move(options));
+  for (uint32_t i = 0; i < 2; ++i) supervisor.keep(i);
+  await([&] { return child(supervisor, 0).pid != 0 && child(supervisor, 1).pid != 0; }, "they run");
+  supervisor.signal(SIGTERM);
+  await([&] { return child(supervisor, 0).over && child(supervisor, 1).over; }, "they ended");
+  BOOST_CHECK_EQUAL(child(supervisor).last_end, "signal 15 (Terminated)");
+  BOOST_CHECK(!child(supervisor).exit_code);
+}
