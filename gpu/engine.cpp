@@ -230,7 +230,7 @@ bool Engine::resolve(StepPlan& plan) const {
   if (state_->device_feeds_back()) return true;
   bool all = true;
   for (SeqStep& step : plan.sequences) {
-    if (step.tokens != std::vector{token_fed_back}) continue;
+    if (!step.fed_back()) continue;
     const Sequence& sequence = state_->fed_back(step);
     if (sequence.sampled)
       step.tokens = {*sequence.sampled};
@@ -432,7 +432,7 @@ void Engine::State::check(const SeqStep& step) const {
   if (step.sampled_rows > step.tokens.size())
     refuse(who + " samples " + to_string(step.sampled_rows) + " of " + to_string(step.tokens.size()) +
            " rows");
-  if (device_feeds_back() && step.tokens == std::vector{token_fed_back}) {
+  if (device_feeds_back() && step.fed_back()) {
     fed_back(step);
     return;
   }

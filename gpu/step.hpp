@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gpu/kv_block.hpp"
+#include "gpu/token_ids.hpp"
 #include "model/sampling.hpp"
 
 namespace convoy::gpu {
@@ -32,8 +33,10 @@ inline constexpr int32_t token_fed_back = -1;
 struct SeqStep {
   uint32_t slot = 0;
   uint32_t first_position = 0;
-  std::vector<int32_t> tokens;  // or token_fed_back alone
-  uint32_t sampled_rows = 0;    // the last so many rows get logits and a sampled token each
+  TokenIds tokens;            // or token_fed_back alone
+  uint32_t sampled_rows = 0;  // the last so many rows get logits and a sampled token each
+
+  bool fed_back() const { return tokens.size() == 1 && tokens[0] == token_fed_back; }
 };
 
 struct BlockChange {

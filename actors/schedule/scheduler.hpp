@@ -266,7 +266,7 @@ class Scheduler {
   void add_decodes(gpu::StepPlan& plan, FlyingStep& flying);
   void add_ready(size_t most, gpu::StepPlan& plan, FlyingStep& flying);
   void add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying);
-  bool goes_on_ahead(const FlyingRows& rows) const;
+  Sequence* goes_on_ahead(const FlyingRows& rows) const;
   Grown add_decode(Sequence& s, gpu::StepPlan& plan, FlyingStep& flying);
   uint32_t drafts_max() const;
   void add_prefill(gpu::StepPlan& plan, FlyingStep& flying);

@@ -51,7 +51,7 @@ void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
   const size_t in_flight = micro_batches_in_flight();
   const auto oldest = std::find_if(in_flight_.begin(), in_flight_.end(), [this](const FlyingStep& step) {
     return std::any_of(step.sequences.begin(), step.sequences.end(),
-                       [this](const FlyingRows& rows) { return goes_on_ahead(rows); });
+                       [this](const FlyingRows& rows) { return goes_on_ahead(rows) != nullptr; });
   });
   // A step that waits for tokens holds up what is planned behind it, unless they are there when its turn
   // comes: when it is P steps behind the one that samples them.
@@ -90,16 +90,16 @@ void Scheduler::add_ready(size_t most, gpu::StepPlan& plan, FlyingStep& flying) 
 void Scheduler::add_ahead(const FlyingStep& step, size_t most, gpu::StepPlan& plan, FlyingStep& flying) {
   for (const FlyingRows& rows : step.sequences) {
     if (most == 0) return;
-    if (goes_on_ahead(rows)) most -= add_decode(*living(rows.slot, rows.life), plan, flying) == Grown::yes;
+    if (Sequence* const s = goes_on_ahead(rows)) most -= add_decode(*s, plan, flying) == Grown::yes;
   }
 }
 
-/// Whether its next token may be planned although the last one is still being computed: one ahead, and not
-/// beyond the answer's end. Who guesses has to know what follows.
-bool Scheduler::goes_on_ahead(const FlyingRows& rows) const {
-  if (rows.sampled == 0) return false;
-  const Sequence* const s = living(rows.slot, rows.life);
-  return s && s->in_flight == 1 && !s->lookup && s->planned - s->prompt_tokens + 1 < s->max_tokens;
+/// Whose rows these are, if its next token may be planned although the last one is still being computed: one
+/// ahead, and not beyond the answer's end. Who guesses has to know what follows.
+Scheduler::Sequence* Scheduler::goes_on_ahead(const FlyingRows& rows) const {
+  Sequence* const s = rows.sampled > 0 ? living(rows.slot, rows.life) : nullptr;
+  const bool may = s && s->in_flight == 1 && !s->lookup && s->planned - s->prompt_tokens + 1 < s->max_tokens;
+  return may ? s : nullptr;
 }
 
 /// Its next token, and what is guessed to follow, if there are blocks for them.
@@ -197,8 +197,8 @@ void Scheduler::add_rows(Sequence& s, uint32_t count, gpu::StepPlan& plan, Flyin
     step.tokens = {gpu::token_fed_back};
   } else {
     const auto known = s.tokens.begin() + s.planned;
-    step.tokens.insert(step.tokens.end(), known, known + (count - s.drafts.size()));
-    step.tokens.insert(step.tokens.end(), s.drafts.begin(), s.drafts.end());
+    step.tokens.append(known, known + static_cast<ptrdiff_t>(count - s.drafts.size()));
+    step.tokens.append(s.drafts.begin(), s.drafts.end());
   }
   rows.end = end;
   if (end >= s.tokens.size()) {

@@ -11,8 +11,7 @@ StepRunner::StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<Step
     : clock_(std::move(clock)), waiting_max_(waiting_max), engine_(std::move(engine)) {}
 
 void StepRunner::add(gpu::StepPlan plan) {
-  const bool ahead = std::ranges::all_of(
-      plan.sequences, [](const gpu::SeqStep& s) { return s.tokens == std::vector{gpu::token_fed_back}; });
+  const bool ahead = std::ranges::all_of(plan.sequences, &gpu::SeqStep::fed_back);
   wait_in_line({std::move(plan), {}, ahead});
 }
 

@@ -37,7 +37,7 @@ Answer generate_by_drafts(Engine& engine, Log& log, size_t count, Guesser& guess
   while (answer.tokens.size() < count) {
     const std::vector<int32_t> draft = guesser.guess(answer.tokens.size());
     SeqStep step = rest_of(log);
-    step.tokens.insert(step.tokens.end(), draft.begin(), draft.end());
+    step.tokens.append(draft.begin(), draft.end());
     step.sampled_rows = static_cast<uint32_t>(draft.size()) + 1;
     const StepResult result = engine.run({.sequences = {step}}, {}).result;
     const std::vector<SampledToken>& sampled = result.sequences.at(0).tokens;

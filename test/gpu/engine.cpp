@@ -59,7 +59,7 @@ BOOST_AUTO_TEST_CASE(a_draft_samples_each_of_its_rows) {
   const auto engine = engine_of();
   const auto one_by_one = generate(*engine, {}, 5);
   StepPlan plan = three_tokens();
-  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  plan.sequences[0].tokens.append(one_by_one.begin(), one_by_one.end() - 1);
   plan.sequences[0].sampled_rows = 5;
   const StepOutput out = engine->run(plan, {});
   std::vector<int32_t> at_once;
@@ -90,7 +90,7 @@ BOOST_AUTO_TEST_CASE(a_seeded_draw_is_the_same_in_a_draft_and_one_by_one) {
   const model::Sampling sampling{.temperature = 1.5f, .top_p = 0.95f, .seed = 99};
   const auto one_by_one = generate(*engine, sampling, 6);
   StepPlan plan = three_tokens(sampling);
-  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  plan.sequences[0].tokens.append(one_by_one.begin(), one_by_one.end() - 1);
   plan.sequences[0].sampled_rows = 6;
   const StepOutput out = engine->run(plan, {});
   for (size_t i = 0; i < 6; i++) BOOST_TEST(out.result.sequences.at(0).tokens.at(i).id == one_by_one[i]);
@@ -101,14 +101,15 @@ BOOST_AUTO_TEST_CASE(penalties_see_of_a_draft_what_comes_before_each_row) {
   const model::Sampling sampling{.frequency_penalty = 2, .repetition_penalty = 1e6f};
   const auto one_by_one = generate(*engine, sampling, 6);
   StepPlan plan = three_tokens(sampling);
-  plan.sequences[0].tokens.insert(plan.sequences[0].tokens.end(), one_by_one.begin(), one_by_one.end() - 1);
+  plan.sequences[0].tokens.append(one_by_one.begin(), one_by_one.end() - 1);
   // Rows within the prompt too: they know neither the rest of it nor what was generated.
   plan.sequences[0].sampled_rows = 8;
   const auto at_once = engine->run(plan, {}).result.sequences.at(0).tokens;
   for (size_t i = 0; i < 6; i++) BOOST_TEST(at_once.at(i + 2).id == one_by_one[i]);
+  const std::vector<int32_t> prompt{10, 20, 30};
   for (uint32_t rows : {1, 2}) {
     plan = three_tokens(sampling);
-    plan.sequences[0].tokens.resize(rows);
+    plan.sequences[0].tokens = TokenIds(prompt.begin(), prompt.begin() + rows);
     BOOST_TEST(engine->run(plan, {}).result.sequences.at(0).tokens.at(0).id == at_once[rows - 1].id);
   }
 }
@@ -119,12 +120,12 @@ BOOST_AUTO_TEST_CASE(penalties_forget_what_was_written_over) {
   const auto expected = generate(*engine, sampling, 12);
   for (const uint32_t back : {0, 1, 3, 5}) {  // to positions of the prompt, and of what was generated
     StepPlan other = three_tokens(sampling);
-    other.sequences[0].tokens = {10, 50, 60};
-    for (int32_t id = 0; id < 9; id++)
-      other.sequences[0].tokens.push_back(expected[static_cast<size_t>(id)] ^ 1);
+    std::vector<int32_t> written{10, 50, 60};
+    for (size_t i = 0; i < 9; i++) written.push_back(expected[i] ^ 1);
     std::vector<int32_t> all{10, 20, 30};
     all.insert(all.end(), expected.begin(), expected.end());
-    std::copy_n(all.begin(), back, other.sequences[0].tokens.begin());
+    std::copy_n(all.begin(), back, written.begin());
+    other.sequences[0].tokens = written;
     engine->run(other, {});
     const auto tail = std::vector<int32_t>(all.begin() + back, all.end() - 1);
     const auto out = engine->run({.sequences = {{1, back, tail, 1}}}, {});

@@ -10,14 +10,6 @@ namespace sim {
 using namespace convoy;
 using std::to_string;
 
-namespace {
-
-bool fed_back(const gpu::SeqStep& step) {
-  return step.tokens.size() == 1 && step.tokens[0] == gpu::token_fed_back;
-}
-
-}  // namespace
-
 double ChainTimes::run(const gpu::StepPlan& plan, double now_us) {
   double rows = 0, context = 0, at = now_us + costs_.hop_us;
   for (const gpu::SeqStep& step : plan.sequences) {
@@ -25,7 +17,7 @@ double ChainTimes::run(const gpu::StepPlan& plan, double now_us) {
     rows += count;
     context += count * (step.first_position + (count + 1) / 2);
     if (step.slot >= sampled_us_.size()) sampled_us_.resize(step.slot + 1);
-    if (fed_back(step)) at = std::max(at, sampled_us_[step.slot] + costs_.hop_us);
+    if (step.fed_back()) at = std::max(at, sampled_us_[step.slot] + costs_.hop_us);
   }
   const double mean_us = costs_.fixed_us + costs_.per_row_us * rows + costs_.per_context_us * context;
   std::lognormal_distribution<double> jitter(0, costs_.jitter);
@@ -123,7 +115,7 @@ gpu::SampledTokens Stages::run(const gpu::SeqStep& step, uint64_t number) {
   require(first >= slot.start.cached_tokens, who, " writes what it found");
   require(first + count <= limits_.context_tokens, who, " leaves the context");
   require(static_cast<size_t>(gpu::kv_blocks_for(first + count)) <= slot.table.size(), who, " lacks a block");
-  require(!fed_back(step) || (slot.sampled_in && first == slot.length), who,
+  require(!step.fed_back() || (slot.sampled_in && first == slot.length), who,
           " goes on with a token that it did not sample");
 
   const auto cells = [&](int64_t position) -> const Cell& { return cell(slot, position); };
@@ -132,7 +124,7 @@ gpu::SampledTokens Stages::run(const gpu::SeqStep& step, uint64_t number) {
   gpu::SampledTokens sampled{step.slot, {}};
   for (int64_t i = 0; i < count; ++i) {
     const int64_t position = first + i;
-    const int32_t token = fed_back(step) ? slot.sampled : step.tokens[static_cast<size_t>(i)];
+    const int32_t token = step.fed_back() ? slot.sampled : step.tokens[static_cast<size_t>(i)];
     require(token >= 0 && token < vocab, who, " brings the impossible token ", token);
     if (skipped_row != rows_run_++) cell(slot, position) = compute(cells, position, token);
     if (penalized) {
