@@ -85,6 +85,16 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
                         .Help("Tokens that the pipeline computed for requests")
                         .Register(*peers.metrics);
   generated_total = &generated.Add({});
+  auto& lost = prometheus::BuildCounter()
+                   .Name("convoy_stages_lost_total")
+                   .Help("Stages that were given up, by what was wrong with them")
+                   .Register(*peers.metrics);
+  for (const StageLoss loss : stage_losses) lost_total[loss] = &lost.Add({{"cause", name_of(loss)}});
+  auto& slow = prometheus::BuildCounter()
+                   .Name("convoy_stage_slow_steps_total")
+                   .Help("Steps that a stage computed for longer than a quarter of step_timeout_ms")
+                   .Register(*peers.metrics);
+  slow_total = &slow.Add({});
   auto& seconds = prometheus::BuildHistogram()
                       .Name("convoy_step_seconds")
                       .Help(
@@ -291,9 +301,9 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
     progress = scheduler.commit(std::move(result), now());
   } catch (
       const std::exception& e) {  // the last stage's bytes are wrong: it cannot be trusted with the next step
-    return give_up(static_cast<uint32_t>(handles.size()) - 1, msg::Health::HUNG, e.what());
+    return give_up(static_cast<uint32_t>(handles.size()) - 1, StageLoss::failed, e.what());
   } catch (const kj::Exception& e) {
-    return give_up(static_cast<uint32_t>(handles.size()) - 1, msg::Health::HUNG, e.getDescription().cStr());
+    return give_up(static_cast<uint32_t>(handles.size()) - 1, StageLoss::failed, e.getDescription().cStr());
   }
   steps_total->Increment();
   const auto canary = std::find_if(progress.begin(), progress.end(), [](const auto& p) { return p.canary; });

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "actors/messages.hpp"
+#include "actors/process/child_process.hpp"
 #include "actors/schedule/scheduler.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
@@ -38,6 +39,8 @@ struct PipelinePeers {
   NodeActor node;  // replaces stages
   /// Ends the link to a stage that is given up.
   std::function<void(const PeerIdentity&, const std::string& reason)> drop;
+  /// Of a stage that says nothing any more. Empty: unknown.
+  std::function<ProcessState(const PeerIdentity&)> process_state;
   std::shared_ptr<prometheus::Registry> metrics;
 };
 

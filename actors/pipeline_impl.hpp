@@ -6,12 +6,14 @@
 
 #include <chrono>
 #include <deque>
+#include <map>
 #include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "actors/pipeline.hpp"
+#include "actors/stage_loss.hpp"
 #include "actors/stage_set.hpp"
 
 namespace convoy::actors {
@@ -52,7 +54,8 @@ struct PipelineData {
   std::deque<Flight> flights;
   Clock::time_point last_commit{};
   prometheus::Counter *steps_total, *epochs_total, *cancelled_total, *admitted_total, *rejected_total,
-      *generated_total;
+      *generated_total, *slow_total;
+  std::map<StageLoss, prometheus::Counter*> lost_total;
   prometheus::Histogram *prefill_seconds, *decode_seconds, *mixed_seconds;
 
   static Scheduler::Micros now() {
@@ -88,7 +91,7 @@ struct PipelineData {
   void stage_down(const caf::down_msg& down);
   void begin_epoch();
   void lose(const std::vector<Scheduler::Lost>& lost);
-  void give_up(uint32_t index, msg::Health health, const std::string& why, bool replace = true);
+  void give_up(uint32_t index, StageLoss loss, const std::string& why);
   void ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why);
 
   // time and health: pipeline_stages.cpp

@@ -34,7 +34,7 @@ void PipelineData::stage_up(const StageUp& up) {
     log::warn_limited("pipeline.unknown_stage", {{"instance", index}, {"stages", handles.size()}});
     return peers.drop(up.peer, "this cluster has only " + std::to_string(handles.size()) + " stages");
   }
-  if (handles[index]) give_up(index, msg::Health::DOWN, "replaced by a newer process", false);
+  if (handles[index]) give_up(index, StageLoss::replaced, "a newer process is there");
   handles[index] = up.stage;
   self->monitor(up.stage);
   log::info("pipeline.stage_up", {{"stage", index}, {"node", up.peer.node}, {"pid", up.peer.pid}});
@@ -81,13 +81,19 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
                                 .kv_places = r->getKvPlaces(),
                                 .busy_us = r->getBusyUs(),
                                 .clock_us = r->getClockUs()};
-  switch (stages.report(index, report, Clock::now())) {
+  const bool was_slow = stages.stages()[index].slow;
+  const StageSet::Consequence consequence = stages.report(index, report, Clock::now());
+  if (stages.stages()[index].slow && !was_slow) {
+    log::warn("pipeline.stage_slow", {{"stage", index}, {"step_ms", report.step_age_ms}});
+    slow_total->Increment();
+  }
+  switch (consequence) {
     case StageSet::Consequence::none:
       break;
     case StageSet::Consequence::changed:
       return publish();
     case StageSet::Consequence::lost:
-      return give_up(index, msg::Health::DOWN, report.reason);
+      return give_up(index, StageLoss::failed, report.reason);
     case StageSet::Consequence::raise:
       return raise_epoch();
     case StageSet::Consequence::serve:
@@ -117,8 +123,9 @@ void PipelineData::stage_down(const caf::down_msg& down) {
   for (uint32_t i = 0; i < handles.size(); ++i)
     if (handles[i] && handles[i].address() == down.source) {
       const std::string why = reason_of(down.reason, self->system());
-      // A closed connection is a dead process; an ended lease is a process that no longer answers.
-      return give_up(i, why.find("lease") != std::string::npos ? msg::Health::HUNG : msg::Health::DOWN, why);
+      const auto process =
+          peers.process_state ? peers.process_state(stages.stages()[i].peer) : ProcessState::unknown;
+      return give_up(i, loss_of_link(why, process), why);
     }
 }
 
@@ -138,17 +145,21 @@ void PipelineData::lose(const std::vector<Scheduler::Lost>& lost) {
 }
 
 /// A stage is lost, and with it what it held of all sequences.
-void PipelineData::give_up(uint32_t index, msg::Health health, const std::string& why, bool replace) {
+void PipelineData::give_up(uint32_t index, StageLoss loss, const std::string& why) {
   if (!handles[index]) return;
   const PeerIdentity peer = stages.stages()[index].peer;
-  log::warn("pipeline.stage_lost", {{"stage", index}, {"pid", peer.pid}, {"reason", why}});
+  log::warn("pipeline.stage_lost",
+            {{"stage", index}, {"pid", peer.pid}, {"cause", name_of(loss)}, {"reason", why}});
+  lost_total.at(loss)->Increment();
   self->demonitor(handles[index].address());
   handles[index] = nullptr;
-  stages.lose(index, health, why, Clock::now());
+  const bool is_gone = loss == StageLoss::ended || loss == StageLoss::failed || loss == StageLoss::replaced;
+  stages.lose(index, is_gone ? msg::Health::DOWN : msg::Health::HUNG, std::string(name_of(loss)) + ": " + why,
+              Clock::now());
   peers.drop(peer, why);
   publish();  // before any request fails: who hears of a failure finds /readyz to agree
   begin_epoch();
-  if (replace) ask_to_replace(index, peer.incarnation, why);
+  if (loss != StageLoss::replaced) ask_to_replace(index, peer.incarnation, why);
 }
 
 void PipelineData::ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why) {
@@ -231,7 +242,7 @@ void PipelineData::tick() {
 
   const auto now = Clock::now();
   const StageSet::Due due = stages.due(now, scheduler.in_flight() > 0);
-  for (const auto& lost : due.lost) give_up(lost.index, msg::Health::HUNG, lost.reason);
+  for (const auto& lost : due.lost) give_up(lost.index, lost.loss, lost.reason);
   for (const auto& r : due.replacements) ask_to_replace(r.index, r.incarnation, r.reason);
   if (due.canary) {
     scheduler.request_canary();

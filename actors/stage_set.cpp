@@ -41,12 +41,15 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
     epoch_ = report.epoch;
     return phase_ == Phase::gathering ? Consequence::none : Consequence::raise;
   }
+  stage.step_age_ms = report.step_age_ms;  // be the step of an epoch that is over
   if (report.epoch != epoch_) return Consequence::none;
-  const bool changed = stage.health != report.health;
+  const bool slow = report.step_age_ms > options_.step_timeout_ms / slow_share;
+  const bool changed = stage.health != report.health || stage.slow != slow;
+  stage.slow = slow;
   stage.health = report.health;
   stage.reason = report.reason;
+  if (slow) stage.reason = "slow: it has computed a step for " + std::to_string(report.step_age_ms) + " ms";
   stage.loaded_permille = report.loaded_permille;
-  stage.step_age_ms = report.step_age_ms;
   stage.cost = report.cost;
   stage.kv_blocks = report.kv_blocks;
   stage.kv_places = report.kv_places;
@@ -84,6 +87,7 @@ void StageSet::lose(uint32_t index, Health health, const std::string& reason, Ti
   stage.health = health;
   stage.reason = reason;
   stage.step_age_ms = 0;
+  stage.slow = false;
   stage.clock_us = 0;
   stage.missing_since = stage.asked = now;
   phase_ = Phase::gathering;
@@ -116,20 +120,21 @@ StageSet::Due StageSet::due(Time now, bool in_flight) const {
   if (phase_ == Phase::loading && now - loading_since_ > milliseconds(options_.load_timeout_ms)) {
     for (uint32_t i = 0; i < stages_.size(); ++i)
       if (stages_[i].health != Health::READY)
-        due.lost.push_back({i, "did not finish loading within pipeline.load_timeout_ms"});
+        due.lost.push_back({i, StageLoss::late, "did not finish loading within pipeline.load_timeout_ms"});
   }
+  if (phase_ == Phase::gathering || !due.lost.empty()) return due;
+  // While others load, a stage may still compute a step of the epoch before: it does not hear of the new one.
+  const auto oldest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
+    return a.step_age_ms < b.step_age_ms;
+  });
+  if (oldest->step_age_ms > options_.step_timeout_ms && (in_flight || phase_ == Phase::loading))
+    due.lost.push_back({static_cast<uint32_t>(oldest - stages_.begin()), StageLoss::hung,
+                        "computes a step longer than pipeline.step_timeout_ms"});
   if (phase_ != Phase::serving) return due;
-  if (in_flight) {
-    const auto oldest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
-      return a.step_age_ms < b.step_age_ms;
-    });
-    if (oldest->step_age_ms > options_.step_timeout_ms)
-      due.lost.push_back({static_cast<uint32_t>(oldest - stages_.begin()),
-                          "computes a step longer than pipeline.step_timeout_ms"});
-    else if (now - quiet_since_ > milliseconds(options_.step_timeout_ms))  // it has fallen between the stages
-      due.lost.push_back({static_cast<uint32_t>(stages_.size()) - 1,
-                          "no stage has computed the step in flight for pipeline.step_timeout_ms"});
-  }
+  if (in_flight && due.lost.empty() &&
+      now - quiet_since_ > milliseconds(options_.step_timeout_ms))  // it has fallen between the stages
+    due.lost.push_back({static_cast<uint32_t>(stages_.size()) - 1, StageLoss::hung,
+                        "no stage has computed the step in flight for pipeline.step_timeout_ms"});
   due.canary = !in_flight && now - last_pass_ > canary_interval();
   return due;
 }

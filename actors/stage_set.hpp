@@ -12,6 +12,7 @@
 
 #include "actors/link/peer_identity.hpp"
 #include "actors/schedule/step_cost.hpp"
+#include "actors/stage_loss.hpp"
 #include "schema/convoy.capnp.h"
 
 namespace convoy::actors {
@@ -40,6 +41,7 @@ class StageSet {
     std::string reason = "not started";
     uint32_t loaded_permille = 0;
     uint32_t step_age_ms = 0;  // of the step that it computes
+    bool slow = false;         // it computes that for longer than slow_share of what it may
     StepCost cost;
     uint32_t kv_blocks = 0;  // that it holds, once it is loaded
     uint32_t kv_places = 0;  // that its second tier keeps
@@ -75,6 +77,7 @@ class StageSet {
   struct Due {
     struct Lost {
       uint32_t index;
+      StageLoss loss;
       std::string reason;
     };
     struct Replacement {
@@ -128,6 +131,7 @@ class StageSet {
 
  private:
   static constexpr double canary_share_max = 0.002;      // of one core
+  static constexpr uint32_t slow_share = 4;              // so many times as long, and it counts as hung
   static constexpr uint64_t bubble_time_us = 1'000'000;  // that a bubble ratio is measured over, at least
 
   static void measure_bubble(Stage& stage, const Report& report);

@@ -85,6 +85,9 @@ void Head::start_pipeline(const actors::NodeActor& node) {
   peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
     links_.drop(peer, reason);
   };
+  peers.process_state = [](const actors::PeerIdentity& peer) {
+    return actors::process_state(peer.pid, std::to_string(peer.incarnation));
+  };
   peers.metrics = metrics_;
   pipeline_ = system_.spawn(actors::pipeline, pipeline_options_, peers);
   caf::anon_send(router_, actors::AddPipeline{pipeline_});

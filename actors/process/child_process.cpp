@@ -10,6 +10,7 @@
 #include <array>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 
 #include "model/error.hpp"
 
@@ -91,6 +92,28 @@ Program own_program(const std::vector<std::string>& arguments) {
 pid_t spawn_process(const Program& program) { return SpawnPlan(program).run(); }
 
 int open_pidfd(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
+
+ProcessState process_state(int32_t pid, const std::string& word) {
+  const std::string folder = "/proc/" + std::to_string(pid);
+  std::ifstream command(folder + "/cmdline");
+  bool ours = false;
+  for (std::string argument; !ours && std::getline(command, argument, '\0');) ours = argument == word;
+  if (!ours) return ProcessState::unknown;
+  std::string stat;
+  std::getline(std::ifstream(folder + "/stat"), stat);
+  const size_t name_end = stat.rfind(')');  // proc(5): the state is behind the name
+  if (name_end == stat.npos || name_end + 2 >= stat.size()) return ProcessState::unknown;
+  switch (stat[name_end + 2]) {
+    case 'T':
+    case 't':
+      return ProcessState::stopped;
+    case 'Z':
+    case 'X':
+      return ProcessState::unknown;
+    default:
+      return ProcessState::runs;
+  }
+}
 
 std::string how_it_ended(int status) {
   if (WIFSIGNALED(status))

@@ -31,6 +31,11 @@ pid_t spawn_process(const Program& program);
 /// no descriptor left): then one has to ask again and again.
 int open_pidfd(pid_t pid);
 
+/// What a process of this machine does, as far as it can be told.
+enum class ProcessState : uint8_t { unknown, stopped, runs };
+/// unknown: there is none, or it was not started with that word.
+ProcessState process_state(int32_t pid, const std::string& word);
+
 /// "exit code 3" or "signal 9 (Killed)", of a status of waitpid.
 std::string how_it_ended(int status);
 

@@ -182,3 +182,32 @@ BOOST_FIXTURE_TEST_CASE(a_head_that_takes_over_raises_its_epoch_above_those_of_t
   report(1, msg::Health::READY, 9);  // this one had heard more
   bring_up(10);
 }
+
+BOOST_FIXTURE_TEST_CASE(why_stages_were_lost_is_counted_and_said, Fixture) {
+  start(200);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  bring_up();
+  stages[0].reset();
+  next<msg::ReplaceStage>(node);
+  BOOST_CHECK_EQUAL(counted("convoy_stages_lost_total", "ended"), 1);
+  link_stage(0, 13);
+  while (msg::Reading(next<msg::Assign>(*stages[0]))->getEpoch() != 2) continue;
+  for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, 2);
+  answer(next_plan(), 3);
+  ask(9);
+  next_plan();
+  report(1, msg::Health::READY, 2, 100);  // slow, but not too late yet
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    if (std::string(msg::Reading(frame)->getStages()[1].getReason()).starts_with("slow: ")) break;
+  }
+  BOOST_CHECK_EQUAL(counted("convoy_stage_slow_steps_total"), 1);
+  report(1, msg::Health::READY, 2, 250);
+  next<msg::ReplaceStage>(node);
+  BOOST_CHECK_EQUAL(counted("convoy_stages_lost_total", "hung"), 1);
+  for (;;) {
+    const auto frame = next<msg::PipelineState>(gateway);
+    if (std::string(msg::Reading(frame)->getStages()[1].getReason()).starts_with("hung: ")) break;
+  }
+}

@@ -174,10 +174,12 @@ struct Fixture : System {
     mail(pipeline, std::move(frame).finish());
   }
 
-  /// A counter without labels.
-  double counted(const std::string& name) const {
+  /// A counter: without labels, or of a cause.
+  double counted(const std::string& name, const std::string& cause = "") const {
     for (const auto& family : metrics->Collect())
-      if (family.name == name) return family.metric.at(0).counter.value;
+      for (const auto& metric : family.metric)
+        if (family.name == name && (cause.empty() || metric.label.at(0).value == cause))
+          return metric.counter.value;
     BOOST_FAIL("there is no " << name);
     return 0;
   }

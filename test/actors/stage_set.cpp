@@ -274,3 +274,40 @@ BOOST_FIXTURE_TEST_CASE(what_went_through_the_stages_in_an_earlier_epoch_makes_n
   set->canary_failed("not a number");
   serve_anew();
 }
+
+BOOST_FIXTURE_TEST_CASE(a_stage_is_slow_long_before_it_counts_as_hung, Fixture) {
+  serve();
+  set->sent_first(now);
+  BOOST_CHECK(say(1, Health::READY, 7'000) == StageSet::Consequence::none);
+  BOOST_CHECK(!set->stages()[1].slow);
+  BOOST_CHECK(say(1, Health::READY, 8'000) == StageSet::Consequence::changed);
+  BOOST_CHECK(set->stages()[1].slow);
+  BOOST_CHECK_EQUAL(set->stages()[1].reason, "slow: it has computed a step for 8000 ms");
+  BOOST_CHECK(say(1, Health::READY, 9'000) == StageSet::Consequence::none);
+  BOOST_CHECK(set->due(now, true).lost.empty());
+  BOOST_CHECK(say(1, Health::READY, 0) == StageSet::Consequence::changed);
+  BOOST_CHECK_EQUAL(set->stages()[1].reason, "");
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_hangs_in_a_step_of_the_epoch_before_is_lost_while_others_load, Fixture) {
+  serve();
+  const uint64_t before = set->epoch();
+  set->raise(now);
+  say(0, Health::LOADING);
+  set->report(1, {.epoch = before, .health = Health::READY, .step_age_ms = 30'000}, now);
+  BOOST_CHECK(set->due(now, false).lost.empty());
+  set->report(1, {.epoch = before, .health = Health::READY, .step_age_ms = 30'100}, now);
+  const auto due = set->due(now, false);
+  BOOST_REQUIRE_EQUAL(due.lost.size(), 1u);
+  BOOST_CHECK_EQUAL(due.lost[0].index, 1u);
+  BOOST_CHECK(due.lost[0].loss == actors::StageLoss::hung);
+}
+
+BOOST_AUTO_TEST_CASE(what_is_left_of_a_silent_stage_says_what_it_is) {
+  using actors::loss_of_link, actors::ProcessState, actors::StageLoss;
+  const char* const lease = "lease ended: nothing received for 800 ms";
+  BOOST_CHECK(loss_of_link("closed by the peer", ProcessState::runs) == StageLoss::ended);
+  BOOST_CHECK(loss_of_link(lease, ProcessState::stopped) == StageLoss::frozen);
+  BOOST_CHECK(loss_of_link(lease, ProcessState::runs) == StageLoss::cut_off);
+  BOOST_CHECK(loss_of_link(lease, ProcessState::unknown) == StageLoss::silent);
+}

@@ -254,3 +254,16 @@ BOOST_AUTO_TEST_CASE(a_signal_reaches_all_that_run) {
   BOOST_CHECK_EQUAL(child(supervisor).last_end, "signal 15 (Terminated)");
   BOOST_CHECK(!child(supervisor).exit_code);
 }
+
+BOOST_AUTO_TEST_CASE(whether_a_process_is_stopped_can_be_told_of_one_that_was_started_with_that_word) {
+  using actors::process_state, actors::ProcessState;
+  Supervisor supervisor(running(sleeper));
+  supervisor.keep(0);
+  const pid_t pid = next_child(supervisor).pid;
+  await([&] { return process_state(pid, "1000") == ProcessState::runs; }, "it runs");
+  BOOST_CHECK(process_state(pid, "100") == ProcessState::unknown);
+  kill(pid, SIGSTOP);
+  await([&] { return process_state(pid, "1000") == ProcessState::stopped; }, "it is stopped");
+  supervisor.stop();
+  BOOST_CHECK(process_state(pid, "1000") == ProcessState::unknown);
+}

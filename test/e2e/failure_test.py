@@ -57,8 +57,10 @@ class Stages(unittest.TestCase):
     def test_a_stage_killed_while_idle_is_replaced(self):
         before = self.answer()
         for index in (0, 1):
+            ended = self.cluster.metric('convoy_stages_lost_total{cause="ended"}')
             self.cluster.wait_for_successor(self.cluster.signal_stage(index, signal.SIGKILL))
             self.assertEqual(self.answer(), before)
+            self.assertEqual(self.cluster.metric('convoy_stages_lost_total{cause="ended"}'), ended + 1)
 
     def test_a_stage_killed_while_answering_costs_no_token(self):
         expected = self.long_answer()
@@ -72,11 +74,13 @@ class Stages(unittest.TestCase):
         expected = self.long_answer()
         for index in (0, 1):
             stream, events, tokens = self.start_long_answer()
+            frozen = self.cluster.metric('convoy_stages_lost_total{cause="frozen"}')
             stopped = self.cluster.signal_stage(index, signal.SIGSTOP)
             wait_for(lambda: not self.cluster.ready(), "/readyz is 503", NOTICED_S)
             self.expect_the_whole_answer(stream, events, tokens, expected)
             wait_for(self.cluster.ready, "ready again")
             self.assertFalse(alive(stopped))
+            self.assertEqual(self.cluster.metric('convoy_stages_lost_total{cause="frozen"}'), frozen + 1)
 
     def test_many_answers_at_once_lose_no_token_and_those_that_wait_none_either(self):
         prompts = [f"The number {i} is" for i in range(12)]
