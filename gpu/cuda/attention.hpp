@@ -4,8 +4,7 @@
 // A row's positions are cut into parts at absolute positions, so that a row's bits depend on its own length
 // alone, whether one block walks over all parts or each part has its own.
 
-#include <array>
-
+#include "gpu/cuda/bucket.hpp"
 #include "gpu/cuda/elementwise.hpp"
 
 namespace convoy::cuda {
@@ -42,13 +41,7 @@ void attend(const Attention& attention, const RowTables& tables, cudaStream_t st
 bool attends_on_tensor_cores(const Attention& attention);
 /// Whether those for decodes write keys and values too.
 bool attends_and_writes(const Attention& attention, const RotationView& rotations);
-/// The most blocks that share a row's positions there, and that there are where rows are shared.
-inline constexpr int shares_max = 64, shared_blocks_max = 256;
-/// The most of them that join in one cluster; and how many clusters of 1, 2, 4 … blocks the current card
-/// takes at once: one that has to wait for another takes as long again.
-inline constexpr int cluster_max = 16;
-using ClusterRoom = std::array<int, 5>;
-static_assert(1 << (std::tuple_size_v<ClusterRoom> - 1) == cluster_max);
+/// How many clusters of each size the current card takes at once there.
 ClusterRoom cluster_room(bool latent);
 
 /// The widest heads, and the widest entries of latents, that there are kernels for.

@@ -7,10 +7,16 @@
 namespace convoy::cuda {
 namespace {
 
-constexpr int warps = 4, threads = warps * 32;
 constexpr int heads_max = 16;  // of a block: a tile of the tensor cores
-constexpr int tokens = static_cast<int>(gpu::kv_block_tokens), stride = warps * 16;  // positions
-static_assert(stride % tokens == 0);
+constexpr int tokens = static_cast<int>(gpu::kv_block_tokens);
+
+/// Floats from a head's sums to the next: what eight threads write at once lies in different banks.
+constexpr int pitch_of(int width) { return width + 4; }
+/// In shared memory: a block's heads' sums by each of its warps.
+constexpr size_t sums_bytes(int width, int warps, int heads) {
+  return static_cast<size_t>(warps) * static_cast<size_t>(heads) * static_cast<size_t>(pitch_of(width)) *
+         sizeof(float);
+}
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
@@ -74,15 +80,19 @@ class HeadTurn {
 /// Writes: rows are decodes, and the block whose share ends with the row's own position makes that one's key
 /// and value and writes them. Where several tiles of queries have the same key, each does the same. Bytes:
 /// keys and values once; operations: 4 · 16 · D a position.
-template <int D, bool Writes>
-__global__ void __launch_bounds__(threads, 2)
+template <int D, bool Writes, int Warps>
+__global__ void __launch_bounds__(Warps * 32, 8 / Warps)
     attend_rows(const Attention a, const GroupedWrite w, const RowTables tables) {
   constexpr int key_loads = D / 32, value_loads = D / 64;
-  constexpr int pitch = D + 4;  // what eight threads write at once lies in different banks
-  __shared__ __align__(16) float joined[warps][heads_max][pitch];
-  __shared__ float2 of_warps[warps][heads_max], of_block[heads_max];  // the largest score, the sum of weights
+  constexpr int threads = Warps * 32, stride = Warps * 16;  // positions at once
+  static_assert(stride % tokens == 0);
+  constexpr int pitch = pitch_of(D);
+  using Shares = SharedRow<D, heads_max, threads>;
+  extern __shared__ float4 memory[];
+  auto* const joined = reinterpret_cast<float*>(memory);  // [Warps][heads][pitch]
+  __shared__ typename Shares::Room room;
+  __shared__ float2 of_warps[Warps][heads_max];  // the largest score, the sum of weights
   __shared__ __align__(16) __nv_bfloat16 own_key[D], own_value[D];
-  __shared__ bool ends_last;
   let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
   if (!has_row(a.rows, row)) return wait_for_previous();
@@ -95,6 +105,8 @@ __global__ void __launch_bounds__(threads, 2)
   const Share share = share_of(seen, a.parts, part);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
+  Shares shares(a, row, head, heads, room);
+  shares.open();
 
   const uint32_t* const table = tables.early_table(row);
   const auto* const all_keys = static_cast<const __nv_bfloat16*>(a.keys.data) + kv_head * D;
@@ -250,34 +262,45 @@ __global__ void __launch_bounds__(threads, 2)
       for (int e = 0; e < 2; e++)
 #pragma unroll
         for (int c = 0; c < 8; c += 4)
-          *reinterpret_cast<float4*>(&joined[warp][own_head][i * 64 + (quarter * 2 + e) * 8 + c]) = {
-              sums[i][c][2 * r + e], sums[i][c + 1][2 * r + e], sums[i][c + 2][2 * r + e],
-              sums[i][c + 3][2 * r + e]};
+          *reinterpret_cast<float4*>(joined + (warp * heads + own_head) * pitch + i * 64 +
+                                     (quarter * 2 + e) * 8 +
+                                     c) = {sums[i][c][2 * r + e], sums[i][c + 1][2 * r + e],
+                                           sums[i][c + 2][2 * r + e], sums[i][c + 3][2 * r + e]};
   }
   __syncthreads();
-  constexpr int fours = D / 4;
-  for (int i = thread; i < heads * fours; i += threads) {
-    const int own_head = i / fours, four = i % fours;
-    float2 weight;
-    const float4 sum = join_values<warps>(
-        [&](int v) { return of_warps[v][own_head]; },
-        [&](int v) { return *reinterpret_cast<const float4*>(&joined[v][own_head][four * 4]); }, weight);
-    if (a.parts == 1) {
-      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + row * a.out.pitch +
-                                (head + own_head) * D + four * 4) = {
-          two_bf16(sum.x / weight.y, sum.y / weight.y), two_bf16(sum.z / weight.y, sum.w / weight.y)};
-    } else {
-      // Nobody else looks at these four again.
-      *reinterpret_cast<float4*>(&joined[0][own_head][four * 4]) = sum;
-      if (four == 0) of_block[own_head] = weight;
-    }
+  shares.wait();
+  for (int i = thread; i < heads * Shares::fours; i += threads) {
+    const int own_head = i / Shares::fours, four = i % Shares::fours;
+    float2 whole;
+    const float4 sum = join_values(
+        Warps, [&](int v) { return of_warps[v][own_head]; },
+        [&](int v) {
+          return *reinterpret_cast<const float4*>(joined + (v * heads + own_head) * pitch + four * 4);
+        },
+        whole);
+    shares.put(own_head, four, sum, whole);
   }
-  if (a.parts > 1) join_blocks<D, pitch>(a, row, head, heads, &joined[0][0][0], of_block, ends_last);
+  shares.join();
 }
 
-template <bool Writes>
+/// Blocks that have a multiprocessor each anyway are twice as wide: what a row takes is then how often its
+/// blocks' warps go round.
+constexpr int narrow_warps = 4, wide_warps = 8, wide_blocks_max = 64;
+
+template <bool Writes, int Warps>
 auto kernel_of(int width) {
-  return width == 64 ? attend_rows<64, Writes> : attend_rows<128, Writes>;
+  return width == 64 ? attend_rows<64, Writes, Warps> : attend_rows<128, Writes, Warps>;
+}
+
+template <int Warps>
+void launch_rows(const Attention& a, const RowTables& tables, dim3 grid, cudaStream_t stream) {
+  const auto kernel = a.write ? kernel_of<true, Warps>(a.key_width) : kernel_of<false, Warps>(a.key_width);
+  constexpr auto most = static_cast<int>(sums_bytes(128, Warps, heads_max));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+        "cudaFuncSetAttribute");
+  launch_clusters("attend_rows", kernel, grid, a.cluster, Warps * 32,
+                  sums_bytes(a.key_width, Warps, std::min(a.heads / a.kv_heads, heads_max)), stream, a,
+                  a.write ? *a.write : GroupedWrite{}, tables);
 }
 
 }  // namespace
@@ -285,10 +308,17 @@ auto kernel_of(int width) {
 ClusterRoom cluster_room_of_rows() {
   ClusterRoom room;
   room.fill(std::numeric_limits<int>::max());
-  for (const auto kernel :
-       {kernel_of<false>(64), kernel_of<false>(128), kernel_of<true>(64), kernel_of<true>(128)}) {
-    const ClusterRoom own = cluster_room(kernel, threads, 0);
-    for (size_t i = 0; i < room.size(); i++) room[i] = std::min(room[i], own[i]);
+  const auto take = [&](auto kernel, int width, int warps, int blocks_max) {
+    const ClusterRoom own = cluster_room(kernel, warps * 32, sums_bytes(width, warps, heads_max));
+    for (size_t i = 1; i < room.size(); i++)
+      if (own[i] * static_cast<int>(i) < blocks_max) room[i] = std::min(room[i], own[i]);
+  };
+  for (const int width : {64, 128}) {
+    constexpr int any = std::numeric_limits<int>::max();
+    take(kernel_of<false, narrow_warps>(width), width, narrow_warps, any);
+    take(kernel_of<true, narrow_warps>(width), width, narrow_warps, any);
+    take(kernel_of<false, wide_warps>(width), width, wide_warps, wide_blocks_max);
+    take(kernel_of<true, wide_warps>(width), width, wide_warps, wide_blocks_max);
   }
   return room;
 }
@@ -298,9 +328,8 @@ void attend_few(const Attention& a, const RowTables& tables, cudaStream_t stream
   const int tiles = (a.heads / a.kv_heads + heads_max - 1) / heads_max;
   const dim3 grid(grid_of(a.rows.max), static_cast<unsigned>(a.kv_heads * tiles),
                   static_cast<unsigned>(a.parts));
-  const auto kernel = a.write ? kernel_of<true>(a.key_width) : kernel_of<false>(a.key_width);
-  launch_clusters("attend_rows", kernel, grid, a.cluster, threads, 0, stream, a,
-                  a.write ? *a.write : GroupedWrite{}, tables);
+  grid.x* grid.y* grid.z <= wide_blocks_max ? launch_rows<wide_warps>(a, tables, grid, stream)
+                                            : launch_rows<narrow_warps>(a, tables, grid, stream);
 }
 
 }  // namespace convoy::cuda

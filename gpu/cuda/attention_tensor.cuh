@@ -10,13 +10,14 @@ namespace convoy::cuda {
 
 inline constexpr float log2_e = 1.4426950408889634f;
 
-/// How many clusters of 1, 2, 4 … blocks of a kernel the current card takes at once; none where it knows no
+/// How many clusters of each size of a kernel the current card takes at once; none where it knows no
 /// clusters.
 template <class... Parameters>
 ClusterRoom cluster_room(void (*kernel)(Parameters...), int threads, size_t shared) {
   ClusterRoom room{};
   if (!knows_dependent_launches()) return room;  // both came with 9.0
-  for (size_t i = 0; i < room.size(); i++) room[i] = active_clusters(kernel, threads, shared, 1 << i);
+  for (size_t size = 1; size < room.size(); size++)
+    room[size] = active_clusters(kernel, threads, shared, static_cast<int>(size));
   return room;
 }
 
@@ -59,135 +60,140 @@ struct TwoRows {
   }
 };
 
-/// A row's positions in one of `parts` shares, in whole 32, so that none of these is parted by a block of the
-/// cache; shares behind the last position are empty.
+/// A row's positions in one of `parts` shares, in whole `chunk`s, so that none of these is parted by a block
+/// of the cache; shares behind the last position are empty.
 struct Share {
   int begin, end;
 };
-__device__ __forceinline__ int share_size(int seen, int parts) {
-  return ((seen + parts - 1) / parts + 31) / 32 * 32;
-}
-__device__ __forceinline__ Share share_of(int seen, int parts, int part) {
-  const int size = share_size(seen, parts);
+__device__ __forceinline__ Share share_of(int seen, int parts, int part, int chunk = 32) {
+  const int size = ((seen + parts - 1) / parts + chunk - 1) / chunk * chunk;
   return {min(part * size, seen), min((part + 1) * size, seen)};
 }
 
 /// What clusters leave of a head: its values, the largest score, the sum of weights; from one to the next.
 __host__ __device__ constexpr int share_pitch(int value_width) { return value_width + 4; }
 
-/// Joins four values of a head of which Count shares have a part, with the largest score and the sum of
+/// Joins four values of a head of which `count` shares have a part, with the largest score and the sum of
 /// weights of each, some of them empty. To be divided by `whole.y`.
-template <int Count, class Weight, class Values>
-__device__ __forceinline__ float4 join_values(const Weight& weight_of, const Values& values_of,
+template <class Weight, class Values>
+__device__ __forceinline__ float4 join_values(int count, const Weight& weight_of, const Values& values_of,
                                               float2& whole) {
-  float2 weights[Count];
-#pragma unroll
-  for (int i = 0; i < Count; i++) weights[i] = weight_of(i);
   whole = {-INFINITY, 0};
-#pragma unroll
-  for (int i = 0; i < Count; i++) whole.x = fmaxf(whole.x, weights[i].x);
+#pragma unroll 4
+  for (int i = 0; i < count; i++) whole.x = fmaxf(whole.x, weight_of(i).x);
   const float base = whole.x == -INFINITY ? 0.0f : whole.x;
   float4 sum{};
-  constexpr int at_once = Count < 8 ? Count : 8;
-#pragma unroll
-  for (int first = 0; first < Count; first += at_once) {
-    float4 values[at_once];
-#pragma unroll
-    for (int i = 0; i < at_once; i++) values[i] = values_of(first + i);
-#pragma unroll
-    for (int i = 0; i < at_once; i++) {
-      const float2& weight = weights[first + i];
-      const float scale = exp2f(weight.x - base);
-      whole.y = fmaf(weight.y, scale, whole.y), add_weighted(sum, values[i], scale);
-    }
+#pragma unroll 4
+  for (int i = 0; i < count; i++) {
+    const float2 weight = weight_of(i);
+    const float scale = exp2f(weight.x - base);
+    whole.y = fmaf(weight.y, scale, whole.y), add_weighted(sum, values_of(i), scale);
   }
   return sum;
 }
 
-/// Joins what blocks have that share a row's positions: of each head `values` [heads][Pitch], and the largest
-/// score and the sum of weights. A cluster's blocks read each other's shared memory; of several clusters each
-/// leaves what it has in memory, and the last one to end joins that.
-template <int Width, int Pitch>
-__device__ void join_blocks(const Attention& a, int row, int head, int heads, const float* values,
-                            const float2* weights, bool& ends_last) {
-  constexpr int fours = Width / 4;
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x),
-            part = static_cast<int>(blockIdx.z);
-  const int clusters = a.parts / a.cluster, number = part / a.cluster, rank = part % a.cluster;
-  const auto put = [&](int own, int four, const float4& sum, float weight) {
-    const int64_t at = row * a.out.pitch + (head + own) * Width + four * 4;
-    const float4 v{sum.x / weight, sum.y / weight, sum.z / weight, sum.w / weight};
-    if (a.out.type == Activations::bf16)
-      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a.out.data) + at) = {two_bf16(v.x, v.y),
-                                                                                 two_bf16(v.z, v.w)};
-    else
-      *reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + at) = v;
+/// Joins what blocks have that share a row's positions, of up to Heads heads of Width values. A cluster's
+/// blocks send each other an even share of all values; of several clusters each leaves what it has in memory,
+/// and the last one to end joins that. The block's first Threads threads do it; others have ended.
+template <int Width, int Heads, int Threads>
+class SharedRow {
+ public:
+  static constexpr int fours = Width / 4;
+  /// In shared memory: what the cluster's blocks sent.
+  struct Room {
+    float4 values[Heads * fours + cluster_max];  // [blocks][share]
+    float2 weights[cluster_max][Heads];          // the largest score, the sum of weights
+    bool ends_last;
   };
-  const auto left_by = [&](int own, int cluster) {
-    return a.partial +
-           ((static_cast<int64_t>(row) * a.heads + head + own) * clusters + cluster) * share_pitch(Width);
-  };
-  sync_cluster();
-  const auto join_cluster = [&]<int Count>() {
-    for (int i = rank * threads + thread; i < heads * fours; i += Count * threads) {
-      const int own = i / fours, four = i % fours;
-      float2 weight;
-      const float4 sum =
-          join_values<Count>([&](int r) { return load_two(weights + own, r); },
-                             [&](int r) { return load_four(values + own * Pitch + four * 4, r); }, weight);
-      if (clusters == 1) {
-        put(own, four, sum, weight.y);
-      } else {
-        float* const to = left_by(own, number);
-        *reinterpret_cast<float4*>(to + four * 4) = sum;
-        if (four == 0) *reinterpret_cast<float2*>(to + Width) = weight;
+
+  __device__ SharedRow(const Attention& a, int row, int head, int heads, Room& room)
+      : a_(a),
+        room_(room),
+        row_(row),
+        head_(head),
+        heads_(heads),
+        rank_(static_cast<int>(blockIdx.z) % a.cluster),
+        share_((heads * fours + a.cluster - 1) / a.cluster) {}
+
+  /// The room is this one's; every thread says so, and once.
+  __device__ void open() const {
+    if (a_.cluster > 1) arrive_in_cluster();
+  }
+  /// Until all blocks' rooms are open.
+  __device__ void wait() const {
+    if (a_.cluster > 1) wait_for_cluster();
+  }
+  /// Four values of one of the block's heads, with the block's largest score and sum of weights.
+  __device__ void put(int own, int four, const float4& values, const float2& weight) {
+    if (a_.cluster == 1) return leave(own, four, values, weight);
+    const int at = own * fours + four, to = at / share_;
+    store_at(&room_.values[rank_ * share_ + at - to * share_], to, values);
+    if (four == 0)
+      for (int r = 0; r < a_.cluster; r++) store_at(&room_.weights[rank_][own], r, weight);
+  }
+  /// Behind the last of all threads' values.
+  __device__ void join() {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int clusters = a_.parts / a_.cluster;
+    if (a_.cluster > 1) {
+      sync_cluster();
+      const int first = rank_ * share_, count = min(share_, heads_ * fours - first);
+      for (int i = thread; i < count; i += Threads) {
+        const int own = (first + i) / fours;
+        float2 whole;
+        const float4 sum = join_values(
+            a_.cluster, [&](int r) { return room_.weights[r][own]; },
+            [&](int r) { return room_.values[r * share_ + i]; }, whole);
+        leave(own, (first + i) % fours, sum, whole);
       }
     }
-  };
-  static_assert(cluster_max == 16);
-  switch (a.cluster) {  // a power of two
-    case 16:
-      join_cluster.template operator()<16>();
-      break;
-    case 8:
-      join_cluster.template operator()<8>();
-      break;
-    case 4:
-      join_cluster.template operator()<4>();
-      break;
-    case 2:
-      join_cluster.template operator()<2>();
-      break;
-    default:
-      join_cluster.template operator()<1>();
-  }
-  if (clusters > 1) __threadfence();
-  sync_cluster();  // a block's memory is read until here
-  if (clusters == 1 || rank > 0) return;
-  if (thread == 0) {
-    const auto last = static_cast<unsigned>(clusters - 1);
-    ends_last = atomicInc(&a.arrived[row * gridDim.y + blockIdx.y], last) == last;
-  }
-  __syncthreads();
-  if (!ends_last) return;
-  __threadfence();
-  for (int i = thread; i < heads * fours; i += threads) {
-    const int own = i / fours, four = i % fours;
-    float2 whole{-INFINITY, 0};
-    float4 sum{};
-#pragma unroll 4
-    for (int c = 0; c < clusters; c++) {
-      const float* const from = left_by(own, c);
-      const float2 weight = __ldcg(reinterpret_cast<const float2*>(from + Width));
-      const float4 values = __ldcg(reinterpret_cast<const float4*>(from + four * 4));
-      const float largest = fmaxf(whole.x, weight.x), base = largest == -INFINITY ? 0.0f : largest;
-      const float kept = exp2f(whole.x - base), scale = exp2f(weight.x - base);
-      sum = {sum.x * kept, sum.y * kept, sum.z * kept, sum.w * kept};
-      add_weighted(sum, values, scale);
-      whole = {largest, fmaf(weight.y, scale, whole.y * kept)};
+    if (clusters == 1) return;
+    __threadfence();
+    a_.cluster > 1 ? sync_cluster() : __syncthreads();
+    if (rank_ > 0) return;
+    if (thread == 0) {
+      const auto last = static_cast<unsigned>(clusters - 1);
+      room_.ends_last = atomicInc(&a_.arrived[row_ * gridDim.y + blockIdx.y], last) == last;
     }
-    put(own, four, sum, whole.y);
+    __syncthreads();
+    if (!room_.ends_last) return;
+    __threadfence();
+    for (int i = thread; i < heads_ * fours; i += Threads) {
+      const int own = i / fours, four = i % fours;
+      float2 whole;
+      const float4 sum = join_values(
+          clusters, [&](int c) { return __ldcg(reinterpret_cast<const float2*>(left_by(own, c) + Width)); },
+          [&](int c) { return __ldcg(reinterpret_cast<const float4*>(left_by(own, c) + four * 4)); }, whole);
+      write(own, four, sum, whole.y);
+    }
   }
-}
+
+ private:
+  __device__ float* left_by(int own, int cluster) const {
+    const int clusters = a_.parts / a_.cluster;
+    return a_.partial +
+           ((static_cast<int64_t>(row_) * a_.heads + head_ + own) * clusters + cluster) * share_pitch(Width);
+  }
+  /// What the cluster has of a head.
+  __device__ void leave(int own, int four, const float4& values, const float2& weight) const {
+    if (a_.parts == a_.cluster) return write(own, four, values, weight.y);
+    float* const to = left_by(own, static_cast<int>(blockIdx.z) / a_.cluster);
+    *reinterpret_cast<float4*>(to + four * 4) = values;
+    if (four == 0) *reinterpret_cast<float2*>(to + Width) = weight;
+  }
+  __device__ void write(int own, int four, const float4& values, float weight) const {
+    const int64_t at = row_ * a_.out.pitch + (head_ + own) * Width + four * 4;
+    const float4 v{values.x / weight, values.y / weight, values.z / weight, values.w / weight};
+    if (a_.out.type == Activations::bf16)
+      *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(a_.out.data) + at) = {two_bf16(v.x, v.y),
+                                                                                  two_bf16(v.z, v.w)};
+    else
+      *reinterpret_cast<float4*>(static_cast<float*>(a_.out.data) + at) = v;
+  }
+
+  const Attention& a_;
+  Room& room_;
+  int row_, head_, heads_, rank_, share_;
+};
 
 }  // namespace convoy::cuda

@@ -6,7 +6,7 @@
 
 namespace convoy::cuda {
 
-/// How many clusters of `size` blocks of a kernel the current card takes at once.
+/// How many clusters of `size` blocks of a kernel the current card takes at once; 0: it knows no such.
 template <class... Parameters>
 int active_clusters(void (*kernel)(Parameters...), int threads, size_t shared, int size) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
@@ -21,17 +21,29 @@ int active_clusters(void (*kernel)(Parameters...), int threads, size_t shared, i
   config.gridDim = dim3(1, 1, blocks), config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared, config.attrs = &cluster, config.numAttrs = 1;
   int at_once = 0;
-  check(cudaOccupancyMaxActiveClusters(&at_once, kernel, &config), "cudaOccupancyMaxActiveClusters");
+  const cudaError_t answer = cudaOccupancyMaxActiveClusters(&at_once, kernel, &config);
+  if (answer == cudaErrorInvalidClusterSize) return cudaGetLastError(), 0;
+  check(answer, "cudaOccupancyMaxActiveClusters");
   return at_once;
 }
 
-/// All threads of all blocks of the cluster are here, and what they wrote is seen.
-__device__ __forceinline__ void sync_cluster() {
+/// The thread is here; what it wrote is seen by whoever waits for all threads of the cluster's blocks. Each
+/// thread does both, in turns.
+__device__ __forceinline__ void arrive_in_cluster() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __syncthreads();
 #endif
+}
+__device__ __forceinline__ void sync_cluster() {
+  arrive_in_cluster();
+  wait_for_cluster();
 }
 
 /// What lies at `own`, in shared memory, in the block of that rank.
@@ -49,17 +61,42 @@ __device__ __forceinline__ float4 load_four(const float* own, int rank) {
   return *reinterpret_cast<const float4*>(own);
 #endif
 }
-__device__ __forceinline__ float2 load_two(const float2* own, int rank) {
+
+/// Writes to where `own`, in shared memory, is in the block of that rank, which runs.
+__device__ __forceinline__ void store_at(float4* own, int rank, const float4& v) {
 #if __CUDA_ARCH__ >= 900
-  float2 v;
   asm volatile(
-      "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %2, %3;\nld.shared::cluster.v2.f32 {%0, %1}, [at];\n}"
-      : "=f"(v.x), "=f"(v.y)
-      : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(own))), "r"(rank)
+      "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %0, %1;\n"
+      "st.shared::cluster.v4.f32 [at], {%2, %3, %4, %5};\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(own))),
+      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
       : "memory");
-  return v;
 #else
-  return *own;
+  *own = v;
+#endif
+}
+__device__ __forceinline__ void store_at(float2* own, int rank, const float2& v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %0, %1;\n"
+      "st.shared::cluster.v2.f32 [at], {%2, %3};\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(own))),
+      "r"(rank), "f"(v.x), "f"(v.y)
+      : "memory");
+#else
+  *own = v;
+#endif
+}
+
+__device__ __forceinline__ void store_at(unsigned long long* own, int rank, unsigned long long v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %0, %1;\nst.shared::cluster.u64 [at], %2;\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(own))),
+      "r"(rank), "l"(v)
+      : "memory");
+#else
+  *own = v;
 #endif
 }
 

@@ -2,7 +2,6 @@
 // range's shape and limits.
 
 #include <algorithm>
-#include <bit>
 
 #include "gpu/cuda/forward.hpp"
 #include "gpu/cuda/gemm_wgmma.hpp"
@@ -14,8 +13,6 @@ namespace {
 /// Steps of more rows fill the card without cutting attention into parts.
 constexpr int64_t parted_rows_max = 64;
 constexpr int64_t parts_limit = 64, part_tokens_min = 256;
-/// On tensor cores: the fewest positions that are worth a block.
-constexpr int64_t share_tokens_min = 96;
 /// Logits that are there at once.
 constexpr int64_t head_rows_max = 256;
 
@@ -148,10 +145,9 @@ Bucket Forward::bucket(const StepSize& step) const {
   if (on_tensor_cores_) {
     if (!shape_.has_latent) b.runs = runs_of(step.longest_run);
     if (b.runs == Runs::many) return b;
-    const int64_t blocks = b.rows * attention_blocks_of_row();
-    const int64_t shares = std::min<int64_t>(shared_blocks_max / blocks, shares_max);
-    const int64_t wanted = (step.longest + share_tokens_min - 1) / share_tokens_min;
-    if (shares > 1) b.parts = at_least(wanted, std::bit_floor(static_cast<uint64_t>(shares)));
+    b.parts = shares_of_row(b.rows * attention_blocks_of_row(),
+                            shape_.has_latent ? shared_blocks_max / 2 : shared_blocks_max, step.longest,
+                            cluster_room_);
     return b;
   }
   const int64_t parts = (step.longest + part_tokens_ - 1) / part_tokens_;
@@ -159,15 +155,8 @@ Bucket Forward::bucket(const StepSize& step) const {
   return b;
 }
 
-/// How many of the blocks that share a row's positions join in one cluster: as many as leave none waiting.
 int Forward::cluster(const Bucket& bucket) const {
-  const int64_t blocks = bucket.rows * attention_blocks_of_row() * bucket.parts;
-  int size = std::min(bucket.parts, cluster_max);
-  const auto room = [&] {
-    return cluster_room_[static_cast<size_t>(std::countr_zero(static_cast<unsigned>(size)))];
-  };
-  while (size > 1 && blocks / size > room()) size /= 2;
-  return size;
+  return cluster_of(bucket.rows * attention_blocks_of_row(), bucket.parts, cluster_room_);
 }
 
 /// How many blocks attend with a row where none share its positions.

@@ -44,7 +44,8 @@ inline int shared_memory_max() { return card_attribute(cudaDevAttrMaxSharedMemor
 /// Whether the current card knows dependent launches, and clusters.
 inline bool knows_dependent_launches() { return card_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
 
-/// Whether it has wgmma, and this library the machine code for it, which runs on no other generation.
+/// Whether it has wgmma and TMA, and this library the machine code for them, which runs on no other
+/// generation.
 inline bool knows_wgmma() {
   constexpr bool compiled = std::string_view(CONVOY_CUDA_ARCHITECTURES).find("90a") != std::string_view::npos;
   return compiled && card_attribute(cudaDevAttrComputeCapabilityMajor) == 9;

@@ -8,7 +8,7 @@
 
 namespace convoy::cuda {
 
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const __nv_bfloat16* from) {
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* from) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(from));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -16,7 +16,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const __nv_bflo
 }
 
 /// The same, each matrix transposed.
-__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const __nv_bfloat16* from) {
+__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const void* from) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(from));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
