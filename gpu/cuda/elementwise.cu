@@ -185,7 +185,8 @@ __global__ void __launch_bounds__(threads) latent_write(const LatentWrite w, con
   if (!has_row(w.rows, row)) return;
   if (thread < 32) EntryWrite(w, tables, row)();
   for (int i = thread; i < w.heads * w.rope; i += threads)
-    turn_latent_query(w, row, i / w.rope, i % w.rope, Turn(w.rotations, i % w.rope, tables.position[row]));
+    *turned_latent_query_at(w, row, i / w.rope, i % w.rope) = turned_latent_query(
+        w, row, i / w.rope, i % w.rope, Turn(w.rotations, i % w.rope, tables.position[row]));
 }
 
 }  // namespace

@@ -125,11 +125,13 @@ class EntryWrite {
   Turn turns_[own_turned];
 };
 
-/// Turns value `i` of the rotated ones of a head's query, to where it is compared.
-__device__ __forceinline__ void turn_latent_query(const LatentWrite& w, int row, int head, int i,
-                                                  const Turn& turn) {
-  w.absorbed[row * w.absorbed_pitch + head * (w.latent + w.rope) + w.latent + i] =
-      turn(w.q + row * w.q_pitch + head * (w.nope + w.rope) + w.nope, i);
+/// Value `i` of the rotated ones of a head's query, turned; and where it is compared.
+__device__ __forceinline__ float turned_latent_query(const LatentWrite& w, int row, int head, int i,
+                                                     const Turn& turn) {
+  return turn(w.q + row * w.q_pitch + head * (w.nope + w.rope) + w.nope, i);
+}
+__device__ __forceinline__ float* turned_latent_query_at(const LatentWrite& w, int row, int head, int i) {
+  return w.absorbed + row * w.absorbed_pitch + head * (w.latent + w.rope) + w.latent + i;
 }
 
 inline unsigned grid_of(int count) { return static_cast<unsigned>(count < 1 ? 1 : count); }

@@ -75,7 +75,7 @@ void Forward::take_activations(const DeviceLimits& limits, Taker& take) {
       buffer(q_, rows, s.heads * s.latent.query(), f32);
     }
     buffer(absorbed_, rows, s.heads * s.latent.cached(), f32);
-    buffer(latents_, rows, s.heads * s.latent.latent, f32);
+    buffer(latents_, rows, s.heads * s.latent.latent, activations_);
     buffer(attended_, rows, s.heads * s.latent.value, activations_);
   } else {
     buffer(projected_, rows, padded(s.heads * s.head_dim) + padded(s.kv_heads * s.head_dim) * 2, f32);

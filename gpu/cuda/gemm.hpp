@@ -123,7 +123,8 @@ bool streams(const Matrix& weight, Activations activations);
 struct HeadProduct {
   Matrix weight;
   int heads = 0, row_stride = 0, row_first = 0, rows_of_head = 0;
-  const float* in = nullptr;  // of a row and a head: in + row · in_pitch + head · in_head
+  const void* in = nullptr;  // of a row and a head: in + row · in_pitch + head · in_head
+  Activations in_type = Activations::f32;
   int64_t in_pitch = 0, in_head = 0;
   void* out = nullptr;
   Activations out_type = Activations::f32;

@@ -17,6 +17,12 @@ __device__ __forceinline__ int rows_left(const RowRange& rows, int first) {
   return min(min(head_rows, rows.max - first), *rows.count - rows.first - first);
 }
 
+__device__ __forceinline__ float input_of(const HeadProduct& p, int row, int head, int column) {
+  const int64_t at = row * p.in_pitch + head * p.in_head + column;
+  return p.in_type == Activations::bf16 ? __bfloat162float(static_cast<const __nv_bfloat16*>(p.in)[at])
+                                        : static_cast<const float*>(p.in)[at];
+}
+
 /// out[o] = Σ weight[o][c] · in[c]: a warp an output.
 template <DType W, class Out>
 __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
@@ -31,7 +37,7 @@ __global__ void __launch_bounds__(head_threads) head_gemm(const HeadArgs args) {
   for (int i = static_cast<int>(threadIdx.x); i < count * columns; i += head_threads) {
     const int r = i / columns, c = i % columns;
     const bool there = c < p.weight.columns;
-    in[i] = there ? p.in[(first + r) * p.in_pitch + head * p.in_head + c] : 0.0f;
+    in[i] = there ? input_of(p, first + r, head, c) : 0.0f;
   }
   __syncthreads();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -76,7 +82,7 @@ __global__ void __launch_bounds__(head_threads) head_gemm_transposed(const HeadA
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   for (int i = thread; i < count * p.rows_of_head; i += head_threads) {
     const int r = i / p.rows_of_head, c = i % p.rows_of_head;
-    in[c * head_rows + r] = p.in[(first + r) * p.in_pitch + head * p.in_head + c];
+    in[c * head_rows + r] = input_of(p, first + r, head, c);
   }
   __syncthreads();
   const int column = static_cast<int>(blockIdx.z) * transposed_columns + warp * 16 + lane % 2 * chunk_values;

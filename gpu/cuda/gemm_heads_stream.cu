@@ -18,9 +18,12 @@ __device__ __forceinline__ uint4 load_as_bf16(const float* from) {
   const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
   return {two_bf16(a.x, a.y), two_bf16(a.z, a.w), two_bf16(b.x, b.y), two_bf16(b.z, b.w)};
 }
+__device__ __forceinline__ uint4 load_as_bf16(const __nv_bfloat16* from) {
+  return *reinterpret_cast<const uint4*>(from);
+}
 
 /// out[o] = Σ weight[o][c] · in[c]: a block 16 outputs of a head, a warp a quarter of the columns.
-template <int Chunks, class Out>
+template <int Chunks, class Value>
 __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   __shared__ float4 parts[2][warps][32];
   let_next_begin();
@@ -40,14 +43,24 @@ __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   wait_for_previous();
   const int rows = min(p.rows.max, *p.rows.count - p.rows.first);
   const int begin = static_cast<int>(blockIdx.y) * block_rows_max, end = min(begin + block_rows_max, rows);
+  uint4 next[Chunks];  // of the eight rows that come next
+  const auto fetch = [&](int row) {
+    const auto* const in =
+        static_cast<const Value*>(p.in) + min(row + group, end - 1) * p.in_pitch + head * p.in_head + column;
+#pragma unroll
+    for (int i = 0; i < Chunks; i++) next[i] = load_as_bf16(in + i * 32);
+  };
+  if (begin < end) fetch(begin);
   for (int row = begin, half = 0; row < end; row += eight, half ^= 1) {
-    const float* const in = p.in + min(row + group, end - 1) * p.in_pitch + head * p.in_head + column;
+    uint4 x[Chunks];
+#pragma unroll
+    for (int i = 0; i < Chunks; i++) x[i] = next[i];
+    if (row + eight < end) fetch(row + eight);
     float sums[4] = {};
 #pragma unroll
     for (int i = 0; i < Chunks; i++) {
-      const uint4 x = load_as_bf16(in + i * 32);
-      mma(sums, {low[i].x, high[i].x, low[i].y, high[i].y}, x.x, x.y);
-      mma(sums, {low[i].z, high[i].z, low[i].w, high[i].w}, x.z, x.w);
+      mma(sums, {low[i].x, high[i].x, low[i].y, high[i].y}, x[i].x, x[i].y);
+      mma(sums, {low[i].z, high[i].z, low[i].w, high[i].w}, x[i].z, x[i].w);
     }
     parts[half][warp][lane] = {sums[0], sums[1], sums[2], sums[3]};
     __syncthreads();  // the other half is read until everybody is here again
@@ -57,21 +70,24 @@ __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
     for (int w = 0; w < warps; w++) sum += reinterpret_cast<const float*>(&parts[half][w][of_lane])[element];
     const int output = first_output + of_lane / 4 + element / 2 * 8,
               own = row + of_lane % 4 * 2 + element % 2;
-    if (own < end) store(static_cast<Out*>(p.out) + own * p.out_pitch + head * p.out_head + output, sum);
+    if (own < end) store(static_cast<Value*>(p.out) + own * p.out_pitch + head * p.out_head + output, sum);
   }
 }
 
 static_assert(latent_rope_max <= threads);  // a rotated value each
 constexpr int transposed_rows_max = 128, transposed_columns = warps * 16;
+constexpr int turns_at_once = 4;  // of a thread: those of 64 rows, where eight blocks share them out
 
-/// out[c] = Σ weight[i][c] · in[i]: a block 64 columns of a head, a warp sixteen. Writes: blocks behind the
-/// last head's write the cache's entries, a warp a row, and heads' blocks share out the rows whose queries
-/// they turn.
+/// out[c] = Σ weight[i][c] · in[i], in float32: a block 64 columns of a head, a warp sixteen. Writes: blocks
+/// behind the last head's write the cache's entries, a warp a row, and heads' blocks share out the rows whose
+/// queries they turn.
 template <bool Writes>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 5)
     head_columns(const HeadProduct p, const LatentWrite write, const RowTables tables) {
   constexpr int pitch = transposed_columns + 8, steps_max = transposed_rows_max / 16;
+  constexpr int stages = 3, row_pitch = transposed_rows_max + 8;  // floats: eight rows lie in different banks
   __shared__ __align__(16) __nv_bfloat16 weights[transposed_rows_max][pitch];
+  __shared__ __align__(16) float staged[stages][eight][row_pitch];
   let_next_begin();
   const int head = static_cast<int>(blockIdx.x),
             first_column = static_cast<int>(blockIdx.z) * transposed_columns;
@@ -96,26 +112,57 @@ __global__ void __launch_bounds__(threads)
   }
   end_copies();
   wait_for_copies<0>();
-  __syncthreads();
+  __syncthreads();  // the weights are there
+  const int end = min(begin + block_rows_max, min(p.rows.max, __ldcg(p.rows.count) - p.rows.first));
+  // Eight rows into their place; a group of copies even if there are none.
+  const auto fetch = [&](int first, int stage) {
+    const int fours = p.rows_of_head / 4;
+    if (first < end)
+      for (int i = thread; i < eight * fours; i += threads)
+        copy_async(&staged[stage][i / fours][i % fours * 4],
+                   static_cast<const float*>(p.in) + min(first + i / fours, end - 1) * p.in_pitch +
+                       head * p.in_head + i % fours * 4);
+    end_copies();
+  };
+  // Rotated values of the block's rows: several of a thread, whose loads are under way together.
+  const int first_turned = begin + static_cast<int>(blockIdx.z);
+  const int turned =
+      Writes && first_turned < end ? write.rope * ((end - first_turned + blocks - 1) / blocks) : 0;
+  Turn turns[turns_at_once];
+  const auto row_of = [&](int value) { return first_turned + value / write.rope * blocks; };
+  const auto each_of = [&](int first, const auto& use) {
+#pragma unroll
+    for (int i = 0; i < turns_at_once; i++)
+      if (const int value = first + i * threads; value < turned) use(i, row_of(value), value % write.rope);
+  };
+  const auto prepare = [&](int first) {
+    each_of(first, [&](int i, int row, int value) {
+      turns[i] = Turn(write.rotations, value, tables.early_position(row));
+    });
+  };
+  prepare(thread);
+  wait_for_previous();
+  for (int i = 0; i < stages - 1; i++) fetch(begin + i * eight, i);
+  for (int first = thread; first < turned; first += threads * turns_at_once) {
+    if (first > thread) prepare(first);
+    float values[turns_at_once];
+    each_of(first, [&](int i, int row, int value) {
+      values[i] = turned_latent_query(write, row, head, value, turns[i]);
+    });
+    each_of(first,
+            [&](int i, int row, int value) { *turned_latent_query_at(write, row, head, value) = values[i]; });
+  }
   const int steps = p.rows_of_head / 16;
   uint32_t a[steps_max][4];  // row, row + 8, and the same eight columns further: of the transposed matrix
 #pragma unroll
   for (int s = 0; s < steps_max; s++)
     if (s < steps)
       load_transposed(a[s], &weights[s * 16 + lane / 16 * 8 + lane % 8][warp * 16 + lane / 8 % 2 * 8]);
-  const int end = min(begin + block_rows_max, min(p.rows.max, __ldcg(p.rows.count) - p.rows.first));
-  const int first_turned = begin + static_cast<int>(blockIdx.z);
-  const auto turn = [&](int row) { return Turn(write.rotations, thread, tables.early_position(row)); };
-  Turn next;
-  if (Writes && thread < write.rope && first_turned < end) next = turn(first_turned);
-  wait_for_previous();
-  if (Writes && thread < write.rope)
-    for (int row = first_turned; row < end; row += blocks) {
-      turn_latent_query(write, row, head, thread, next);
-      if (row + blocks < end) next = turn(row + blocks);
-    }
-  for (int row = begin; row < end; row += eight) {
-    const float* const in = p.in + min(row + group, end - 1) * p.in_pitch + head * p.in_head + quarter * 2;
+  for (int row = begin, number = 0; row < end; row += eight, number++) {
+    wait_for_copies<stages - 2>();
+    __syncthreads();  // the rows are there, and those whose place the next ones take were read
+    fetch(row + (stages - 1) * eight, (number + stages - 1) % stages);
+    const float* const in = staged[number % stages][group] + quarter * 2;
     float sums[4] = {};
 #pragma unroll
     for (int s = 0; s < steps_max; s++)
@@ -150,8 +197,13 @@ void launch_rows(const HeadProduct& p, cudaStream_t stream) {
 
 bool takes(const HeadProduct& p, bool transposed) {
   if (p.weight.type != DType::bf16 || p.rows_of_head % 16 != 0) return false;
-  if (transposed) return p.rows_of_head <= transposed_rows_max && p.weight.columns % transposed_columns == 0;
-  return p.in_pitch % 4 == 0 && p.in_head % 4 == 0 && (p.weight.columns == 128 || p.weight.columns == 512);
+  // Rows are read sixteen bytes at once.
+  const int at_once = p.in_type == Activations::bf16 ? 8 : 4;
+  if (p.in_pitch % at_once != 0 || p.in_head % at_once != 0) return false;
+  if (transposed)
+    return p.in_type == Activations::f32 && p.rows_of_head <= transposed_rows_max &&
+           p.weight.columns % transposed_columns == 0;
+  return p.in_type == p.out_type && (p.weight.columns == 128 || p.weight.columns == 512);
 }
 
 }  // namespace
