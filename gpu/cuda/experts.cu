@@ -18,16 +18,26 @@ __device__ __forceinline__ int ordered(float value) {
   return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
-/// The best of `count` values that `taken` leaves, of equals the lower index; every lane gets it.
-__device__ __forceinline__ int warp_best(const float* values, const bool* taken, int count, int lane) {
-  int best = INT_MIN, index = INT_MAX;
-  for (int i = lane; i < count; i += 32) {
-    const int value = taken[i] ? INT_MIN : ordered(values[i]);
-    if (value > best) best = value, index = i;
+/// Takes the `count` best of `all` values in shared memory, of equals the lower index first: one lane calls
+/// take(n, index). What is taken, or out, is INT_MIN. A lane has every 32nd, and nobody else looks at these.
+/// Few registers, so that the block finds room beside others.
+template <class Take>
+__device__ __forceinline__ void take_best(int* values, int all, int count, int lane, const Take& take) {
+  for (int n = 0; n < count; n++) {
+    int best = INT_MIN, index = INT_MAX;
+    for (int i = lane; i < all; i += 32) {
+      const int value = values[i];
+      if (value > best) best = value, index = i;
+    }
+    const int most = __reduce_max_sync(0xffffffffu, best);
+    const int taken = __reduce_min_sync(0xffffffffu, best == most ? index : INT_MAX);
+    if (taken == index) values[taken] = INT_MIN;
+    if (lane == 0) take(n, taken);
   }
-  const int most = __reduce_max_sync(0xffffffffu, best);
-  return __reduce_min_sync(0xffffffffu, best == most ? index : INT_MAX);
+  __syncwarp();
 }
+/// A value as take_best compares it: above INT_MIN.
+__device__ __forceinline__ int comparable(float value) { return max(ordered(value), INT_MIN + 1); }
 
 __device__ void score(const float* logits, const model::Routing& routing, int lane, float* scores) {
   const int experts = static_cast<int>(routing.experts);
@@ -56,19 +66,23 @@ __device__ float group_worth(const float* compared, int size, model::GroupScore 
 
 /// A warp's part of shared memory.
 struct RouteRoom {
-  float *scores, *compared, *worth;  // [experts]
-  int* chosen;                       // [experts_chosen_max]
-  bool *out, *group_out;             // [experts]
+  float *scores, *compared;  // [experts]
+  int *values, *chosen;      // [experts], [experts_chosen_max]
+  bool* group_out;           // [experts]
 };
 __host__ __device__ constexpr int route_room_bytes(int experts) {
-  return (experts * (3 * 4 + 2) + experts_chosen_max * 4 + 15) / 16 * 16;
+  return (experts * (3 * 4 + 1) + experts_chosen_max * 4 + 15) / 16 * 16;
 }
 __device__ __forceinline__ RouteRoom route_room(void* shared, int warp, int experts) {
   auto* const scores =
       reinterpret_cast<float*>(static_cast<std::byte*>(shared) + warp * route_room_bytes(experts));
-  auto* const chosen = reinterpret_cast<int*>(scores + 3 * experts);
-  auto* const out = reinterpret_cast<bool*>(chosen + experts_chosen_max);
-  return {scores, scores + experts, scores + 2 * experts, chosen, out, out + experts};
+  auto* const values = reinterpret_cast<int*>(scores + 2 * experts);
+  auto* const chosen = values + experts;
+  return {scores, scores + experts, values, chosen, reinterpret_cast<bool*>(chosen + experts_chosen_max)};
+}
+/// What choose_and_list keeps of the table of experts beside it.
+__host__ __device__ constexpr int listed_bytes(int rows, int visits) {
+  return (rows * visits * 4 + 15) / 16 * 16;
 }
 
 /// A warp's: the experts with the largest scores, into room.chosen.
@@ -76,35 +90,25 @@ __device__ void choose_best(const Route& r, const RouteRoom& room, int lane) {
   const int experts = static_cast<int>(r.routing.experts), chosen = static_cast<int>(r.routing.chosen);
   const int groups = static_cast<int>(r.routing.groups),
             groups_chosen = static_cast<int>(r.routing.groups_chosen), size = experts / groups;
-  for (int i = lane; i < experts; i += 32) {
+  const bool by_group = groups_chosen < groups;
+  for (int i = lane; i < experts; i += 32)
     room.compared[i] = r.bias ? room.scores[i] + r.bias[i] : room.scores[i];
-    room.out[i] = groups_chosen < groups;
-  }
-  __syncwarp();
-  if (groups_chosen < groups) {
+  if (by_group) {
+    __syncwarp();
     for (int g = lane; g < groups; g += 32) {
-      room.worth[g] = group_worth(room.compared + g * size, size, r.routing.group_score);
-      room.group_out[g] = false;
+      room.values[g] = comparable(group_worth(room.compared + g * size, size, r.routing.group_score));
+      room.group_out[g] = true;
     }
     __syncwarp();
-    for (int i = 0; i < groups_chosen; i++) {
-      const int group = warp_best(room.worth, room.group_out, groups, lane);
-      __syncwarp();
-      if (lane == 0) room.group_out[group] = true;
-      for (int e = lane; e < size; e += 32) room.out[group * size + e] = false;
-      __syncwarp();
-    }
+    take_best(room.values, groups, groups_chosen, lane, [&](int, int g) { room.group_out[g] = false; });
   }
-  for (int i = 0; i < chosen; i++) {
-    const int expert = warp_best(room.compared, room.out, experts, lane);
-    __syncwarp();
-    if (lane == 0) room.out[expert] = true, room.chosen[i] = expert;
-    __syncwarp();
-  }
+  for (int i = lane; i < experts; i += 32)
+    room.values[i] = by_group && room.group_out[i / size] ? INT_MIN : comparable(room.compared[i]);
+  take_best(room.values, experts, chosen, lane, [&](int n, int expert) { room.chosen[n] = expert; });
 }
 
-/// A warp's.
-__device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
+/// A warp's. `listed`: [visits of the row], as the table of experts; may be nullptr.
+__device__ void choose_of_row(const Route& r, int row, const RouteRoom& room, int32_t* listed) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int experts = static_cast<int>(r.routing.experts), chosen = static_cast<int>(r.routing.chosen);
   score(r.logits + static_cast<int64_t>(row) * experts, r.routing, lane, room.scores);
@@ -131,10 +135,13 @@ __device__ void choose_of_row(const Route& r, int row, const RouteRoom& room) {
     float weight = room.scores[expert];
     if (r.routing.normalised) weight /= sum + 1e-20f;
     r.tables.expert[first + lane] = expert;
+    if (listed) listed[lane] = expert;
     r.tables.weight[first + lane] = weight * static_cast<float>(r.routing.scale);
   }
-  for (int i = lane; i < r.shared; i += 32)
+  for (int i = lane; i < r.shared; i += 32) {
     r.tables.expert[first + chosen + i] = experts + i, r.tables.weight[first + chosen + i] = 1;
+    if (listed) listed[chosen + i] = experts + i;
+  }
 }
 
 /// A warp a row.
@@ -144,19 +151,20 @@ __global__ void __launch_bounds__(route_warps * 32) choose_experts(const Route r
   const int warp = static_cast<int>(threadIdx.x) / 32,
             row = static_cast<int>(blockIdx.x) * route_warps + warp;
   if (has_row(r.rows, row))
-    choose_of_row(r, row, route_room(shared, warp, static_cast<int>(r.routing.experts)));
+    choose_of_row(r, row, route_room(shared, warp, static_cast<int>(r.routing.experts)), nullptr);
 }
 
-/// A block's of list_threads: counts visits, gives each expert its part of the list, and cuts the parts into
-/// tiles. In which order an expert's rows come does not matter to any of them.
-__device__ void list_all(const Route& r) {
+/// A block's of list_threads, of the table of experts or a copy of it: counts visits, gives each expert its
+/// part of the list, and cuts the parts into tiles. In which order an expert's rows come does not matter to
+/// any of them.
+__device__ void list_all(const Route& r, const int32_t* experts) {
   __shared__ int counts[list_threads];
   __shared__ int2 of_warps[list_warps];
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int rows = max(0, min(r.rows.max, *r.rows.count - r.rows.first)), visits = rows * r.visits();
   counts[thread] = 0;
   __syncthreads();
-  for (int i = thread; i < visits; i += list_threads) atomicAdd(&counts[r.tables.expert[i]], 1);
+  for (int i = thread; i < visits; i += list_threads) atomicAdd(&counts[experts[i]], 1);
   __syncthreads();
   const int own = counts[thread], own_tiles = (own + r.tile_rows - 1) / r.tile_rows;
   // Visits and tiles up to and with this expert's.
@@ -185,25 +193,41 @@ __device__ void list_all(const Route& r) {
   counts[thread] = first;  // now: where the next visit goes
   __syncthreads();
   for (int i = thread; i < visits; i += list_threads) {
-    const int place = atomicAdd(&counts[r.tables.expert[i]], 1);
+    const int place = atomicAdd(&counts[experts[i]], 1);
     r.tables.visit_row[place] = i / r.visits(), r.tables.place[i] = place;
   }
 }
 
 __global__ void __launch_bounds__(list_threads) list_visits(const Route r) {
   follow_previous();
-  list_all(r);
+  list_all(r, r.tables.expert);
+}
+
+/// A warp's: the same of a single row, whose experts are in order as they are listed.
+__device__ void list_of_row(const Route& r, const int32_t* experts) {
+  for (int i = static_cast<int>(threadIdx.x); i < r.visits(); i += 32) {
+    r.tables.tiles[i] = {experts[i], i, 1};
+    r.tables.visit_row[i] = 0, r.tables.place[i] = i;
+  }
+  if (threadIdx.x == 0) *r.tables.tile_count = *r.tables.visits = r.visits();
 }
 
 /// Both in one block: for few rows the way from one kernel to the next takes longer.
 __global__ void __launch_bounds__(list_threads) choose_and_list(const Route r) {
   extern __shared__ float4 shared[];
   follow_previous();
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const RouteRoom room = route_room(shared, warp, static_cast<int>(r.routing.experts));
-  for (int row = warp; has_row(r.rows, row); row += list_warps) choose_of_row(r, row, room);
+  const int warp = static_cast<int>(threadIdx.x) / 32, visits = r.visits();
+  auto* const listed = reinterpret_cast<int32_t*>(shared);  // [rows.max, visits]
+  const RouteRoom room = route_room(reinterpret_cast<std::byte*>(shared) + listed_bytes(r.rows.max, visits),
+                                    warp, static_cast<int>(r.routing.experts));
+  for (int row = warp; has_row(r.rows, row); row += list_warps)
+    choose_of_row(r, row, room, listed + row * visits);
+  if (has_row(r.rows, 0) && !has_row(r.rows, 1)) {  // nobody waits for anybody
+    if (warp == 0) __syncwarp(), list_of_row(r, listed);
+    return;
+  }
   __syncthreads();
-  list_all(r);
+  list_all(r, listed);
 }
 
 __global__ void __launch_bounds__(join_threads) join(const JoinExperts j) {
@@ -261,7 +285,8 @@ void route_rows(const Route& route, cudaStream_t stream) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
           "cudaFuncSetAttribute");
   const int rows = route.rows.max, room = route_room_bytes(static_cast<int>(route.routing.experts));
-  const int together = std::min(rows, list_warps) * room;  // warps without a row touch none
+  // Warps without a row touch none.
+  const int together = listed_bytes(rows, route.visits()) + std::min(rows, list_warps) * room;
   if (rows <= at_once_max && together <= together_max)
     return launch("choose_and_list", choose_and_list, 1, list_threads, static_cast<size_t>(together), stream,
                   route);

@@ -32,14 +32,30 @@ __device__ __forceinline__ Matrix weights_of(const Product& product, const Visit
                                  : of_expert(product.shared, expert - visits.experts);
 }
 
+/// The tiles of a launch. A warp asks for as many as it has lanes while it asks how many there are.
+class Tiles {
+ public:
+  __device__ explicit Tiles(const Visits& visits)
+      : all_(visits.tiles),
+        own_(visits.tiles[min(static_cast<int>(threadIdx.x) % 32, visits.tiles_max - 1)]) {}
+  /// All lanes ask for the same one.
+  __device__ Tile operator[](int index) const {
+    if (index >= 32) return all_[index];
+    return {__shfl_sync(0xffffffffu, own_.expert, index), __shfl_sync(0xffffffffu, own_.first, index),
+            __shfl_sync(0xffffffffu, own_.rows, index)};
+  }
+
+ private:
+  const Tile* all_;
+  Tile own_;
+};
+
 /// A tile of rows, and the outputs of them that are a block's.
 struct Segment {
   Tile tile;
   int first, count;
-  __device__ Segment(const Visits& visits, int outputs, int begin, int end)
-      : tile(visits.tiles[begin / outputs]),
-        first(begin % outputs),
-        count(min(end - begin, outputs - first)) {}
+  __device__ Segment(const Tiles& tiles, int outputs, int begin, int end)
+      : tile(tiles[begin / outputs]), first(begin % outputs), count(min(end - begin, outputs - first)) {}
   /// Of a warp's even share: where it begins, and how many.
   __device__ int own_first(int warp) const { return first + count * warp / stream_warps; }
   __device__ int own_count(int warp) const {
@@ -69,6 +85,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;  // a row of the weights; eight columns of 32
   const int outputs = args.product.weight.rows, columns = args.product.weight.columns;
+  const Tiles tiles(args.visits);
   const int64_t all = int64_t{*args.visits.tile_count} * outputs;
   int begin = static_cast<int>(all * blockIdx.x / gridDim.x);
   const int end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
@@ -84,7 +101,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
   bool low_there = false, high_there = false;
   const auto begin_round = [&] {
     while (left == 0 && behind < end) {
-      const Segment segment(args.visits, outputs, behind, end);
+      const Segment segment(tiles, outputs, behind, end);
       const Matrix weight = weights_of(args.product, args.visits, segment.tile.expert);
       const int64_t at = segment.own_first(warp) + group;
       pitch = weight.pitch, low_from = weight.data + at * pitch + quarter * 16;
@@ -119,7 +136,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
 
   const int staged_row = staged_pitch(columns);
   while (begin < end) {
-    const Segment own(args.visits, outputs, begin, end);
+    const Segment own(tiles, outputs, begin, end);
     begin += own.count;
     const int chunks_of_row = columns / chunk_values, rows = own.tile.rows;
     __syncthreads();  // the last tile's rows were read
