@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <bit>
+
+#include "gpu/cuda/cluster.cuh"
 #include "gpu/cuda/elementwise.cuh"
 #include "gpu/cuda/sample.hpp"
 #include "gpu/philox.hpp"
@@ -84,9 +88,12 @@ struct Row {
   }
 };
 
-/// The rank of the best of raw logits; 0, which no finite one has, if one is infinite or not a number. Most
-/// rows need no more, so loads are wide and many are under way.
-__device__ uint64_t best_of_finite(const float* raw, int vocab) {
+/// Blocks that look at a row's raw logits: a cluster, whose first one then samples.
+constexpr int lookers_max = 8, lookers_blocks_max = 256;
+
+/// The rank of the best of raw logits from `begin` to `end`; 0, which no finite one has, if one is infinite
+/// or not a number. Most rows need no more, so loads are wide and many are under way.
+__device__ uint64_t best_of_finite(const float* raw, int begin, int end) {
   constexpr uint32_t exponent = 0x7f800000;
   constexpr int at_once = 4;
   uint64_t best = ~uint64_t{0};
@@ -96,19 +103,19 @@ __device__ uint64_t best_of_finite(const float* raw, int vocab) {
     best = min(best, rank_of(logit, id));
   };
   const int thread = static_cast<int>(threadIdx.x);
-  const int fours = reinterpret_cast<uintptr_t>(raw) % sizeof(float4) == 0 ? vocab / 4 : 0;
+  const int fours = reinterpret_cast<uintptr_t>(raw + begin) % sizeof(float4) == 0 ? (end - begin) / 4 : 0;
   for (int first = thread; first < fours; first += threads * at_once) {
     float4 v[at_once];
 #pragma unroll
-    for (int i = 0; i < at_once; i++)
-      v[i] = reinterpret_cast<const float4*>(raw)[min(first + i * threads, fours - 1)];  // the last one again
+    for (int i = 0; i < at_once; i++)  // behind the last one that again
+      v[i] = reinterpret_cast<const float4*>(raw + begin)[min(first + i * threads, fours - 1)];
 #pragma unroll
     for (int i = 0; i < at_once; i++) {
-      const int id = min(first + i * threads, fours - 1) * 4;
+      const int id = begin + min(first + i * threads, fours - 1) * 4;
       take(v[i].x, id), take(v[i].y, id + 1), take(v[i].z, id + 2), take(v[i].w, id + 3);
     }
   }
-  for (int i = fours * 4 + thread; i < vocab; i += threads) take(raw[i], i);
+  for (int i = begin + fours * 4 + thread; i < end; i += threads) take(raw[i], i);
   return block_reduce<unsigned long long>(finite ? best : 0, ~0ull,
                                           [](auto a, auto b) { return a < b ? a : b; });
 }
@@ -287,7 +294,24 @@ __device__ Normalizer normalizer_of(const Row& raw, uint64_t rank, Sampled& resu
   return n;
 }
 
-/// A block a row. Every thread computes what decides, so that all take the same way.
+/// best_of_finite() of all of a row by the blocks of a cluster; the first one gets it.
+__device__ uint64_t best_by_cluster(const float* raw, int vocab) {
+  __shared__ unsigned long long of_blocks[lookers_max];
+  const int rank = static_cast<int>(blockIdx.z), blocks = static_cast<int>(gridDim.z);
+  if (blocks == 1) return best_of_finite(raw, 0, vocab);
+  arrive_in_cluster();
+  const int share = (vocab + 4 * blocks - 1) / (4 * blocks) * 4;
+  const uint64_t own = best_of_finite(raw, min(rank * share, vocab), min((rank + 1) * share, vocab));
+  wait_for_cluster();  // the first one runs
+  if (threadIdx.x == 0) store_at(&of_blocks[rank], 0, own);
+  sync_cluster();
+  uint64_t best = ~uint64_t{0};
+  if (rank == 0)
+    for (int i = 0; i < blocks; i++) best = min(best, static_cast<uint64_t>(of_blocks[i]));
+  return best;
+}
+
+/// A cluster a row. Every thread of its first block computes what decides, so that all take the same way.
 __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTables t) {
   follow_previous();
   const int own = static_cast<int>(blockIdx.x), index = args.rows.first + own;
@@ -295,6 +319,8 @@ __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTa
   const int line = t.sampled_row[index], slot = t.slot[line], seen = t.position[line] + 1;
   const SlotSampling& s = t.sampling[slot];
   const Row raw{args.logits + own * int64_t{args.vocab}, nullptr, &s, args.vocab};
+  const uint64_t raw_best = best_by_cluster(raw.raw, args.vocab);
+  if (blockIdx.z > 0) return;
   Sampled& result = args.results[index];
   if (threadIdx.x == 0) result.id = 0, result.logprob = 0, result.fault = 0, result.top_count = 0;
 
@@ -303,7 +329,6 @@ __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTa
     result.id = id, result.fault = static_cast<uint32_t>(fault);
     if (t.sampled_last[index]) t.last_token[slot] = id;
   };
-  const uint64_t raw_best = best_of_finite(raw.raw, args.vocab);
   if (raw_best == 0) return end(0, gpu::RowFault::not_finite);
 
   Normalizer normalizer{};
@@ -324,7 +349,14 @@ __global__ void __launch_bounds__(threads) sample(const Sample args, const RowTa
 }  // namespace
 
 void sample_rows(const Sample& args, const RowTables& tables, cudaStream_t stream) {
-  launch("sample_rows", sample, grid_of(args.rows.max), threads, 0, stream, args, tables);
+  const int rows = std::max(args.rows.max, 1);
+  const int lookers =
+      knows_dependent_launches()
+          ? std::clamp(static_cast<int>(std::bit_floor(static_cast<unsigned>(lookers_blocks_max / rows))), 1,
+                       lookers_max)
+          : 1;
+  launch_clusters("sample_rows", sample, dim3(grid_of(rows), 1, static_cast<unsigned>(lookers)), lookers,
+                  threads, 0, stream, args, tables);
 }
 
 }  // namespace convoy::cuda
