@@ -155,6 +155,8 @@ int main(int argc, char** argv) try {
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
   app.add_option("--kv-type", kv_type)->transform(CLI::CheckedTransformer(kv_types));
   bool profiled = false;
+  bool deterministic = false;
+  app.add_flag("--deterministic", deterministic, "a row's bits depend on itself alone (stage.deterministic)");
   app.add_flag("--profile", profiled, "decodes run between cuProfilerStart and cuProfilerStop");
   CLI11_PARSE(app, argc, argv);
 
@@ -166,7 +168,8 @@ int main(int argc, char** argv) try {
              .slots = sequences,
              .context_tokens = tokens,
              .rows_per_step = std::max<int64_t>(prompt_rows, sequences),
-             .kv_type = kv_type},
+             .kv_type = kv_type,
+             .deterministic = deterministic},
             tokens);
   const auto print = [&](boost::json::object line) {
     line["model"] = path, line["backend"] = backend, line["variant"] = std::string(run.variant());
