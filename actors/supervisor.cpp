@@ -2,13 +2,16 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <random>
@@ -54,9 +57,20 @@ struct Supervisor::Impl {
     thread = std::thread([this] { loop(); });
   }
 
+  /// A process that waits for a place.
+  struct Spare {
+    pid_t pid = 0;
+    int pidfd = -1;
+    int input = -1;  // ours of the two ends
+    Clock::time_point started{};
+  };
+
   const Options options;
-  mutable std::mutex mutex;  // guards entries, stopping and kill_at
+  mutable std::mutex mutex;  // guards all that follows, but `wake` and `thread`
   std::map<uint32_t, Entry> entries;
+  std::vector<Spare> spares;
+  uint32_t spare_failures = 0;  // in a row
+  Clock::time_point next_spare{};
   bool stopping = false;
   Clock::time_point kill_at{};
   int wake;
@@ -71,6 +85,8 @@ struct Supervisor::Impl {
     e.child.incarnation = new_incarnation();
     e.started = Clock::now();
     e.replaced = false;
+    next_spare = std::max(next_spare, e.started + milliseconds(options.spare_after_ms));
+    if (take_spare(e)) return;
     try {
       e.child.pid = spawn_process(options.program(e.child.instance, e.child.incarnation));
       e.pidfd = open_pidfd(e.child.pid);
@@ -78,6 +94,81 @@ struct Supervisor::Impl {
     } catch (const std::exception& error) {
       ended(e, error.what(), std::nullopt);
     }
+  }
+
+  /// The oldest that still runs takes the child's place.
+  bool take_spare(Entry& e) {
+    while (!spares.empty()) {
+      const Spare spare = spares.front();
+      spares.erase(spares.begin());
+      const std::string place =
+          std::to_string(e.child.instance) + " " + std::to_string(e.child.incarnation) + "\n";
+      const bool told =
+          send(spare.input, place.data(), place.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(place.size());
+      close(spare.input);
+      if (told) {
+        e.child.pid = spare.pid;
+        e.pidfd = spare.pidfd;
+        log::info("supervisor.spare_used", {{options.kind, e.child.instance}, {"pid", spare.pid}});
+        return true;
+      }
+      forget(spare);
+    }
+    return false;
+  }
+
+  void start_spare() {
+    int ends[2];  // of sockets, for MSG_NOSIGNAL
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+      return spare_ended(std::strerror(errno), {});
+    try {
+      Program program = options.spare();
+      program.input = ends[1];
+      const pid_t pid = spawn_process(program);
+      spares.push_back({pid, open_pidfd(pid), ends[0], Clock::now()});
+      log::info("supervisor.spare", {{"of", options.kind}, {"pid", pid}});
+    } catch (const std::exception& error) {
+      close(ends[0]);
+      spare_ended(error.what(), {});
+    }
+    close(ends[1]);
+  }
+
+  void spare_ended(const std::string& how, milliseconds lived) {
+    spare_failures = failures_in_a_row(spare_failures, lived, options.stable_ms);
+    next_spare = Clock::now() + milliseconds(restart_delay_ms(spare_failures + 1));
+    log::warn("supervisor.spare_ended", {{"of", options.kind}, {"how", how}});
+  }
+
+  /// Ends it, and waits until it has.
+  void forget(const Spare& spare) {
+    kill(spare.pid, SIGKILL);
+    waitpid(spare.pid, nullptr, 0);
+    if (spare.pidfd >= 0) close(spare.pidfd);
+  }
+
+  /// Reaps those that ended, and starts what is missing, but never before a child. Returns how long nothing
+  /// is due.
+  milliseconds tend_spares(Clock::time_point now) {
+    for (size_t i = spares.size(); i-- > 0;) {
+      int status = 0;
+      if (!stopping && waitpid(spares[i].pid, &status, WNOHANG) != spares[i].pid) continue;
+      const Spare spare = spares[i];
+      spares.erase(spares.begin() + static_cast<ptrdiff_t>(i));
+      close(spare.input);
+      if (stopping) {
+        forget(spare);
+        continue;
+      }
+      if (spare.pidfd >= 0) close(spare.pidfd);
+      spare_ended(how_it_ended(status), std::chrono::duration_cast<milliseconds>(now - spare.started));
+    }
+    const bool complete = std::ranges::all_of(entries, [](const auto& e) { return e.second.child.pid != 0; });
+    if (stopping || !complete || entries.empty() || spares.size() >= options.spares)
+      return milliseconds(60'000);
+    if (now < next_spare) return std::chrono::ceil<milliseconds>(next_spare - now);
+    start_spare();
+    return milliseconds(1);
   }
 
   void ended(Entry& e, const std::string& how, std::optional<int> exit_code) {
@@ -116,6 +207,9 @@ struct Supervisor::Impl {
       }
       if (e.child.pid != 0 && e.pidfd < 0) wait = std::min(wait, ask_again);
     }
+    wait = std::min(wait, tend_spares(now));
+    if (std::ranges::any_of(spares, [](const Spare& s) { return s.pidfd < 0; }))
+      wait = std::min(wait, ask_again);
     if (stopping) wait = milliseconds(20);
     return std::max(wait, milliseconds(1));
   }
@@ -134,6 +228,8 @@ struct Supervisor::Impl {
           if (e.pidfd >= 0) polled.push_back({e.pidfd, POLLIN, 0});
           alive = alive || e.child.pid != 0;
         }
+        for (const Spare& spare : spares)
+          if (spare.pidfd >= 0) polled.push_back({spare.pidfd, POLLIN, 0});
         alive = alive || !stopping;
         told.swap(ends);
       }
@@ -199,6 +295,11 @@ std::vector<Supervisor::Child> Supervisor::children() const {
   std::vector<Child> list;
   for (const auto& [instance, e] : impl_->entries) list.push_back(e.child);
   return list;
+}
+
+uint32_t Supervisor::spares() const {
+  std::lock_guard lock(impl_->mutex);
+  return static_cast<uint32_t>(impl_->spares.size());
 }
 
 }  // namespace convoy::actors

@@ -216,6 +216,8 @@ class NodeProcess {
       return stage_program(instance, incarnation);
     };
     stages.ended = [this](const actors::Supervisor::Child& child) { stage_ended(child); };
+    stages.spares = config_.stage.spares;
+    stages.spare = [this] { return stage_program({"--spare"}); };
     stages_ = std::make_unique<actors::Supervisor>(std::move(stages));
     actors::NodeEffects effects;
     effects.replace = [this](uint32_t instance, uint64_t incarnation) {
@@ -245,9 +247,21 @@ class NodeProcess {
   }
 
   actors::Program stage_program(uint32_t instance, uint64_t incarnation) const {
-    return program({"stage", "--node", name_, "--instance", std::to_string(instance), "--incarnation",
-                    std::to_string(incarnation), "--head-host", config_.head().listen_host(), "--head-port",
-                    std::to_string(link_port_)});
+    return stage_program(
+        {"--instance", std::to_string(instance), "--incarnation", std::to_string(incarnation)});
+  }
+
+  /// which: it is, or that it is told later.
+  actors::Program stage_program(const std::vector<std::string>& which) const {
+    std::vector<std::string> arguments{"stage",
+                                       "--node",
+                                       name_,
+                                       "--head-host",
+                                       config_.head().listen_host(),
+                                       "--head-port",
+                                       std::to_string(link_port_)};
+    arguments.insert(arguments.end(), which.begin(), which.end());
+    return program(std::move(arguments));
   }
 
   actors::Program program(std::vector<std::string> arguments) const {

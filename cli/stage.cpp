@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <string>
 
 #include "actors/config/placement.hpp"
@@ -29,6 +30,7 @@ struct StageArguments {
   std::string config, model, node, head_host, log;
   uint32_t instance = 0;
   uint64_t incarnation = 0;
+  bool spare = false;  // instance and incarnation come later
   uint16_t head_port = 0;
   int32_t parent = 0;
 };
@@ -63,15 +65,26 @@ void set_up_nccl() {
   setenv("NCCL_NVLS_ENABLE", "0", 0);
 }
 
-int run_stage(const StageArguments& args) {
+/// Of a spare: until its node says whose place it takes. Leaves the process if that never comes.
+void await_place(StageArguments& args) {
+  log::info("stage.spare_waits", {{"pid", getpid()}});
+  if (!(std::cin >> args.instance >> args.incarnation)) _exit(ok);
+}
+
+int run_stage(StageArguments args) {
   actors::die_with_parent(args.parent);
   block_signals();
   raise_descriptor_limit();
   set_up_nccl();
   auto config = actors::load_cluster_config(args.config);
   if (!args.model.empty()) config.cluster.model = args.model;
-  log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
   const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  const std::string digest = model::find_digest(*checkpoint, config.cluster.run_dir);
+  if (args.spare) {
+    log::configure(config.log.level, config.log.json, "spare");
+    await_place(args);
+  }
+  log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
 
   actors::StageOptions options;
   options.instance = args.instance;
@@ -100,7 +113,7 @@ int run_stage(const StageArguments& args) {
   self.incarnation = args.incarnation;
   self.pid = getpid();
   describe_device(self, placed, config, checkpoint->config());
-  self.model = model::find_digest(*checkpoint, config.cluster.run_dir);
+  self.model = digest;
   self.settings = actors::settings_of(config);
   self.listen_host = "127.0.0.1";
   options.own = self;
@@ -159,8 +172,9 @@ void add_stage(CLI::App& app, int& exit_code) {
   command->add_option("--config", args->config)->required();
   command->add_option("--model", args->model);
   command->add_option("--node", args->node)->required();
-  command->add_option("--instance", args->instance)->required();
-  command->add_option("--incarnation", args->incarnation)->required();
+  command->add_option("--instance", args->instance);
+  command->add_option("--incarnation", args->incarnation);
+  command->add_flag("--spare", args->spare);
   command->add_option("--head-host", args->head_host)->required();
   command->add_option("--head-port", args->head_port)->required();
   command->add_option("--parent", args->parent)->required();

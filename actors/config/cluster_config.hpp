@@ -86,6 +86,7 @@ struct ClusterConfig {
   struct Stage {
     std::string backend = "auto";  // gpu::device_named
     uint32_t threads = 0;          // 0: all cores of the machine
+    uint32_t spares = 0;
     std::string kv_type = "auto";
     bool deterministic = false;
     std::string edges = "auto";

@@ -198,6 +198,10 @@ void add_stage_keys(std::vector<Key>& t) {
       "Threads of each stage process. 0: as many as the machine has cores, each bound to one, since with one "
       "request at a time only one stage computes; with many requests at once, cores divided by stages is "
       "better."));
+  t.push_back(number<s, &S::spares>("stage", "spares", "", 0, 64,
+                                    "Processes of each node that has stages which wait, with the model "
+                                    "mapped, to take the place of a stage "
+                                    "that ends."));
   t.push_back(choice<s, &S::kv_type>("stage", "kv_type", {"auto", "f32", "bf16", "f16"},
                                      "How cached keys and values are stored. The narrow ones take half of "
                                      "the memory and round. `auto`: as the device is "

@@ -28,7 +28,10 @@ class SpawnPlan {
     require(posix_spawnattr_init(&attributes_));
     if (!program.folder.empty())
       require(posix_spawn_file_actions_addchdir_np(&actions_, program.folder.c_str()));
-    require(posix_spawn_file_actions_addopen(&actions_, STDIN_FILENO, "/dev/null", O_RDONLY, 0));
+    if (program.input >= 0)
+      require(posix_spawn_file_actions_adddup2(&actions_, program.input, STDIN_FILENO));
+    else
+      require(posix_spawn_file_actions_addopen(&actions_, STDIN_FILENO, "/dev/null", O_RDONLY, 0));
     if (program.output >= 0)
       for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
         require(posix_spawn_file_actions_adddup2(&actions_, program.output, fd));

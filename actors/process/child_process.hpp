@@ -10,12 +10,13 @@
 
 namespace convoy::actors {
 
-/// What to run, and how it starts. It gets a fresh signal mask, /dev/null as input and no descriptor of ours
-/// but its output.
+/// What to run, and how it starts. It gets a fresh signal mask, and no descriptor of ours but its input and
+/// output.
 struct Program {
   std::vector<std::string> argv;
   std::string path;    // the file to run; empty: argv[0], looked up in PATH
   std::string folder;  // to run in; empty: ours
+  int input = -1;      // its standard input; -1: /dev/null
   int output = -1;     // its standard output and error; -1: ours
   enum class Group { ours, own, own_session } group = Group::ours;
 };

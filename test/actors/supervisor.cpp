@@ -267,3 +267,60 @@ BOOST_AUTO_TEST_CASE(whether_a_process_is_stopped_can_be_told_of_one_that_was_st
   supervisor.stop();
   BOOST_CHECK(process_state(pid, "1000") == ProcessState::unknown);
 }
+
+BOOST_AUTO_TEST_CASE(a_spare_takes_the_place_of_a_child_that_ended_and_another_one_follows) {
+  std::string folder = fs::temp_directory_path() / "convoy-supervisor-XXXXXX";
+  BOOST_REQUIRE(mkdtemp(folder.data()));
+  auto options = running(sleeper);
+  options.spares = 1;
+  options.spare_after_ms = 0;
+  options.spare = [&] {
+    Program program;
+    program.argv = {"sh", "-c",
+                    "read place && echo $place > place.new && mv place.new place && exec sleep 1000"};
+    program.folder = folder;
+    return program;
+  };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(3);
+  const auto first = [&] {
+    await([&] { return child(supervisor, 3).pid != 0 && supervisor.spares() == 1; }, "both run");
+    return child(supervisor, 3);
+  }();
+  kill(first.pid, SIGKILL);
+  await([&] { return child(supervisor, 3).pid != 0 && child(supervisor, 3).pid != first.pid; },
+        "another runs");
+  const auto second = child(supervisor, 3);
+  await([&] { return fs::exists(folder + "/place"); }, "the spare was told its place");
+  std::string place;
+  std::getline(std::ifstream(folder + "/place"), place);
+  BOOST_CHECK_EQUAL(place, "3 " + std::to_string(second.incarnation));
+  await([&] { return supervisor.spares() == 1; }, "there is another spare");
+  kill(second.pid, SIGKILL);
+  await([&] { return child(supervisor, 3).pid != 0 && child(supervisor, 3).pid != second.pid; }, "it, too");
+  supervisor.stop();
+  BOOST_CHECK(gone(child(supervisor, 3).pid == 0 ? second.pid : child(supervisor, 3).pid));
+  BOOST_CHECK_EQUAL(supervisor.spares(), 0u);
+  fs::remove_all(folder);
+}
+
+BOOST_AUTO_TEST_CASE(spares_that_end_are_started_later_each_time_and_children_start_without_them) {
+  auto options = running(sleeper);
+  options.spares = 2;
+  options.spare_after_ms = 0;
+  std::atomic<int> started = 0;
+  options.spare = [&] {
+    ++started;
+    Program program;
+    program.argv = {"false"};
+    return program;
+  };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  const auto first = next_child(supervisor);
+  await([&] { return started >= 2; }, "they are tried");
+  std::this_thread::sleep_for(milliseconds(500));
+  BOOST_CHECK_LE(started, 8);
+  kill(first.pid, SIGKILL);
+  next_child(supervisor, first.pid);
+}

@@ -1,9 +1,11 @@
 """What fails, and what the client and the operator see then: stages killed and stopped, Redis killed and stopped."""
 import concurrent.futures
 import os
+import re
 import shutil
 import signal
 import sys
+import threading
 import time
 import unittest
 
@@ -130,7 +132,6 @@ class NoReplays(unittest.TestCase):
         self.assertLess(time.monotonic() - began, NOTICED_S)
 
     def test_an_unstreamed_request_gets_an_error_status(self):
-        import threading
         result = {}
         def ask():
             result["response"], result["body"] = self.cluster.post(
@@ -155,6 +156,24 @@ class ThreeStages(unittest.TestCase):
             after = cluster.stage_pids()
             self.assertEqual([after[0], after[2]], [pids[0], pids[2]])
             self.assertNotEqual(after[1], killed)
+
+
+class Spares(unittest.TestCase):
+    def test_a_spare_takes_the_place_of_a_lost_stage_and_costs_no_token(self):
+        with Cluster(stage={"spares": 1}) as cluster:
+            log = cluster.dir / "run/node1.log"
+            waiting = lambda: re.findall(r"stage.spare_waits pid=(\d+)", log.read_text())
+            expected = cluster.completion(**LONG)[1]["choices"][0]["token_ids"]
+            for index in (0, 1):
+                wait_for(lambda: len(waiting()) == index + 1, "a spare waits")
+                answer = {}
+                asking = threading.Thread(target=lambda: answer.update(cluster.completion(**LONG)[1]))
+                asking.start()
+                wait_for(lambda: cluster.status()["running"] == 1, "it runs")
+                cluster.wait_for_successor(cluster.signal_stage(index, signal.SIGKILL))
+                self.assertEqual(cluster.stage_pids()[index], int(waiting()[index]))
+                asking.join(PATIENCE_S)
+                self.assertEqual(answer["choices"][0]["token_ids"], expected)
 
 
 class Admission(unittest.TestCase):
