@@ -9,7 +9,7 @@ namespace convoy::gpu {
 
 /// Tokens per KV block.
 inline constexpr int64_t kv_block_tokens = 64;
-/// Of a block's tokens, so many lie side by side where values come first (KvPlace::by_value).
+/// Of a block's tokens, so many lie side by side where values come first (KvPlace::by_head_value).
 inline constexpr int64_t kv_strip_tokens = 16;
 static_assert(kv_block_tokens % kv_strip_tokens == 0);
 
@@ -36,15 +36,24 @@ struct KvPlace {
     return position / kv_block_tokens;
   }
 
-  /// The index of value `value` of the token, in a stream that keeps `width` of them for each:
-  /// token after token, [blocks, tokens, width];
-  [[gnu::always_inline]] constexpr int64_t by_token(int64_t width, int64_t value = 0) const {
-    return (block * kv_block_tokens + token) * width + value;
+  /// The index of the token's first value, in a stream that keeps `width` of them for each: token after
+  /// token, [blocks, tokens, width].
+  [[gnu::always_inline]] constexpr int64_t by_token(int64_t width) const {
+    return (block * kv_block_tokens + token) * width;
   }
-  /// or in strips of tokens and in these value after value, [blocks, strips, width, strip's tokens].
-  [[gnu::always_inline]] constexpr int64_t by_value(int64_t width, int64_t value = 0) const {
+  /// The index of a head's first value, where what a block holds of a head lies together, so that whoever
+  /// attends to it reads on and on: token after token, [blocks, heads, tokens, head_dim]. width: of all
+  /// heads.
+  [[gnu::always_inline]] constexpr int64_t by_head_token(int64_t width, int64_t head_dim,
+                                                         int64_t head) const {
+    return block * kv_block_tokens * width + (head * kv_block_tokens + token) * head_dim;
+  }
+  /// Or in strips of tokens and there value after value, [blocks, heads, strips, head_dim, strip's
+  /// tokens].
+  [[gnu::always_inline]] constexpr int64_t by_head_value(int64_t width, int64_t head_dim,
+                                                         int64_t head) const {
     const int64_t in_strip = token % kv_strip_tokens;
-    return (block * kv_block_tokens + token - in_strip) * width + value * kv_strip_tokens + in_strip;
+    return KvPlace{block, token - in_strip}.by_head_token(width, head_dim, head) + in_strip;
   }
 };
 

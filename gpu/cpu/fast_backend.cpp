@@ -42,8 +42,8 @@ Activations rows_from(const Activations& x, int64_t first, int64_t rows) {
   return part;
 }
 
-/// KV of a block lies as keys in strips [kv_heads · head_dim, 16 tokens], so that scores of 16 tokens are one
-/// register and what they are computed of lies together, and values [64 tokens, kv_heads · head_dim].
+/// KV of a block lies head after head: keys in strips [head_dim, 16 tokens], so that scores of 16 tokens are
+/// one register and what they are computed of lies together, and values [64 tokens, head_dim].
 class FastBackend final : public CpuBackend {
  public:
   // All tables give the same bits, so the instruction set is not part of the name. The number grows when they
@@ -276,18 +276,23 @@ void FastBackend::rope_write(Rows q, Rows k, Rows v, const HeadNorms& norms, con
   const int64_t d = shape.head_dim, width = k.width;
   void* const keys = kv.streams[0].memory.get();
   void* const values = kv.streams[1].memory.get();
+  const int64_t apart = kv_strip_tokens * model::info(kv.type).block_bytes;  // bytes, of a key's values
   const auto write = [&](const SequenceRows& s, int64_t row) {
     const int64_t position = s.first_position + row - s.first_row;
     const KvPlace place = KvPlace::of(s.blocks.data(), position);
-    const auto key = [&](int64_t j) { return kv_at(keys, kv.type, place.by_value(width, j)); };
-    // Each of a key's values lies in a line of its own: they are fetched while its query is rotated.
-    for (int64_t j = 0; j < width; ++j) __builtin_prefetch(key(j), 1);
+    const auto key = [&](int64_t head) { return kv_at(keys, kv.type, place.by_head_value(width, d, head)); };
+    // A key's values lie in as many lines as its strip: they are fetched while its query is rotated.
+    for (int64_t head = 0; head < shape.kv_heads; ++head)
+      for (int64_t at = 0; at < d * apart; at += 64) __builtin_prefetch(key(head) + at, 1);
     norm_heads(row_of(q, row), shape.heads, norms.q, norms.eps);
     norm_heads(row_of(k, row), shape.kv_heads, norms.k, norms.eps);
     rotate(rope_, row_of(q, row), shape.heads, d, position);
     rotate(rope_, row_of(k, row), shape.kv_heads, d, position);
-    scatter_kv(row_of(k, row), width, kv.type, key(0), key(1) - key(0));
-    store_kv(row_of(v, row), width, kv.type, kv_at(values, kv.type, place.by_token(width)));
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      scatter_kv(row_of(k, row) + head * d, d, kv.type, key(head), apart);
+      store_kv(row_of(v, row) + head * d, d, kv.type,
+               kv_at(values, kv.type, place.by_head_token(width, d, head)));
+    }
   };
   for_rows(q.rows, rotate_rows_per_chunk, [&](int64_t first, int64_t last) {
     for (const SequenceRows& s : sequences) {
@@ -315,15 +320,15 @@ void FastBackend::attention(Rows q, const AttentionShape& shape, std::span<const
     for (int64_t first = 0; first < s.rows; first += rows_max) {
       const int64_t rows = std::min(rows_max, s.rows - first);
       for (int64_t head = 0; head < shape.heads; head += heads) {
-        const int64_t offset = head / group * d;
+        const int64_t key_head = head / group;
         AttentionTask& t = tasks[count++] = {};
         t.q = row_of(q, s.first_row + first) + head * d;
         t.out = row_of(out, s.first_row + first) + head * d;
         t.row_stride = q.width, t.group = heads, t.queries = rows * heads;
         t.first_position = s.first_position + first;
         t.head_dim = d, t.scale = shape.scale, t.blocks = s.blocks.data(), t.width = width, t.type = kv.type;
-        t.keys = kv_at(kv.streams[0].memory.get(), kv.type, KvPlace().by_value(width, offset));
-        t.values = kv_at(kv.streams[1].memory.get(), kv.type, KvPlace().by_token(width, offset));
+        t.keys = kv_at(kv.streams[0].memory.get(), kv.type, KvPlace().by_head_value(width, d, key_head));
+        t.values = kv_at(kv.streams[1].memory.get(), kv.type, KvPlace().by_head_token(width, d, key_head));
         const int64_t keys = kv_blocks_for(t.first_position + rows) * kv_block_tokens;
         scratch = std::max(scratch, attention_scratch_bytes(t.queries, keys));
       }

@@ -62,8 +62,8 @@ struct AttentionTask {
   float scale = 0;
   const uint32_t* blocks = nullptr;       // block table of the sequence
   model::DType type = model::DType::f32;  // of keys and values: f32, bf16 or f16
-  const void* keys = nullptr;             // of the key head in block 0: strips of [head_dim, 16 tokens]
-  const void* values = nullptr;           // of the key head in block 0: [64 tokens] of `width` values each
+  const void* keys = nullptr;             // of the key head in block 0: [4 strips, head_dim, 16 tokens]
+  const void* values = nullptr;           // of the key head in block 0: [64 tokens, head_dim]
   int64_t width = 0;                      // of all key heads
   float* scores = nullptr;                // scratch: [queries, keys rounded up to whole blocks]
   float* inverse = nullptr;               // scratch: [queries]

@@ -15,22 +15,16 @@ float* out_of(const AttentionTask& a, int64_t query) {
   return a.out + query / a.group * a.row_stride + query % a.group * a.head_dim;
 }
 
-/// Pieces of memory that are read next.
+/// Memory that is read next.
 struct Ahead {
-  const std::byte* at = nullptr;
-  int64_t bytes = 0, apart = 0;  // of a piece, and from one to the next
-  int64_t pieces = 0;            // left to fetch, the first one from `done` on
-  int64_t done = 0;
+  const std::byte *at = nullptr, *end = nullptr;
 
   template <int lines>
   [[gnu::always_inline]] void fetch() {
+    if (at >= end) return;
 #pragma GCC unroll 4
-    for (int i = 0; i < lines; ++i) {
-      if (pieces == 0) return;
-      fetch_line(at + done);
-      done += 64;
-      if (done >= bytes) done = 0, at += apart, --pieces;
-    }
+    for (int i = 0; i < lines; ++i) fetch_line(at + i * 64);
+    at += lines * 64;
   }
 };
 /// Lines to fetch with each dimension of keys, and with each key of 64 dimensions of values: then a block is
@@ -42,12 +36,14 @@ constexpr int lines_each = sizeof(T);
 static_assert(lanes == kv_strip_tokens);
 template <class T>
 const T* strips_of(const AttentionTask& a, int64_t block) {
-  return static_cast<const T*>(a.keys) + KvPlace::first_in(a.blocks, block).by_value(a.width);
+  return static_cast<const T*>(a.keys) +
+         KvPlace::first_in(a.blocks, block).by_head_value(a.width, a.head_dim, 0);
 }
 
 template <class T>
 const T* values_of(const AttentionTask& a, int64_t block) {
-  return static_cast<const T*>(a.values) + KvPlace::first_in(a.blocks, block).by_token(a.width);
+  return static_cast<const T*>(a.values) +
+         KvPlace::first_in(a.blocks, block).by_head_token(a.width, a.head_dim, 0);
 }
 
 int64_t blocks_of(const AttentionTask& a) { return kv_blocks_for(keys_of(a, a.queries - 1)); }
@@ -58,15 +54,16 @@ int64_t tokens_seen(const AttentionTask& a, int64_t block) {
 }
 template <class T>
 Ahead keys_ahead(const AttentionTask& a, int64_t block) {
-  constexpr auto size = static_cast<int64_t>(sizeof(T));
-  return {reinterpret_cast<const std::byte*>(strips_of<T>(a, block)), lanes * a.head_dim * size,
-          lanes * a.width * size, (tokens_seen(a, block) + lanes - 1) / lanes};
+  const T* const strips = strips_of<T>(a, block);
+  const int64_t seen = (tokens_seen(a, block) + lanes - 1) / lanes * lanes;
+  return {reinterpret_cast<const std::byte*>(strips),
+          reinterpret_cast<const std::byte*>(strips + seen * a.head_dim)};
 }
 template <class T>
 Ahead values_ahead(const AttentionTask& a, int64_t block) {
-  constexpr auto size = static_cast<int64_t>(sizeof(T));
-  return {reinterpret_cast<const std::byte*>(values_of<T>(a, block)), a.head_dim * size, a.width * size,
-          tokens_seen(a, block)};
+  const T* const values = values_of<T>(a, block);
+  return {reinterpret_cast<const std::byte*>(values),
+          reinterpret_cast<const std::byte*>(values + tokens_seen(a, block) * a.head_dim)};
 }
 
 /// Scores of Q queries against S strips of keys, `apart` values from each other; lane = key.
@@ -109,13 +106,13 @@ void score_block(const AttentionTask& a, int64_t query, int64_t block, int64_t s
   const T* const strips = strips_of<T>(a, block);
   float* scores = a.scores + query * stride + block * kv_block_tokens;
   const int64_t seen = keys_of(a, query + Q - 1) - block * kv_block_tokens;
-  const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens, apart = lanes * a.width;
+  const int64_t end = seen < kv_block_tokens ? seen : kv_block_tokens, apart = lanes * a.head_dim;
   constexpr int64_t wide = strips_together * lanes;
   int64_t k = 0;
   for (; k + wide <= end; k += wide)
-    score_strips<T, Q, strips_together>(a, query, strips + k * a.width, apart, scores + k, stride, ahead);
+    score_strips<T, Q, strips_together>(a, query, strips + k * a.head_dim, apart, scores + k, stride, ahead);
   for (; k < end; k += lanes)
-    score_strips<T, Q, 1>(a, query, strips + k * a.width, apart, scores + k, stride, ahead);
+    score_strips<T, Q, 1>(a, query, strips + k * a.head_dim, apart, scores + k, stride, ahead);
 }
 
 /// Turns a query's scores into e^(score − max); returns 1 / their sum.
@@ -157,7 +154,7 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const T* val
     next.fetch<lines_each<T>>();
     Vf value[D];
 #pragma GCC unroll 4
-    for (int d = 0; d < D; ++d) value[d] = load(values + k * a.width + dim + d * lanes);
+    for (int d = 0; d < D; ++d) value[d] = load(values + k * a.head_dim + dim + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf weight = splat(p[i][k]);
@@ -221,7 +218,7 @@ void attention_over(const AttentionTask& a) {
   const int64_t blocks = blocks_of(a), stride = blocks * kv_block_tokens;
   if (!a.fetched) {
     Ahead own = keys_ahead<T>(a, 0);
-    while (own.pieces > 0) own.fetch<1>();
+    while (own.at < own.end) own.fetch<1>();
   }
   for (int64_t b = 0; b < blocks; ++b) {
     Ahead ahead = b + 1 < blocks ? keys_ahead<T>(a, b + 1) : values_ahead<T>(a, 0);

@@ -30,9 +30,9 @@ struct Scene {
     value_cache = key_cache;
     for (int64_t p = 0; p < keys; ++p) {
       for (int64_t d = 0; d < head_dim; ++d) {
-        const int64_t block = table[p / 64], j = head * head_dim + d;
-        key_cache[((block * 4 + p % 64 / 16) * width + j) * 16 + p % 16] = k[p * head_dim + d];
-        value_cache[(block * 64 + p % 64) * width + j] = v[p * head_dim + d];
+        const int64_t in_block = table[p / 64] * kv_heads + head;
+        key_cache[((in_block * 4 + p % 64 / 16) * head_dim + d) * 16 + p % 16] = k[p * head_dim + d];
+        value_cache[(in_block * 64 + p % 64) * head_dim + d] = v[p * head_dim + d];
       }
     }
   }
@@ -53,8 +53,8 @@ struct Scene {
     t.blocks = table.data(), t.width = width;
     const auto bytes = static_cast<int64_t>(convoy::model::info(type).block_bytes);
     t.type = type;
-    t.keys = static_cast<const std::byte*>(cached_keys) + head * head_dim * 16 * bytes;
-    t.values = static_cast<const std::byte*>(cached_values) + head * head_dim * bytes;
+    t.keys = static_cast<const std::byte*>(cached_keys) + head * 64 * head_dim * bytes;
+    t.values = static_cast<const std::byte*>(cached_values) + head * 64 * head_dim * bytes;
     std::vector<float> scratch(static_cast<size_t>(t.queries * ((first + rows + 63) / 64 * 64 + 1)));
     t.inverse = scratch.data(), t.scores = scratch.data() + t.queries;
     kernels.attention(t);
