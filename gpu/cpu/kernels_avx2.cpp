@@ -40,6 +40,8 @@ constexpr int64_t prefetch_bytes =
     12288;  // how far ahead weights are fetched: DRAM latency times bandwidth, and some
 
 void leave_upper_lanes() { _mm256_zeroupper(); }
+/// Not measured here: what is widened is kept.
+constexpr bool widens_beside_products() { return false; }
 
 Vf splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 Vf load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

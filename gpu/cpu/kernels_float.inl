@@ -184,7 +184,7 @@ template <class T, int O>
 bool widens(const Activations& x) {
   if (sizeof(T) == sizeof(float)) return false;
   if (scaled<T>) return x.rows > float_rows;
-  return x.rows >= widened_rows_min &&
+  return x.rows >= widened_rows_min && !widens_beside_products() &&
          O * x.columns * static_cast<int64_t>(sizeof(float)) <= widened_bytes_max;
 }
 

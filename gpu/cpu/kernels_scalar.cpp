@@ -42,6 +42,7 @@ constexpr int query_tile = 2;
 constexpr int64_t prefetch_bytes = 0;
 
 void leave_upper_lanes() {}
+constexpr bool widens_beside_products() { return false; }
 
 float widen(float x) { return x; }
 float widen(Half x) { return model::f16_to_f32(x.bits); }
