@@ -98,11 +98,14 @@ class PrefixCache(unittest.TestCase):
 
     def test_guesses_change_no_token(self):
         prompt = ids(4, 12) * 8
-        answers = [self.cluster.completion(prompt=prompt, max_tokens=60, ignore_eos=True, return_token_ids=True,
-                                           speculation=how)[1]["choices"][0]["token_ids"]
-                   for how in ("off", "prompt_lookup")]
-        self.assertEqual(*answers)
-        wait_for(lambda: self.cluster.metric("convoy_drafted_tokens_total") > 0, "tokens were guessed")
+        ask = lambda how: self.cluster.completion(prompt=prompt, max_tokens=60, ignore_eos=True, return_token_ids=True,
+                                                  speculation=how)[1]["choices"][0]["token_ids"]
+        alone = ask("off")
+
+        def guessed():  # only where steps are measured to be worth it: on a busy machine not in every answer
+            self.assertEqual(ask("prompt_lookup"), alone)
+            return self.cluster.metric("convoy_drafted_tokens_total") > 0
+        wait_for(guessed, "tokens were guessed")
 
 
 class Preemption(unittest.TestCase):
