@@ -74,7 +74,6 @@ __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   }
 }
 
-static_assert(latent_rope_max <= threads);  // a rotated value each
 constexpr int transposed_rows_max = 128, transposed_columns = warps * 16;
 constexpr int turns_at_once = 4;  // of a thread: those of 64 rows, where eight blocks share them out
 
