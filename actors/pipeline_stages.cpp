@@ -38,7 +38,7 @@ void PipelineData::stage_up(const StageUp& up) {
   handles[index] = up.stage;
   self->monitor(up.stage);
   log::info("pipeline.stage_up", {{"stage", index}, {"node", up.peer.node}, {"pid", up.peer.pid}});
-  if (stages.join(up.peer)) raise_epoch();
+  stages.join(up.peer, Clock::now());
   publish();
 }
 

@@ -15,11 +15,15 @@ StageSet::StageSet(const StageSetOptions& options, Time now) : options_(options)
   for (Stage& stage : stages_) stage.missing_since = stage.asked = now;
 }
 
-bool StageSet::join(const PeerIdentity& peer) {
+void StageSet::join(const PeerIdentity& peer, Time now) {
   Stage& stage = stages_.at(peer.instance);
   const uint32_t restarts = stage.peer.incarnation != 0 ? stage.restarts + 1 : 0;
-  stage = {.peer = peer, .linked = true, .health = Health::LOADING, .reason = "", .restarts = restarts};
-  return std::all_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.linked; });
+  stage = {.peer = peer,
+           .linked = true,
+           .health = Health::LOADING,
+           .reason = "",
+           .restarts = restarts,
+           .missing_since = now};
 }
 
 uint64_t StageSet::raise(Time now) {
@@ -37,9 +41,11 @@ uint64_t StageSet::raise(Time now) {
 StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Time now) {
   Stage& stage = stages_.at(index);
   if (!stage.linked) return Consequence::none;
-  if (report.epoch > epoch_) {  // of a head that is gone
-    epoch_ = report.epoch;
-    return phase_ == Phase::gathering ? Consequence::none : Consequence::raise;
+  stage.heard = true;
+  if (phase_ == Phase::gathering) {
+    epoch_ = std::max(epoch_, report.epoch);
+    const bool lost = report.health == Health::DOWN && report.epoch == epoch_;
+    if (!lost && std::ranges::all_of(stages_, &Stage::heard)) return Consequence::raise;
   }
   stage.step_age_ms = report.step_age_ms;  // be the step of an epoch that is over
   if (report.epoch != epoch_) return Consequence::none;
@@ -83,7 +89,7 @@ void StageSet::measure_bubble(Stage& stage, const Report& report) {
 
 void StageSet::lose(uint32_t index, Health health, const std::string& reason, Time now) {
   Stage& stage = stages_.at(index);
-  stage.linked = false;
+  stage.linked = stage.heard = false;
   stage.health = health;
   stage.reason = reason;
   stage.step_age_ms = 0;
@@ -110,10 +116,14 @@ StageSet::Due StageSet::due(Time now, bool in_flight) const {
   if (phase_ == Phase::gathering) {
     for (uint32_t i = 0; i < stages_.size(); ++i) {
       const Stage& stage = stages_[i];
-      if (stage.linked) continue;
-      if (now - stage.missing_since > milliseconds(options_.load_timeout_ms))
+      if (stage.heard) continue;
+      const bool late = now - stage.missing_since > milliseconds(options_.load_timeout_ms);
+      if (late && stage.linked)  // it may have loaded for the head before
+        due.lost.push_back({i, StageLoss::late, "reported nothing within pipeline.load_timeout_ms"});
+      else if (late)
         due.replacements.push_back({i, 0, "did not link itself within pipeline.load_timeout_ms"});
-      else if (stage.peer.incarnation != 0 && now - stage.asked > milliseconds(options_.ask_again_ms))
+      else if (!stage.linked && stage.peer.incarnation != 0 &&
+               now - stage.asked > milliseconds(options_.ask_again_ms))
         due.replacements.push_back({i, stage.peer.incarnation, stage.reason});
     }
   }

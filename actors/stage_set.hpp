@@ -31,12 +31,14 @@ class StageSet {
   using Clock = std::chrono::steady_clock;
   using Time = Clock::time_point;
 
-  /// gathering: not all processes are linked; loading: all are, and load their layers; serving: steps run.
+  /// gathering: not all processes are linked and have said in which epoch they are; loading: all have, and
+  /// load their layers; serving: steps run.
   enum class Phase : uint8_t { gathering, loading, serving };
 
   struct Stage {
     PeerIdentity peer;  // of the latest process
     bool linked = false;
+    bool heard = false;  // it has reported since, so its epoch is known
     schema::Health health = schema::Health::DOWN;
     std::string reason = "not started";
     uint32_t loaded_permille = 0;
@@ -50,7 +52,7 @@ class StageSet {
     uint64_t busy_us = 0, clock_us = 0;
     float bubble_ratio = 0;  // of the last whole measurement: the share of the time in which it did not
     Time missing_since{},
-        asked{};  // while it is not linked: since when, and when a replacement was asked for
+        asked{};  // while nothing was heard: since when, and when a replacement was asked for
   };
 
   /// What a stage says of itself (schema::StageReport).
@@ -69,7 +71,7 @@ class StageSet {
     none,
     changed,  // tell who shows it
     lost,     // it failed: give it up
-    raise,    // it lost its next stage, or was in a later epoch: raise it
+    raise,    // all stages are there now, or it lost its next one: raise the epoch
     serve,    // the last one is loaded: steps may run, and a canary first
   };
 
@@ -92,11 +94,12 @@ class StageSet {
 
   StageSet(const StageSetOptions& options, Time now);
 
-  /// A process linked itself as a stage below stages(). True if all are there now: raise the epoch.
-  bool join(const PeerIdentity& peer);
+  /// A process linked itself as a stage below stages(). It is there once it has reported.
+  void join(const PeerIdentity& peer, Time now);
   /// The next epoch: every stage is assigned its layers anew. Returns its number.
   uint64_t raise(Time now);
-  /// A stage may have been in epochs of a head that is gone: the next one is above them.
+  /// A stage may be in an epoch of a head that is gone. So the first epoch waits until all have said theirs,
+  /// and is above them: no report and no frame of another head's epoch can be taken for one of this head's.
   Consequence report(uint32_t index, const Report& report, Time now);
   /// Its process is gone, or given up. Whoever holds its link ends that.
   void lose(uint32_t index, schema::Health health, const std::string& reason, Time now);

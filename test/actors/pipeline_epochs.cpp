@@ -174,13 +174,10 @@ BOOST_FIXTURE_TEST_CASE(a_later_attempt_takes_the_place_of_the_one_before_and_an
 
 BOOST_FIXTURE_TEST_CASE(a_head_that_takes_over_raises_its_epoch_above_those_of_the_one_before, Fixture) {
   start();
-  link_stage(0, 11);
-  report(0, msg::Health::READY, 7);
-  link_stage(1, 12);
+  link_stage(0, 11, 1000, 7);
+  link_stage(1, 12, 1001, 9);  // this one had heard more
   for (uint32_t i = 0; i < 2; ++i)
-    BOOST_CHECK_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch(), 8u);
-  report(1, msg::Health::READY, 9);  // this one had heard more
-  bring_up(10);
+    BOOST_CHECK_EQUAL(msg::Reading(next<msg::Assign>(*stages[i]))->getEpoch(), 10u);
 }
 
 BOOST_FIXTURE_TEST_CASE(why_stages_were_lost_is_counted_and_said, Fixture) {

@@ -65,7 +65,8 @@ struct Fixture : System {
   void link_stage(uint32_t index, uint64_t incarnation) {
     link_stage(index, incarnation, static_cast<uint16_t>(1000 + index));
   }
-  void link_stage(uint32_t index, uint64_t incarnation, uint16_t listen_port) {
+  /// A process that says in which epoch it is: a new one in none, an older one in one of a head before.
+  void link_stage(uint32_t index, uint64_t incarnation, uint16_t listen_port, uint64_t epoch = 0) {
     if (stages.size() <= index) stages.resize(index + 1);
     stages[index] = std::make_unique<caf::scoped_actor>(system);
     PeerIdentity peer;
@@ -75,7 +76,9 @@ struct Fixture : System {
     peer.incarnation = incarnation;
     peer.listen_host = "127.0.0.1";
     peer.listen_port = listen_port;
-    caf::anon_send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
+    // In its name, so that its report comes behind it.
+    (*stages[index])->send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
+    report(index, msg::Health::LOADING, epoch);
   }
 
   /// The next message of that type; everything else that comes first is dropped.

@@ -27,11 +27,19 @@ struct Fixture {
     set.emplace(options, now);
   }
 
-  bool join(uint32_t index, uint64_t incarnation = 7) {
+  /// Links a process that says in which epoch it is: of a head before, if not 0. True if all are there now.
+  bool join(uint32_t index, uint64_t incarnation = 7, uint64_t epoch = 0) {
+    link(index, incarnation);
+    return hear(index, epoch) == StageSet::Consequence::raise;
+  }
+  void link(uint32_t index, uint64_t incarnation = 7) {
     actors::PeerIdentity peer;
     peer.instance = index;
     peer.incarnation = incarnation;
-    return set->join(peer);
+    set->join(peer, now);
+  }
+  StageSet::Consequence hear(uint32_t index, uint64_t epoch, Health health = Health::LOADING) {
+    return set->report(index, {.epoch = epoch, .health = health}, now);
   }
   StageSet::Consequence say(uint32_t index, Health health, uint32_t age_ms = 0, actors::StepCost cost = {}) {
     return set->report(index,
@@ -92,7 +100,7 @@ BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture
   const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
     actors::PeerIdentity peer;
     peer.instance = index, peer.incarnation = 7, peer.machine = machine, peer.card = card;
-    set->join(peer);
+    set->join(peer, now);
   };
   join_on(0, "a", "card 0"), join_on(1, "a", "card 1"), join_on(2, "b", "card 0");
   BOOST_CHECK(set->on_own_cards());
@@ -119,6 +127,44 @@ BOOST_FIXTURE_TEST_CASE(three_stages_gather_load_and_serve, Fixture) {
   BOOST_CHECK(set->committed(now));
   BOOST_CHECK(set->ready(now, false));
   BOOST_CHECK(!set->committed(now));  // ready before
+}
+
+// Stages that outlived a head are in an epoch of its, and one of them may be ready in it.
+BOOST_FIXTURE_TEST_CASE(the_first_epoch_is_above_all_that_stages_were_in, Fixture) {
+  link(0), link(2), link(1);
+  BOOST_CHECK(hear(0, 1, Health::READY) != StageSet::Consequence::raise);
+  BOOST_CHECK(hear(0, 1, Health::READY) != StageSet::Consequence::raise);
+  BOOST_CHECK(hear(2, 4, Health::READY) != StageSet::Consequence::raise);
+  BOOST_CHECK(set->phase() == StageSet::Phase::gathering);
+  BOOST_CHECK(hear(1, 0) == StageSet::Consequence::raise);  // a new process
+  BOOST_CHECK_EQUAL(set->raise(now), 5u);
+  BOOST_CHECK(hear(2, 4, Health::READY) == StageSet::Consequence::none);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_failed_under_a_head_before_is_lost_if_its_epoch_was_the_last, Fixture) {
+  BOOST_CHECK(!join(0, 7, 3));
+  BOOST_CHECK(!join(1, 7, 3));
+  link(2);
+  BOOST_CHECK(hear(2, 3, Health::DOWN) == StageSet::Consequence::lost);
+  set->lose(2, Health::DOWN, "broke", now);
+  BOOST_CHECK(join(2, 8));
+  BOOST_CHECK_EQUAL(set->raise(now), 4u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_failed_in_an_earlier_epoch_is_given_its_layers_again, Fixture) {
+  BOOST_CHECK(!join(0, 7, 3));
+  BOOST_CHECK(!join(1, 7, 3));
+  link(2);
+  BOOST_CHECK(hear(2, 2, Health::DOWN) == StageSet::Consequence::raise);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_linked_stage_that_never_reports_is_lost, Fixture) {
+  join(0), join(1), link(2);
+  BOOST_CHECK(set->due(now + 599s, false).lost.empty());
+  const auto due = set->due(now + 601s, false);
+  BOOST_REQUIRE_EQUAL(due.lost.size(), 1u);
+  BOOST_CHECK_EQUAL(due.lost[0].index, 2u);
+  BOOST_CHECK(due.replacements.empty());
 }
 
 BOOST_FIXTURE_TEST_CASE(a_failed_stage_of_three_is_lost_replaced_and_the_epoch_raised, Fixture) {
