@@ -188,6 +188,15 @@ class Cluster:
             raise KeyError(f"/metrics has no {name}")
         return sum(samples)
 
+    def settled(self, name):
+        """A metric that the pipeline says four times a second, behind what it counts: once it stands still."""
+        value, since = self.metric(name), time.monotonic()
+        while time.monotonic() < since + 1:
+            time.sleep(0.05)
+            if (now := self.metric(name)) != value:
+                value, since = now, time.monotonic()
+        return value
+
 
 class Stream:
     """A streamed answer, event by event."""
