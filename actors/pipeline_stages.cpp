@@ -54,6 +54,7 @@ void PipelineData::raise_epoch() {
     assign->setFirstLayer(static_cast<uint32_t>(options.layers[i].first));
     assign->setLastLayer(static_cast<uint32_t>(options.layers[i].last));
     assign->setKvBlocks(options.limits.kv_blocks);
+    assign->setKvBlocksBefore(stages.kv_blocks_before());
     assign->setSlots(options.limits.slots());
     if (count > 1) {
       const PeerIdentity& next = stages.stages()[(i + 1) % count].peer;

@@ -42,6 +42,7 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   Stage& stage = stages_.at(index);
   if (!stage.linked) return Consequence::none;
   stage.heard = true;
+  if (report.kv_blocks > 0) stage.kv_blocks = report.kv_blocks;  // a stage that loads does not know yet
   if (phase_ == Phase::gathering) {
     epoch_ = std::max(epoch_, report.epoch);
     const bool lost = report.health == Health::DOWN && report.epoch == epoch_;
@@ -57,7 +58,6 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   if (slow) stage.reason = "slow: it has computed a step for " + std::to_string(report.step_age_ms) + " ms";
   stage.loaded_permille = report.loaded_permille;
   stage.cost = report.cost;
-  stage.kv_blocks = report.kv_blocks;
   stage.kv_places = report.kv_places;
   measure_bubble(stage, report);
   if (report.step_age_ms > 0) quiet_since_ = now;
@@ -178,6 +178,13 @@ std::string StageSet::why_not_ready() const {
 }
 
 uint32_t StageSet::kv_blocks() const { return std::ranges::min(stages_, {}, &Stage::kv_blocks).kv_blocks; }
+
+uint32_t StageSet::kv_blocks_before() const {
+  uint32_t fewest = 0;
+  for (const Stage& stage : stages_)
+    if (fewest == 0 || (stage.kv_blocks > 0 && stage.kv_blocks < fewest)) fewest = stage.kv_blocks;
+  return fewest;
+}
 
 uint32_t StageSet::kv_places() const { return std::ranges::min(stages_, {}, &Stage::kv_places).kv_places; }
 

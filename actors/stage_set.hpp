@@ -118,6 +118,8 @@ class StageSet {
   std::string why_not_ready() const;
   /// KV blocks of the stage that has fewest.
   uint32_t kv_blocks() const;
+  /// The same of those that hold theirs already; 0: none does.
+  uint32_t kv_blocks_before() const;
   /// KV blocks that the smallest second tier keeps; 0: not all stages have one.
   uint32_t kv_places() const;
   /// What a step costs the slowest stage.

@@ -22,13 +22,13 @@ namespace convoy::gpu {
 /// Device memory. Freed with its last owner.
 using Buffer = std::shared_ptr<void>;
 
-/// A weight on the device, in any type the backend computes with (the CPU computes on matrices as stored, in
-/// the mapping).
+/// A weight on the device, in any type the backend computes with.
 struct Weight {
   Buffer memory;
   model::DType type = model::DType::f32;
   int64_t rows = 0, columns = 0;  // [out, in]; a vector is one row
   Buffer scales{};                // f8_e4m3, i8: as Tensor::scales; null: none
+  bool packed = false;            // in tiles (gpu/cpu/packed.hpp) instead of as stored
   const void* data() const { return memory.get(); }
 };
 

@@ -70,7 +70,7 @@ class CudaDevice final : public Device {
             .depth = facts_.depth,
             .feeds_back = facts_.feeds_back,
             .kv_type = narrow ? model::DType::bf16 : model::DType::f32,
-            .copies_weights = true,
+            .reads_ahead = true,
             .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32,
             .edges = facts_.edges,
             .card = facts_.card};

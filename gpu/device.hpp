@@ -119,8 +119,8 @@ struct DeviceFacts {
   bool feeds_back = false;
   /// Of cached keys and values, if nobody asks for another: what it is quick with.
   model::DType kv_type = model::DType::f32;
-  /// load() reads all bytes: who calls it need not wait until they are in memory.
-  bool copies_weights = false;
+  /// load() fetches the bytes that it reads: who calls it need not wait until they are in memory.
+  bool reads_ahead = false;
   /// Of hidden states, if the next stage's device says the same: what it rounds to anyway.
   HiddenForm hidden_form = HiddenForm::f32;
   /// Hidden states may go straight to another device of this kind, on another card of the same machine: it

@@ -76,7 +76,9 @@ struct Engine::State {
         device(open(shape)),
         facts(device->facts()),
         sequences(l.slots) {
-    if (limits.kv_blocks == 0) pool = KvPool{.memory_bytes = device->memory_bytes(), .sharers = l.sharers};
+    memory_bytes = device->memory_bytes();
+    if (limits.kv_blocks == 0)
+      pool = KvPool{.memory_bytes = memory_bytes, .sharers = l.kv_blocks_before > 0 ? 1 : l.sharers};
     weights = checkpoint->stage(range);
     layers_with_experts = std::ranges::count_if(
         weights.layers, [](const model::LayerWeights& layer) { return layer.experts.has_value(); });
@@ -120,6 +122,7 @@ struct Engine::State {
   model::StageWeights weights;  // the device computes on their bytes
   const std::unique_ptr<Device> device;
   const DeviceFacts facts;
+  uint64_t memory_bytes = 0;      // of the device, before weights; 0: it does not say
   std::optional<KvPool> pool;     // if limits left kv_blocks open
   std::optional<BlockFile> tier;  // the second one
   std::vector<std::byte> moved;   // a block on its way
@@ -276,9 +279,8 @@ EdgeStatus Engine::edge_status(EdgeEnd end) { return state_->device->edge_status
 void Engine::end_edge(EdgeEnd end) { state_->device->end_edge(end); }
 std::string_view Engine::variant() const { return state_->facts.variant; }
 
-/// A device that computes on weights in place gets them when they are in memory, so that no step waits for
-/// the disk: all are announced before the first is waited for, so that the disk is never idle. Experts only
-/// if all fit there; else one's pages are read when a token goes to it.
+/// A device that does not read ahead itself gets weights when they are in memory: all are announced before
+/// the first is waited for, so that the disk is never idle.
 void Engine::State::load(const Progress& progress) {
   std::vector<std::vector<WeightRef>> layers;
   for (const model::LayerWeights& layer : weights.layers) layers.push_back(parts_of(layer));
@@ -289,12 +291,14 @@ void Engine::State::load(const Progress& progress) {
     for (const WeightRef& part : layers[i])
       if (counted.insert(part.bytes.data()).second) bytes[i] += part.bytes.size() + part.scales.size();
   const uint64_t total = std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
+  if (memory_bytes > 0 && total > memory_bytes)
+    throw InputError("these layers' weights take " + std::to_string(total >> 20) +
+                         " MiB, and the device has " + std::to_string(memory_bytes >> 20) + " MiB to give",
+                     "memory", "spread the model over more stages, or free some");
   uint64_t done = 0;
-  const bool experts = total <= model::memory_available_bytes();
   const auto advise = [&](const std::vector<WeightRef>& parts, void (*how)(std::span<const std::byte>)) {
-    if (facts.copies_weights) return;
-    for (const WeightRef& part : parts)
-      if (part.expert < 0 || experts) how(part.bytes);
+    if (facts.reads_ahead) return;
+    for (const WeightRef& part : parts) how(part.bytes);
   };
   for (const auto& parts : layers) advise(parts, model::will_need);
   if (progress) progress(0, total);
@@ -314,6 +318,8 @@ uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {
   const Rotations rotary = rotations.view();
   pool->host_bytes = rotary.cosines.size_bytes() + rotary.sines.size_bytes();
   pool->useful_blocks = useful_kv_blocks(given);
+  if (limits.kv_blocks_before > 0)
+    pool->useful_blocks = std::min<uint64_t>(pool->useful_blocks, limits.kv_blocks_before);
   if (pool->blocks() < kv_blocks_min)
     throw InputError("no memory is left for keys and values: " + pool->text(), "KV blocks",
                      "free some, or serve a smaller model");

@@ -28,7 +28,9 @@ struct EngineLimits {
       kv_type;  // of cached keys and values: f32, bf16 or f16; else the device's choice
   /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
   bool deterministic = false;
-  uint32_t sharers = 1;  // engines that share the device's memory, if kv_blocks is 0
+  // If kv_blocks is 0: engines that share the device's memory; and if they hold their parts of it already,
+  // what this one had before, which it gets again if there is room.
+  uint32_t sharers = 1, kv_blocks_before = 0;
   // A second tier of KV blocks on disk: how much of it, and in which folder; 0: none.
   uint64_t kv_disk_bytes = 0;
   std::filesystem::path kv_disk_dir = {};
@@ -45,8 +47,9 @@ class Engine {
  public:
   /// Called before the first layer is loaded, and behind each, with bytes of weights; may be empty.
   using Progress = std::function<void(uint64_t done, uint64_t total)>;
-  /// Opens the device and loads the layers. Throws InputError if limits leave kv_blocks open and there is no
-  /// memory for them, or ask for a second tier and there is no disk for it, or the device moves no blocks.
+  /// Opens the device and loads the layers. Throws InputError if there is no memory for these, or limits
+  /// leave kv_blocks open and there is none for them, or ask for a second tier and there is no disk for it,
+  /// or the device moves no blocks.
   Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
          model::LayerRange range, const EngineLimits& limits, const Progress& progress = {});
   ~Engine();

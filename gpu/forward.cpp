@@ -81,7 +81,12 @@ Weight& Forward::Weights::place(const WeightRef& ref) {
 
 void Forward::load(int64_t layer, std::span<const WeightRef> parts) {
   Weights& into = layer < 0 ? ends_ : layers_[static_cast<size_t>(layer)];
-  for (const WeightRef& ref : parts) into.place(ref) = backend_.adopt(tensor_of(ref));
+  const WeightRef* embedding = nullptr;
+  for (const WeightRef& ref : parts) {
+    if (ref.part == Part::embedding) embedding = &ref;
+    const bool tied = ref.part == Part::head && embedding && ref.bytes.data() == embedding->bytes.data();
+    into.place(ref) = tied ? into[Part::embedding] : backend_.adopt(tensor_of(ref));
+  }
 }
 
 void Forward::open(const DeviceLimits& limits, const Rotations& rotations) {

@@ -12,7 +12,6 @@
 #include <system_error>
 
 #include "model/error.hpp"
-#include "model/memory_limit.hpp"
 
 namespace convoy::model {
 
@@ -103,7 +102,5 @@ void Mapping::forget(std::span<const std::byte> part) const {
 void will_need(std::span<const std::byte> part) { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
 
 void fetch(std::span<const std::byte> part) { advise(part, {MADV_POPULATE_READ}); }
-
-uint64_t memory_available_bytes() { return memory_available().bytes; }
 
 }  // namespace convoy::model

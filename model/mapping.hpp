@@ -63,7 +63,4 @@ void will_need(std::span<const std::byte> part);
 /// Where the system cannot, readers do.
 void fetch(std::span<const std::byte> part);
 
-/// Bytes that the system could give without swapping, caches of files included. 0 if it does not say.
-uint64_t memory_available_bytes();
-
 }  // namespace convoy::model

@@ -357,6 +357,7 @@ struct Assign {
   nextHost @5 :Text;               # where the next stage accepts links; empty: it connects to this one
   nextPort @6 :UInt16;             # the last one's next is the first. 0: there is only one stage
   nextInstance @7 :UInt32;
+  kvBlocksBefore @8 :UInt32;       # that the other stages have, if kvBlocks is 0 and they have theirs already
 }
 
 struct EdgeOffer {

@@ -83,8 +83,16 @@ struct StageData {
       connect();
     }
     load({a.getFirstLayer(), a.getLastLayer()},
-         {a.getKvBlocks(), a.getSlots(), options.context_tokens, options.rows_per_step, options.kv_type,
-          options.deterministic, options.sharers, options.kv_disk_bytes, options.kv_disk_dir});
+         {.kv_blocks = a.getKvBlocks(),
+          .slots = a.getSlots(),
+          .context_tokens = options.context_tokens,
+          .rows_per_step = options.rows_per_step,
+          .kv_type = options.kv_type,
+          .deterministic = options.deterministic,
+          .sharers = options.sharers,
+          .kv_disk_bytes = options.kv_disk_bytes,
+          .kv_disk_dir = options.kv_disk_dir},
+         a.getKvBlocksBefore());
     log::info(
         "stage.loaded",
         {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});
@@ -93,14 +101,16 @@ struct StageData {
   }
 
   /// Keeps the weights if nothing changed: a new epoch, be it of another head, only forgets the sequences.
-  void load(model::LayerRange wanted, const gpu::EngineLimits& wanted_limits) {
+  void load(model::LayerRange wanted, const gpu::EngineLimits& wanted_limits, uint32_t kv_blocks_before) {
     if (steps && range.first == wanted.first && range.last == wanted.last && limits == wanted_limits) {
       steps->reset();
     } else {
       steps.reset();
       LoadRate rate;
+      gpu::EngineLimits with_before = wanted_limits;  // which is no reason to load again
+      with_before.kv_blocks_before = kv_blocks_before;
       auto engine = std::make_unique<gpu::Engine>(
-          options.device, checkpoint, wanted, wanted_limits, [this, &rate](uint64_t bytes, uint64_t total) {
+          options.device, checkpoint, wanted, with_before, [this, &rate](uint64_t bytes, uint64_t total) {
             status.loaded_permille = static_cast<uint32_t>(999 * bytes / total);
             self->send(reporter, status);
             if (rate.at(bytes, total, LoadRate::Clock::now()))

@@ -30,7 +30,7 @@ DeviceNeeds CpuDevice::needs(const DeviceLimits& limits) const {
       .scratch_bytes = backend_->reserved_bytes(step_bounds(shape_, limits))};
 }
 
-/// Weights are mapped from their file, so memory that the system uses to cache files counts as free.
+/// Memory that the system uses to cache files counts as free: it makes room for copies of weights, too.
 uint64_t CpuDevice::memory_bytes() const {
   const uint64_t available = model::memory_available().bytes;
   return available - available / memory_reserve_part;

@@ -1,6 +1,6 @@
 #pragma once
-// The fast CPU backend: weights computed on as stored, activations as int8 blocks, the best kernels of this
-// processor. make_cpu_backend calls it.
+// The fast CPU backend: weights in the types that they are stored in, activations as int8 blocks, the best
+// kernels of this processor. make_cpu_backend calls it.
 
 #include <memory>
 

@@ -6,6 +6,7 @@
 #include "gpu/cpu/cpu_backend.hpp"
 #include "gpu/cpu/fast.hpp"
 #include "gpu/cpu/fast_scratch.hpp"
+#include "gpu/cpu/fast_weights.hpp"
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/kv_values.hpp"
@@ -91,6 +92,7 @@ class FastBackend final : public CpuBackend {
   void norm_heads(float* heads, int64_t count, const Weight* norm, float eps) const;
 
   const KernelTable& kernels_;
+  FastWeights weights_;
   FastRooms rooms_;
 };
 
@@ -106,7 +108,7 @@ Weight FastBackend::adopt(const model::Tensor& tensor) {
   if (tensor.type == model::DType::i64)
     throw InputError("a weight of 64-bit integers", "fast CPU kernels",
                      "allowed: floats of 32, 16 and 8 bits, and all quantised types");
-  return adopt_weight(tensor);
+  return weights_.adopt(pool_, tensor);
 }
 
 void FastBackend::check_heads(int64_t head_dim) const {

@@ -12,13 +12,13 @@ namespace {
 /// Heads that are compared with the cache together: each entry is read once for all of them.
 constexpr int64_t heads_together = 16;
 
-/// Whether linear_transposed computes on it as stored.
+/// Whether linear_transposed computes on that type.
 bool transposes(model::DType type) { return !quantized(type) || type == model::DType::q8_0; }
 
 /// A thread's memory for one head of some rows.
 struct AbsorbedScratch {
   float *in = nullptr, *out = nullptr;  // a product's, row after row
-  float* widened = nullptr;             // a head's projection, where it isn't computed on as stored
+  float* widened = nullptr;             // a head's projection, where its type isn't computed on
   Activations quantised{};              // `in`
   std::byte* linear = nullptr;
 };
@@ -56,6 +56,7 @@ struct WeightRows {
 /// `count` rows from `first` on: in place if the kernel takes that, else widened.
 WeightRows rows_from(const Weight& w, int64_t first, int64_t count, bool in_place, float* widened) {
   const bool by_row = w.type == model::DType::i8;
+  if (w.packed && first % output_tile != 0) in_place = false;                  // within a tile
   if (w.scales && !by_row && first % model::fp8_block != 0) in_place = false;  // within a block of scales
   if (!in_place) {
     for (int64_t i = 0; i < count; ++i) read_row(w, first + i, widened + i * w.columns);

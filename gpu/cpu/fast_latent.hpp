@@ -1,7 +1,7 @@
 #pragma once
 // Latent attention with the fast kernels, of sequences that bring few rows: their queries go into the
 // latents' space, all heads are compared with the cached entries together, and what they attend to comes out
-// of it. The projections are computed on as stored. FastBackend calls it.
+// of it. The projections are computed on in their own type. FastBackend calls it.
 
 #include <algorithm>
 #include <cstdint>

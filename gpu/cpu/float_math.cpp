@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 
+#include "gpu/cpu/packed.hpp"
 #include "gpu/cpu/vector_clones.hpp"
 #include "model/matrix_bytes.hpp"
 
@@ -64,10 +65,18 @@ float exponentials(std::span<float> values) {
 
 void read_row(const Weight& weight, int64_t r, float* to) {
   assert(r >= 0 && r < weight.rows);
-  model::dequantize_row(
-      model::MatrixBytes{weight.type, weight.columns, static_cast<const std::byte*>(weight.data()),
-                         static_cast<const std::byte*>(weight.scales.get())},
-      r, to);
+  const auto* const bytes = static_cast<const std::byte*>(weight.data());
+  if (!weight.packed)
+    return model::dequantize_row(model::MatrixBytes{weight.type, weight.columns, bytes,
+                                                    static_cast<const std::byte*>(weight.scales.get())},
+                                 r, to);
+  const model::DTypeInfo& type = model::info(weight.type);
+  const int64_t blocks = weight.columns / type.block_values;
+  std::byte stored[block_bytes_max];
+  for (int64_t block = 0; block < blocks; block++, to += type.block_values) {
+    unpack_block(weight.type, bytes, blocks * type.block_bytes, r, block, stored);
+    model::dequantize_row(model::MatrixBytes{weight.type, type.block_values, stored, nullptr}, 0, to);
+  }
 }
 
 namespace {

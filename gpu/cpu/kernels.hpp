@@ -11,9 +11,11 @@
 // Products with float weights: lane l of 16 adds columns l, l + 16, … ; the lanes are added as a fixed tree.
 // Weights of 8 bits with scales are multiplied by theirs first: they give the bits of their float32 values.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "gpu/cpu/packed.hpp"
 #include "gpu/kv_block.hpp"
 #include "model/tensor.hpp"
 
@@ -34,7 +36,7 @@ struct Activations {
 /// A weight matrix and where its products go.
 struct Product {
   model::DType type = model::DType::f32;
-  const std::byte* weights = nullptr;  // [outputs, columns] as stored
+  const std::byte* weights = nullptr;  // [outputs, columns]: quantised ones packed, others as stored
   const std::byte* scales = nullptr;   // of f8_e4m3 and i8, as model::Tensor has them; nullptr: all 1
   int64_t row_bytes = 0;
   int64_t outputs = 0;
@@ -75,7 +77,7 @@ struct AttentionTask {
 /// out[r] = Σ over i of x[r][i] · weights[i]: a matrix from its other side.
 struct TransposedProduct {
   model::DType type = model::DType::f32;  // of plain types, or q8_0
-  const std::byte* weights = nullptr;     // [inputs, columns] as stored
+  const std::byte* weights = nullptr;     // [inputs, columns]: q8_0 packed, from a tile's beginning on
   const std::byte* scales = nullptr;      // as Product's
   int64_t row_bytes = 0;
   int64_t inputs = 0, columns = 0;
@@ -121,16 +123,15 @@ struct KernelTable {
 /// Whether products with such weights quantise their activations.
 inline bool quantized(model::DType type) { return model::info(type).block_values > 1; }
 
-/// Outputs that a kernel computes together.
-inline constexpr int64_t output_tile = 16;
-
 /// What unpacking a tile of quantised weights takes, as rows of activations that are multiplied with it.
 inline constexpr int64_t unpacking_rows = 4;
 
 /// Of quantised weights, two tiles unpacked (8 · 64 bytes of weights, scale and minimum of each output for
-/// each block of 32 columns) and 16 stored rows; float weights need less.
+/// each block of 32 columns); of 16-bit floats, a tile as float32.
 inline size_t linear_scratch_bytes(int64_t columns) {
-  return static_cast<size_t>((columns + 31) / 32 * 2 * 640 + columns * output_tile * 4) + 64;
+  return static_cast<size_t>((columns + 31) / 32 * 32) *
+             std::max<size_t>(2 * 640 / 32, output_tile * sizeof(float)) +
+         64;
 }
 
 const KernelTable& scalar_kernels();

@@ -225,40 +225,9 @@ Vf half_low(Vi x) {
 }
 Vf half_high(Vi x) { return halves(_mm256_srli_epi32(x.a, 16), _mm256_srli_epi32(x.b, 16)); }
 
-[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
-  const auto at = [&](int row) {
-    int32_t x;
-    __builtin_memcpy(&x, p + row * stride, 4);
-    return x;
-  };
-  return {_mm256_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)),
-          _mm256_setr_epi32(at(8), at(9), at(10), at(11), at(12), at(13), at(14), at(15))};
-}
-
-/// out[t] = dwords t of 8 rows: rows 4l + i go to half l of register i, then each half is a 4 × 4 matrix of
-/// dwords to transpose.
-[[gnu::always_inline]] inline void load_8_rows(const std::byte* p, int64_t stride, __m256i (&out)[4]) {
-  __m256i y[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto at = [&](int row) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * stride));
-    };
-    y[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(at(i)), at(4 + i), 1);
-  }
-  const __m256i a = _mm256_unpacklo_epi32(y[0], y[1]), b = _mm256_unpackhi_epi32(y[0], y[1]);
-  const __m256i c = _mm256_unpacklo_epi32(y[2], y[3]), d = _mm256_unpackhi_epi32(y[2], y[3]);
-  out[0] = _mm256_unpacklo_epi64(a, c);
-  out[1] = _mm256_unpackhi_epi64(a, c);
-  out[2] = _mm256_unpacklo_epi64(b, d);
-  out[3] = _mm256_unpackhi_epi64(b, d);
-}
-[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
-  __m256i low_rows[4], high_rows[4];
-  load_8_rows(p, stride, low_rows);
-  load_8_rows(p + 8 * stride, stride, high_rows);
-#pragma GCC unroll 4
-  for (int t = 0; t < 4; ++t) out[t] = {low_rows[t], high_rows[t]};
+[[gnu::always_inline]] inline Vw load_dwords(const std::byte* p) {
+  const auto* from = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
 }
 
 #include "gpu/cpu/kernels.inl"

@@ -163,37 +163,7 @@ Vf signed_byte_at(Vw a, int i) {
 Vf half_low(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
 Vf half_high(Vi a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a.v, 16)))}; }
 
-[[gnu::always_inline]] inline Vi load_rows_u32(const std::byte* p, int64_t stride) {
-  const auto at = [&](int row) {
-    int32_t x;
-    __builtin_memcpy(&x, p + row * stride, 4);
-    return x;
-  };
-  return {_mm512_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
-                            at(11), at(12), at(13), at(14), at(15))};
-}
-
-/// out[t] lane r = bytes 4t … 4t + 3 of row r: rows 4l + i go to quarter l of register i, then each quarter
-/// is a 4 × 4 matrix of dwords to transpose.
-[[gnu::always_inline]] inline void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
-  __m512i z[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto at = [&](int row) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + row * stride));
-    };
-    z[i] = _mm512_castsi128_si512(at(i));
-    z[i] = _mm512_inserti32x4(z[i], at(4 + i), 1);
-    z[i] = _mm512_inserti32x4(z[i], at(8 + i), 2);
-    z[i] = _mm512_inserti32x4(z[i], at(12 + i), 3);
-  }
-  const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-  const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-  out[0].v = _mm512_unpacklo_epi64(a, c);
-  out[1].v = _mm512_unpackhi_epi64(a, c);
-  out[2].v = _mm512_unpacklo_epi64(b, d);
-  out[3].v = _mm512_unpackhi_epi64(b, d);
-}
+[[gnu::always_inline]] inline Vw load_dwords(const std::byte* p) { return {_mm512_loadu_si512(p)}; }
 
 #include "gpu/cpu/kernels.inl"
 

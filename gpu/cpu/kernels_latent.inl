@@ -1,21 +1,24 @@
 // Latent attention of few rows: their queries go into the latents' space, where what is cached of a token is
 // key and value at once for all heads. Part of kernels.inl.
 
-/// A block of q8_0, of which 16 columns at a time become float32.
+/// A block of q8_0 in a tile, of which 16 columns at a time become float32.
 struct Block80 {};
 
 /// Columns [c, c + n) of row i, n up to 16.
 template <class T>
 [[gnu::always_inline]] inline Vf weights_at(const TransposedProduct& p, int64_t i, int64_t c, int64_t n) {
-  const std::byte* row = p.weights + i * p.row_bytes;
   if constexpr (std::is_same_v<T, Block80>) {
-    const std::byte* block = row + c / block_values * Q80::bytes;
+    const int64_t output = i % lanes;
+    const std::byte* block = p.weights + (i / lanes * p.row_bytes + c / block_values * Q80::bytes) * lanes;
+    const std::byte* from = block + (2 + c % block_values) * lanes + output * 4;
     uint16_t d;
-    __builtin_memcpy(&d, block, sizeof d);
-    return mul(load(reinterpret_cast<const Int8*>(block + sizeof d) + c % block_values),
-               half_low(splat_int(d)));
+    __builtin_memcpy(&d, block + output * 2, sizeof d);
+    int32_t dwords[4];
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; ++t) __builtin_memcpy(dwords + t, from + t * 4 * lanes, sizeof *dwords);
+    return mul(load(reinterpret_cast<const Int8*>(dwords)), half_low(splat_int(d)));
   } else {
-    const T* from = reinterpret_cast<const T*>(row) + c;
+    const T* from = reinterpret_cast<const T*>(p.weights + i * p.row_bytes) + c;
     const Vf weight = n < lanes ? load_part(from, n) : load(from);
     if constexpr (!scaled<T>) return weight;
     return mul(weight, splat(scale_of<T>(p, i, c / scale_block * scale_block, p.columns)));

@@ -89,13 +89,13 @@ struct LaterWeights {
   }
 };
 
-/// The first R rows against weights as stored, unpacked on the way, and kept for more rows if there is room
+/// The first R rows against weights that are unpacked on the way, and kept for more rows if there is room
 /// to. As many bytes as there are in the tile are fetched of `later` meanwhile; if it is kept, `lines` of
 /// each of F's blocks.
 template <class F, int R, bool keep>
-void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
+void tile_packed(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
                     int64_t lines, const Activations& x, Block* kept) {
-  const int64_t blocks = x.columns / block_values, stride = p.row_bytes;
+  const int64_t blocks = x.columns / block_values;
   const std::byte* const ahead = later.at(0);
   // A few lines with each block: more at once wait for each other, and what is computed with waits for them.
   const auto fetch_beside = [&](int64_t block) __attribute__((always_inline)) {
@@ -106,23 +106,11 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, Late
   };
   Vf acc[1][R];
   clear(acc);
-  int64_t b = 0;
-  if constexpr (F::together > 1) {
-    for (; b + F::together <= blocks; b += F::together) {
-      F::unpack_together(
-          tile + b * F::bytes, stride, [&](const Block& w, int i) __attribute__((always_inline)) {
-            fetch_beside(b + i);
-            if (keep) kept[b + i] = w;
-            add_blocks<F>(&w, 0, x, 0, b + i, blocks, acc);
-          });
-    }
-  }
-  for (; b < blocks; b += F::blocks) {
-    const int64_t at = b / F::blocks * F::bytes;
+  for (int64_t b = 0; b < blocks; b += F::blocks) {
     fetch_beside(b / F::blocks);
     Block own[keep ? 1 : F::blocks];
     Block* const w = keep ? kept + b : own;
-    F::unpack(tile + at, stride, w);
+    F::unpack(tile + b / F::blocks * F::bytes * lanes, w);
     for (int i = 0; i < F::blocks; ++i) add_blocks<F>(w + i, 0, x, 0, b + i, blocks, acc);
   }
   store_rows(p, 0, first, acc);
@@ -130,11 +118,11 @@ void tile_as_stored(const Product& p, int64_t first, const std::byte* tile, Late
 
 /// The first R rows or fewer.
 template <class F, int R, bool keep>
-void up_to_rows_as_stored(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
+void up_to_rows_packed(const Product& p, int64_t first, const std::byte* tile, LaterWeights& later,
                           int64_t lines, const Activations& x, int64_t rows, Block* kept) {
   if constexpr (R > 1)
-    if (rows < R) return up_to_rows_as_stored<F, R - 1, keep>(p, first, tile, later, lines, x, rows, kept);
-  tile_as_stored<F, R, keep>(p, first, tile, later, lines, x, kept);
+    if (rows < R) return up_to_rows_packed<F, R - 1, keep>(p, first, tile, later, lines, x, rows, kept);
+  tile_packed<F, R, keep>(p, first, tile, later, lines, x, kept);
 }
 
 /// Rows from `row` on against T tiles that were unpacked before.
@@ -159,10 +147,8 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
                       std::byte* scratch) {
   const int64_t blocks = x.columns / block_values;
   Block* unpacked = reinterpret_cast<Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  std::byte* rows = reinterpret_cast<std::byte*>(unpacked + tiles_together * blocks);
   const std::byte* begin = p.weights + first * p.row_bytes;
-  const std::byte* end = p.weights + (last < p.outputs ? last : p.outputs) * p.row_bytes;
-  // Whole tiles, because a tile is read across its rows.
+  const std::byte* end = p.weights + (last + output_tile - 1) / output_tile * output_tile * p.row_bytes;
   const int64_t tile_bytes = output_tile * p.row_bytes;
   // Those that make no whole tile of rows, or the first one, are computed while weights are unpacked.
   const int64_t first_rows = (x.rows - 1) % row_tile + 1;
@@ -180,17 +166,11 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
   for (int64_t o = first; o < last; o += output_tile) {
     const std::byte* tile = p.weights + o * p.row_bytes;
     if (waiting == 0) later = {tile + distance, end, p.next, (more ? tiles_together : 1) * tile_bytes};
-    if (p.outputs - o < output_tile) {  // fewer than 16 rows left: zeros stand for the others
-      const size_t have = static_cast<size_t>((p.outputs - o) * p.row_bytes);
-      __builtin_memcpy(rows, tile, have);
-      __builtin_memset(rows + have, 0, static_cast<size_t>(output_tile * p.row_bytes) - have);
-      tile = rows;
-    }
     if (!more) {
-      up_to_rows_as_stored<F, row_tile, false>(p, o, tile, later, lines, x, first_rows, nullptr);
+      up_to_rows_packed<F, row_tile, false>(p, o, tile, later, lines, x, first_rows, nullptr);
       continue;
     }
-    up_to_rows_as_stored<F, row_tile, true>(p, o, tile, later, lines, x, first_rows,
+    up_to_rows_packed<F, row_tile, true>(p, o, tile, later, lines, x, first_rows,
                                             unpacked + waiting * blocks);
     if (++waiting == tiles_together) {
       rows_unpacked<F, tiles_together>(p, o - (tiles_together - 1) * output_tile, unpacked, x, first_rows,

@@ -220,15 +220,10 @@ template <int right, int mask>
       [&](int l) { return model::f16_to_f32(static_cast<uint16_t>(static_cast<uint32_t>(a.v[l]) >> 16)); });
 }
 
-[[gnu::noinline]] Vi load_rows_u32(const std::byte* p, int64_t stride) {
-  Vi out;
-  for (int row = 0; row < 16; ++row) std::memcpy(&out.v[row], p + row * stride, 4);
+[[gnu::noinline]] Vw load_dwords(const std::byte* p) {
+  Vw out;
+  std::memcpy(&out, p, sizeof out);
   return out;
-}
-[[gnu::noinline]] void load_rows_16_bytes(const std::byte* p, int64_t stride, Vw* out) {
-  for (int t = 0; t < 4; ++t) {
-    for (int row = 0; row < 16; ++row) std::memcpy(out[t].v[row], p + row * stride + 4 * t, 4);
-  }
 }
 
 #include "gpu/cpu/kernels.inl"

@@ -189,7 +189,13 @@ BOOST_FIXTURE_TEST_CASE(why_stages_were_lost_is_counted_and_said, Fixture) {
   next<msg::ReplaceStage>(node);
   BOOST_CHECK_EQUAL(counted("convoy_stages_lost_total", "ended"), 1);
   link_stage(0, 13);
-  while (msg::Reading(next<msg::Assign>(*stages[0]))->getEpoch() != 2) continue;
+  for (;;) {
+    const auto frame = next<msg::Assign>(*stages[0]);
+    const msg::Reading assign(frame);
+    if (assign->getEpoch() != 2) continue;
+    BOOST_CHECK_EQUAL(assign->getKvBlocksBefore(), 12u);  // the other stage's
+    break;
+  }
   for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, 2);
   answer(next_plan(), 3);
   ask(9);

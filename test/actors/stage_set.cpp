@@ -96,6 +96,27 @@ BOOST_FIXTURE_TEST_CASE(blocks_and_places_are_those_of_the_stage_that_has_fewest
   BOOST_TEST(set->kv_blocks() == 100u);
 }
 
+BOOST_FIXTURE_TEST_CASE(blocks_of_before_are_those_of_stages_that_hold_theirs, Fixture) {
+  BOOST_TEST(set->kv_blocks_before() == 0u);
+  serve();
+  const auto say_blocks = [&](uint32_t index, uint64_t epoch, uint32_t blocks) {
+    set->report(index, {.epoch = epoch, .health = Health::READY, .kv_blocks = blocks}, now);
+  };
+  for (uint32_t i = 0; i < 3; ++i) say_blocks(i, 1, 100 + i);
+  BOOST_TEST(set->kv_blocks_before() == 100u);
+  set->lose(0, Health::DOWN, "broke", now);
+  join(0, 8);
+  set->raise(now);
+  say(1, Health::LOADING);
+  BOOST_TEST(set->kv_blocks_before() == 101u);
+}
+
+BOOST_FIXTURE_TEST_CASE(what_stages_hold_since_a_head_before_is_known, Fixture) {
+  link(0);
+  set->report(0, {.epoch = 4, .health = Health::READY, .kv_blocks = 70}, now);
+  BOOST_TEST(set->kv_blocks_before() == 70u);
+}
+
 BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture) {
   const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
     actors::PeerIdentity peer;

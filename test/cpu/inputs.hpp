@@ -85,11 +85,24 @@ struct Row {
   }
 };
 
+/// What kernels take of [rows, columns] as a file holds them.
+inline std::vector<std::byte> as_taken(DType type, const std::vector<std::byte>& stored, int64_t rows) {
+  if (!quantized(type)) return stored;
+  const int64_t row_bytes = static_cast<int64_t>(stored.size()) / rows;
+  std::vector<std::byte> packed(packed_bytes(rows, row_bytes));
+  for (int64_t row = 0; row < rows; row += output_tile)
+    pack_tile(type, stored.data() + row * row_bytes, std::min(output_tile, rows - row), row_bytes,
+              packed.data() + row * row_bytes);
+  return packed;
+}
+
+/// weights: as_taken().
 inline Product product(DType type, const std::vector<std::byte>& weights, int64_t outputs,
                        std::vector<float>& out) {
   Product p;
   p.type = type, p.weights = weights.data(), p.outputs = outputs, p.out = out.data();
-  p.row_bytes = static_cast<int64_t>(weights.size()) / outputs;
+  const int64_t tiles = (outputs + output_tile - 1) / output_tile;
+  p.row_bytes = static_cast<int64_t>(weights.size()) / (quantized(type) ? tiles * output_tile : outputs);
   return p;
 }
 

@@ -40,7 +40,8 @@ std::vector<float> run(const KernelTable& kernels, DType type, const std::vector
   row.quantize(kernels);
   std::vector<float> out(static_cast<size_t>(shape.rows * shape.outputs), -1);
   std::vector<std::byte> scratch(linear_scratch_bytes(shape.columns));
-  Product p = product(type, weights, shape.outputs, out);
+  const auto taken = as_taken(type, weights, shape.outputs);
+  Product p = product(type, taken, shape.outputs, out);
   p.bias = bias, p.scales = scales;
   kernels.linear(p, 0, shape.outputs, row.x, scratch.data());
   return out;
@@ -206,6 +207,26 @@ BOOST_AUTO_TEST_CASE(quantised_activations_are_within_half_a_step) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(packed_blocks_come_back_as_they_were_stored) {
+  Random random;
+  for (DType type : weight_types) {
+    if (!quantized(type)) continue;
+    const int64_t rows = 35, blocks = 3, block_bytes = convoy::model::info(type).block_bytes;
+    const auto stored = random.weights(type, rows, blocks * convoy::model::info(type).block_values);
+    const auto packed = as_taken(type, stored, rows);
+    BOOST_TEST(packed.size() == 48u * blocks * block_bytes);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        std::vector<std::byte> one(block_bytes_max);
+        unpack_block(type, packed.data(), blocks * block_bytes, row, block, one.data());
+        BOOST_TEST(std::equal(one.begin(), one.begin() + block_bytes,
+                              stored.begin() + (row * blocks + block) * block_bytes),
+                   convoy::model::info(type).name << " row " << row);
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(what_is_not_a_number_spoils_its_row_and_no_other) {
   Random random;
   const Shape shape{16, 256, 3};
@@ -284,6 +305,7 @@ BOOST_AUTO_TEST_CASE(a_gate_is_silu_times_the_product) {
   Random random;
   const Shape shape{20, 64, 3};
   const auto weights = random.weights(DType::q8_0, shape.outputs, shape.columns);
+  const auto taken = as_taken(DType::q8_0, weights, shape.outputs);
   const auto values = random.values(shape.rows * shape.columns);
   auto gates = random.values(shape.rows * shape.outputs);
   for (float& g : gates) g *= 20;
@@ -295,7 +317,7 @@ BOOST_AUTO_TEST_CASE(a_gate_is_silu_times_the_product) {
     row.quantize(*kernels);
     auto out = gates;
     std::vector<std::byte> scratch(linear_scratch_bytes(shape.columns));
-    Product p = product(DType::q8_0, weights, shape.outputs, out);
+    Product p = product(DType::q8_0, taken, shape.outputs, out);
     p.gate = true;
     kernels->linear(p, 0, shape.outputs, row.x, scratch.data());
     for (size_t i = 0; i < out.size(); ++i) {

@@ -37,7 +37,8 @@ struct Matrix {
   std::vector<float> run(const KernelTable& kernels, const std::vector<float>& x) const {
     const int64_t rows = static_cast<int64_t>(x.size()) / inputs, stride = columns + 5;
     std::vector<float> out(static_cast<size_t>(rows * stride), -1), dense;
-    kernels.linear_transposed({type, bytes.data(), scale_bytes(), static_cast<int64_t>(bytes.size()) / inputs,
+    const auto taken = as_taken(type, bytes, inputs);
+    kernels.linear_transposed({type, taken.data(), scale_bytes(), static_cast<int64_t>(bytes.size()) / inputs,
                                inputs, columns, x.data(), rows, out.data(), stride});
     for (int64_t r = 0; r < rows; ++r) {
       dense.insert(dense.end(), out.begin() + r * stride, out.begin() + r * stride + columns);

@@ -172,7 +172,7 @@ BOOST_AUTO_TEST_CASE(an_engine_takes_as_many_blocks_as_fit_if_limits_leave_that_
   EngineLimits limits = tiny_limits;
   limits.kv_blocks = 0, limits.sharers = 2;
   // Rotations of 512 positions and 32 values a head; weights, buffers and scratch as the device says.
-  const uint64_t taken = 512 * 32 * sizeof(float) + 3750;
+  const uint64_t taken = 512 * 32 * sizeof(float) + 3'000'750;
   const Rig rig(true, limits, 2 * (taken + 7999));
   BOOST_TEST(rig.engine.kv_blocks() == 7u);
   BOOST_TEST(rig.book.limits.kv_blocks == 7u);
@@ -182,4 +182,22 @@ BOOST_AUTO_TEST_CASE(an_engine_takes_as_many_blocks_as_fit_if_limits_leave_that_
   BOOST_TEST(large.engine.kv_blocks() == 4u * 8);                        // what four slots of 512 tokens fill
   BOOST_CHECK_THROW(Rig(true, limits, 2 * (taken + 1999)), InputError);  // one block is the canary's
   BOOST_CHECK_THROW(Rig(true, limits, 0), InputError);                   // the system does not say
+}
+
+BOOST_AUTO_TEST_CASE(an_engine_gets_its_blocks_back_beside_others_that_kept_theirs) {
+  EngineLimits limits = tiny_limits;
+  limits.kv_blocks = 0, limits.sharers = 2, limits.kv_blocks_before = 6;
+  const uint64_t taken = 512 * 32 * sizeof(float) + 3'000'750;
+  BOOST_TEST(Rig(true, limits, taken + 7999).engine.kv_blocks() == 6u);
+  BOOST_TEST(Rig(true, limits, taken + 4999).engine.kv_blocks() == 4u);  // there is less by now
+}
+
+BOOST_AUTO_TEST_CASE(weights_that_the_device_has_no_memory_for_are_refused_before_they_are_read) {
+  LateDevice::Book book;
+  book.memory_bytes = 20'000;
+  const DeviceFactory open = [&](const StageShape&) { return std::make_unique<LateDevice>(book, true); };
+  BOOST_CHECK_EXCEPTION(
+      Engine(open, std::make_shared<TinyCheckpoint>(model::DType::f32), {0, 2}, tiny_limits), InputError,
+      [](const InputError& e) { return std::string(e.what()).find("layers' weights") != std::string::npos; });
+  BOOST_TEST(book.loads.empty());
 }

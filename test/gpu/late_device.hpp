@@ -51,7 +51,7 @@ class LateDevice final : public Device {
 
   DeviceFacts facts() const override { return {"late", depth, feeds_back_}; }
   DeviceNeeds needs(const DeviceLimits&) const override {
-    return {.weight_bytes = 3000, .kv_block_bytes = 1000, .buffer_bytes = 500, .scratch_bytes = 250};
+    return {.weight_bytes = 3'000'000, .kv_block_bytes = 1000, .buffer_bytes = 500, .scratch_bytes = 250};
   }
   uint64_t memory_bytes() const override { return book_.memory_bytes; }
   void load(int64_t layer, std::span<const WeightRef> parts) override {
