@@ -13,12 +13,14 @@
 #include <memory>
 #include <numeric>
 #include <semaphore>
+#include <span>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "bench/seconds.hpp"
 #include "gpu/cpu/cores.hpp"
+#include "gpu/cpu/memory.hpp"
 #include "gpu/devices.hpp"
 #include "gpu/engine.hpp"
 #include "model/checkpoint/checkpoint.hpp"
@@ -31,7 +33,7 @@ using namespace convoy;
 using bench::Seconds;
 using bench::time_of;
 
-uint64_t sum_of(const std::vector<uint64_t>& memory) {
+uint64_t sum_of(std::span<const uint64_t> memory) {
   constexpr size_t line = 8, ahead = 64 * line;  // as far ahead as the kernels fetch, or about so
   uint64_t sums[line] = {};
   for (size_t i = 0; i < memory.size(); i += line) {
@@ -42,12 +44,17 @@ uint64_t sum_of(const std::vector<uint64_t>& memory) {
 }
 
 /// Bytes a second that `threads` threads read together, the best of some passes over memory that no cache
-/// holds.
+/// holds, in such pages as weights lie in.
 double read_bandwidth(int threads) {
   constexpr size_t bytes_per_thread = size_t{256} << 20;
   constexpr int passes = 8;
-  std::vector<std::vector<uint64_t>> memory(static_cast<size_t>(threads));
-  for (auto& m : memory) m.assign(bytes_per_thread / sizeof(uint64_t), 1);
+  std::vector<gpu::Buffer> buffers;
+  std::vector<std::span<uint64_t>> memory;
+  for (int thread = 0; thread < threads; ++thread) {
+    buffers.push_back(gpu::allocate_aligned(bytes_per_thread));
+    memory.emplace_back(static_cast<uint64_t*>(buffers.back().get()), bytes_per_thread / sizeof(uint64_t));
+    std::ranges::fill(memory.back(), 1);
+  }
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {
     std::vector<uint64_t> sums(memory.size());
