@@ -2,6 +2,7 @@
 // code.
 
 #include <algorithm>
+#include <boost/system/system_error.hpp>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -9,6 +10,8 @@
 #include <filesystem>
 #include <new>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "actors/process/log.hpp"
@@ -17,6 +20,7 @@
 #include "model/error.hpp"
 #include "model/nearest.hpp"
 #include "model/out_of_memory.hpp"
+#include "model/scarce.hpp"
 #include "model/version.hpp"
 
 namespace {
@@ -49,6 +53,17 @@ std::string meant(const CLI::App& app, int argc, char** argv) {
            (&command == &app ? "" : command.get_name() + " ") + "--help` lists them)";
   }
   return "";
+}
+
+/// Nobody foresaw it: a fault of ours, unless the system has no more to give.
+int refused_by_system(const char* what, int error) {
+  const std::string_view mend = convoy::mend_of_scarce(error);
+  if (mend.empty()) {
+    std::fprintf(stderr, "convoy: internal fault: %s\n", what);
+    return convoy::cli::internal;
+  }
+  std::fprintf(stderr, "convoy: the system refused: %s; %s\n", what, mend.data());
+  return convoy::cli::failed;
 }
 
 }  // namespace
@@ -91,6 +106,10 @@ int main(int argc, char** argv) {
   } catch (const cli::Unavailable& e) {
     std::fprintf(stderr, "convoy: %s\n", e.what());
     return cli::unavailable;
+  } catch (const std::system_error& e) {
+    return refused_by_system(e.what(), e.code().value());
+  } catch (const boost::system::system_error& e) {
+    return refused_by_system(e.what(), e.code().value());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "convoy: internal fault: %s\n", e.what());
     return cli::internal;

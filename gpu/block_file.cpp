@@ -16,6 +16,7 @@
 #include <string>
 
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::gpu {
 
@@ -76,8 +77,9 @@ int open_unnamed(const std::filesystem::path& folder) {
   const int fd = mkostemp(name.data(), O_CLOEXEC);
   if (fd < 0)
     throw InputError("no file can be made there: " + error_text(errno), folder.string(),
-                     "set stage.kv_disk_dir to a folder that is there and may be written, or "
-                     "stage.kv_disk_bytes to 0");
+                     mend_of(errno,
+                             "set stage.kv_disk_dir to a folder that is there and may be written, or "
+                             "stage.kv_disk_bytes to 0"));
   unlink(name.c_str());
   return fd;
 }

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::model {
 
@@ -20,7 +21,7 @@ namespace {
 [[noreturn]] void fail(const std::filesystem::path& path, const char* action) {
   const int error = errno;
   throw InputError(std::string("cannot ") + action + ": " + std::generic_category().message(error),
-                   path.string(), "give a model file that this user may read");
+                   path.string(), mend_of(error, "give a model file that this user may read"));
 }
 
 struct Descriptor {
@@ -28,13 +29,16 @@ struct Descriptor {
   ~Descriptor() { ::close(fd); }
 };
 
-/// Of whole pages. Hints, so their results change nothing.
-void advise(std::span<const std::byte> part, std::initializer_list<int> advice) {
-  if (part.empty()) return;
+/// Of whole pages. Hints, so their results change nothing, but for the last one's error.
+int advise(std::span<const std::byte> part, std::initializer_list<int> advice) {
+  if (part.empty()) return 0;
   const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page_bytes - 1);
   const auto end = reinterpret_cast<uintptr_t>(part.data() + part.size());
-  for (const int each : advice) ::madvise(reinterpret_cast<void*>(begin), end - begin, each);
+  int error = 0;
+  for (const int each : advice)
+    error = ::madvise(reinterpret_cast<void*>(begin), end - begin, each) == 0 ? 0 : errno;
+  return error;
 }
 
 }  // namespace
@@ -101,6 +105,11 @@ void Mapping::forget(std::span<const std::byte> part) const {
 // Normal first: the kernel evicts pages of random mappings sooner.
 void will_need(std::span<const std::byte> part) { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
 
-void fetch(std::span<const std::byte> part) { advise(part, {MADV_POPULATE_READ}); }
+void fetch(std::span<const std::byte> part) {
+  const int error = advise(part, {MADV_POPULATE_READ});
+  if (error == EFAULT || error == EHWPOISON)  // whoever reads there would be ended by SIGBUS
+    throw InputError("the file was shortened, or its disk failed: " + std::generic_category().message(error),
+                     "the model's weights", "fetch the model again, or see to its disk");
+}
 
 }  // namespace convoy::model

@@ -60,7 +60,7 @@ class Mapping {
 /// Mapping::will_need for who does not know the mapping, nor whether the bytes are of one.
 void will_need(std::span<const std::byte> part);
 /// Fetches a part that will be read again and again, and waits for it: no later reader waits for the disk.
-/// Where the system cannot, readers do.
+/// Where the system cannot, readers do. Throws InputError if the part is not there to be read.
 void fetch(std::span<const std::byte> part);
 
 }  // namespace convoy::model

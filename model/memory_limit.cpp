@@ -1,5 +1,8 @@
 #include "model/memory_limit.hpp"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <charconv>
 #include <fstream>
 #include <limits>
@@ -61,6 +64,15 @@ std::vector<Hierarchy> hierarchies(const fs::path& root) {
   return found;
 }
 
+/// Of what this process may map in all, of which it has so many pages.
+uint64_t left_of(__rlimit_resource resource, uint64_t pages) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return std::numeric_limits<uint64_t>::max();
+  const uint64_t taken = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
+}
+
 /// The group of this process: "0::PATH" for v2, "N:CONTROLLERS:PATH" for v1.
 std::optional<fs::path> own_group(const fs::path& root, bool v2) {
   std::ifstream in(root / "proc/self/cgroup");
@@ -106,9 +118,18 @@ MemoryLimit memory_limit(const fs::path& root) {
 }
 
 MemoryLimit memory_available(const fs::path& root) {
-  const MemoryLimit available{from_meminfo(root, "MemAvailable"), "MemAvailable"}, limit = memory_limit(root);
-  if (available.bytes == 0) return {};
-  return limit.bytes > 0 && limit.bytes < available.bytes ? limit : available;
+  MemoryLimit least{from_meminfo(root, "MemAvailable"), "MemAvailable"};
+  if (least.bytes == 0) return {};
+  const auto look = [&](const MemoryLimit& other) {
+    if (other.bytes < least.bytes) least = other;
+  };
+  if (const MemoryLimit limit = memory_limit(root); limit.bytes > 0) look(limit);
+  // Pages that are mapped, resident, shared, of programs' text, 0, and that may be written.
+  uint64_t mapped = 0, skipped = 0, written = 0;
+  std::ifstream(root / "proc/self/statm") >> mapped >> skipped >> skipped >> skipped >> skipped >> written;
+  look({left_of(RLIMIT_AS, mapped), "ulimit -v"});
+  look({left_of(RLIMIT_DATA, written), "ulimit -d"});
+  return least;
 }
 
 }  // namespace convoy::model

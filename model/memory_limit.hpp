@@ -10,7 +10,7 @@ namespace convoy::model {
 
 struct MemoryLimit {
   uint64_t bytes = 0;  // 0: the system does not say
-  std::string set_by;  // "MemTotal", "MemAvailable", or the control group's file
+  std::string set_by;  // "MemTotal", "MemAvailable", "ulimit -v", "ulimit -d", or the control group's file
 };
 
 /// The least of what the machine has and of what each control group (v1 or v2) around this process allows.
@@ -18,7 +18,7 @@ struct MemoryLimit {
 MemoryLimit memory_limit(const std::filesystem::path& root = "/");
 
 /// What the system could give now without swapping, caches of files included ("MemAvailable"); never more
-/// than the limit.
+/// than the limit, or than this process's own ones leave it.
 MemoryLimit memory_available(const std::filesystem::path& root = "/");
 
 }  // namespace convoy::model

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -23,7 +24,11 @@ void in_parallel(size_t count, size_t threads_max, const std::function<void(size
     }
   };
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < std::min(threads_max, count); ++i) threads.emplace_back(loop);
+  try {
+    for (size_t i = 1; i < std::min(threads_max, count); ++i) threads.emplace_back(loop);
+  } catch (const std::system_error&) {
+    // As many as the system gives.
+  }
   loop();
   for (std::thread& thread : threads) thread.join();
   if (failure) std::rethrow_exception(failure);

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::actors {
 
@@ -36,7 +37,9 @@ LinkAcceptor listen_at(asio::io_context& io, const LinkEndpoint& at, const std::
   if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
   if (!error) acceptor.bind(at, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (error) throw InputError("cannot listen: " + error.message(), where, "choose a free port");
+  if (error)
+    throw InputError("cannot listen: " + error.message(), where,
+                     mend_of(error.value(), "choose a free port"));
   not_for_children(acceptor.native_handle());
   return acceptor;
 }

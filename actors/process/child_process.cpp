@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::actors {
 
@@ -69,7 +70,8 @@ class SpawnPlan {
  private:
   void require(int error) const {
     if (error != 0)
-      throw InputError(std::string("cannot be started: ") + std::strerror(error), program_.argv.front(), "");
+      throw InputError(std::string("cannot be started: ") + std::strerror(error), program_.argv.front(),
+                       mend_of(error, ""));
   }
 
   const Program& program_;
@@ -119,9 +121,12 @@ ProcessState process_state(int32_t pid, const std::string& word) {
 }
 
 std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status))
-    return std::string("signal ") + std::to_string(WTERMSIG(status)) + " (" + strsignal(WTERMSIG(status)) +
-           ")";
+  if (WIFSIGNALED(status)) {
+    const int signal = WTERMSIG(status);
+    // Of ours, only the model is read so; who starts next finds out what is wrong with it.
+    const char* const why = signal == SIGBUS ? ": a mapped file was shortened, or its disk failed" : "";
+    return "signal " + std::to_string(signal) + " (" + strsignal(signal) + why + ")";
+  }
   return "exit code " + std::to_string(WEXITSTATUS(status));
 }
 

@@ -11,6 +11,7 @@
 #include "actors/process/log.hpp"
 #include "actors/process/private_files.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::log {
 
@@ -32,7 +33,7 @@ int open_log_file(const fs::path& file) {
   const int fd = actors::open_private(file, O_WRONLY | O_CREAT | O_APPEND);
   if (fd < 0)
     throw InputError(std::string("the log cannot be opened: ") + std::strerror(errno), file.string(),
-                     "make it a file, in a folder, that this user may write");
+                     mend_of(errno, "make it a file, in a folder, that this user may write"));
   return fd;
 }
 

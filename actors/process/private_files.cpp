@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::actors {
 
@@ -43,7 +44,7 @@ void make_private_folder(const fs::path& folder) {
   fs::create_directories(folder.parent_path(), error);  // what is wrong there shows below
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
     throw InputError(std::string("cannot be made: ") + std::strerror(errno), folder.string(),
-                     "choose a cluster.run_dir that this user can write");
+                     mend_of(errno, "choose a cluster.run_dir that this user can write"));
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (descriptor < 0) {
     const int problem = errno;
@@ -51,7 +52,7 @@ void make_private_folder(const fs::path& folder) {
       throw InputError("is a symbolic link, which another user may have put there", folder.string(),
                        "name the folder that is meant as cluster.run_dir, or rm " + folder.string());
     throw InputError(std::string("cannot be opened as a folder: ") + std::strerror(problem), folder.string(),
-                     "choose another cluster.run_dir");
+                     mend_of(problem, "choose another cluster.run_dir"));
   }
   require_private(descriptor, folder, "700");
   ::close(descriptor);

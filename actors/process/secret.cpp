@@ -15,6 +15,7 @@
 
 #include "actors/process/private_files.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::actors {
 namespace {
@@ -28,7 +29,8 @@ struct Descriptor {
 };
 
 [[noreturn]] void refuse(const std::string& what, const std::string& path) {
-  throw InputError(what + " (" + std::strerror(errno) + ")", path, "make its folder writable for this user");
+  throw InputError(what + " (" + std::strerror(errno) + ")", path,
+                   mend_of(errno, "make its folder writable for this user"));
 }
 
 /// The secret in the file, or nothing if there is no such file.

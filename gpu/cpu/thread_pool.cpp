@@ -3,10 +3,12 @@
 #include <immintrin.h>
 
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "gpu/cpu/cores.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::gpu {
 
@@ -31,14 +33,26 @@ ThreadPool::ThreadPool(int threads) {
   if (threads < 1 || threads > threads_max)
     throw InputError(std::to_string(threads) + " threads", "threads of the CPU backend",
                      "allowed: 1 to " + std::to_string(threads_max));
-  for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { worker(t); });
+  try {
+    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { worker(t); });
+  } catch (const std::system_error& e) {
+    end_workers();
+    throw InputError("thread " + std::to_string(workers_.size() + 2) + " of " + std::to_string(threads) +
+                         " cannot be started: " + e.code().message(),
+                     "threads of the CPU backend",
+                     mend_of(e.code().value(), "") + ", or lower stage.threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+void ThreadPool::end_workers() {
   stop_ = true;
   loops_.fetch_add(1);
   loops_.notify_all();
   for (std::thread& t : workers_) t.join();
+}
+
+ThreadPool::~ThreadPool() {
+  end_workers();
   if (caller_ && pthread_equal(caller_->thread, pthread_self()))
     pthread_setaffinity_np(caller_->thread, sizeof(cpu_set_t), &caller_->before);
 }

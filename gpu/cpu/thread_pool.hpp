@@ -25,7 +25,8 @@ class ThreadPool {
   /// up.
   static constexpr std::chrono::microseconds spin_max{50};
 
-  /// `threads` in [1, threads_max] includes the caller. Throws InputError outside of it.
+  /// `threads` in [1, threads_max] includes the caller. Throws InputError outside of it, and if the system
+  /// has not so many.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -57,6 +58,7 @@ class ThreadPool {
   void run(int64_t chunks, Call call, const void* body);
   bool work(int thread);
   void worker(int thread);
+  void end_workers();
 
   // A claim of a chunk keeps the loop alive until `unfinished_` counts it, so call_, body_ and chunks_ are
   // stable for claimers, and a worker that wakes late finds nothing to claim and touches none of them.

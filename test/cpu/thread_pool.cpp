@@ -1,6 +1,9 @@
 #include "gpu/cpu/thread_pool.hpp"
 
+#include <sys/resource.h>
+
 #include <boost/test/unit_test.hpp>
+#include <fstream>
 #include <numeric>
 #include <set>
 
@@ -38,6 +41,21 @@ BOOST_AUTO_TEST_CASE(what_a_body_throws_reaches_the_caller_and_the_pool_goes_on)
       BOOST_REQUIRE(after == 40);
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(threads_that_the_system_does_not_give_are_refused) {
+  rlimit before{};
+  BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+  uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlimit few_stacks{pages * 4096 + (200 << 20), before.rlim_max};
+  BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_AS, &few_stacks) == 0);
+  BOOST_CHECK_THROW(ThreadPool(200), convoy::InputError);
+  BOOST_TEST(::setrlimit(RLIMIT_AS, &before) == 0);
+  ThreadPool pool(3);  // and nobody is left over who takes another's chunks
+  std::atomic<int> runs{0};
+  pool.parallel_for(40, [&](int64_t, int) { ++runs; });
+  BOOST_TEST(runs == 40);
 }
 
 BOOST_AUTO_TEST_CASE(workers_that_fell_asleep_take_part_again) {

@@ -94,10 +94,10 @@ with tempfile.TemporaryDirectory() as folder:
     expect("a deleted current folder is named", subprocess.run(
         ["sh", "-c", 'cd gone && rmdir ../gone && exec "$0" up --config ../my.conf --model m.gguf', BINARY], cwd=folder,
         capture_output=True, text=True, timeout=60), BAD_INPUT, "the current folder: No such file or directory")
-    # What nobody foresaw: two descriptors more than the standard ones are not enough for a connection.
-    expect("what nobody foresaw is a fault of ours", subprocess.run(
+    # Two descriptors more than the standard ones are not enough for a connection.
+    expect("descriptors that run out are no fault of ours", subprocess.run(
         ["sh", "-c", 'ulimit -n 4 && exec "$0" chat --url http://127.0.0.1:1 --model m x', BINARY],
-        capture_output=True, text=True, timeout=60), INTERNAL, "internal fault:", "Too many open files")
+        capture_output=True, text=True, timeout=60), FAILED, "Too many open files", "ulimit -n")
     # 60 MB of values, each of which takes more than its text does.
     (folder / "many.json").write_text('{"messages": [' + ",".join(['{"role":"user","content":"x"}'] * 2_000_000) + "]}")
     expect("memory that runs out is no fault of ours", subprocess.run(

@@ -322,6 +322,17 @@ class MemoryLimit {
 
 }  // namespace
 
+BOOST_AUTO_TEST_CASE(weights_that_are_not_there_any_more_are_refused_before_they_are_read) {
+  const TemporaryFolder folder;
+  const auto path = folder.write("weights", std::string(64 << 10, 'w'));
+  const auto mapping = Mapping::open(path);
+  fetch(mapping->bytes());
+  fs::resize_file(path, 4 << 10);
+  BOOST_CHECK_EXCEPTION(fetch(mapping->bytes()), convoy::InputError, [](const convoy::InputError& e) {
+    return e.problem().find("was shortened") != std::string::npos;
+  });
+}
+
 BOOST_AUTO_TEST_CASE(a_million_experts_take_no_more_memory_than_those_of_a_layer) {
   constexpr uint32_t layers = 250;
   const test::GgufBuilder builder = gguf_of_tiny_experts(layers);

@@ -2,10 +2,14 @@
 
 #include "model/memory_limit.hpp"
 
+#include <sys/resource.h>
+
 #include <boost/test/unit_test.hpp>
+#include <cerrno>
 #include <fstream>
 #include <map>
 
+#include "model/scarce.hpp"
 #include "test/model/files.hpp"
 
 using namespace convoy::model;
@@ -73,6 +77,30 @@ BOOST_AUTO_TEST_CASE(the_tightest_group_up_the_tree_counts) {
   BOOST_TEST(Machine(files).limit().set_by == "MemTotal");
   files["sys/fs/cgroup/jobs.slice/one.scope/memory.max"] = "damaged\n";
   BOOST_TEST(Machine(files).limit().set_by == "MemTotal");
+}
+
+BOOST_AUTO_TEST_CASE(what_a_process_may_map_counts_less_what_it_has) {
+  constexpr uint64_t page = 4096, pages = (uint64_t{1} << 40) / page;
+  rlimit before{};
+  BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+  const rlimit tebibyte{pages * page, before.rlim_max};
+  BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_AS, &tebibyte) == 0);
+  const auto left = [&](uint64_t mapped) {
+    return Machine(
+               {{"proc/meminfo", meminfo}, {"proc/self/statm", std::to_string(mapped) + " 9 9 9 0 9 0\n"}})
+        .available();
+  };
+  BOOST_TEST(left(pages - 100).bytes == 100 * page);
+  BOOST_TEST(left(pages - 100).set_by == "ulimit -v");
+  BOOST_TEST(left(pages + 1).bytes == 0u);
+  BOOST_TEST(left(100).set_by == "MemAvailable");
+  BOOST_TEST(::setrlimit(RLIMIT_AS, &before) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(who_lacks_descriptors_is_not_sent_to_look_at_permissions) {
+  BOOST_TEST(convoy::mend_of(EMFILE, "make it readable").find("ulimit -n") != std::string::npos);
+  BOOST_TEST(convoy::mend_of(EACCES, "make it readable") == "make it readable");
+  BOOST_TEST(convoy::mend_of_scarce(ENOENT).empty());
 }
 
 BOOST_AUTO_TEST_CASE(a_container_with_a_namespace_of_its_own_sees_its_limit_at_the_top) {
