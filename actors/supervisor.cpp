@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cassert>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -15,6 +15,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <system_error>
 #include <thread>
 
 #include "actors/process/log.hpp"
@@ -53,7 +54,7 @@ struct Supervisor::Impl {
   };
 
   explicit Impl(Options o) : options(std::move(o)), wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    assert(wake >= 0);
+    if (wake < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
     thread = std::thread([this] { loop(); });
   }
 
@@ -66,7 +67,7 @@ struct Supervisor::Impl {
   };
 
   const Options options;
-  mutable std::mutex mutex;  // guards all that follows, but `wake` and `thread`
+  mutable std::mutex mutex;  // guards all that follows, but `wake`, `over` and `thread`
   std::map<uint32_t, Entry> entries;
   std::vector<Spare> spares;
   uint32_t spare_failures = 0;  // in a row
@@ -74,6 +75,7 @@ struct Supervisor::Impl {
   bool stopping = false;
   Clock::time_point kill_at{};
   int wake;
+  std::atomic<bool> over = false;  // all have ended
   std::thread thread;
 
   void notify() const {
@@ -235,7 +237,7 @@ struct Supervisor::Impl {
       }
       if (options.ended)
         for (const Child& child : told) options.ended(child);  // not under the lock: it may ask us
-      if (!alive) return;
+      if (!alive) return void(over = true);
       poll(polled.data(), polled.size(), static_cast<int>(wait.count()));
       uint64_t drained = 0;
       [[maybe_unused]] const auto got = read(wake, &drained, sizeof drained);
@@ -275,7 +277,7 @@ void Supervisor::signal(int number) {
     if (e.child.pid != 0) kill(e.child.pid, number);
 }
 
-void Supervisor::stop(uint32_t grace_ms) {
+void Supervisor::begin_stop(uint32_t grace_ms) {
   {
     std::lock_guard lock(impl_->mutex);
     if (!impl_->stopping) {
@@ -287,6 +289,12 @@ void Supervisor::stop(uint32_t grace_ms) {
     }
   }
   impl_->notify();
+}
+
+bool Supervisor::stopped() const { return impl_->over; }
+
+void Supervisor::stop(uint32_t grace_ms) {
+  begin_stop(grace_ms);
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 

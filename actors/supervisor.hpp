@@ -54,6 +54,7 @@ class Supervisor {
     uint32_t spare_after_ms = 2000;  // behind the start of a child, which needs the cores
   };
 
+  /// Throws std::system_error if there is no thread or no descriptor for it.
   explicit Supervisor(Options options);
   ~Supervisor();  // stop()
   Supervisor(const Supervisor&) = delete;
@@ -68,6 +69,9 @@ class Supervisor {
   void signal(int number);
   /// Ends all children: SIGTERM, then SIGKILL after grace_ms. Returns when they are gone.
   void stop(uint32_t grace_ms = 2000);
+  /// Begins that, and says whether they are gone.
+  void begin_stop(uint32_t grace_ms);
+  bool stopped() const;
   std::vector<Child> children() const;
   /// Spares that run.
   uint32_t spares() const;

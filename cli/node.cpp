@@ -8,7 +8,6 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
-#include <future>
 #include <mutex>
 #include <optional>
 
@@ -161,7 +160,7 @@ class NodeProcess {
   bool tend() {
     if (has_head_) log::rotate(run_dir_ / "redis.log", rotation());
     if (head_unreachable_.exchange(false)) {
-      if (const auto served = head_file()) heads_->replace(0, served->incarnation);
+      replace_head();
       connect_to_head();
     }
     if (over_) return false;
@@ -169,6 +168,15 @@ class NodeProcess {
     log::error("node.run_dir_deleted", {{"run_dir", run_dir_.string()}});
     exit_code_ = unavailable;
     return false;
+  }
+
+  /// Unless this process cannot even look after it: then it may be us who cannot connect.
+  void replace_head() {
+    try {
+      if (const auto served = head_file()) heads_->replace(0, served->incarnation);
+    } catch (const InputError& e) {
+      log::warn_limited("node.head_unknown", {{"reason", e.what()}});
+    }
   }
 
   /// `convoy up` reads there that a stage cannot start. On the supervisor's thread.
@@ -277,10 +285,9 @@ class NodeProcess {
 
   /// The head ends when its answers have, or are cut: that is up to it, and to whoever tells it once more.
   void stop_head() {
-    auto ended = std::async(std::launch::async,
-                            [this] { heads_->stop(config_.gateway.drain_timeout_ms + head_ends_within_ms); });
-    while (ended.wait_for(look_again) != std::future_status::ready) {
-      const int signal = await_signal({});
+    heads_->begin_stop(config_.gateway.drain_timeout_ms + head_ends_within_ms);
+    while (!heads_->stopped()) {
+      const int signal = await_signal(look_again);
       if (signal == SIGHUP) log_.reopen();
       if (signal == SIGTERM || signal == SIGINT) heads_->signal(SIGTERM);
     }

@@ -7,6 +7,7 @@
 
 #include "actors/link/links_impl.hpp"
 #include "actors/link/remote_handle.hpp"
+#include "actors/process/io_thread.hpp"
 #include "model/error.hpp"
 
 namespace convoy::actors {
@@ -47,7 +48,7 @@ Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity s
   if (this->options.limits.lease_ms < 4) throw InputError("shorter than 4 ms", "lease_ms", "use 800");
   thread = std::thread([this] {
     pthread_setname_np(pthread_self(), "convoy.links");
-    io.run();
+    run_io(io, "links");
   });
 }
 
@@ -70,9 +71,9 @@ asio::awaitable<void> Links::Impl::stop() {
     return std::any_of(links.begin(), links.end(),
                        [](const auto& link) { return !link->port()->nothing_waits(); });
   };
-  for (asio::steady_timer pause(io); waits() && std::chrono::steady_clock::now() < until;) {
-    pause.expires_after(std::chrono::milliseconds(1));
-    co_await pause.async_wait(asio::as_tuple(asio::use_awaitable));
+  while (waits() && std::chrono::steady_clock::now() < until) {
+    farewell.expires_after(std::chrono::milliseconds(1));
+    co_await farewell.async_wait(asio::as_tuple(asio::use_awaitable));
   }
   while (!links.empty()) (*links.begin())->end("this process closes its links");
   keep_running.reset();  // the thread ends when the coroutines have

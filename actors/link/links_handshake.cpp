@@ -187,7 +187,7 @@ asio::awaitable<void> Links::Impl::accept(std::shared_ptr<Listener> listener) {
     auto [error, socket] = co_await listener->acceptor.async_accept(asio::as_tuple(asio::use_awaitable));
     if (stopping) co_return;
     if (error) {  // out of descriptors, most likely: others will be closed
-      log::error("link.accept_failed", {{"reason", error.message()}});
+      log::warn_limited("link.accept_failed", {{"reason", error.message()}});
       co_await nap(accept_pause);
       continue;
     }

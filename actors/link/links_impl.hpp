@@ -147,7 +147,8 @@ struct Links::Impl final : PeerLink::Owner {
     Connection control;
   };
   std::map<uint64_t, Forming>
-      forming;  // by link id: accepted control connections that wait for their bulk one
+      forming;                      // by link id: accepted control connections that wait for their bulk one
+  asio::steady_timer farewell{io};  // made early: where there is no descriptor for timers, nothing starts
   std::set<asio::steady_timer*> naps;
   std::set<std::shared_ptr<PeerLink>> links;  // up
   std::thread thread;                         // the I/O thread

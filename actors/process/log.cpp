@@ -5,11 +5,13 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/json.hpp>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "model/error.hpp"
@@ -24,8 +26,8 @@ struct Lost {
   std::string reason;
 };
 
-/// Writes to standard error. A full disk or a closed pipe costs lines and nothing else; how many, the log
-/// says once it takes lines again.
+/// Writes to standard error. A full disk, a closed pipe or a lack of memory cost lines and nothing else; how
+/// many, the log says once it takes lines again.
 class StandardError final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   /// What was lost until the latest line, if that was written; it is told once.
@@ -34,6 +36,11 @@ class StandardError final : public spdlog::sinks::base_sink<std::mutex> {
     if (failing_ || lost_.lines == 0) return std::nullopt;
     return std::exchange(lost_, {});
   }
+  void lose(const char* reason) {
+    const std::lock_guard lock(mutex_);
+    count(reason);
+  }
+  uint64_t all_lost() const { return all_lost_; }
 
  private:
   void sink_it_(const spdlog::details::log_msg& message) override {
@@ -51,12 +58,17 @@ class StandardError final : public spdlog::sinks::base_sink<std::mutex> {
     failing_ = rest < end;
     if (!failing_) return void(torn_ = false);
     torn_ = torn_ || rest != line.data();
+    count(std::strerror(errno));
+  }
+  void count(const char* reason) {
     ++lost_.lines;
-    lost_.reason = std::strerror(errno);
+    ++all_lost_;
+    lost_.reason = reason;
   }
   void flush_() override {}
 
   Lost lost_;
+  std::atomic<uint64_t> all_lost_ = 0;
   bool failing_ = false;
   bool torn_ = false;  // the last thing written is no whole line
 };
@@ -132,13 +144,17 @@ std::string line_of(spdlog::level::level_enum level, std::string_view event, Fie
   return line;
 }
 
-void write(spdlog::level::level_enum level, std::string_view event, Fields fields, uint64_t left_out = 0) {
+/// Never throws for want of memory: who reports that would fail once more.
+void write(spdlog::level::level_enum level, std::string_view event, Fields fields,
+           uint64_t left_out = 0) try {
   const Output& out = output();
   if (!out.logger->should_log(level)) return;
   out.logger->log(level, line_of(level, event, fields, left_out));
   if (const auto lost = out.sink->take_lost())
     out.logger->log(spdlog::level::err, line_of(spdlog::level::err, "log.lines_lost",
                                                 {{"lines", lost->lines}, {"reason", lost->reason}}, 0));
+} catch (const std::bad_alloc&) {
+  output().sink->lose("out of memory");
 }
 
 }  // namespace
@@ -165,7 +181,9 @@ void info(std::string_view event, Fields fields) { write(spdlog::level::info, ev
 void warn(std::string_view event, Fields fields) { write(spdlog::level::warn, event, fields); }
 void error(std::string_view event, Fields fields) { write(spdlog::level::err, event, fields); }
 
-void warn_limited(std::string_view event, Fields fields) {
+uint64_t lines_lost() { return output().sink->all_lost(); }
+
+void warn_limited(std::string_view event, Fields fields) try {
   static std::mutex mutex;
   static LineBudget budget;  // of the one log of the process
   std::optional<uint64_t> left_out;
@@ -174,6 +192,8 @@ void warn_limited(std::string_view event, Fields fields) {
     left_out = budget.take(event, LineBudget::Clock::now());
   }
   if (left_out) write(spdlog::level::warn, event, fields, *left_out);
+} catch (const std::bad_alloc&) {  // of its budget
+  output().sink->lose("out of memory");
 }
 
 std::optional<uint64_t> LineBudget::take(std::string_view event, Clock::time_point now) {

@@ -44,6 +44,10 @@ void error(std::string_view event, Fields fields = {});
 /// left out ones says how many they were (`left_out`).
 void warn_limited(std::string_view event, Fields fields = {});
 
+/// Lines of this process that nobody can read, so far: standard error did not take them, or there was no
+/// memory to write them in.
+uint64_t lines_lost();
+
 /// How many lines an event may write: `burst` at once, then one each `pause`. For one thread at a time.
 class LineBudget {
  public:

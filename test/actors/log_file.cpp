@@ -125,12 +125,14 @@ BOOST_FIXTURE_TEST_CASE(a_full_disk_costs_lines_and_is_said_once_when_there_is_r
   log::configure("info", false, "");
   const int kept = dup(STDERR_FILENO), full = open("/dev/full", O_WRONLY | O_CLOEXEC);
   log::info("before");
+  const uint64_t lost_before = log::lines_lost();
   dup2(full, STDERR_FILENO);
   for (int i = 0; i < 3; ++i) log::info("lost");
   dup2(kept, STDERR_FILENO);
   log::info("after");
   log::info("later");
   close(full), close(kept);
+  BOOST_CHECK_EQUAL(log::lines_lost(), lost_before + 3);
   const std::string text = text_of(file);
   BOOST_CHECK_EQUAL(text.find(" lost"), text.npos);
   for (const char* event : {" before", " after", " later"}) BOOST_CHECK_NE(text.find(event), text.npos);

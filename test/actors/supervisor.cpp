@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -223,6 +225,30 @@ BOOST_AUTO_TEST_CASE(a_child_inherits_no_descriptor_and_no_blocked_signal) {
   close(inherited);
   close(output);
   fs::remove_all(folder);
+}
+
+BOOST_AUTO_TEST_CASE(without_a_descriptor_there_is_no_supervisor_and_no_abort) {
+  rlimit before{};
+  BOOST_REQUIRE_EQUAL(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  BOOST_REQUIRE_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
+  BOOST_CHECK_THROW(Supervisor{running(sleeper)}, std::system_error);
+  BOOST_REQUIRE_EQUAL(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+BOOST_AUTO_TEST_CASE(an_end_may_be_begun_and_asked_for) {
+  Supervisor supervisor(running(sleeper));
+  supervisor.keep(0);
+  const auto first = next_child(supervisor);
+  BOOST_CHECK(!supervisor.stopped());
+  supervisor.begin_stop(10'000);
+  await([&] { return supervisor.stopped(); }, "all have ended");
+  BOOST_CHECK(gone(first.pid));
+}
+
+BOOST_AUTO_TEST_CASE(a_mapped_file_that_was_shortened_is_named_as_the_reason) {
+  BOOST_CHECK_NE(actors::how_it_ended(SIGBUS).find("a mapped file was shortened"), std::string::npos);
+  BOOST_CHECK_EQUAL(actors::how_it_ended(SIGKILL), "signal 9 (Killed)");
 }
 
 BOOST_AUTO_TEST_CASE(whether_a_child_is_started_again_may_depend_on_how_it_ended) {
