@@ -8,6 +8,7 @@
 #include "gateway/answer_key.hpp"
 #include "gateway/random_id.hpp"
 #include "model/digest.hpp"
+#include "model/memory_limit.hpp"
 
 namespace convoy::gateway {
 
@@ -16,6 +17,28 @@ namespace {
 // Read, rendered and tokenised in some milliseconds; longer bodies go to the encoder threads. A message costs
 // its body as many bytes as its template adds, so that the body's length stands for all of the work.
 constexpr size_t inline_body_bytes_max = 16 << 10;
+
+// What a long body may take for each of its bytes until it is a prompt: parsed, rendered, as tokens.
+constexpr uint64_t memory_per_body_byte = 16;
+
+/// Bytes that are counted as long as it lives.
+class Counted {
+ public:
+  Counted(std::atomic<uint64_t>& sum, uint64_t bytes) : sum_(sum), bytes_(bytes) { sum_ += bytes_; }
+  ~Counted() { sum_ -= bytes_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<uint64_t>& sum_;
+  const uint64_t bytes_;
+};
+
+/// Found out before: an allocation that fails in the middle may be anybody's.
+bool is_memory_for(uint64_t body_bytes) {
+  const model::MemoryLimit available = model::memory_available();
+  return available.set_by.empty() || memory_per_body_byte * body_bytes <= available.bytes;
+}
 
 /// Gives the memory back, which an assignment of nothing keeps.
 template <class Container>
@@ -38,6 +61,8 @@ int64_t unix_ms() {
 }
 
 }  // namespace
+
+const ApiError no_memory{503, "there is no memory for this request now", {}, "no_memory", 1000};
 
 Completion::Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint)
     : edge_(edge),
@@ -85,6 +110,8 @@ std::optional<ApiError> Completion::overload() const {
 
 asio::awaitable<std::optional<ApiError>> Completion::prepare() {
   if (body_.size() <= inline_body_bytes_max) co_return understand();
+  const Counted counted(edge_.long_bodies_bytes, body_.size());
+  if (!is_memory_for(edge_.long_bodies_bytes)) co_return no_memory;
   co_return co_await asio::co_spawn(
       edge_.encoder, [this]() -> asio::awaitable<std::optional<ApiError>> { co_return understand(); },
       asio::use_awaitable);

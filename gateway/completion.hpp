@@ -15,6 +15,9 @@
 
 namespace convoy::gateway {
 
+/// What a client is told whose request there is no memory for.
+extern const ApiError no_memory;
+
 class Completion {
  public:
   enum class After {

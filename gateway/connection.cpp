@@ -84,6 +84,19 @@ std::string last_words(const ApiError& error) {
   return std::move(bytes).str();
 }
 
+void send_last_words(int socket, std::string_view words) {
+  // They fit a fresh socket's buffer; a client that is gone already misses nothing. What it sent is read, as
+  // far as it is there: closing on it would reset the connection.
+  (void)::send(socket, words.data(), words.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  ::shutdown(socket, SHUT_WR);
+  std::array<char, 16 << 10> thrown_away;
+  for (uint64_t bytes = 0; bytes < linger_bytes_max;) {
+    const ssize_t got = ::recv(socket, thrown_away.data(), thrown_away.size(), MSG_DONTWAIT);
+    if (got <= 0) return;
+    bytes += static_cast<uint64_t>(got);
+  }
+}
+
 Connection::Connection(tcp::socket socket, const GatewayOptions& options)
     : socket_(std::move(socket)),
       options_(options),
@@ -184,6 +197,7 @@ asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connect
   parser.header_limit(static_cast<uint32_t>(options_.header_bytes_max));
   parser.body_limit(options_.body_bytes_max);
   keep_alive_ = false;  // until the request is known to be whole
+  answering_ = false;
   request_id_ = random_id("req-");
   version_ = 11;
   if (interrupted_) co_return Closed{};
@@ -236,6 +250,7 @@ template <class Body>
 asio::awaitable<bool> Connection::write_message(const http::response<Body>& response, bool header_only) {
   http::response_serializer<Body> serializer{response};
   serializer.split(header_only);
+  answering_ = true;
   for (error_code ec; header_only ? !serializer.is_header_done() : !serializer.is_done();) {
     arm_write();
     written_ +=
@@ -331,10 +346,13 @@ asio::awaitable<void> Connection::reset() {
   drop();
 }
 
-void Connection::drop() {
+void Connection::drop(std::string_view last_words) {
   on_gone_ = nullptr;
   error_code ec;
-  socket_.set_option(asio::socket_base::linger(true, 0), ec);
+  if (!last_words.empty() && !answering_)
+    send_last_words(socket_.native_handle(), last_words);
+  else
+    socket_.set_option(asio::socket_base::linger(true, 0), ec);
   socket_.close(ec);
 }
 

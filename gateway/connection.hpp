@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 
 #include "gateway/api_error.hpp"
@@ -30,6 +31,8 @@ HttpResponse json_response(unsigned status, std::string body);
 HttpResponse error_response(const ApiError& error);
 /// A whole answer as bytes, for a connection that is closed behind it.
 std::string last_words(const ApiError& error);
+/// Writes them, as far as the system takes them at once, and ends our side. Takes no memory.
+void send_last_words(int socket, std::string_view words);
 
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
@@ -74,8 +77,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// An end that nobody takes for a whole answer: what was written is delivered, then the connection is
   /// reset.
   asio::awaitable<void> reset();
-  /// The same at once: the session failed.
-  void drop();
+  /// The same at once: the session failed. What is left to say goes out if no answer had begun.
+  void drop(std::string_view last_words = {});
 
  private:
   void arm(uint32_t limit_ms);
@@ -105,6 +108,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   unsigned version_ = 11;             // of the request under way
   std::chrono::steady_clock::time_point header_read_at_;
   bool keep_alive_ = false;
+  bool answering_ = false;  // the request under way
   bool first_ = true, chunked_ = false;
   std::string request_id_ = random_id("req-");
   bool waiting_for_request_ = false, interrupted_ = false;

@@ -27,6 +27,7 @@ struct Edge {
   // Numbers of this process's requests. They start at a point in time, so that mail for a predecessor of this
   // process finds nobody.
   std::atomic<uint64_t> next_request;
+  std::atomic<uint64_t> long_bodies_bytes = 0;  // of requests that are being read and tokenised now
   // Reads and tokenises long requests, which would hold up the other streams.
   asio::thread_pool encoder{options.encoder_threads};
 };

@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <boost/asio.hpp>
+#include <new>
 #include <thread>
 #include <unordered_set>
 
 #include "actors/link/link_address.hpp"
+#include "actors/process/io_thread.hpp"
 #include "actors/process/log.hpp"
 #include "gateway/edge.hpp"
 #include "gateway/session.hpp"
 #include "gateway/spare_descriptor.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::gateway {
 
@@ -65,6 +68,7 @@ struct Gateway::Impl {
   size_t connections_max = 0;  // set by serve()
   size_t refusals = 0;
   SpareDescriptor spare;
+  const std::string no_memory_words = last_words(no_memory);  // made while there is some
   bool draining = false, stopping = false;
   std::promise<void> drained;
   asio::steady_timer give_up{strand};
@@ -95,7 +99,7 @@ struct Gateway::Impl {
     if (ec)
       throw InputError("cannot listen on " + edge.options.host + ":" + std::to_string(edge.options.port) +
                            ": " + ec.message(),
-                       "gateway.port", "choose a free port, or end what uses this one");
+                       "gateway.port", mend_of(ec.value(), "choose a free port, or end what uses this one"));
     port = acceptor.local_endpoint().port();
   }
 
@@ -104,27 +108,37 @@ struct Gateway::Impl {
   }
 
   asio::awaitable<void> accept() {
-    for (;;) {
-      error_code ec;
-      tcp::socket socket = co_await acceptor.async_accept(asio::make_strand(io),
-                                                          asio::redirect_error(asio::use_awaitable, ec));
-      if (draining) co_return;
-      if (ec) {
-        log::warn_limited("gateway.accept_failed", {{"why", ec.message()}});
-        if (out_of_descriptors(ec) &&
-            spare.answer_one(acceptor.native_handle(), last_words(too_many_connections))) {
-          edge.metrics.connections_refused.Increment();
-          continue;
-        }
-        asio::steady_timer pause(strand, accept_retry);
-        co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
-        continue;
+    while (!draining) {
+      try {
+        co_await accept_one();
+      } catch (const std::bad_alloc&) {  // costs that client its connection, not all others theirs
+        edge.metrics.connections_refused.Increment();
+        log::warn_limited("gateway.accept_failed", {{"why", "no memory"}});
+        std::this_thread::sleep_for(accept_retry);  // it takes none
       }
-      if (sessions.size() < connections_max)
-        start(std::move(socket));
-      else
-        turn_away(std::move(socket));
     }
+  }
+
+  asio::awaitable<void> accept_one() {
+    error_code ec;
+    tcp::socket socket =
+        co_await acceptor.async_accept(asio::make_strand(io), asio::redirect_error(asio::use_awaitable, ec));
+    if (draining) co_return;
+    if (ec) {
+      log::warn_limited("gateway.accept_failed", {{"why", ec.message()}});
+      if (out_of_descriptors(ec) &&
+          spare.answer_one(acceptor.native_handle(), last_words(too_many_connections))) {
+        edge.metrics.connections_refused.Increment();
+        co_return;
+      }
+      asio::steady_timer pause(strand, accept_retry);
+      co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+      co_return;
+    }
+    if (sessions.size() < connections_max)
+      start(std::move(socket));
+    else
+      turn_away(std::move(socket));
   }
 
   void start(tcp::socket socket) {
@@ -133,14 +147,15 @@ struct Gateway::Impl {
     const auto executor = socket.get_executor();
     auto session = std::make_shared<Session>(std::move(socket), edge);
     sessions.insert(session);
-    asio::co_spawn(executor, session->run(),
-                   asio::bind_executor(strand, [this, session](std::exception_ptr fault) {
-                     report(fault);
-                     if (fault) session->drop();
-                     edge.metrics.connections.Decrement();
-                     sessions.erase(session);
-                     if (draining && sessions.empty()) left();
-                   }));
+    asio::co_spawn(
+        executor, session->run(), asio::bind_executor(strand, [this, session](std::exception_ptr fault) {
+          edge.metrics.connections.Decrement();
+          sessions.erase(session);
+          if (draining && sessions.empty()) left();
+          if (!fault) return;
+          session->drop(out_of_memory(fault) ? std::string_view(no_memory_words) : std::string_view());
+          report(fault);
+        }));
   }
 
   void turn_away(tcp::socket socket) {
@@ -155,11 +170,23 @@ struct Gateway::Impl {
                    }));
   }
 
+  static bool out_of_memory(const std::exception_ptr& fault) {
+    try {
+      std::rethrow_exception(fault);
+    } catch (const std::bad_alloc&) {
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
+
   /// One session's fault ends that session: its connection is closed without an end of its answer.
   void report(std::exception_ptr fault) {
     if (!fault) return;
     try {
       std::rethrow_exception(fault);
+    } catch (const std::bad_alloc&) {
+      log::warn_limited("gateway.no_memory");
     } catch (const std::exception& e) {
       log::error("gateway.session_failed", {{"why", e.what()}});
     }
@@ -239,7 +266,7 @@ void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::s
                  ServeFrom{impl_->io.get_executor(), impl_->edge.cache, impl_->edge.router});
   asio::co_spawn(impl_->strand, impl_->accept(), [this](std::exception_ptr fault) { impl_->report(fault); });
   for (uint32_t i = 0; i < impl_->edge.options.threads; ++i)
-    impl_->threads.emplace_back([this] { impl_->io.run(); });
+    impl_->threads.emplace_back([this] { actors::run_io(impl_->io, "gateway"); });
   log::info("gateway.listening", {{"host", impl_->edge.options.host}, {"port", impl_->port}});
 }
 

@@ -9,6 +9,7 @@
 #include <sstream>
 #include <string>
 
+#include "actors/process/log.hpp"
 #include "model/version.hpp"
 
 namespace convoy::gateway {
@@ -172,6 +173,8 @@ std::vector<MetricFamily> process_gauges() {
           single("process_virtual_memory_bytes", "Memory mapped", virtual_pages * page),
           single("process_open_fds", "File descriptors that are open", open_files()),
           single("process_max_fds", "File descriptors that may be", static_cast<double>(files.rlim_cur)),
+          single("convoy_log_lines_lost_total", "Lines of the log that could not be written",
+                 static_cast<double>(log::lines_lost()), MetricType::Counter),
           single("process_start_time_seconds", "Unix time of the process's start", started),
           std::move(build)};
 }

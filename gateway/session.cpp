@@ -40,8 +40,9 @@ void Session::stop() {
   });
 }
 
-void Session::drop() {
-  asio::post(connection_->executor(), [self = shared_from_this()] { self->connection_->drop(); });
+void Session::drop(std::string_view last_words) {
+  asio::post(connection_->executor(),
+             [self = shared_from_this(), last_words] { self->connection_->drop(last_words); });
 }
 
 asio::awaitable<void> Session::run() {

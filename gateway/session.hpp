@@ -22,8 +22,9 @@ class Session : public std::enable_shared_from_this<Session> {
   void drain();
   /// Any thread: ends the answer that is being made with an error, and the connection.
   void stop();
-  /// Any thread: run() threw; its connection must not outlive it.
-  void drop();
+  /// Any thread: run() threw; its connection must not outlive it. last_words are for a client whose answer
+  /// had not begun, and outlive the gateway's threads.
+  void drop(std::string_view last_words);
 
  private:
   asio::awaitable<bool> serve(HttpRequest& request);

@@ -13,6 +13,7 @@
 #include "actors/cache/cache_metrics.hpp"
 #include "actors/cache/circuit.hpp"
 #include "actors/cache/redis_client.hpp"
+#include "actors/process/io_thread.hpp"
 #include "actors/process/log.hpp"
 #include "actors/process/secret.hpp"
 
@@ -84,7 +85,7 @@ struct AnswerCache::Impl {
                   RedisClient::Limits{options.in_flight_max + background_commands, options.queue_bytes_max,
                                       options.entry_bytes_max + seal_bytes_max});
     watch_health();
-    thread = std::thread([this] { io.run(); });
+    thread = std::thread([this] { run_io(io, "cache"); });
   }
 
   /// Requests under way go to the router. Called once, by the owner.
