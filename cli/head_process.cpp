@@ -20,6 +20,7 @@
 #include "cli/port_holder.hpp"
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
+#include "model/error.hpp"
 
 namespace convoy::cli {
 
@@ -56,7 +57,10 @@ class HeadProcess {
       throw;
     }
     log::LogFile log(args_.log, {});  // its node rotates it
-    tend_until_told(log, [] { return true; });
+    tend_until_told(log, [this] {
+      if (!file_written_) write_file();
+      return true;
+    });
     if (watch_.exit_code(ok) == ok) drain();
     log::info("head.stopping");
     stop();
@@ -78,9 +82,19 @@ class HeadProcess {
     {
       const std::lock_guard lock(file_mutex_);
       file_ = {args_.incarnation, port, head_->url(), {}};
-      write_node_file(run_dir_, head_entry, file_);
     }
+    write_file();
     log::info("head.started", {{"link_port", port}, {"gateway", head_->url()}});
+  }
+
+  /// Where commands find this process. On a full disk it serves all the same, and tries again.
+  void write_file() {
+    try {
+      write_node_file(run_dir_, head_entry, file_);
+      file_written_ = true;
+    } catch (const InputError& e) {
+      log::warn_limited("head.file_not_written", {{"reason", e.what()}});
+    }
   }
 
   /// Every connection takes a descriptor, and so do links, logs and the model's files.
@@ -193,7 +207,8 @@ class HeadProcess {
   ActorWatch watch_;
   std::atomic<bool> draining_ = false;
   std::mutex file_mutex_;
-  NodeFile file_;  // guarded by file_mutex_; what run_dir_ says of us
+  NodeFile file_;  // what run_dir_ says of us; the main thread alone writes, under file_mutex_
+  bool file_written_ = false;
   ActorSystemConfig system_config_;
   caf::actor_system system_;
   std::unique_ptr<actors::Links> links_;

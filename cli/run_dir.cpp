@@ -16,6 +16,7 @@
 #include "actors/process/child_process.hpp"
 #include "actors/process/private_files.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::cli {
 
@@ -28,9 +29,7 @@ constexpr uint64_t least_free_bytes = 1 << 20;  // sockets, secrets, logs' first
 
 [[noreturn]] void refuse(const std::string& what, const fs::path& where, int error) {
   throw InputError(what + ": " + std::strerror(error), where.string(),
-                   error == ENOSPC || error == EDQUOT
-                       ? "make room on its disk, or choose another cluster.run_dir"
-                       : "make it writable for this user, or choose another cluster.run_dir");
+                   mend_of(error, "make it writable for this user, or choose another cluster.run_dir"));
 }
 
 struct Descriptor {
@@ -94,8 +93,9 @@ ProcessLock::ProcessLock(fs::path file, const std::string& what, uint64_t incarn
     throw InputError(what + " already runs" + (pid < 0 ? "" : " (" + process_text(pid) + ")"), file_.string(),
                      "end it with `convoy down`, or give this cluster another run_dir");
   }
-  if (ftruncate(fd_, 0) != 0 ||
-      !write_all(fd_, std::to_string(getpid()) + " " + std::to_string(incarnation) + "\n")) {
+  // Over what an earlier process wrote, whose room is there even on a full disk.
+  const std::string text = std::to_string(getpid()) + " " + std::to_string(incarnation) + "\n";
+  if (!write_all(fd_, text) || ftruncate(fd_, static_cast<off_t>(text.size())) != 0) {
     const int error = errno;
     close(fd_);
     refuse("the lock cannot be written", file_, error);
@@ -117,7 +117,7 @@ std::optional<Holder> ProcessLock::holder(const fs::path& file) {
   if (opened.fd < 0) {
     if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
     throw InputError(std::string("the lock cannot be read: ") + std::strerror(errno), file.string(),
-                     "use the user that runs the cluster");
+                     mend_of(errno, "use the user that runs the cluster"));
   }
   const pid_t pid = pid_of_holder(opened.fd, file);
   if (pid < 0) return std::nullopt;

@@ -20,6 +20,7 @@
 #include "actors/cache/redis_client.hpp"
 #include "actors/process/log.hpp"
 #include "model/error.hpp"
+#include "model/scarce.hpp"
 
 namespace convoy::actors {
 namespace {
@@ -73,7 +74,7 @@ void RedisServer::start() {
   log_ = ::open(log_path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (log_ < 0)
     throw InputError(std::string("the log cannot be opened: ") + std::strerror(errno), log_path_,
-                     "make it and its folder writable for this user");
+                     mend_of(errno, "make it and its folder writable for this user"));
   Supervisor::Options options;
   options.kind = "redis";
   options.program = [this](uint32_t, uint64_t) { return program(); };
@@ -130,9 +131,9 @@ Program RedisServer::program() const {
 
 void RedisServer::write_configuration() const {
   const fs::path path = fs::path(options_.run_dir) / "redis.conf";
-  std::ofstream file(path, std::ios::trunc);
+  std::ostringstream text;
   // The process runs in the run directory, so that no path here needs quoting.
-  file << "# Written by Convoy at every start.\n"
+  text << "# Written by Convoy at every start.\n"
           "port 0\n"
           "unixsocket redis.sock\n"
           "unixsocketperm 700\n"
@@ -145,10 +146,15 @@ void RedisServer::write_configuration() const {
        << options_.memory_bytes_max
        << "\n"
           "maxmemory-policy allkeys-lru\n";
+  std::ostringstream there;
+  if (there << std::ifstream(path).rdbuf() && there.str() == text.str())
+    return;  // a full disk has it already
+  std::ofstream file(path, std::ios::trunc);
+  file << text.str();
   file.close();
   if (!file)
     throw InputError(std::string("the file cannot be written: ") + std::strerror(errno), path,
-                     "make its folder writable for this user");
+                     mend_of(errno, "make its folder writable for this user"));
 }
 
 }  // namespace convoy::actors
