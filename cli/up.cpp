@@ -9,10 +9,13 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <map>
+#include <set>
 #include <thread>
 
 #include "actors/config/plan_limits.hpp"
 #include "actors/process/child_process.hpp"
+#include "actors/stage_loss.hpp"
 #include "actors/supervisor.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
@@ -163,6 +166,7 @@ class Start {
       if (auto failure = hopeless()) return failure;
       if (const auto status = ask_head()) {
         if (show_progress(*status)) end = Clock::now() + milliseconds(config_.pipeline.load_timeout_ms);
+        if (auto failure = failing(*status)) return failure;
         if (status->at("ready").as_bool()) {
           if (terminal_) std::fprintf(stderr, "\r\033[K");
           std::printf("ready: %s at %s\n", status->at("model").as_string().c_str(),
@@ -200,6 +204,22 @@ class Start {
         if (stage.crashes >= crashes_max)
           return Failure{"stage " + std::to_string(stage.instance) + " of node " + n.name + " ended " +
                          std::to_string(stage.crashes) + " times (" + stage.last_end + "):" + last_lines(n)};
+    }
+    return std::nullopt;
+  }
+
+  /// A stage that says it cannot serve, process after process: loading again changes nothing.
+  std::optional<Failure> failing(const json::object& status) {
+    const auto& stages = status.at("stages").as_array();
+    for (size_t i = 0; i < stages.size(); ++i) {
+      const std::string reason(stages[i].at("reason").as_string());
+      if (!reason.starts_with(name_of(actors::StageLoss::failed))) continue;
+      auto& processes = failed_[i];
+      processes.insert(stages[i].at("pid").to_number<int64_t>());
+      if (processes.size() >= crashes_max)
+        return Failure{"stage " + std::to_string(i) + " of node " +
+                       std::string(stages[i].at("node").as_string()) + " failed " +
+                       std::to_string(processes.size()) + " times, " + reason};
     }
     return std::nullopt;
   }
@@ -263,6 +283,7 @@ class Start {
   bool immune_to_hangup_ = false;
   std::vector<StartedNode> nodes_;
   std::optional<ClusterClient> client_;
+  std::map<size_t, std::set<int64_t>> failed_;  // processes that said so, by stage
   std::string shown_;
 };
 
