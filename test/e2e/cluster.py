@@ -2,6 +2,7 @@
 
 Only the standard library. CONVOY_BINARY and CONVOY_SOURCE_DIR come from ctest; the model from CONVOY_MODEL or models/.
 """
+import contextlib
 import http.client
 import json
 import os
@@ -153,12 +154,11 @@ class Cluster:
 
     def post(self, path, body, headers=None):
         """The response and its body: a dict, or text if it is no JSON."""
-        connection = self.connect()
         data = body if isinstance(body, (bytes, str)) else json.dumps(body)
-        connection.request("POST", path, data, {"Content-Type": "application/json", **(headers or {})})
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
+        with contextlib.closing(self.connect()) as connection:
+            connection.request("POST", path, data, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            text = response.read().decode()
         try:
             return response, json.loads(text)
         except ValueError:
