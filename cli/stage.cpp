@@ -2,11 +2,14 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
@@ -19,8 +22,11 @@
 #include "cli/runtime.hpp"
 #include "gpu/devices.hpp"
 #include "gpu/stage_shape.hpp"
+#include "gpu/weight_pages.hpp"
 #include "model/checkpoint/kept_digest.hpp"
 #include "model/error.hpp"
+#include "model/memory_limit.hpp"
+#include "model/out_of_memory.hpp"
 
 namespace convoy::cli {
 
@@ -65,8 +71,47 @@ void set_up_nccl() {
   setenv("NCCL_NVLS_ENABLE", "0", 0);
 }
 
-/// Of a spare: until its node says whose place it takes. Leaves the process if that never comes.
-void await_place(StageArguments& args) {
+/// The weights of all stages of this node, whose place a spare may take, as far as the page cache has room
+/// for them: who takes a place copies its layers from there. Until told to stop.
+void fetch_weights(const actors::ClusterConfig& config, const std::string& node,
+                   const model::Checkpoint& checkpoint, const std::stop_token& stop) {
+  const auto began = std::chrono::steady_clock::now();
+  const auto layers =
+      actors::stage_layers(checkpoint.config().layers, config.stage_count(), actors::head_layers(checkpoint));
+  std::vector<model::StageWeights> weights;
+  for (const auto& placed : actors::place_stages(config.cluster.nodes))
+    if (placed.node == node)
+      for (uint32_t i = placed.first; i < placed.first + placed.count; ++i)
+        weights.push_back(checkpoint.stage(layers[i]));
+  uint64_t bytes = 0;
+  for (const auto& stage : weights) bytes += gpu::WeightPages(stage).bytes();
+  if (bytes > model::memory_available().bytes)
+    return log::warn("stage.spare_cold", {{"reason", "memory has no room for its node's weights"}});
+  for (const auto& stage : weights) {
+    const gpu::WeightPages pages(stage);
+    for (size_t i = 0; i <= pages.layers(); ++i) {
+      if (stop.stop_requested()) return;
+      pages.fetch(i);
+    }
+  }
+  log::info("stage.spare_warm",
+            {{"bytes", bytes},
+             {"took_s", std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count()}});
+}
+
+/// Of a spare: until its node says whose place it takes. Leaves the process if that never comes. Meanwhile it
+/// gets ready what a place needs and takes no memory that the system could not take back: the devices'
+/// library, and pages of weights. A card's device reads ahead itself.
+void await_place(StageArguments& args, const actors::ClusterConfig& config,
+                 const model::Checkpoint& checkpoint) {
+  const bool on_card = actors::place_stage(config, {}).card.has_value();
+  std::jthread warming([&, on_card](const std::stop_token& stop) {
+    try {
+      if (!on_card) fetch_weights(config, args.node, checkpoint, stop);
+    } catch (const std::exception& e) {  // who takes a place meets it again
+      log::warn("stage.spare_cold", {{"reason", reason_of(e)}});
+    }
+  });
   log::info("stage.spare_waits", {{"pid", getpid()}});
   if (!(std::cin >> args.instance >> args.incarnation)) _exit(ok);
 }
@@ -82,7 +127,7 @@ int run_stage(StageArguments args) {
   const std::string digest = model::find_digest(*checkpoint, config.cluster.run_dir);
   if (args.spare) {
     log::configure(config.log.level, config.log.json, "spare");
-    await_place(args);
+    await_place(args, config, *checkpoint);
   }
   log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
 

@@ -4,8 +4,6 @@
 #include <cassert>
 #include <deque>
 #include <iterator>
-#include <numeric>
-#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -13,8 +11,8 @@
 #include "gpu/block_tables.hpp"
 #include "gpu/sampler.hpp"
 #include "gpu/stage_shape.hpp"
+#include "gpu/weight_pages.hpp"
 #include "model/error.hpp"
-#include "model/mapping.hpp"
 
 namespace convoy::gpu {
 namespace {
@@ -279,33 +277,21 @@ EdgeStatus Engine::edge_status(EdgeEnd end) { return state_->device->edge_status
 void Engine::end_edge(EdgeEnd end) { state_->device->end_edge(end); }
 std::string_view Engine::variant() const { return state_->facts.variant; }
 
-/// A device that does not read ahead itself gets weights when they are in memory: all are announced before
-/// the first is waited for, so that the disk is never idle.
+/// A device that does not read ahead itself gets weights when they are in memory.
 void Engine::State::load(const Progress& progress) {
-  std::vector<std::vector<WeightRef>> layers;
-  for (const model::LayerWeights& layer : weights.layers) layers.push_back(parts_of(layer));
-  layers.push_back(end_parts_of(weights));
-  std::vector<uint64_t> bytes(layers.size());
-  std::set<const std::byte*> counted;  // a tied head is the embedding
-  for (size_t i = 0; i < layers.size(); i++)
-    for (const WeightRef& part : layers[i])
-      if (counted.insert(part.bytes.data()).second) bytes[i] += part.bytes.size() + part.scales.size();
-  const uint64_t total = std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
+  const WeightPages pages(weights);
+  const uint64_t total = pages.bytes();
   if (memory_bytes > 0 && total > memory_bytes)
     throw InputError("these layers' weights take " + std::to_string(total >> 20) +
                          " MiB, and the device has " + std::to_string(memory_bytes >> 20) + " MiB to give",
                      "memory", "spread the model over more stages, or free some");
   uint64_t done = 0;
-  const auto advise = [&](const std::vector<WeightRef>& parts, void (*how)(std::span<const std::byte>)) {
-    if (facts.reads_ahead) return;
-    for (const WeightRef& part : parts) how(part.bytes);
-  };
-  for (const auto& parts : layers) advise(parts, model::will_need);
+  if (!facts.reads_ahead) pages.announce();
   if (progress) progress(0, total);
-  for (size_t i = 0; i < layers.size(); i++) {
-    advise(layers[i], model::fetch);
-    device->load(i < weights.layers.size() ? static_cast<int64_t>(i) : -1, layers[i]);
-    done += bytes[i];
+  for (size_t i = 0; i <= pages.layers(); i++) {
+    if (!facts.reads_ahead) pages.fetch(i);
+    device->load(i < pages.layers() ? static_cast<int64_t>(i) : -1, pages.parts(i));
+    done += pages.bytes(i);
     if (progress) progress(done, total);
   }
 }

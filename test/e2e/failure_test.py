@@ -1,6 +1,7 @@
 """What fails, and what the client and the operator see then: stages killed and stopped, Redis killed and stopped."""
 import concurrent.futures
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -159,6 +160,16 @@ class ThreeStages(unittest.TestCase):
 
 
 class Spares(unittest.TestCase):
+    def test_a_spare_has_the_pages_of_all_weights_and_no_memory_of_its_own(self):
+        with Cluster(stage={"spares": 1}) as cluster:
+            log = cluster.dir / "run/node1.log"
+            wait_for(lambda: "stage.spare_warm" in log.read_text(), "a spare is warm")
+            spare = int(re.search(r"stage.spare_waits pid=(\d+)", log.read_text())[1])
+            mib = {key: int(kib) / 1024 for key, kib in
+                   re.findall(r"Rss(File|Anon):\s+(\d+)", pathlib.Path(f"/proc/{spare}/status").read_text())}
+            self.assertGreater(mib["File"], 0.95 * MODEL.stat().st_size / (1 << 20))
+            self.assertLess(mib["Anon"], 32)
+
     def test_a_spare_takes_the_place_of_a_lost_stage_and_costs_no_token(self):
         with Cluster(stage={"spares": 1}) as cluster:
             log = cluster.dir / "run/node1.log"
