@@ -55,7 +55,11 @@ assert between["p99"] >= 1000 * BETWEEN_S and sum(timed["between_tokens_ms"]) >=
 assert bench.clients_once(url, args, 2)["tokens_per_s"] > 0
 
 assert bench.quantiles(range(101)) == {"count": 101, "p50": 50, "p99": 99}
-assert abs(bench.slope([(0, 5), (100, 25), (200, 45)]) - 0.2) < 1e-9
+growth = sys.modules["growth"]
+assert abs(growth.slope([(0, 5), (100, 25), (200, 45)]) - 0.2) < 1e-9
+replaced = growth.Growth()
+replaced.points = {("stage", 1): [(0, 9), (1, 9)], ("stage", 2): [(i, 1000 if i < 10 else 5 * i) for i in range(20)]}
+assert replaced.of_requests() == {"stage": {"requests": 19, "resident_bytes": 95, "resident_bytes_per_1000_requests": 5000}}
 memory = bench.memory_of_requests(args)
 assert memory["requests"] == 20 and memory["resident_bytes"]["head"] > 1 << 20, memory
 
