@@ -204,7 +204,8 @@ struct Supervisor::Impl {
           kill(e.child.pid, SIGKILL);
       }
       if (e.child.pid == 0 && !stopping && !e.child.over) {
-        if (now >= e.next_start) start(e);
+        // A spare costs no start, and there is not one again so soon that this could spin.
+        if (now >= e.next_start || !spares.empty()) start(e);
         if (e.child.pid == 0) wait = std::min(wait, std::chrono::ceil<milliseconds>(e.next_start - now));
       }
       if (e.child.pid != 0 && e.pidfd < 0) wait = std::min(wait, ask_again);

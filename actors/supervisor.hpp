@@ -46,9 +46,9 @@ class Supervisor {
     /// A child ended; called on the supervisor's thread. May be empty.
     std::function<void(const Child&)> ended;
     uint32_t stable_ms = 10'000;  // a child that lived longer did not fail to start
-    /// Processes that are started already, and take the place of a child that is to start: each then reads
-    /// "INSTANCE INCARNATION" and a newline from its standard input. What one runs; called on the
-    /// supervisor's thread.
+    /// Processes that are started already, and take the place of a child that is to start, however often it
+    /// failed: each then reads "INSTANCE INCARNATION" and a newline from its standard input. What one runs;
+    /// called on the supervisor's thread.
     uint32_t spares = 0;
     std::function<Program()> spare;
     uint32_t spare_after_ms = 2000;  // behind the start of a child, which needs the cores

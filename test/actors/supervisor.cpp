@@ -227,6 +227,28 @@ BOOST_AUTO_TEST_CASE(a_child_inherits_no_descriptor_and_no_blocked_signal) {
   fs::remove_all(folder);
 }
 
+BOOST_AUTO_TEST_CASE(a_spare_takes_a_place_at_once_however_often_that_failed) {
+  auto options = running(sleeper);
+  options.spares = 1;
+  options.spare_after_ms = 0;
+  options.spare = [] {
+    Program program;
+    program.argv = sleeper;
+    return program;
+  };
+  Supervisor supervisor(std::move(options));
+  supervisor.keep(0);
+  auto last = next_child(supervisor);
+  for (int i = 0; i < 8; ++i) {  // without a spare, the eighth would wait for seconds
+    await([&] { return supervisor.spares() == 1; }, "a spare waits");
+    const auto began = std::chrono::steady_clock::now();
+    kill(last.pid, SIGKILL);
+    last = next_child(supervisor, last.pid);
+    BOOST_CHECK_LT((std::chrono::steady_clock::now() - began) / milliseconds(1), 2000);
+  }
+  BOOST_CHECK_EQUAL(last.failures, 8u);
+}
+
 BOOST_AUTO_TEST_CASE(without_a_descriptor_there_is_no_supervisor_and_no_abort) {
   rlimit before{};
   BOOST_REQUIRE_EQUAL(getrlimit(RLIMIT_NOFILE, &before), 0);
