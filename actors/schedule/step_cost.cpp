@@ -18,16 +18,23 @@ void StepCostMeter::add(size_t rows, double us) {
   us_ = fade * us_ + us;
   rows_rows_ = fade * rows_rows_ + x * x;
   rows_us_ = fade * rows_us_ + x * us;
+  per_row_us_ = per_row_us().value_or(per_row_us_);
+}
+
+/// Nothing if all steps were about as large: they do not say what a row adds. Noise never makes a row cheaper
+/// than nothing.
+std::optional<double> StepCostMeter::per_row_us() const {
+  const double rows = rows_ / weight_, us = us_ / weight_;
+  const double variance = rows_rows_ / weight_ - rows * rows, covariance = rows_us_ / weight_ - rows * us;
+  if (variance <= 0.01 * rows * rows) return std::nullopt;
+  return std::clamp(covariance / variance, 0.0, us / rows);
 }
 
 StepCost StepCostMeter::cost() const {
   if (weight_ == 0) return {};
   const double rows = rows_ / weight_, us = us_ / weight_;
-  const double variance = rows_rows_ / weight_ - rows * rows, covariance = rows_us_ / weight_ - rows * us;
-  // Steps of one size say nothing of what a row adds, and noise never makes a row cheaper than nothing.
-  const double per_row =
-      variance > 0.01 * rows * rows ? std::clamp(covariance / variance, 0.0, us / rows) : 0;
-  return {static_cast<float>(us - per_row * rows), static_cast<float>(per_row)};
+  const double per_row = std::min(per_row_us_, us / rows);
+  return {static_cast<float>(std::max(0.0, us - per_row * rows)), static_cast<float>(per_row)};
 }
 
 }  // namespace convoy::actors

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 namespace convoy::actors {
 
@@ -33,8 +34,11 @@ class StepCostMeter {
   StepCost cost() const;
 
  private:
+  std::optional<double> per_row_us() const;
+
   static constexpr double fade = 0.99;  // of what older steps weigh: the last hundred count
   double weight_ = 0, rows_ = 0, us_ = 0, rows_rows_ = 0, rows_us_ = 0;  // sums
+  double per_row_us_ = 0;  // by the newest steps that differed in size
 };
 
 }  // namespace convoy::actors

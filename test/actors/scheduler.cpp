@@ -189,6 +189,9 @@ BOOST_AUTO_TEST_CASE(the_cost_of_a_step_is_found_from_steps_of_several_sizes) {
   BOOST_CHECK_CLOSE(meter.cost().per_row_us, 100.0f, 2.0f);
   for (int i = 0; i < 2000; ++i) meter.add(1 + i % 16, 700 + 5.0 * (1 + i % 16));  // older ones fade
   BOOST_CHECK_CLOSE(meter.cost().of(1), 705.0f, 1.0f);
+  for (int i = 0; i < 2000; ++i) meter.add(8, 740);  // of one size: what a row adds stays known
+  BOOST_CHECK_CLOSE(meter.cost().per_row_us, 5.0f, 1.0f);
+  BOOST_CHECK_CLOSE(meter.cost().of(8), 740.0f, 0.1f);
 }
 
 BOOST_AUTO_TEST_CASE(what_would_start_at_once_does_not_wait) {
