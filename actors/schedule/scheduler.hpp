@@ -3,12 +3,13 @@
 // and the steps in flight. No clock, no actor, no device: the pipeline actor calls it and says what time it
 // is, and tests drive it alone.
 //
-// Continuous batching over P stages: at most P + slack steps are in flight, and chunks of a prompt may follow
-// each other because stages run steps in order. Decodes form as many micro-batches as pay off by the measured
-// cost of a step, at most P. A micro-batch is planned one step ahead of its tokens, which the last stage then
-// feeds back to the first (docs/decisions/0006), and takes along who is waiting to join: no step waits for
-// the scheduler, and no decode runs alone because its token came a little earlier or later than the others'
-// (docs/decisions/0011).
+// Continuous batching over P stages: at most P + slack steps are in flight, or as many more as there are more
+// micro-batches, and chunks of a prompt may follow each other because stages run steps in order. Decodes form
+// as many micro-batches as pay off by the measured cost of a step, at most half as many more than P, and
+// prompts are read in steps that are about as long as others (docs/decisions/0027). A micro-batch is planned
+// one step ahead of its tokens, which the last stage then feeds back to the first (docs/decisions/0006), and
+// takes along who is waiting to join: no step waits for the scheduler, and no decode runs alone because its
+// token came a little earlier or later than the others' (docs/decisions/0011).
 //
 // Nothing is reserved for what a sequence may grow to. It begins behind the blocks that earlier ones left,
 // takes blocks as it grows, and is preempted for others if it has to be: then it lives again later, and its
@@ -51,7 +52,7 @@ struct SchedulerLimits {
   int64_t context_tokens = 0;
   int64_t vocab = 0;
 
-  uint32_t steps_in_flight() const { return stages + slack; }
+  uint32_t steps_in_flight() const { return static_cast<uint32_t>(micro_batches_max(stages)) + slack; }
   /// A slot is taken again only in a later step than the one that ends it, so there are twice as many.
   uint32_t slots() const { return 2 * (sequences + 1); }
   /// Rows that one step may have: the engine's buffers.
@@ -262,6 +263,8 @@ class Scheduler {
   Grown grow(Sequence& s, uint32_t end);
 
   // Planning: scheduler_plan.cpp
+  size_t steps_wanted() const;
+  size_t batches_wanted() const;
   void help_short_one();
   void add_decodes(gpu::StepPlan& plan, FlyingStep& flying);
   void add_ready(size_t most, gpu::StepPlan& plan, FlyingStep& flying);
@@ -273,6 +276,7 @@ class Scheduler {
   void add_moves(gpu::StepPlan& plan);
   uint32_t brings(const Sequence& s) const;
   uint32_t prefill_budget(const FlyingStep& flying) const;
+  size_t rows_beside_decodes(uint64_t tokens, size_t decodes) const;
   void add_rows(Sequence& s, uint32_t count, gpu::StepPlan& plan, FlyingStep& flying);
   void begin_facts(Sequence& s);
 

@@ -17,7 +17,7 @@ constexpr uint32_t prefill_min = 16;
 }  // namespace
 
 std::optional<gpu::StepPlan> Scheduler::plan(Micros now) {
-  if (in_flight_.size() >= (alone_.empty() ? limits_.steps_in_flight() : 1)) return std::nullopt;
+  if (in_flight_.size() >= steps_wanted()) return std::nullopt;
   now_ = now;
   wake_followers();  // whose blocks were more than one step loads
   help_short_one();
@@ -41,11 +41,21 @@ std::optional<gpu::StepPlan> Scheduler::plan(Micros now) {
   return plan;
 }
 
+/// How many may be in flight.
+size_t Scheduler::steps_wanted() const {
+  if (!alone_.empty()) return 1;
+  return std::max<size_t>(limits_.stages, batches_wanted()) + limits_.slack;
+}
+
+size_t Scheduler::batches_wanted() const {
+  return micro_batches(decoding_, limits_.stages, cost_, gain_min_);
+}
+
 /// The decodes of the next step: those whose token is known, those of the oldest micro-batch in flight ahead
 /// of their tokens, or both together.
 void Scheduler::add_decodes(gpu::StepPlan& plan, FlyingStep& flying) {
   if (decoding_ == 0) return;
-  const size_t batches = micro_batches(decoding_, limits_.stages, cost_, gain_min_);
+  const size_t batches = batches_wanted();
   const size_t each = (decoding_ + batches - 1) / batches;
 
   const size_t in_flight = micro_batches_in_flight();
@@ -160,13 +170,23 @@ uint32_t Scheduler::brings(const Sequence& s) const {
   return !s.begun && gpu::needs_history(s.sampling) ? s.planned : 0;
 }
 
-/// How many rows of prompts may run beside so many of decodes.
+/// How many rows of prompts the step has, beside those of decodes.
 uint32_t Scheduler::prefill_budget(const FlyingStep& flying) const {
   const uint32_t most = limits_.prefill_tokens - flying.drafts;
-  if (flying.rows == 0 || cost_.per_row_us <= 0) return most;
-  const float more_us = (limits_.prefill_stretch - 1) * cost_.of(flying.rows);
-  const float rows = std::min(more_us / cost_.per_row_us, static_cast<float>(most));
-  return std::min(most, std::max(prefill_min, static_cast<uint32_t>(rows)));
+  if (cost_.per_row_us <= 0) return most;
+  uint64_t tokens = backlog_;
+  for (const FlyingStep& step : in_flight_) tokens += step.prompt_rows;
+  const size_t rows =
+      decoding_ == 0 ? chunk_rows(tokens, limits_.stages, cost_) : rows_beside_decodes(tokens, flying.rows);
+  return static_cast<uint32_t>(std::min<size_t>(most, std::max<size_t>(prefill_min, rows)));
+}
+
+/// Of so many tokens of prompts. Decodes wait for a step without them as they do for one that has some.
+size_t Scheduler::rows_beside_decodes(uint64_t tokens, size_t decodes) const {
+  const float step_us = cost_.of(std::max(decodes, decoding_ / batches_wanted()));
+  const float more_us = limits_.prefill_stretch * step_us - cost_.of(decodes);
+  const auto even = static_cast<float>(tokens / steps_to_read_in(limits_.stages));
+  return static_cast<size_t>(std::min(more_us / cost_.per_row_us, even));
 }
 
 /// Gives the step so many more rows of a sequence, which has blocks for them.

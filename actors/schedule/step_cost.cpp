@@ -1,15 +1,32 @@
 #include "actors/schedule/step_cost.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace convoy::actors {
 
 size_t micro_batches(size_t decodes, size_t stages, const StepCost& cost, float gain_min) {
   const size_t most = std::max<size_t>(1, std::min(decodes, stages));
   if (most == 1 || !cost.measured()) return most;
-  const size_t each = (decodes + most - 1) / most;
-  return cost.of(decodes) >= gain_min * cost.of(each) ? most : 1;
+  const float step_us = cost.of((decodes + most - 1) / most);
+  if (cost.of(decodes) < gain_min * step_us) return 1;
+  const size_t spare_max = std::min(decodes, micro_batches_max(stages)) - most;
+  const float waiting_us = late_share * static_cast<float>(most) * step_us;
+  if (cost.fixed_us * static_cast<float>(spare_max) <= waiting_us) return most + spare_max;
+  return most + static_cast<size_t>(waiting_us / cost.fixed_us);
 }
+
+size_t micro_batches_max(size_t stages) { return stages == 1 ? 1 : stages + (stages + 1) / 2; }
+
+size_t chunk_rows(uint64_t tokens, size_t stages, const StepCost& cost) {
+  if (stages == 1 || cost.per_row_us <= 0) return tokens;
+  const auto all = static_cast<double>(tokens);
+  const double least =
+      std::sqrt(cost.fixed_us / double{cost.per_row_us} * all / static_cast<double>(stages - 1));
+  return static_cast<size_t>(std::min(least, all));
+}
+
+size_t steps_to_read_in(size_t stages) { return stages == 1 ? 1 : stages + (stages + 1) / 2; }
 
 void StepCostMeter::add(size_t rows, double us) {
   const double x = static_cast<double>(rows);

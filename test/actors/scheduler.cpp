@@ -166,7 +166,7 @@ BOOST_AUTO_TEST_CASE(splitting_pays_where_rows_cost_and_stages_would_idle) {
   const actors::StepCost memory_bound{.fixed_us = 5000, .per_row_us = 10};
   const actors::StepCost compute_bound{.fixed_us = 100, .per_row_us = 1000};
   BOOST_CHECK_EQUAL(micro_batches(16, 1, compute_bound), 1u);
-  BOOST_CHECK_EQUAL(micro_batches(16, 4, compute_bound), 4u);
+  BOOST_CHECK_EQUAL(micro_batches(16, 4, compute_bound), 6u);  // two to spare, or one that is late is missed
   BOOST_CHECK_EQUAL(micro_batches(2, 4, compute_bound), 2u);
   BOOST_CHECK_EQUAL(micro_batches(16, 4, memory_bound), 1u);
   BOOST_CHECK_EQUAL(micro_batches(256, 4, memory_bound), 4u);  // 2560 us of rows beside 5000
@@ -176,6 +176,61 @@ BOOST_AUTO_TEST_CASE(splitting_pays_where_rows_cost_and_stages_would_idle) {
   BOOST_CHECK_EQUAL(micro_batches(16, 4, memory_bound, split_gain_min_apart), 4u);
   BOOST_CHECK_EQUAL(micro_batches(16, 4, {.fixed_us = 5000}, split_gain_min_apart), 4u);
   BOOST_CHECK_EQUAL(micro_batches(3, 4, {.fixed_us = 5000}, split_gain_min_apart), 3u);
+}
+
+// P = 4, and waiting takes 6 % of 4 steps.
+BOOST_AUTO_TEST_CASE(spare_micro_batches_cost_no_more_than_they_bring) {
+  using actors::micro_batches, actors::micro_batches_max, actors::StepCost;
+  const auto of = [](float fixed_us, float per_row_us, size_t decodes) {
+    return micro_batches(decodes, 4, StepCost{fixed_us, per_row_us});
+  };
+  BOOST_CHECK_EQUAL(of(1000, 30, 400), 4u);  // a step of 100 rows takes 4,000 us, 6 % of four are 960
+  BOOST_CHECK_EQUAL(of(1000, 40, 400), 5u);  // 5,000 us, 1,200
+  BOOST_CHECK_EQUAL(of(1000, 80, 400), 6u);  // 9,000 us, 2,160
+  BOOST_CHECK_EQUAL(of(1000, 9000, 400), 6u);
+  BOOST_CHECK_EQUAL(of(1000, 9000, 5), 5u);
+  BOOST_CHECK_EQUAL(of(0, 1, 400), 6u);
+  BOOST_CHECK_EQUAL(of(-1e-9f, 1, 400), 6u);
+  BOOST_CHECK_EQUAL(micro_batches_max(1), 1u);
+  BOOST_CHECK_EQUAL(micro_batches_max(2), 3u);
+  BOOST_CHECK_EQUAL(micro_batches_max(64), 96u);
+}
+
+BOOST_AUTO_TEST_CASE(as_many_more_steps_are_in_flight_as_there_are_more_micro_batches) {
+  auto l = limits();
+  l.sequences = 8;
+  Scheduler s(l);
+  for (int i = 0; i < 8; ++i) s.admit(request(1, 100));
+  std::deque<gpu::StepPlan> flying;
+  const auto turn = [&] {
+    while (auto plan = s.plan()) flying.push_back(std::move(*plan));
+    const size_t in_flight = flying.size();
+    s.commit(answer(flying.front(), 9));
+    flying.pop_front();
+    return in_flight;
+  };
+  for (int i = 0; i < 8; ++i) BOOST_CHECK_LE(turn(), 3u);  // two micro-batches, and one planned ahead
+  s.set_step_cost({.fixed_us = 100, .per_row_us = 1000});
+  for (int i = 0; i < 8; ++i) turn();
+  for (int i = 0; i < 8; ++i) {
+    BOOST_CHECK_EQUAL(turn(), 4u);
+    for (const auto& plan : flying) BOOST_CHECK_LE(plan.rows(), 3);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_prompt_alone_is_cut_so_that_no_stage_waits_long_for_its_part) {
+  auto l = limits();
+  l.prefill_tokens = 512;
+  Scheduler s(l);
+  s.set_step_cost({.fixed_us = 3000, .per_row_us = 500});
+  s.admit(request(600, 5));
+  BOOST_CHECK_EQUAL(s.plan()->rows(), 60);  // 11 steps of 33 ms; one of 303 ms takes two stages 606
+  BOOST_CHECK_EQUAL(s.plan()->rows(), 60);
+  using actors::chunk_rows, actors::StepCost;
+  BOOST_CHECK_EQUAL(chunk_rows(600, 1, StepCost{.fixed_us = 3000, .per_row_us = 500}), 600u);
+  BOOST_CHECK_EQUAL(chunk_rows(600, 2, StepCost{.fixed_us = 3000}), 600u);
+  BOOST_CHECK_EQUAL(chunk_rows(600, 7, StepCost{.fixed_us = 3000, .per_row_us = 500}), 24u);
+  BOOST_CHECK_EQUAL(chunk_rows(600, 2, StepCost{.fixed_us = 1e9, .per_row_us = 1e-9f}), 600u);
 }
 
 BOOST_AUTO_TEST_CASE(the_cost_of_a_step_is_found_from_steps_of_several_sizes) {

@@ -227,6 +227,33 @@ BOOST_AUTO_TEST_CASE(prompts_beside_decodes_make_a_step_only_so_much_longer) {
   BOOST_CHECK_EQUAL(s.plan()->rows(), 4 + 512);
 }
 
+BOOST_AUTO_TEST_CASE(prompts_beside_decodes_are_dealt_over_half_as_many_more_steps_as_there_are_stages) {
+  auto l = limits();
+  l.stages = 4;
+  l.slack = 8;
+  l.prefill_tokens = 512;
+  Scheduler s(l);
+  s.admit(request(1, 100));
+  s.commit(answer(*s.plan(), 9));
+  BOOST_REQUIRE_EQUAL(s.plan()->rows(), 1);
+  s.set_step_cost({.fixed_us = 50'000, .per_row_us = 100});
+  s.admit(request(600, 5));
+  for (int i = 0; i < 6; ++i) BOOST_CHECK_EQUAL(rows_of(*s.plan(), 1), 100u);
+}
+
+BOOST_AUTO_TEST_CASE(prompts_between_decodes_make_them_wait_no_longer_than_beside_them) {
+  auto l = limits();
+  l.prefill_tokens = 512;
+  l.prefill_stretch = 2.5f;
+  Scheduler s(l);
+  s.admit(request(1, 100));
+  s.commit(answer(*s.plan(), 9));
+  BOOST_REQUIRE_EQUAL(s.plan()->rows(), 1);
+  s.set_step_cost({.fixed_us = 3000, .per_row_us = 100});
+  s.admit(request(900, 5));
+  BOOST_CHECK_EQUAL(s.plan()->rows(), 47);  // 7,700 us; the decode takes 3,100
+}
+
 // ---- what it says ----
 
 BOOST_AUTO_TEST_CASE(a_finished_sequence_says_where_its_time_went) {
