@@ -20,8 +20,8 @@ namespace json = boost::json;
 /// Four digits: more say nothing of a simulation with jitter.
 double rounded(double value) {
   if (value == 0) return 0;
-  const double unit = std::pow(10, std::floor(std::log10(std::abs(value))) - 3);
-  return std::round(value / unit) * unit;
+  const double scale = std::pow(10, 3 - std::floor(std::log10(std::abs(value))));
+  return std::round(value * scale) / scale;
 }
 
 json::object milliseconds(const Quantiles& us) {

@@ -144,7 +144,8 @@ void add_pipeline_keys(std::vector<Key>& t) {
       "step times: higher reads prompts faster and makes running answers less even."));
   t.push_back(number<s, &S::pipeline_slack>(
       "pipeline", "pipeline_slack", "", 0, 16,
-      "Steps in flight beyond one per stage: those that are planned ahead of their tokens."));
+      "Steps in flight beyond one per stage, or per micro-batch where there are more: those that are planned "
+      "ahead of their tokens."));
   t.push_back(number<s, &S::step_timeout_ms>(
       "pipeline", "step_timeout_ms", "ms", 100, hour_ms,
       "A stage that computes one step longer counts as hung and is replaced. Waiting "
