@@ -55,7 +55,7 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
               .readiness_period_ms = options.readiness_period_ms,
               .load_timeout_ms = options.load_timeout_ms,
               .ask_again_ms = options.failure_detection_ms},
-             Clock::now()),
+             self->clock().now()),
       handles(options.limits.stages) {
   auto& steps =
       prometheus::BuildCounter().Name("convoy_steps_total").Help("Steps committed").Register(*peers.metrics);
@@ -263,10 +263,10 @@ void PipelineData::pump() {
   const bool idle = scheduler.in_flight() == 0;
   while (auto plan = scheduler.plan(now())) {
     plan->epoch = stages.epoch();
-    flights.push_back({seconds_of(*plan), Clock::now()});
+    flights.push_back({seconds_of(*plan), self->clock().now()});
     self->send(handles.front(), encode(*plan));
   }
-  if (idle) stages.sent_first(Clock::now());
+  if (idle) stages.sent_first(self->clock().now());
 }
 
 /// A decode samples behind each of its rows, a chunk of a prompt behind its last at most.
@@ -278,7 +278,7 @@ prometheus::Histogram* PipelineData::seconds_of(const gpu::StepPlan& plan) const
 
 /// The oldest step in flight came back. Waiting behind another one is no part of what it took.
 void PipelineData::measure(bool requests) {
-  const auto now = Clock::now();
+  const auto now = self->clock().now();
   const Flight flight = flights.front();
   flights.pop_front();
   if (requests)
@@ -309,7 +309,7 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
   const auto canary = std::find_if(progress.begin(), progress.end(), [](const auto& p) { return p.canary; });
   measure(canary == progress.end() || progress.size() > 1);
   const bool failed = canary != progress.end() && canary->finish == FinishReason::failed;
-  const bool first = stages.committed(Clock::now());
+  const bool first = stages.committed(self->clock().now());
   // Plan first: the stages compute while the tokens travel to their readers.
   pump();
   deliver(progress);

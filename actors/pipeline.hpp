@@ -32,6 +32,9 @@ struct PipelineOptions {
   std::string kv_secret = {};  // keys the names of KV blocks
 };
 
+/// Milliseconds since 1970.
+uint64_t unix_ms();
+
 struct PipelinePeers {
   std::string gateway_node;
   GatewayActor gateway;
@@ -42,6 +45,7 @@ struct PipelinePeers {
   /// Of a stage that says nothing any more. Empty: unknown.
   std::function<ProcessState(const PeerIdentity&)> process_state;
   std::shared_ptr<prometheus::Registry> metrics;
+  std::function<uint64_t()> wall_clock_ms = unix_ms;  // what requests' deadlines are by
 };
 
 struct PipelineData;

@@ -19,7 +19,7 @@
 namespace convoy::actors {
 
 struct PipelineData {
-  using Clock = std::chrono::steady_clock;
+  using Clock = caf::actor_clock::clock_type;
 
   struct Request {
     uint64_t number;
@@ -58,8 +58,8 @@ struct PipelineData {
   std::map<StageLoss, prometheus::Counter*> lost_total;
   prometheus::Histogram *prefill_seconds, *decode_seconds, *mixed_seconds;
 
-  static Scheduler::Micros now() {
-    return std::chrono::duration_cast<Scheduler::Micros>(Clock::now().time_since_epoch());
+  Scheduler::Micros now() const {
+    return std::chrono::duration_cast<Scheduler::Micros>(self->clock().now().time_since_epoch());
   }
 
   // requests: pipeline.cpp

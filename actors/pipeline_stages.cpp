@@ -11,11 +11,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-uint64_t unix_ms() {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
-}
-
 /// Links say why in words; anything else is rendered by CAF.
 std::string reason_of(const caf::error& reason, const caf::actor_system& system) {
   if (!reason) return "it ended";  // a none error has no context to look into
@@ -25,6 +20,11 @@ std::string reason_of(const caf::error& reason, const caf::actor_system& system)
 }
 
 }  // namespace
+
+uint64_t unix_ms() {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+}
 
 // ---- stages ----
 
@@ -38,12 +38,12 @@ void PipelineData::stage_up(const StageUp& up) {
   handles[index] = up.stage;
   self->monitor(up.stage);
   log::info("pipeline.stage_up", {{"stage", index}, {"node", up.peer.node}, {"pid", up.peer.pid}});
-  stages.join(up.peer, Clock::now());
+  stages.join(up.peer, self->clock().now());
   publish();
 }
 
 void PipelineData::raise_epoch() {
-  const uint64_t epoch = stages.raise(Clock::now());
+  const uint64_t epoch = stages.raise(self->clock().now());
   epochs_total->Increment();
   publish();  // before any request fails, as in give_up
   begin_epoch();
@@ -83,7 +83,7 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
                                 .busy_us = r->getBusyUs(),
                                 .clock_us = r->getClockUs()};
   const bool was_slow = stages.stages()[index].slow;
-  const StageSet::Consequence consequence = stages.report(index, report, Clock::now());
+  const StageSet::Consequence consequence = stages.report(index, report, self->clock().now());
   if (stages.stages()[index].slow && !was_slow) {
     log::warn("pipeline.stage_slow", {{"stage", index}, {"step_ms", report.step_age_ms}});
     slow_total->Increment();
@@ -156,7 +156,7 @@ void PipelineData::give_up(uint32_t index, StageLoss loss, const std::string& wh
   handles[index] = nullptr;
   const bool is_gone = loss == StageLoss::ended || loss == StageLoss::failed || loss == StageLoss::replaced;
   stages.lose(index, is_gone ? msg::Health::DOWN : msg::Health::HUNG, std::string(name_of(loss)) + ": " + why,
-              Clock::now());
+              self->clock().now());
   peers.drop(peer, why);
   publish();  // before any request fails: who hears of a failure finds /readyz to agree
   begin_epoch();
@@ -164,7 +164,7 @@ void PipelineData::give_up(uint32_t index, StageLoss loss, const std::string& wh
 }
 
 void PipelineData::ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why) {
-  stages.asked(index, Clock::now());
+  stages.asked(index, self->clock().now());
   msg::FrameBuilder<msg::ReplaceStage> frame;
   frame->setInstance(index);
   frame->setIncarnation(incarnation);
@@ -175,7 +175,7 @@ void PipelineData::ask_to_replace(uint32_t index, uint64_t incarnation, const st
 // ---- time and health ----
 
 void PipelineData::publish() {
-  const auto now = Clock::now();
+  const auto now = self->clock().now();
   last_published = now;
   const bool ready = stages.ready(now, scheduler.in_flight() > 0);
   msg::FrameBuilder<msg::PipelineState> frame(256);
@@ -237,11 +237,11 @@ void PipelineData::publish() {
 }
 
 void PipelineData::tick() {
-  const uint64_t wall_ms = unix_ms();
+  const uint64_t wall_ms = peers.wall_clock_ms();
   while (!deadlines.empty() && deadlines.begin()->first < wall_ms)
     fail(deadlines.begin()->second, "the request's deadline passed (gateway.request_timeout_ms)");
 
-  const auto now = Clock::now();
+  const auto now = self->clock().now();
   const StageSet::Due due = stages.due(now, scheduler.in_flight() > 0);
   for (const auto& lost : due.lost) give_up(lost.index, lost.loss, lost.reason);
   for (const auto& r : due.replacements) ask_to_replace(r.index, r.incarnation, r.reason);

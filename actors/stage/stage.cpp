@@ -113,7 +113,7 @@ struct StageData {
           options.device, checkpoint, wanted, with_before, [this, &rate](uint64_t bytes, uint64_t total) {
             status.loaded_permille = static_cast<uint32_t>(999 * bytes / total);
             self->send(reporter, status);
-            if (rate.at(bytes, total, LoadRate::Clock::now()))
+            if (rate.at(bytes, total, self->clock().now()))
               log::info("stage.loading", {{"stage", options.instance},
                                           {"bytes", bytes},
                                           {"of", total},
@@ -147,7 +147,7 @@ struct StageData {
     const bool linked = next_port == 0 || next;
     if (next) {
       const PeerIdentity& peer = linked_stages.at(next_instance);
-      edges.offer(peer, StageEdges::Clock::now());
+      edges.offer(peer, self->clock().now());
       steps->hand_over_as(edges.to_next_is_up() ? gpu::HiddenForm::edge : common_form(peer));
     }
     look_at_edges_later();
@@ -174,7 +174,7 @@ struct StageData {
     looking_at_edges = false;
     if (!loaded() || status.health == msg::Health::DOWN) return;
     const bool settled = edges.settled();
-    edges.look(StageEdges::Clock::now());
+    edges.look(self->clock().now());
     edges_changed(settled);
   }
 
@@ -319,7 +319,7 @@ StageStateHolder::~StageStateHolder() = default;
 
 StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> self, StageOptions options,
                                 std::shared_ptr<const model::Checkpoint> checkpoint, StageLinks links) {
-  const auto clock = std::make_shared<StepClock>();
+  const auto clock = std::make_shared<StepClock>(self->clock());
   const auto reporter =
       self->spawn<caf::linked>(stage_reporter, options.instance, options.report_ms, clock, links.pipeline);
   self->state.data =

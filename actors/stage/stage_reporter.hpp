@@ -16,6 +16,8 @@ namespace convoy::actors {
 /// which would cost a waking thread each on the way of every token.
 class StepClock {
  public:
+  /// clock: of the actors' system.
+  explicit StepClock(const caf::actor_clock& clock) : clock_(clock) {}
   /// While no other is under way.
   void begin() { since_.store(now(), std::memory_order_release); }
   /// The oldest step under way is done; it had so many rows (0: it did other things too, and says nothing of
@@ -55,7 +57,8 @@ class StepClock {
     if (before != 0)
       busy_.store(busy_.load(std::memory_order_relaxed) + done - before, std::memory_order_release);
   }
-  static int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }  // ns, never 0
+  int64_t now() const { return clock_.now().time_since_epoch().count(); }  // ns, never 0
+  const caf::actor_clock& clock_;
   std::atomic<int64_t> since_ = 0, busy_ = 0;
   std::atomic<StepCost> cost_ = StepCost{};
   StepCostMeter meter_;  // the stage's thread's
