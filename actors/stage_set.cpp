@@ -117,10 +117,12 @@ StageSet::Due StageSet::due(Time now, bool in_flight) const {
     for (uint32_t i = 0; i < stages_.size(); ++i) {
       const Stage& stage = stages_[i];
       if (stage.heard) continue;
-      const bool late = now - stage.missing_since > milliseconds(options_.load_timeout_ms);
-      if (late && stage.linked)  // it may have loaded for the head before
-        due.lost.push_back({i, StageLoss::late, "reported nothing within pipeline.load_timeout_ms"});
-      else if (late)
+      const auto missing = now - stage.missing_since;
+      // Its thread may be in a step of the head before, or load for that.
+      if (stage.linked && missing > milliseconds(options_.step_timeout_ms))
+        due.lost.push_back(
+            {i, StageLoss::hung, "linked itself, and reported nothing within pipeline.step_timeout_ms"});
+      else if (!stage.linked && missing > milliseconds(options_.load_timeout_ms))
         due.replacements.push_back({i, 0, "did not link itself within pipeline.load_timeout_ms"});
       else if (!stage.linked && stage.peer.incarnation != 0 &&
                now - stage.asked > milliseconds(options_.ask_again_ms))

@@ -20,7 +20,7 @@ namespace convoy::actors {
 struct StageSetOptions {
   uint32_t stages = 1;
   uint32_t stage_threads = 1;         // that compute in each stage: what its canaries keep busy
-  uint32_t step_timeout_ms = 30'000;  // from when a stage began a step
+  uint32_t step_timeout_ms = 30'000;  // from when a stage began a step, or linked itself and says nothing
   uint32_t readiness_period_ms = 1000;
   uint32_t load_timeout_ms = 600'000;  // of a stage that does not link itself, or does not load
   uint32_t ask_again_ms = 800;         // for a replacement that has not come

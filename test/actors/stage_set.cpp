@@ -181,10 +181,11 @@ BOOST_FIXTURE_TEST_CASE(a_stage_that_failed_in_an_earlier_epoch_is_given_its_lay
 
 BOOST_FIXTURE_TEST_CASE(a_linked_stage_that_never_reports_is_lost, Fixture) {
   join(0), join(1), link(2);
-  BOOST_CHECK(set->due(now + 599s, false).lost.empty());
-  const auto due = set->due(now + 601s, false);
+  BOOST_CHECK(set->due(now + 30s, false).lost.empty());
+  const auto due = set->due(now + 31s, false);
   BOOST_REQUIRE_EQUAL(due.lost.size(), 1u);
   BOOST_CHECK_EQUAL(due.lost[0].index, 2u);
+  BOOST_CHECK(due.lost[0].loss == actors::StageLoss::hung);
   BOOST_CHECK(due.replacements.empty());
 }
 
