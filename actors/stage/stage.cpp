@@ -271,6 +271,12 @@ struct StageData {
   void activations(const Frame<msg::Activations>& frame) {
     gpu::StepPlan step = decode(msg::Reading(frame)->getPlan());
     if (!current(step.epoch, false)) return;
+    // One before it was lost with a link, which the stage before has heard of: the pipeline raises the epoch.
+    if (step.step != steps->steps())
+      return log::warn_limited("stage.step_missing", {{"stage", options.instance},
+                                                      {"epoch", step.epoch},
+                                                      {"step", step.step},
+                                                      {"missing", steps->steps()}});
     steps->add(std::move(step), frame);
     advance();
   }

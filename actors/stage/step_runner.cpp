@@ -24,6 +24,7 @@ void StepRunner::wait_in_line(Waiting step) {
     throw std::runtime_error("more than " + std::to_string(waiting_max_) +
                              " steps are queued (pipeline.pipeline_slack)");
   waiting_.push_back(std::move(step));
+  ++steps_;
 }
 
 void StepRunner::feed_back(const gpu::StepResult& result) {
@@ -83,6 +84,7 @@ void StepRunner::reset() {
   engine_->reset();  // ends what is in flight, before the frames go
   in_flight_.clear();
   waiting_.clear();
+  steps_ = 0;
   last_fed_back_.reset();
   clock_->stop();
 }

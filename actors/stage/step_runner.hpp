@@ -34,6 +34,8 @@ class StepRunner {
   /// std::runtime_error if too many wait, or the frame does not fit the plan.
   void add(gpu::StepPlan plan);
   void add(gpu::StepPlan plan, const Frame<msg::Activations>& frame);
+  /// Steps that came in this epoch: also the number of the next one.
+  uint64_t steps() const { return steps_; }
   /// What the last stage sampled, for plans of the first one that lack it.
   void feed_back(const gpu::StepResult& result);
 
@@ -69,6 +71,7 @@ class StepRunner {
 
   std::shared_ptr<StepClock> clock_;
   const uint32_t waiting_max_;
+  uint64_t steps_ = 0;
   std::deque<Waiting> waiting_;
   std::deque<Flying> in_flight_;
   gpu::HiddenForm form_ = gpu::HiddenForm::f32;

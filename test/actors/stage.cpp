@@ -154,6 +154,24 @@ BOOST_FIXTURE_TEST_CASE(a_later_stage_follows_the_one_before_it, StageRig) {
   BOOST_CHECK(io.cores() == before);
 }
 
+// The link that it was to come by ended, and another took its place.
+BOOST_FIXTURE_TEST_CASE(a_step_behind_one_that_never_came_is_left_to_the_next_epoch, StageRig) {
+  start(1);
+  assign(1, {1, 2}, 0, "", 1000);
+  link(0, 1000);
+  await(msg::Health::READY);
+  const auto send = [&](const gpu::StepPlan& plan) {
+    mail(stage, encode_activations(plan, std::vector<float>(static_cast<size_t>(plan.rows()) * 128)));
+  };
+  send(again(1));
+  BOOST_CHECK(!next<msg::StepResult>(neighbour, 50ms));
+  assign(2, {1, 2}, 0, "", 1000);
+  send(prompt(2));
+  const auto frame = next<msg::StepResult>(neighbour);
+  BOOST_REQUIRE(frame);
+  BOOST_CHECK_EQUAL(msg::Reading(frame)->getEpoch(), 2u);
+}
+
 BOOST_FIXTURE_TEST_CASE(a_next_stage_that_refuses_is_tried_again_until_another_is_named, StageRig) {
   start(0);
   assign(1, {0, 1}, 1, "127.0.0.1", 1001);
