@@ -116,10 +116,10 @@ enum class Tiny : uint8_t { llama, qwen2, qwen3, qwen3_moe, deepseek };
 
 class TinyCheckpoint final : public model::Checkpoint {
  public:
-  explicit TinyCheckpoint(model::DType type, Tiny kind = Tiny::llama) : type_(type) {
+  explicit TinyCheckpoint(model::DType type, Tiny kind = Tiny::llama, int64_t vocab = 160) : type_(type) {
     const bool wide = model::info(type).block_values > 128;  // every row is whole blocks
     config_.layers = 3, config_.hidden = wide ? 256 : 128, config_.intermediate = wide ? 256 : 192;
-    config_.vocab = 160;
+    config_.vocab = vocab;
     config_.heads = 4, config_.context = 512, config_.rms_eps = 1e-5;
     kind == Tiny::deepseek ? describe_deepseek() : describe_llama(kind);
     for (int64_t l = 0; l < config_.layers; l++) {

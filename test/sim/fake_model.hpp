@@ -41,11 +41,18 @@ uint64_t read_before(const Cells& cells, int64_t position) {
   return h;
 }
 
+/// What a token brings into the first stage. Into each later one it brings what the one before read.
+inline uint64_t input_of(int32_t token) { return static_cast<uint64_t>(token) + 1; }
+
 template <class Cells>
-Cell compute(const Cells& cells, int64_t position, int32_t token) {
+Cell compute(const Cells& cells, int64_t position, int32_t token, uint64_t input) {
   const bool first = position % convoy::gpu::kv_block_tokens == 0;
   const uint64_t before = first ? read_before(cells, position) : cells(position - 1).read;
-  return {token, mix(before, static_cast<uint64_t>(token) + 1)};
+  return {token, mix(before, input)};
+}
+template <class Cells>
+Cell compute(const Cells& cells, int64_t position, int32_t token) {
+  return compute(cells, position, token, input_of(token));
 }
 
 /// Of a position's token to the penalties; their sum over all positions so far is what sampling reads.
@@ -72,18 +79,19 @@ convoy::gpu::SampledToken sample(const Cells& cells, int64_t position, uint32_t 
   return sampled;
 }
 
-/// A request that has the stages for itself.
+/// A request that has the stages for itself. stages: each keeps cells of its own; a simulation that has them
+/// all at once keeps one.
 class Alone {
  public:
-  Alone(const std::vector<int32_t>& prompt, convoy::model::Sampling sampling)
-      : sampling_(std::move(sampling)), prompt_tokens_(static_cast<uint32_t>(prompt.size())) {
+  Alone(const std::vector<int32_t>& prompt, convoy::model::Sampling sampling, size_t stages = 1)
+      : sampling_(std::move(sampling)), prompt_tokens_(static_cast<uint32_t>(prompt.size())), cells_(stages) {
     for (const int32_t token : prompt) feed(token);
   }
 
   /// Its next token, which it goes on with.
   convoy::gpu::SampledToken next() {
-    const auto last = static_cast<int64_t>(cells_.size()) - 1;
-    auto sampled = sample(Reader{cells_}, last, prompt_tokens_, sampling_, penalties_);
+    const auto last = static_cast<int64_t>(cells_.back().size()) - 1;
+    auto sampled = sample(Reader{cells_.back()}, last, prompt_tokens_, sampling_, penalties_);
     if (sampled.fault == convoy::gpu::RowFault::none) feed(sampled.id);
     return sampled;
   }
@@ -94,14 +102,18 @@ class Alone {
     const Cell& operator()(int64_t position) const { return cells[static_cast<size_t>(position)]; }
   };
   void feed(int32_t token) {
-    const auto position = static_cast<int64_t>(cells_.size());
-    cells_.push_back(compute(Reader{cells_}, position, token));
+    const auto position = static_cast<int64_t>(cells_.back().size());
+    uint64_t input = input_of(token);
+    for (std::vector<Cell>& stage : cells_) {
+      stage.push_back(compute(Reader{stage}, position, token, input));
+      input = stage.back().read;
+    }
     penalties_ += penalty_of(token, position < prompt_tokens_);
   }
 
   convoy::model::Sampling sampling_;
   uint32_t prompt_tokens_;
-  std::vector<Cell> cells_;
+  std::vector<std::vector<Cell>> cells_;  // of each stage
   uint64_t penalties_ = 0;
 };
 

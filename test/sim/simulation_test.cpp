@@ -1,9 +1,8 @@
-// The scheduler in simulated worlds, many of them. A failure names its seed; CONVOY_SIM_SEED=N runs that one
-// alone, CONVOY_SIM_SEEDS=N so many instead of all.
+// The scheduler in simulated worlds, many of them. A failure names its seed (test/sim/seeds.hpp).
 
 #include <boost/test/unit_test.hpp>
-#include <cstdlib>
 
+#include "test/sim/seeds.hpp"
 #include "test/sim/simulation.hpp"
 
 namespace {
@@ -12,16 +11,6 @@ using namespace sim;
 
 constexpr uint64_t seeds_all = 1'000, requests_each = 200;
 constexpr uint64_t of_each_event = 1'000;  // over all seeds
-
-std::optional<uint64_t> number_of(const char* variable) {
-  const char* const text = std::getenv(variable);
-  return text ? std::optional(std::strtoull(text, nullptr, 10)) : std::nullopt;
-}
-
-std::string replay(uint64_t seed) {
-  return "seed " + std::to_string(seed) + ", alone: CONVOY_SIM_SEED=" + std::to_string(seed) +
-         " test_simulation -t requests_of_random_worlds_get_what_they_get_alone";
-}
 
 /// What the simulation found, or nothing.
 std::optional<std::string> violation(const World& world, Events& events, Plant plant = Plant::none) {
@@ -36,12 +25,10 @@ std::optional<std::string> violation(const World& world, Events& events, Plant p
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(requests_of_random_worlds_get_what_they_get_alone) {
-  const auto alone = number_of("CONVOY_SIM_SEED");
-  const uint64_t first = alone.value_or(1),
-                 seeds = alone ? 1 : number_of("CONVOY_SIM_SEEDS").value_or(seeds_all);
+  const Seeds seeds("test_simulation -t requests_of_random_worlds_get_what_they_get_alone", seeds_all);
   std::map<std::string, uint64_t> all;
-  for (uint64_t seed = first; seed < first + seeds; ++seed) {
-    BOOST_TEST_CONTEXT(replay(seed)) {
+  for (uint64_t seed = seeds.first; seed < seeds.first + seeds.count; ++seed) {
+    BOOST_TEST_CONTEXT(seeds.replay(seed)) {
       Events events;
       const auto found = violation(random_world(seed, requests_each), events);
       BOOST_CHECK_MESSAGE(!found, *found);
@@ -50,8 +37,8 @@ BOOST_AUTO_TEST_CASE(requests_of_random_worlds_get_what_they_get_alone) {
   }
   for (const auto& [name, count] : all) {
     BOOST_TEST_MESSAGE(name << ": " << count);
-    if (!alone)
-      BOOST_CHECK_MESSAGE(count >= of_each_event * seeds / seeds_all,
+    if (seeds.known)
+      BOOST_CHECK_MESSAGE(count >= of_each_event * seeds.count / seeds_all,
                           name << " happened only " << count << " times");
   }
 }

@@ -45,12 +45,6 @@ actors::KvTierLimits random_tier(Random& random, uint64_t largest_blocks) {
           .moves_per_step = static_cast<uint32_t>(random.skewed(1, 64))};
 }
 
-std::vector<int32_t> random_tokens(Random& random, uint64_t count) {
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) token = static_cast<int32_t>(random.between(0, vocab - 1));
-  return tokens;
-}
-
 std::vector<int32_t> repeating_tokens(Random& random, uint64_t count) {
   const auto pattern = random_tokens(random, random.between(5, 40));
   std::vector<int32_t> tokens;
@@ -165,10 +159,16 @@ class Traffic {
 
 }  // namespace
 
-void answer_alone(Request& r) {
+std::vector<int32_t> random_tokens(Random& random, uint64_t count) {
+  std::vector<int32_t> tokens(count);
+  for (int32_t& token : tokens) token = static_cast<int32_t>(random.between(0, vocab - 1));
+  return tokens;
+}
+
+void answer_alone(Request& r, size_t stages) {
   r.answer.clear();
   r.finish = actors::FinishReason::length;
-  Alone alone(r.sequence.prompt, r.sequence.sampling);
+  Alone alone(r.sequence.prompt, r.sequence.sampling, stages);
   while (r.answer.size() < r.sequence.max_tokens) {
     const gpu::SampledToken& token = r.answer.emplace_back(alone.next());
     const auto& ends = r.sequence.sampling.end_tokens;

@@ -53,8 +53,9 @@ struct World {
   double idle_chance = 0;  // that the pipeline does not plan at once
 };
 
+std::vector<int32_t> random_tokens(Random& random, uint64_t count);
 World random_world(uint64_t seed, size_t requests);
-/// The answer that a request shall have.
-void answer_alone(Request& request);
+/// The answer that a request shall have of so many stages (Alone).
+void answer_alone(Request& request, size_t stages = 1);
 
 }  // namespace sim

@@ -1,0 +1,327 @@
+#include "test/sim/cluster.hpp"
+
+#include <algorithm>
+
+#include "actors/stage/step_codec.hpp"
+#include "actors/supervisor.hpp"
+
+namespace sim {
+
+using namespace convoy;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr uint32_t stable_ms = 100;          // a stage that lived longer did not fail to start
+constexpr milliseconds strike_again{20};     // where nobody was to be struck
+constexpr milliseconds rest_within{10'000};  // behind the last fault and the last request, beside work
+constexpr uint64_t turns_max = 100'000;      // in which no time passes
+
+NetworkOptions network_options(const ClusterWorld& world) {
+  NetworkOptions options;
+  options.limits.lease_ms = world.lease_ms;
+  options.latency_us = world.latency_us;
+  return options;
+}
+
+/// What all requests take that are served one after the other.
+Timeline::Duration work_of(const ClusterWorld& world) {
+  double work_us = 0;
+  for (const Request& r : world.requests) {
+    const double rows = static_cast<double>(r.sequence.prompt.size() + r.answer.size());
+    const double steps = rows / world.limits.prefill_tokens + static_cast<double>(1 + r.answer.size());
+    work_us += world.limits.stages * (steps * (world.fixed_us + world.latency_us) + rows * world.per_row_us);
+  }
+  return us(work_us);
+}
+
+/// A part of a lease, by what a fault has drawn.
+Timeline::Duration of_lease(const ClusterWorld& world, double least, double most, uint64_t draw) {
+  return us(1000 * world.lease_ms * (least + (most - least) * static_cast<double>(draw % 1000) / 1000));
+}
+
+}  // namespace
+
+Cluster::Cluster(const ClusterWorld& world, ClusterPlant plant)
+    : world_(world),
+      plant_(plant),
+      random_(~world.seed),
+      network_(timeline_, random_, network_options(world)),
+      site_{world, timeline_, random_, network_},
+      clients_(world, timeline_),
+      places_(world.limits.stages),
+      faults_left_(world.faults.size()) {
+  network_.inspect = [this](const Process& from, const Process& to, actors::Outgoing& frame) {
+    return inspect(from, to, frame);
+  };
+  for (const PlannedFault& fault : world.faults)
+    timeline_.after(us(fault.at_us), [this, fault] { strike(fault); });
+  for (uint32_t i = 0; i < places_.size(); ++i) start_stage(i);
+  start_head();
+}
+
+ClusterEvents Cluster::run() {
+  const auto last_arrival = timeline_.now() + us(world_.requests.back().arrives_us);
+  const auto work = work_of(world_);
+  uint64_t turns = 0;
+  while (!resting()) {
+    if (step()) {
+      require(++turns < turns_max, "no time passes");
+      continue;
+    }
+    turns = 0;
+    timeline_.advance(next_due());
+    const auto rest_by = std::max(last_fault_, last_arrival) + rest_within + work;
+    if (faults_left_ == 0 && timeline_.now() > rest_by)
+      throw Violation("no rest " + std::to_string(rest_within.count()) +
+                      " ms behind the last fault: " + clients_.why_not_ready() + ";" + clients_.describe());
+  }
+  happened_.reordered = network_.reordered();
+  happened_.stale = network_.stale();
+  happened_.preemptions = clients_.preemptions();
+  happened_.answers = clients_.answers();
+  happened_.virtual_ms = wall_ms(timeline_) - wall_ms(Timeline());
+  return happened_;
+}
+
+/// Something that can happen now happens.
+bool Cluster::step() {
+  if (timeline_.run_one()) return true;
+  const size_t first = random_.between(0, running_.size());
+  for (size_t i = 0; i < running_.size(); ++i)
+    if (running_[(first + i) % running_.size()]->run_one(random_)) return true;
+  return false;
+}
+
+Timeline::Time Cluster::next_due() const {
+  auto next = timeline_.next();
+  for (const Process* process : running_) next = std::min(next, process->next_due());
+  require(next != Timeline::never, "nothing will ever happen");
+  return next;
+}
+
+bool Cluster::resting() const {
+  return faults_left_ == 0 && clients_.done() && head_ && clients_.ready() && clients_.idle() &&
+         std::ranges::none_of(running_, &Process::frozen);
+}
+
+// ---- processes, and who keeps them alive ----
+
+actors::PeerIdentity Cluster::identity(schema::Role role, uint32_t instance) {
+  actors::PeerIdentity self;
+  self.node = "node";
+  self.role = role;
+  self.instance = instance;
+  self.incarnation = next_incarnation_++;
+  self.pid = static_cast<int32_t>(self.incarnation);
+  self.listen_host = head_host;
+  self.listen_port =
+      static_cast<uint16_t>(role == schema::Role::NODE ? head_port : head_port + self.incarnation);
+  return self;
+}
+
+void Cluster::start_head() {
+  HeadMember::Orders orders;
+  orders.to_gateway = [this](const caf::message& said) {
+    clients_.hear(said);
+    const bool step = said.match_elements<actors::Frame<schema::StepTokens>>();
+    if (plant_ == ClusterPlant::doubled_tokens && step && due_for_plant()) clients_.hear(said);
+  };
+  orders.replace = [this](uint32_t instance, uint64_t incarnation) {
+    // The order travels to the stage's node, which may be busy.
+    const auto takes =
+        random_.chance(0.3) ? of_lease(world_, 0, 3, random_.between(0, 999)) : us(world_.latency_us);
+    timeline_.after(takes, [=, this] { replace(instance, incarnation); });
+  };
+  orders.process_state = [this](const actors::PeerIdentity& peer) { return state_of(peer); };
+  orders.believes_links =
+      plant_ == ClusterPlant::believed_links || plant_ == ClusterPlant::believed_links_unseen;
+  heads_.push_back(std::make_unique<HeadMember>(site_, identity(schema::Role::NODE, 0), std::move(orders)));
+  head_ = heads_.back().get();
+  running_.push_back(&head_->process());
+  clients_.serve(head_->pipeline());
+}
+
+void Cluster::end_head() {
+  std::erase(running_, &head_->process());
+  clients_.lose_head();
+  head_->end();
+  head_ = nullptr;
+  timeline_.after(us(random_.time(world_.start_us)), [this] { start_head(); });
+}
+
+void Cluster::start_stage(uint32_t instance) {
+  const auto self = identity(schema::Role::STAGE, instance);
+  StageMember::Orders orders;
+  orders.gives_up = [this, instance, incarnation = self.incarnation] { replace(instance, incarnation); };
+  orders.skips = [this] { return plant_ == ClusterPlant::skipped_token && due_for_plant(); };
+  stages_.push_back(std::make_unique<StageMember>(site_, self, std::move(orders)));
+  places_[instance].member = stages_.back().get();
+  places_[instance].started = timeline_.now();
+  running_.push_back(&stages_.back()->process());
+}
+
+void Cluster::end_stage(StageMember& member) {
+  Place& place = places_[member.instance()];
+  happened_.faults[static_cast<size_t>(Fault::hang_stage)] += member.hung();
+  std::erase(running_, &member.process());
+  member.end();
+  place.member = nullptr;
+  const auto lived = std::chrono::duration_cast<milliseconds>(timeline_.now() - place.started);
+  place.failures = actors::failures_in_a_row(place.failures, lived, stable_ms);
+  const milliseconds waits(actors::restart_delay_ms(place.failures));
+  timeline_.after(waits + us(random_.time(world_.start_us)),
+                  [this, instance = member.instance()] { start_stage(instance); });
+}
+
+void Cluster::replace(uint32_t instance, uint64_t incarnation) {
+  StageMember* const member = places_[instance].member;
+  if (member && (incarnation == 0 || member->process().self().incarnation == incarnation)) end_stage(*member);
+}
+
+actors::ProcessState Cluster::state_of(const actors::PeerIdentity& peer) const {
+  for (const Process* process : running_)
+    if (process->self().incarnation == peer.incarnation)
+      return process->frozen() ? actors::ProcessState::stopped : actors::ProcessState::runs;
+  return actors::ProcessState::unknown;
+}
+
+// ---- what is seen of frames ----
+
+unsigned Cluster::inspect(const Process&, const Process& to, actors::Outgoing& frame) {
+  ++happened_.frames;
+  using schema::FrameTraits;
+  if (frame.type == FrameTraits<schema::Assign>::type_id) check_assign(to, frame);
+  if (frame.type == FrameTraits<schema::StageReport>::type_id) {
+    const actors::Frame<schema::StageReport> message(frame.bytes);
+    const schema::Reading report(message);
+    require(report->getHealth() != schema::Health::DOWN, "stage ", report->getInstance(),
+            " failed: ", report->getReason().cStr());
+  }
+  if (plant_ == ClusterPlant::stale_epoch && frame.type == FrameTraits<schema::Activations>::type_id)
+    renew(to, frame);
+  return 1;
+}
+
+/// As if nobody looked at its epoch, nor at its number.
+void Cluster::renew(const Process& to, actors::Outgoing& frame) {
+  const actors::Frame<schema::Activations> message(frame.bytes);
+  const schema::Reading step(message);
+  gpu::StepPlan plan = actors::decode(step->getPlan());
+  StageMember& stage = *places_[to.self().instance].member;
+  const bool stale = plan.epoch < stage.epoch_told;
+  plan.epoch = stage.epoch_told;
+  plan.step = stage.steps_told++;
+  if (stale)
+    frame.bytes = actors::encode_activations(plan, actors::decode_hidden(*step, plan).values()).bytes();
+}
+
+void Cluster::check_assign(const Process& to, const actors::Outgoing& frame) {
+  StageMember* const stage = places_[to.self().instance].member;
+  const actors::Frame<schema::Assign> message(frame.bytes);
+  const uint64_t epoch = schema::Reading(message)->getEpoch();
+  require(epoch > stage->epoch_told || plant_ == ClusterPlant::believed_links_unseen, "stage ",
+          stage->instance(), " is told epoch ", epoch, " in epoch ", stage->epoch_told);
+  stage->epoch_told = epoch;
+  stage->steps_told = 0;
+}
+
+// ---- faults ----
+
+void Cluster::strike(PlannedFault fault) {
+  const bool of_requests = fault.kind == Fault::duplicate_request || fault.kind == Fault::ask_again;
+  const bool never =
+      (fault.kind == Fault::cut_stage_link && places_.size() == 1) || (of_requests && clients_.done());
+  if (!never) {
+    if (!happen(fault)) return timeline_.after(strike_again, [this, fault] { strike(fault); });
+    if (fault.kind != Fault::hang_stage) ++happened_.faults[static_cast<size_t>(fault.kind)];
+    last_fault_ = timeline_.now();
+  }
+  --faults_left_;
+}
+
+StageMember* Cluster::stage_for(uint64_t draw) { return places_[draw % places_.size()].member; }
+
+bool Cluster::happen(const PlannedFault& fault) {
+  const uint64_t draw = fault.draw / places_.size();
+  StageMember* const stage = stage_for(fault.draw);
+  switch (fault.kind) {
+    case Fault::kill_stage:
+      return stage && kill(*stage, draw);
+    case Fault::hang_stage:
+      return stage && clients_.ready() && (stage->hang(), true);
+    case Fault::freeze_stage:
+      return stage && freeze(stage->process(), draw);
+    case Fault::freeze_head:
+      return head_ && freeze(head_->process(), draw);
+    case Fault::cut_head_link:
+      return stage && head_ && break_link(head_->process(), stage->process(), draw);
+    case Fault::cut_stage_link: {
+      StageMember* const next = stage_for(fault.draw + 1);
+      return stage && next && break_link(stage->process(), next->process(), draw);
+    }
+    case Fault::delay_link:
+      return delay_link(fault.draw);
+    case Fault::kill_head:
+      return head_ && (end_head(), true);
+    case Fault::kill_head_and_stage:
+      return head_ && stage && (end_head(), end_stage(*stage), true);
+    case Fault::duplicate_request:
+      return clients_.duplicate(fault.draw);
+    case Fault::ask_again:
+      return clients_.ask_again(fault.draw);
+  }
+  return false;
+}
+
+/// At once; or what it said last is still on its way when its successor is there.
+bool Cluster::kill(StageMember& stage, uint64_t draw) {
+  if (draw % 4 == 0) return end_stage(stage), true;
+  const auto until = timeline_.now() + of_lease(world_, 0.6, 0.75, draw / 4);
+  if (head_) network_.hold(stage.process(), head_->process(), until);
+  for (const Place& place : places_)
+    if (place.member && place.member != &stage)
+      network_.hold(stage.process(), place.member->process(), until);
+  timeline_.after(of_lease(world_, 0.15, 0.35, draw / 4000),
+                  [this, instance = stage.instance(), incarnation = stage.process().self().incarnation] {
+                    replace(instance, incarnation);
+                  });
+  return true;
+}
+
+/// For longer than a lease, or so that nobody notices.
+bool Cluster::freeze(Process& process, uint64_t draw) {
+  if (process.frozen()) return false;
+  process.freeze();
+  const auto time = draw % 2 ? of_lease(world_, 1.2, 4, draw / 2) : of_lease(world_, 0.1, 0.7, draw / 2);
+  timeline_.after(time, [&process] { process.thaw(); });
+  return true;
+}
+
+/// It is reset, or silent for longer than a lease, in one direction or both.
+bool Cluster::break_link(Process& a, Process& b, uint64_t draw) {
+  if (!network_.linked(a, b)) return false;
+  if (draw % 2) return network_.cut(a, b), true;
+  const auto until = timeline_.now() + of_lease(world_, 1.2, 3, draw / 6);
+  if (draw / 2 % 3 != 0) network_.hold(a, b, until);
+  if (draw / 2 % 3 != 1) network_.hold(b, a, until);
+  return true;
+}
+
+bool Cluster::delay_link(uint64_t draw) {
+  const size_t members = places_.size() + 1;
+  const auto member = [&](uint64_t index) -> Process* {
+    if (index == 0) return head_ ? &head_->process() : nullptr;
+    StageMember* const stage = places_[index - 1].member;
+    return stage ? &stage->process() : nullptr;
+  };
+  const uint64_t one = draw % members, step = 1 + draw / members % (members - 1);
+  Process *const a = member(one), *const b = member((one + step) % members);
+  if (!a || !b || !network_.linked(*a, *b)) return false;
+  const auto until = timeline_.now() + of_lease(world_, 0.05, 0.6, draw);
+  network_.hold(*a, *b, until);
+  if (draw % 2) network_.hold(*b, *a, until);
+  return true;
+}
+
+}  // namespace sim

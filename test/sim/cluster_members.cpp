@@ -1,0 +1,172 @@
+#include "test/sim/cluster_members.hpp"
+
+#include <prometheus/registry.h>
+
+#include "actors/config/placement.hpp"
+#include "test/gpu/tiny_model.hpp"
+
+namespace sim {
+
+using namespace convoy;
+
+namespace {
+
+const auto& checkpoint() {
+  static const auto tiny =
+      std::make_shared<const gpu::test::TinyCheckpoint>(model::DType::f32, gpu::test::Tiny::llama, vocab);
+  return tiny;
+}
+
+/// Stands for an actor that the simulation plays: hands on what it is sent.
+class Mailbox final : public caf::actor_proxy {
+ public:
+  using Hear = std::function<void(caf::message)>;
+  Mailbox(caf::actor_config& config, Hear hear) : actor_proxy(config), hear_(std::move(hear)) {}
+  void enqueue(caf::mailbox_element_ptr what, caf::execution_unit*) override {
+    if (!what->content().empty()) hear_(what->move_content_to_message());
+  }
+  void kill_proxy(caf::execution_unit* host, caf::error reason) override { cleanup(std::move(reason), host); }
+  const char* name() const override { return "mailbox"; }
+
+  static caf::actor make(caf::actor_system& system, Hear hear) {
+    const auto node = caf::make_node_id(1, "0000000000000000000000000000000000000002");
+    caf::actor_config config;
+    return caf::make_actor<Mailbox, caf::actor>(system.next_actor_id(), *node, &system, config,
+                                                std::move(hear));
+  }
+
+ private:
+  const Hear hear_;
+};
+
+}  // namespace
+
+// ---- stage ----
+
+StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders orders)
+    : process_(site.timeline, std::move(self)),
+      links_(
+          site.network, process_,
+          {.up = [this](const actors::PeerIdentity& peer) { caf::anon_send(actor_, actors::PeerUp{peer}); },
+           .down =
+               [this](const actors::PeerIdentity& peer, const std::string&) {
+                 if (peer.role == schema::Role::NODE) find_head();
+               },
+           .refused =
+               [this, gives_up = orders.gives_up](const std::string& address, const std::string& reason) {
+                 if (address == head_host + (":" + std::to_string(head_port))) return gives_up();
+                 caf::anon_send(actor_, actors::PeerRefused{address, reason});
+               }}) {
+  const actors::SchedulerLimits& limits = site.world.limits;
+  actors::StageOptions options;
+  options.instance = instance();
+  options.node = process_.self().node;
+  options.device = [device = device_site(site, orders)](const gpu::StageShape& shape) {
+    return std::make_unique<HashDevice>(shape, device);
+  };
+  options.context_tokens = limits.context_tokens;
+  options.rows_per_step = limits.rows();
+  options.report_ms = site.world.lease_ms / 4;
+  options.steps_in_flight_max = limits.steps_in_flight();
+  options.own = process_.self();
+  actors::StageLinks reach;
+  reach.pipeline = [this](const actors::PeerIdentity& head) {
+    return links_.remote<actors::PipelineActor>(head, schema::Role::PIPELINE, 0);
+  };
+  reach.next_stage = [this](const actors::PeerIdentity& next) {
+    return links_.remote<actors::StageActor>(next, schema::Role::STAGE, next.instance);
+  };
+  reach.connect = [this](const std::string& host, uint16_t port) {
+    links_.connect(host, port, handshake_timeout_ms);
+  };
+  // Not detached: the fiber is its thread.
+  actor_ = process_.system().spawn(actors::stage, options, checkpoint(), reach);
+  process_.hold_blocking(caf::actor_cast<caf::actor>(actor_));
+  links_.publish(schema::Role::STAGE, instance(), caf::actor_cast<caf::actor>(actor_));
+  links_.listen();
+  find_head();
+}
+
+DeviceSite StageMember::device_site(const Site& site, Orders& orders) {
+  DeviceSite device;
+  device.now = [&timeline = site.timeline] { return timeline.now(); };
+  device.sleep_until = [this](Timeline::Time until) { process_.sleep_until(until); };
+  device.step_time = [&world = site.world, &random = site.random](size_t rows) {
+    const double mean_us = world.fixed_us + world.per_row_us * static_cast<double>(rows);
+    return us(mean_us / 2 + random.time(mean_us / 2));
+  };
+  device.load_time = us(site.world.load_us);
+  device.depth = site.world.device_depth;
+  device.hangs = [this] { return hung_ = hung_ || std::exchange(hangs_next_, false); };
+  device.skips = orders.skips;
+  return device;
+}
+
+void StageMember::end() {
+  process_.end([this] { links_.die(), actor_ = nullptr; });
+}
+
+// ---- head ----
+
+HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders orders)
+    : believes_links_(orders.believes_links),
+      process_(site.timeline, std::move(self)),
+      links_(site.network, process_,
+             {.up = [this](const actors::PeerIdentity& peer) { stage_up(peer); },
+              .down = [](const actors::PeerIdentity&, const std::string&) {},
+              .refused = nullptr}) {
+  const ClusterWorld& world = site.world;
+  actors::PipelineOptions options;
+  options.limits = world.limits;
+  options.layers = actors::stage_layers(checkpoint()->config().layers, world.limits.stages, 0);
+  options.step_timeout_ms = world.step_timeout_ms;
+  options.readiness_period_ms = world.readiness_period_ms;
+  options.load_timeout_ms = world.load_timeout_ms;
+  options.failure_detection_ms = world.lease_ms;
+  options.kv_secret = "secret";
+  actors::PipelinePeers peers;
+  peers.gateway_node = "head";
+  auto& system = process_.system();
+  // Not within the pipeline's own turn.
+  const auto later = [this, &timeline = site.timeline](Mailbox::Hear hear) -> Mailbox::Hear {
+    return [this, &timeline, hear = std::move(hear)](caf::message said) {
+      timeline.at(timeline.now(), [this, hear, said] {
+        if (process_.lives()) hear(said);
+      });
+    };
+  };
+  peers.gateway = caf::actor_cast<actors::GatewayActor>(Mailbox::make(system, later(orders.to_gateway)));
+  peers.router = caf::actor_cast<actors::RouterActor>(Mailbox::make(system, [](const caf::message&) {}));
+  peers.node = caf::actor_cast<actors::NodeActor>(
+      Mailbox::make(system, later([replace = orders.replace](const caf::message& said) {
+                      if (!said.match_elements<actors::Frame<schema::ReplaceStage>>()) return;
+                      const schema::Reading order(said.get_as<actors::Frame<schema::ReplaceStage>>(0));
+                      replace(order->getInstance(), order->getIncarnation());
+                    })));
+  peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
+    links_.drop(peer, reason);
+  };
+  peers.process_state = orders.process_state;
+  peers.metrics = std::make_shared<prometheus::Registry>();
+  peers.wall_clock_ms = [&timeline = site.timeline] { return wall_ms(timeline); };
+  pipeline_ = system.spawn(actors::pipeline, options, peers);
+  process_.hold(caf::actor_cast<caf::actor>(pipeline_));
+  links_.publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(pipeline_));
+  links_.listen();
+}
+
+void HeadMember::stage_up(const actors::PeerIdentity& peer) {
+  const auto stage = links_.remote<actors::StageActor>(peer, schema::Role::STAGE, peer.instance);
+  caf::anon_send(pipeline_, actors::StageUp{peer, stage});
+  if (!believes_links_) return;
+  schema::FrameBuilder<schema::StageReport> frame;
+  frame->setInstance(peer.instance);
+  frame->setHealth(schema::Health::LOADING);
+  caf::send_as(stage, pipeline_, std::move(frame).finish());
+}
+
+void HeadMember::end() {
+  process_.end([this] { links_.die(), pipeline_ = nullptr; });
+}
+
+}  // namespace sim

@@ -1,0 +1,82 @@
+#pragma once
+// HeadMember, StageMember: the processes of a simulated cluster, each with its links and its production
+// actors, as cli/head_process.cpp and cli/stage.cpp put them together.
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "actors/pipeline.hpp"
+#include "actors/stage/stage.hpp"
+#include "test/sim/cluster_device.hpp"
+#include "test/sim/cluster_network.hpp"
+#include "test/sim/cluster_world.hpp"
+
+namespace sim {
+
+inline constexpr const char* head_host = "head";
+inline constexpr uint16_t head_port = 7000;
+
+/// What all members are in.
+struct Site {
+  const ClusterWorld& world;
+  Timeline& timeline;
+  Random& random;
+  Network& network;
+};
+
+class StageMember {
+ public:
+  struct Orders {
+    std::function<void()> gives_up;  // no head takes it: its process leaves
+    std::function<bool()> skips;     // DeviceSite
+  };
+  StageMember(const Site& site, convoy::actors::PeerIdentity self, Orders orders);
+  ~StageMember() { end(); }
+
+  Process& process() { return process_; }
+  uint32_t instance() const { return process_.self().instance; }
+  /// The next step that it begins never ends.
+  void hang() { hangs_next_ = true; }
+  bool hung() const { return hung_; }
+  void end();
+
+  uint64_t epoch_told = 0;  // by the latest Assign that reached it
+  uint64_t steps_told = 0;  // since, of a later stage; counted for mistakes alone
+
+ private:
+  DeviceSite device_site(const Site& site, Orders& orders);
+  void find_head() { links_.connect(head_host, head_port, head_timeout_ms); }
+
+  static constexpr uint32_t head_timeout_ms = 5'000, handshake_timeout_ms = 200;
+  Process process_;
+  convoy::actors::StageActor actor_;
+  SimLinks links_;
+  bool hangs_next_ = false, hung_ = false;
+};
+
+class HeadMember {
+ public:
+  struct Orders {
+    std::function<void(const caf::message&)> to_gateway;
+    std::function<void(uint32_t instance, uint64_t incarnation)> replace;
+    std::function<convoy::actors::ProcessState(const convoy::actors::PeerIdentity&)> process_state;
+    bool believes_links = false;  // a mistake on purpose: it takes a stage that is linked for one of no epoch
+  };
+  HeadMember(const Site& site, convoy::actors::PeerIdentity self, Orders orders);
+  ~HeadMember() { end(); }
+
+  Process& process() { return process_; }
+  const convoy::actors::PipelineActor& pipeline() const { return pipeline_; }
+  void end();
+
+ private:
+  void stage_up(const convoy::actors::PeerIdentity& peer);
+
+  const bool believes_links_;
+  Process process_;
+  convoy::actors::PipelineActor pipeline_;
+  SimLinks links_;
+};
+
+}  // namespace sim

@@ -1,0 +1,97 @@
+// Whole pipelines in simulated clusters, many of them, with faults. A failure names its seed, which runs
+// alone with its log (test/sim/seeds.hpp).
+
+#include <boost/test/unit_test.hpp>
+#include <map>
+
+#include "actors/process/log.hpp"
+#include "test/sim/cluster.hpp"
+#include "test/sim/seeds.hpp"
+
+namespace {
+
+using namespace sim;
+
+constexpr uint64_t seeds_all = 500;
+constexpr size_t requests_each = 40, faults_each = 3 * faults_count;
+constexpr uint64_t of_each_event = 1'000;  // over all seeds
+
+/// What the simulation found, or nothing.
+std::optional<std::string> violation(const ClusterWorld& world, ClusterEvents& events,
+                                     ClusterPlant plant = ClusterPlant::none) {
+  try {
+    events = Cluster(world, plant).run();
+    return std::nullopt;
+  } catch (const Violation& violation) {
+    return violation.what();
+  }
+}
+
+struct Log {
+  Log() { convoy::log::configure(Seeds::number_of("CONVOY_SIM_SEED") ? "info" : "error", false, "sim"); }
+};
+
+}  // namespace
+
+BOOST_TEST_GLOBAL_FIXTURE(Log);
+
+BOOST_AUTO_TEST_CASE(a_request_without_faults_gets_what_it_gets_alone) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    ClusterEvents events;
+    const auto found = violation(random_cluster(seed, 1, 0), events);
+    BOOST_CHECK_MESSAGE(!found, "seed " << seed << ": " << *found);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(requests_of_random_clusters_get_what_they_get_alone) {
+  const Seeds seeds("test_cluster_simulation -t requests_of_random_clusters_get_what_they_get_alone",
+                    seeds_all);
+  std::map<std::string, uint64_t> all, figures;
+  for (uint64_t seed = seeds.first; seed < seeds.first + seeds.count; ++seed) {
+    BOOST_TEST_CONTEXT(seeds.replay(seed)) {
+      ClusterEvents events;
+      const auto found = violation(random_cluster(seed, requests_each, faults_each), events);
+      BOOST_CHECK_MESSAGE(!found, *found);
+      events.each([&](const char* name, uint64_t count) { all[name] += count; });
+      events.each_figure([&](const char* name, uint64_t count) { figures[name] += count; });
+    }
+  }
+  for (const auto& [name, count] : all) {
+    BOOST_TEST_MESSAGE(name << ": " << count);
+    if (seeds.known)
+      BOOST_CHECK_MESSAGE(count >= of_each_event * seeds.count / seeds_all,
+                          name << " happened only " << count << " times");
+  }
+  for (const auto& [name, count] : figures) BOOST_TEST_MESSAGE(name << ": " << count);
+}
+
+BOOST_AUTO_TEST_CASE(the_same_seed_makes_the_same_cluster) {
+  ClusterEvents once, again;
+  BOOST_REQUIRE(!violation(random_cluster(7, requests_each, faults_each), once));
+  BOOST_REQUIRE(!violation(random_cluster(7, requests_each, faults_each), again));
+  BOOST_CHECK_EQUAL(once.frames, again.frames);
+  BOOST_CHECK_EQUAL(once.reordered, again.reordered);
+  BOOST_CHECK_EQUAL(once.virtual_ms, again.virtual_ms);
+}
+
+BOOST_AUTO_TEST_CASE(mistakes_are_found) {
+  struct Mistake {
+    ClusterPlant plant;
+    const char* words;  // that it is found by
+    uint64_t seeds;     // within so many
+  };
+  constexpr Mistake mistakes[]{{ClusterPlant::skipped_token, "alone", 1},
+                               {ClusterPlant::doubled_tokens, "behind", 1},
+                               {ClusterPlant::stale_epoch, "failed", 20},
+                               {ClusterPlant::believed_links, "is told epoch", 5},
+                               {ClusterPlant::believed_links_unseen, "no rest", 60}};
+  for (const auto& [plant, words, seeds] : mistakes) {
+    std::optional<std::string> found;
+    for (uint64_t seed = 1; seed <= seeds && !found; ++seed) {
+      ClusterEvents events;
+      found = violation(random_cluster(seed, requests_each, faults_each), events, plant);
+    }
+    BOOST_REQUIRE_MESSAGE(found, words << " is not found");
+    BOOST_CHECK_MESSAGE(found->find(words) != std::string::npos, *found);
+  }
+}

@@ -1,0 +1,47 @@
+#pragma once
+// ClusterWorld: what a seed decides about a simulated cluster: its configuration, what steps cost, who asks
+// for what and when, and what fails when. The same seed makes the same world on every machine.
+
+#include <cstdint>
+#include <vector>
+
+#include "test/sim/world.hpp"
+
+namespace sim {
+
+enum class Fault : uint8_t {
+  kill_stage,
+  hang_stage,      // in a step: its reporter goes on
+  freeze_stage,    // for long, and then it goes on; or for so short a time that nobody notices
+  freeze_head,     // for a short time
+  cut_head_link,   // of a head and a stage, which both live: reset, or silent for longer than a lease
+  cut_stage_link,  // the same of two stages
+  delay_link,      // frames come late, in one direction or both, but no lease ends
+  kill_head,
+  kill_head_and_stage,
+  duplicate_request,  // the gateway's frame comes twice, maybe much later
+  ask_again,          // the gateway takes a running request to be lost
+};
+inline constexpr size_t faults_count = static_cast<size_t>(Fault::ask_again) + 1;
+
+struct PlannedFault {
+  double at_us = 0;
+  Fault kind{};
+  uint64_t draw = 0;  // what else is to be decided then
+};
+
+struct ClusterWorld {
+  uint64_t seed = 0;
+  convoy::actors::SchedulerLimits limits;
+  uint32_t device_depth = 1;
+  uint32_t lease_ms = 100, step_timeout_ms = 400, readiness_period_ms = 400, load_timeout_ms = 60'000;
+  double fixed_us = 0, per_row_us = 0;  // of a step, in each stage
+  double load_us = 0, start_us = 0;     // of a layer; of a process
+  double latency_us = 0;
+  std::vector<Request> requests;  // by arrival
+  std::vector<PlannedFault> faults;
+};
+
+ClusterWorld random_cluster(uint64_t seed, size_t requests, size_t faults);
+
+}  // namespace sim
