@@ -29,16 +29,18 @@ size_t Scheduler::shareable_blocks(const Sequence& s) const {
 }
 
 /// All blocks that its tokens so far need, as many as can be found with what they hold. False, and nothing
-/// taken, if there are not enough: each that runs already may need one more soon.
+/// taken, if there are not enough: each that runs already may need one more soon, and one more for each time
+/// that it was preempted, or it would begin only to be preempted again.
 bool Scheduler::take_blocks(Sequence& s) {
-  if (cache_->free() < running_) return false;
+  const size_t room = running_ * (1 + size_t{s.facts.preemptions});
+  if (cache_->free() < room) return false;
   const size_t needed = gpu::kv_blocks_for(s.tokens.size()), most = shareable_blocks(s);
   while (s.blocks.size() < most) {
     const auto found = cache_->find(key_of(s, s.blocks.size()));
     if (!found) break;
     s.blocks.push_back(*found);
   }
-  if (cache_->free() < needed - s.blocks.size() + running_) {
+  if (cache_->free() < needed - s.blocks.size() + room) {
     for (; !s.blocks.empty(); s.blocks.pop_back()) cache_->release(s.blocks.back());
     return false;
   }

@@ -64,7 +64,6 @@ class Simulation {
     uint32_t received = 0, starts = 0, cached_tokens = 0;
     uint32_t epochs = 0;   // that ended since it was admitted
     bool at_once = false;  // it began when it was admitted
-    bool taken_over = false;
   };
   struct Owner {  // of a slot
     bool alive = false, canary = false;
