@@ -8,6 +8,7 @@
 #include <cstring>
 #include <iostream>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "bench/seconds.hpp"
@@ -78,11 +79,12 @@ int main(int argc, char** argv) try {
     if (!names.empty() && std::ranges::find(names, model::info(type).name) == names.end()) continue;
     model::Tensor tensor{type, {1, columns}, {}, nullptr};
     const auto outputs = static_cast<int64_t>(bytes.size() / tensor.row_bytes());
-    const auto data = const_cast<std::byte*>(bytes.data());  // never written
-    const gpu::Weight weight{gpu::Buffer(data, [](void*) {}), type, outputs, columns};
+    tensor.shape = {outputs, columns};
+    tensor.bytes = std::span(bytes).first(static_cast<size_t>(outputs) * tensor.row_bytes());
     const double weight_bytes = static_cast<double>(outputs) * static_cast<double>(tensor.row_bytes());
     for (const int64_t threads : threads_list) {
       const auto backend = gpu::make_fast_backend(*table, static_cast<int>(threads));
+      const gpu::Weight weight = backend->adopt(tensor);
       for (const int64_t rows : rows_list) {
         const Seconds best = time_of_product(*backend, weight, rows, repeats);
         const double flops = 2.0 * static_cast<double>(outputs) * static_cast<double>(columns * rows);
