@@ -145,6 +145,9 @@ class Backend {
   /// The calling thread will make all other calls: it may be bound to what the backend computes on.
   virtual void bind_thread() {}
 
+  /// Whether it keeps copies of what it adopted.
+  virtual bool copies_weights() const { return false; }
+
   /// Throws InputError if it cannot attend over heads of that many values. Asked before a weight is read.
   virtual void check_heads(int64_t) const {}
   virtual Buffer allocate(size_t bytes) = 0;

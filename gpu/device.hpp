@@ -121,6 +121,8 @@ struct DeviceFacts {
   model::DType kv_type = model::DType::f32;
   /// load() fetches the bytes that it reads: who calls it need not wait until they are in memory.
   bool reads_ahead = false;
+  /// Nothing reads those bytes once load() has returned.
+  bool copies_weights = false;
   /// Of hidden states, if the next stage's device says the same: what it rounds to anyway.
   HiddenForm hidden_form = HiddenForm::f32;
   /// Hidden states may go straight to another device of this kind, on another card of the same machine: it

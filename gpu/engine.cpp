@@ -117,7 +117,7 @@ struct Engine::State {
   const std::shared_ptr<const model::Checkpoint> checkpoint;
   const StageShape shape;
   const RotationTable rotations;
-  model::StageWeights weights;  // the device computes on their bytes
+  model::StageWeights weights;  // none if the device has copies
   const std::unique_ptr<Device> device;
   const DeviceFacts facts;
   uint64_t memory_bytes = 0;      // of the device, before weights; 0: it does not say
@@ -294,6 +294,9 @@ void Engine::State::load(const Progress& progress) {
     done += pages.bytes(i);
     if (progress) progress(done, total);
   }
+  if (!facts.copies_weights) return;
+  checkpoint->release(weights.range);
+  weights = {};
 }
 
 uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {

@@ -19,7 +19,10 @@ class CpuDevice final : public Device {
   /// threads: of the backend.
   CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads);
 
-  DeviceFacts facts() const override { return {.variant = backend_->variant(), .moves_blocks = true}; }
+  DeviceFacts facts() const override {
+    return {
+        .variant = backend_->variant(), .copies_weights = backend_->copies_weights(), .moves_blocks = true};
+  }
   DeviceNeeds needs(const DeviceLimits& limits) const override;
   void enter_thread(std::span<const pthread_t> bringing_work) override;
   uint64_t memory_bytes() const override;

@@ -53,6 +53,7 @@ class FastBackend final : public CpuBackend {
       : CpuBackend("cpu-int8 2", threads), kernels_(kernels) {}
 
   Weight adopt(const model::Tensor& tensor) override;
+  bool copies_weights() const override { return true; }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;

@@ -76,6 +76,9 @@ class Checkpoint {
   virtual StageWeights stage(LayerRange range) const = 0;
   /// The same for those who look at shapes and sizes only: no byte may be read.
   virtual StageWeights layout(LayerRange range) const = 0;
+  /// Whoever asked for that stage reads its bytes no more, having copied them: memory that no file is behind
+  /// is given back when the last one has said so.
+  virtual void release(LayerRange) const {}
   /// Numbers in the layers that predict further tokens, which are never run.
   virtual uint64_t prediction_parameters() const = 0;
   /// SHA-256, hex, over every byte of the weight files and the configuration: what the answer cache's key

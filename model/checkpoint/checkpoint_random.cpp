@@ -1,6 +1,9 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cassert>
+#include <map>
 #include <mutex>
-#include <set>
 
 #include "model/checkpoint/checkpoint_parts.hpp"
 #include "model/checkpoint/checkpoint_weights.hpp"
@@ -12,8 +15,16 @@ namespace convoy::model {
 
 namespace {
 
+/// The pages that a tensor shares with no other.
+void give_back(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()), end = begin + bytes.size();
+  const uintptr_t first = (begin + page - 1) / page * page, last = end / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 /// Every tensor has its place in memory from the beginning, and its values from when a stage first asks for
-/// it.
+/// it until nobody reads them.
 class RandomCheckpoint final : public Checkpoint {
  public:
   explicit RandomCheckpoint(const std::string& name) : model_(parse_random_model(name)) {
@@ -41,10 +52,19 @@ class RandomCheckpoint final : public Checkpoint {
     const std::scoped_lock lock(filling_);
     std::vector<const WantedTensor*> empty;
     for (const WantedTensor& tensor : wanted_)
-      if (used.contains(tensor.name) && filled_.insert(tensor.name).second) empty.push_back(&tensor);
+      if (used.contains(tensor.name) && readers_[tensor.name]++ == 0) empty.push_back(&tensor);
     const std::vector<TensorPart> todo = divide(empty);
     in_parallel(todo.size(), all_cores(), [&](size_t i) { generate(model_, todo[i], memory_of(todo[i])); });
     return weights;
+  }
+
+  void release(LayerRange range) const override {
+    UsedTensors used;
+    collect_weights(parts_, range, used);
+    const std::scoped_lock lock(filling_);
+    for (const WantedTensor& tensor : wanted_)
+      if (used.contains(tensor.name) && --readers_.at(tensor.name) == 0)
+        give_back(parts_.tensors.find(tensor.name)->second.bytes);
   }
 
   const NamedFiles& files() const override { return parts_.files; }
@@ -87,7 +107,7 @@ class RandomCheckpoint final : public Checkpoint {
   std::vector<WantedTensor> wanted_;
   std::span<std::byte> memory_;  // owned by the tensors' mapping
   mutable std::mutex filling_;
-  mutable std::set<std::string, std::less<>> filled_;
+  mutable std::map<std::string, uint32_t, std::less<>> readers_;  // those of tensors that have their values
 };
 
 }  // namespace

@@ -13,9 +13,6 @@ using namespace convoy::gpu::test;
 
 namespace {
 
-Weight borrow(const std::vector<std::byte>& bytes, DType type, int64_t rows, int64_t columns) {
-  return {Buffer(const_cast<std::byte*>(bytes.data()), [](void*) {}), type, rows, columns};
-}
 Rows rows_of(std::vector<float>& values, int64_t rows) {
   return {values.data(), rows, static_cast<int64_t>(values.size()) / rows};
 }
@@ -26,7 +23,7 @@ std::vector<float> layer(Backend& backend, Random random, int64_t rows_total, in
   const AttentionShape shape{heads, kv_heads, head_dim, 0.17f};
   const auto weight = [&](DType type, int64_t rows, int64_t columns, std::vector<std::byte>& bytes) {
     bytes = random.weights(type, rows, columns);
-    return borrow(bytes, type, rows, columns);
+    return backend.adopt({type, {rows, columns}, bytes, nullptr});
   };
   std::vector<std::byte> bytes[10];
   const Weight q = weight(DType::q4_1, heads * head_dim, hidden, bytes[0]);

@@ -86,9 +86,9 @@ class Stages(unittest.TestCase):
             self.assertEqual(self.cluster.metric('convoy_stages_lost_total{cause="frozen"}'), frozen + 1)
 
     def test_many_answers_at_once_lose_no_token_and_those_that_wait_none_either(self):
-        prompts = [f"The number {i} is" for i in range(12)]
+        prompts = [f"The number {i} is" for i in range(8)]
         ask = lambda prompt: self.cluster.completion(
-            prompt=prompt, max_tokens=60, ignore_eos=True, return_token_ids=True)[1]["choices"][0]["token_ids"]
+            prompt=prompt, max_tokens=160, ignore_eos=True, return_token_ids=True)[1]["choices"][0]["token_ids"]
         expected = [ask(prompt) for prompt in prompts]
         with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
             answers = [pool.submit(ask, prompt) for prompt in prompts]

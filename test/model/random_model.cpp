@@ -106,6 +106,19 @@ BOOST_AUTO_TEST_CASE(a_stage_gets_values_that_do_not_depend_on_who_asks) {
   BOOST_TEST(again.layers[0].down.bytes.data() == a.down.bytes.data());
 }
 
+BOOST_AUTO_TEST_CASE(values_go_with_their_last_reader_and_come_back_the_same) {
+  const auto model = Checkpoint::open("random:r1-distill-qwen-1.5b:3");
+  const Tensor first = model->stage({1, 1}).layers[0].down;
+  const std::vector<std::byte> values(first.bytes.begin(), first.bytes.end());
+  model->stage({0, 1});
+  model->release({1, 1});
+  BOOST_TEST(std::ranges::equal(first.bytes, values));  // somebody reads them
+  model->release({0, 1});
+  const auto zeros = std::ranges::count(first.bytes, std::byte{0});
+  BOOST_TEST(static_cast<size_t>(zeros) > first.bytes.size() - 3 * 4096);
+  BOOST_TEST(std::ranges::equal(model->stage({1, 1}).layers[0].down.bytes, values));
+}
+
 BOOST_AUTO_TEST_CASE(the_digest_is_of_what_the_weights_are_made_from) {
   const auto digest = [](const char* name) { return Checkpoint::open(name)->weights_digest(); };
   BOOST_TEST(digest("random:deepseek-v3").size() == 64u);
