@@ -142,9 +142,11 @@ class Model(Scarce):
         node, head, _ = self.pids()
         expected, late = self.answer(), {}
         os.truncate(model, MODEL.stat().st_size // 3)
+        self.assertEqual(self.answer(), expected)  # stages have copies
+        cluster.signal_stage(0, signal.SIGKILL)
+        wait_for(lambda: not cluster.ready(), "the loss is noticed")
         asking = threading.Thread(target=lambda: late.update(tokens=self.answer()))
         asking.start()
-        wait_for(lambda: "a mapped file was shortened" in self.log(), "the node says what ended its stage")
         wait_for(lambda: "the file is damaged or incomplete" in self.log(), "the next process says where")
         self.assertFalse(cluster.ready())
         shutil.copyfile(MODEL, model)
@@ -204,7 +206,8 @@ class Memory(Scarce):
                 self.cluster = Cluster(stages=1, stage={"threads": 1}, cache={"enabled": False})
                 try:
                     said = self.fails_to_start((FAILED, BAD_INPUT, UNAVAILABLE), RLIMIT_AS=mib << 20)
-                    self.assertRegex(said, "ulimit -v|out of memory|no memory is left|Resource temporarily unavailable")
+                    self.assertRegex(said, "ulimit -v|out of memory|no memory is left|weights take|"
+                                           "Resource temporarily unavailable")
                 finally:
                     self.cluster.__exit__(None)
 
