@@ -83,17 +83,16 @@ void fetch_weights(const actors::ClusterConfig& config, const std::string& node,
     if (placed.node == node)
       for (uint32_t i = placed.first; i < placed.first + placed.count; ++i)
         weights.push_back(checkpoint.stage(layers[i]));
+  const std::vector<gpu::WeightPages> stages(weights.begin(), weights.end());
   uint64_t bytes = 0;
-  for (const auto& stage : weights) bytes += gpu::WeightPages(stage).bytes();
+  for (const auto& pages : stages) bytes += pages.bytes();
   if (bytes > model::memory_available().bytes)
     return log::warn("stage.spare_cold", {{"reason", "memory has no room for its node's weights"}});
-  for (const auto& stage : weights) {
-    const gpu::WeightPages pages(stage);
+  for (const auto& pages : stages)
     for (size_t i = 0; i <= pages.layers(); ++i) {
       if (stop.stop_requested()) return;
       pages.fetch(i);
     }
-  }
   log::info("stage.spare_warm",
             {{"bytes", bytes},
              {"took_s", std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count()}});

@@ -26,7 +26,7 @@ size_t chunk_rows(uint64_t tokens, size_t stages, const StepCost& cost) {
   return static_cast<size_t>(std::min(least, all));
 }
 
-size_t steps_to_read_in(size_t stages) { return stages == 1 ? 1 : stages + (stages + 1) / 2; }
+size_t steps_to_read_in(size_t stages) { return micro_batches_max(stages); }
 
 void StepCostMeter::add(size_t rows, double us) {
   const double x = static_cast<double>(rows);
