@@ -1,6 +1,5 @@
 #include "model/memory_limit.hpp"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -64,13 +63,19 @@ std::vector<Hierarchy> hierarchies(const fs::path& root) {
   return found;
 }
 
-/// Of what this process may map in all, of which it has so many pages.
-uint64_t left_of(__rlimit_resource resource, uint64_t pages) {
-  rlimit limit{};
-  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-    return std::numeric_limits<uint64_t>::max();
-  const uint64_t taken = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
+/// What this process's own limit of that name in /proc/self/limits leaves it, which has so many pages.
+uint64_t left_of(const fs::path& root, const std::string& name, uint64_t pages) {
+  std::ifstream in(root / "proc/self/limits");  // a line is name, soft limit or "unlimited", hard limit, unit
+  for (std::string line; std::getline(in, line);) {
+    if (!line.starts_with(name)) continue;
+    std::string soft;
+    std::istringstream(line.substr(name.size())) >> soft;
+    const auto limit = number(soft);
+    if (!limit) break;
+    const uint64_t taken = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    return *limit > taken ? *limit - taken : 0;
+  }
+  return std::numeric_limits<uint64_t>::max();
 }
 
 /// The group of this process: "0::PATH" for v2, "N:CONTROLLERS:PATH" for v1.
@@ -127,8 +132,8 @@ MemoryLimit memory_available(const fs::path& root) {
   // Pages that are mapped, resident, shared, of programs' text, 0, and that may be written.
   uint64_t mapped = 0, skipped = 0, written = 0;
   std::ifstream(root / "proc/self/statm") >> mapped >> skipped >> skipped >> skipped >> skipped >> written;
-  look({left_of(RLIMIT_AS, mapped), "ulimit -v"});
-  look({left_of(RLIMIT_DATA, written), "ulimit -d"});
+  look({left_of(root, "Max address space", mapped), "ulimit -v"});
+  look({left_of(root, "Max data size", written), "ulimit -d"});
   return least;
 }
 

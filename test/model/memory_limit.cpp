@@ -2,7 +2,7 @@
 
 #include "model/memory_limit.hpp"
 
-#include <sys/resource.h>
+#include <unistd.h>
 
 #include <boost/test/unit_test.hpp>
 #include <cerrno>
@@ -80,21 +80,30 @@ BOOST_AUTO_TEST_CASE(the_tightest_group_up_the_tree_counts) {
 }
 
 BOOST_AUTO_TEST_CASE(what_a_process_may_map_counts_less_what_it_has) {
-  constexpr uint64_t page = 4096, pages = (uint64_t{1} << 40) / page;
-  rlimit before{};
-  BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
-  const rlimit tebibyte{pages * page, before.rlim_max};
-  BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_AS, &tebibyte) == 0);
-  const auto left = [&](uint64_t mapped) {
-    return Machine(
-               {{"proc/meminfo", meminfo}, {"proc/self/statm", std::to_string(mapped) + " 9 9 9 0 9 0\n"}})
-        .available();
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const auto left = [](const std::string& data, const std::string& mapped, const std::string& pages) {
+    const Machine machine({{"proc/meminfo", meminfo},
+                           {"proc/self/statm", pages},
+                           {"proc/self/limits",
+                            "Limit                     Soft Limit           Hard Limit           Units     \n"
+                            "Max cpu time              unlimited            unlimited            seconds   \n"
+                            "Max data size             " +
+                                data +
+                                "            unlimited            bytes     \n"
+                                "Max address space         " +
+                                mapped + "            unlimited            bytes     \n"}});
+    return machine.available();
   };
-  BOOST_TEST(left(pages - 100).bytes == 100 * page);
-  BOOST_TEST(left(pages - 100).set_by == "ulimit -v");
-  BOOST_TEST(left(pages + 1).bytes == 0u);
-  BOOST_TEST(left(100).set_by == "MemAvailable");
-  BOOST_TEST(::setrlimit(RLIMIT_AS, &before) == 0);
+  const std::string limit = std::to_string(1'000 * page);
+  const auto mapped = left("unlimited", limit, "900 9 9 9 0 9 0\n");
+  BOOST_TEST(mapped.bytes == 100 * page);
+  BOOST_TEST(mapped.set_by == "ulimit -v");
+  const auto data = left(limit, "unlimited", "9999 9 9 9 0 901 0\n");
+  BOOST_TEST(data.bytes == 99 * page);
+  BOOST_TEST(data.set_by == "ulimit -d");
+  BOOST_TEST(left("unlimited", limit, "1001 9 9 9 0 9 0\n").bytes == 0u);
+  BOOST_TEST(left("unlimited", "unlimited", "1001 9 9 9 0 9 0\n").set_by == "MemAvailable");
+  BOOST_TEST(left("9000000000", "9000000000", "1001 9 9 9 0 9 0\n").set_by == "MemAvailable");
 }
 
 BOOST_AUTO_TEST_CASE(who_lacks_descriptors_is_not_sent_to_look_at_permissions) {

@@ -47,21 +47,14 @@ BOOST_AUTO_TEST_CASE(requests_of_random_clusters_get_what_they_get_alone) {
   const Seeds seeds("test_cluster_simulation -t requests_of_random_clusters_get_what_they_get_alone",
                     seeds_all);
   std::map<std::string, uint64_t> all, figures;
-  for (uint64_t seed = seeds.first; seed < seeds.first + seeds.count; ++seed) {
-    BOOST_TEST_CONTEXT(seeds.replay(seed)) {
-      ClusterEvents events;
-      const auto found = violation(random_cluster(seed, requests_each, faults_each), events);
-      BOOST_CHECK_MESSAGE(!found, *found);
-      events.each([&](const char* name, uint64_t count) { all[name] += count; });
-      events.each_figure([&](const char* name, uint64_t count) { figures[name] += count; });
-    }
-  }
-  for (const auto& [name, count] : all) {
-    BOOST_TEST_MESSAGE(name << ": " << count);
-    if (seeds.known)
-      BOOST_CHECK_MESSAGE(count >= of_each_event * seeds.count / seeds_all,
-                          name << " happened only " << count << " times");
-  }
+  find_nothing(seeds, [&](uint64_t seed) {
+    ClusterEvents events;
+    const auto found = violation(random_cluster(seed, requests_each, faults_each), events);
+    events.each([&](const char* name, uint64_t count) { all[name] += count; });
+    events.each_figure([&](const char* name, uint64_t count) { figures[name] += count; });
+    return found;
+  });
+  check_events(seeds, all, of_each_event);
   for (const auto& [name, count] : figures) BOOST_TEST_MESSAGE(name << ": " << count);
 }
 
