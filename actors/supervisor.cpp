@@ -31,9 +31,10 @@ constexpr auto ask_again = milliseconds(50);  // after a child that has no pidfd
 
 }  // namespace
 
-uint32_t restart_delay_ms(uint32_t failures) {
-  if (failures <= 1) return 0;
-  return std::min<uint32_t>(5000, 100u << std::min<uint32_t>(failures - 2, 6));
+milliseconds restart_wait(uint32_t failures, milliseconds lived) {
+  if (failures <= 1) return {};
+  const milliseconds apart(100u << std::min<uint32_t>(failures - 2, 5));
+  return std::max(milliseconds(0), apart - lived);
 }
 
 uint32_t failures_in_a_row(uint32_t before, milliseconds lived, uint32_t stable_ms) {
@@ -138,7 +139,7 @@ struct Supervisor::Impl {
 
   void spare_ended(const std::string& how, milliseconds lived) {
     spare_failures = failures_in_a_row(spare_failures, lived, options.stable_ms);
-    next_spare = Clock::now() + milliseconds(restart_delay_ms(spare_failures + 1));
+    next_spare = Clock::now() + restart_wait(spare_failures + 1, lived);
     log::warn("supervisor.spare_ended", {{"of", options.kind}, {"how", how}});
   }
 
@@ -178,7 +179,7 @@ struct Supervisor::Impl {
     e.pidfd = -1;
     const auto lived = std::chrono::duration_cast<milliseconds>(Clock::now() - e.started);
     e.child.failures = failures_in_a_row(e.child.failures, lived, options.stable_ms);
-    e.next_start = Clock::now() + milliseconds(restart_delay_ms(e.child.failures));
+    e.next_start = Clock::now() + restart_wait(e.child.failures, lived);
     if (!stopping)
       log::warn("supervisor.ended", {{options.kind, e.child.instance}, {"pid", e.child.pid}, {"how", how}});
     e.child.pid = 0;

@@ -18,9 +18,10 @@ namespace convoy::actors {
 /// How often in a row a child has failed once it ended again: one that lived for more than stable_ms starts
 /// from one.
 uint32_t failures_in_a_row(uint32_t before, std::chrono::milliseconds lived, uint32_t stable_ms);
-/// How long to wait before a child is started again that failed so often in a row: not at all the first time,
-/// then 100 ms doubling to 5 s, so that a model that cannot load does not spin.
-uint32_t restart_delay_ms(uint32_t failures);
+/// How long to wait before a child is started again that failed so often in a row and lived so long the last
+/// time. So that a model that cannot load does not spin, starts are apart: 100 ms after the second failure,
+/// doubling to 3.2 s. One that lived longer than that is started at once, however often it failed.
+std::chrono::milliseconds restart_wait(uint32_t failures, std::chrono::milliseconds lived);
 
 class Supervisor {
  public:

@@ -169,7 +169,7 @@ void Cluster::end_stage(StageMember& member) {
   place.member = nullptr;
   const auto lived = std::chrono::duration_cast<milliseconds>(timeline_.now() - place.started);
   place.failures = actors::failures_in_a_row(place.failures, lived, stable_ms);
-  const milliseconds waits(actors::restart_delay_ms(place.failures));
+  const milliseconds waits = actors::restart_wait(place.failures, lived);
   timeline_.after(waits + us(random_.time(world_.start_us)),
                   [this, instance = member.instance()] { start_stage(instance); });
 }
