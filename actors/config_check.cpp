@@ -65,11 +65,16 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
     if (port < 0)
       conflicts.push_back({path + ".listen", "`" + path + ".listen` is \"" + node.listen +
                                                  "\"; give \"HOST:PORT\", as \"127.0.0.1:7411\""});
-    else if (!loopback_endpoint(host, 0))
-      conflicts.push_back(
-          {path + ".listen",
-           "`" + path + ".listen` is \"" + node.listen +
-               "\", which is not a loopback address; links are plaintext in this version, use 127.0.0.1"});
+    else if (config.cluster.dev && !loopback_endpoint(host, 0))
+      conflicts.push_back({path + ".listen",
+                           "`" + path + ".listen` is \"" + node.listen +
+                               "\", which is not a loopback address; links are plaintext as `cluster.dev` is "
+                               "true: use 127.0.0.1, or set it to false",
+                           {"cluster.dev"}});
+    else if (const auto to = numeric_endpoint(host, 0); !to || to->address().is_unspecified())
+      conflicts.push_back({path + ".listen", "`" + path + ".listen` is \"" + node.listen +
+                                                 "\"; give the address that other machines connect to, in "
+                                                 "numbers, as \"10.0.0.1:7411\""});
     else if (port == 0 && nodes.size() > 1)
       conflicts.push_back(
           {path + ".listen", "port 0 in a cluster of " + std::to_string(nodes.size()) +
@@ -135,10 +140,6 @@ Conflicts check_together(const ClusterConfig& config) {
   check_nodes(config, conflicts);
   if (!is_plain_name(config.cluster.name))
     conflicts.push_back({"cluster.name", "cluster name \"" + config.cluster.name + "\"; " + plain_name_rule});
-  if (!config.cluster.dev)
-    conflicts.push_back(
-        {"cluster.dev",
-         "`cluster.dev` is false, but this version has no TLS between processes; set it to true"});
   if (!loopback_endpoint(config.gateway.host, 0))
     conflicts.push_back(
         {"gateway.host",

@@ -29,7 +29,8 @@ struct ClusterClient::Impl {
     events.up = [this](const actors::PeerIdentity& peer) { settle(peer); };
     events.down = [](const actors::PeerIdentity&, const std::string&) {};
     events.refused = [this](const std::string&, const std::string&) { settle(std::nullopt); };
-    links = std::make_unique<actors::Links>(system, link_options(config), identity, events);
+    links =
+        std::make_unique<actors::Links>(system, link_options(config, config.head().name), identity, events);
     links->publish(schema::Role::CLIENT, 0, caf::actor_cast<caf::actor>(self));
   }
 

@@ -126,7 +126,7 @@ class HeadProcess {
       if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
       caf::anon_send(node_, actors::PeerDown{peer, reason});
     };
-    links_ = std::make_unique<actors::Links>(system_, link_options(config_), self, events);
+    links_ = std::make_unique<actors::Links>(system_, link_options(config_, name_), self, events);
   }
 
   void spawn_node_actor() {

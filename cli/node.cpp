@@ -215,7 +215,7 @@ class NodeProcess {
       exit_code_ = unavailable;
       kill(getpid(), SIGTERM);
     };
-    links_ = std::make_unique<actors::Links>(system_, link_options(config_), self, events);
+    links_ = std::make_unique<actors::Links>(system_, link_options(config_, name_), self, events);
   }
 
   void spawn_node_actor() {

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <csignal>
 
+#include "actors/link/link_tls.hpp"
 #include "actors/process/log.hpp"
 #include "actors/process/secret.hpp"
 #include "model/parallel.hpp"
@@ -19,12 +20,14 @@ ActorSystemConfig::ActorSystemConfig() {
   set("scheduler.max-threads", std::max<size_t>(4, model::all_cores()));
 }
 
-actors::LinkOptions link_options(const actors::ClusterConfig& config) {
+actors::LinkOptions link_options(const actors::ClusterConfig& config, const std::string& node) {
   actors::LinkOptions options;
   options.cluster = config.cluster.name;
   options.secret =
       actors::load_or_create_secret(std::filesystem::path(config.cluster.run_dir) / actors::secret_file);
   options.dev = config.cluster.dev;
+  if (!options.dev)
+    options.tls = std::make_shared<actors::LinkTls>(config.cluster.tls_dir, config.cluster.name, node);
   options.limits = {config.link, config.pipeline.failure_detection_ms};
   return options;
 }

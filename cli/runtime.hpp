@@ -17,8 +17,9 @@ struct ActorSystemConfig : caf::actor_system_config {
   ActorSystemConfig();
 };
 
-/// With the cluster's secret, which is made if the run directory has none. Throws InputError.
-actors::LinkOptions link_options(const actors::ClusterConfig& config);
+/// With the cluster's secret, which is made if the run directory has none, and the certificates of a node of
+/// a cluster of several machines; of none, what talks to processes of this machine alone. Throws InputError.
+actors::LinkOptions link_options(const actors::ClusterConfig& config, const std::string& node);
 
 /// Blocks SIGTERM, SIGINT and SIGHUP for this thread and all that it starts, ignores SIGPIPE; call first in
 /// main's thread.

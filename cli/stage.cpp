@@ -159,7 +159,7 @@ int run_stage(StageArguments args) {
   describe_device(self, placed, config, checkpoint->config());
   self.model = digest;
   self.settings = actors::settings_of(config);
-  self.listen_host = "127.0.0.1";
+  self.listen_host = config.find_node(args.node)->listen_host();
   options.own = self;
   options.edge_timeout_ms = config.stage.edge_timeout_ms;
 
@@ -182,7 +182,7 @@ int run_stage(StageArguments args) {
     log::warn("stage.head_unreachable", {{"stage", args.instance}, {"address", address}, {"reason", reason}});
     kill(getpid(), SIGTERM);
   };
-  links = std::make_unique<actors::Links>(system, link_options(config), self, events);
+  links = std::make_unique<actors::Links>(system, link_options(config, args.node), self, events);
 
   actors::StageLinks reach;
   reach.pipeline = [&](const actors::PeerIdentity& head) {
@@ -198,7 +198,7 @@ int run_stage(StageArguments args) {
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   watch.hold(actor, "stage");
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
-  links->listen("127.0.0.1", 0);
+  links->listen(self.listen_host, 0);
   find_head();
 
   log::LogFile log(args.log, {});  // its node rotates it

@@ -297,6 +297,7 @@ ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_f
   };
   config.cluster.model = model::resolve_model(config.cluster.model, config.file.parent_path());
   config.cluster.run_dir = resolve(config.cluster.run_dir);
+  config.cluster.tls_dir = resolve(config.cluster.tls_dir);
   std::string& disk = config.stage.kv_disk_dir;
   disk = disk.empty() ? config.cluster.run_dir : resolve(disk);
   if (model::ChatTemplate::is_path(config.cluster.chat_template))

@@ -34,6 +34,7 @@ struct ClusterConfig {
     std::string model_id;
     std::string chat_template;    // a name, or a path: absolute after load_cluster_config()
     std::string run_dir = "run";  // absolute after load_cluster_config()
+    std::string tls_dir = "tls";  // as well
     std::vector<NodeConfig> nodes;
   } cluster;
 

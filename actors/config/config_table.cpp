@@ -21,7 +21,7 @@ void add_cluster_keys(std::vector<Key>& t) {
   t.back().required = true;
   t.push_back(key<s, &S::dev>(
       "cluster", "dev",
-      "Links and HTTP are plaintext and refuse every address but loopback. Must be true in this version."));
+      "Links are plaintext and refuse every address but loopback. Without, TLS 1.3 is between machines."));
   t.push_back(key<s, &S::model>(
       "cluster", "model",
       "Model to serve: a GGUF file (of a split one any part), or a folder with config.json and safetensors, "
@@ -39,6 +39,10 @@ void add_cluster_keys(std::vector<Key>& t) {
       "one that comes with Convoy (chat-templates.md). Empty: the checkpoint's own."));
   t.push_back(key<s, &S::run_dir>(
       "cluster", "run_dir", "Folder for sockets, logs, process ids and secrets. Relative to this file."));
+  t.push_back(key<s, &S::tls_dir>(
+      "cluster", "tls_dir",
+      "Folder of certificates, where dev is false: the authority's, ca.pem, and NODE.pem and NODE.key of "
+      "nodes that run here (`convoy ca issue`). Relative to this file."));
   t.push_back({.section = "cluster",
                .name = "nodes",
                .help = "The machines, one map each (below). Layers are divided evenly over all stages, in "

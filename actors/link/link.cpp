@@ -42,9 +42,9 @@ Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity s
       self(std::move(self)),
       events(std::move(events)),
       delivery(system) {
-  if (!this->options.dev)
-    throw InputError("links are plaintext in this version", "dev",
-                     "set dev = true and use loopback addresses");
+  if (!this->options.dev && !this->options.tls)
+    throw InputError("links that are not plaintext need certificates", "LinkOptions.tls",
+                     "name their folder");
   if (this->options.limits.lease_ms < 4) throw InputError("shorter than 4 ms", "lease_ms", "use 800");
   thread = std::thread([this] {
     pthread_setname_np(pthread_self(), "convoy.links");
@@ -100,10 +100,13 @@ void Links::close() { impl_->close(); }
 
 uint16_t Links::listen(const std::string& host, uint16_t port) {
   const std::string where = host + ":" + std::to_string(port);
-  const auto endpoint = loopback_endpoint(host, port);
-  if (!endpoint)
+  const auto endpoint = impl_->endpoint(host, port);
+  if (!endpoint && impl_->options.dev)
     throw InputError("not a loopback address, and links are plaintext under dev = true", where,
                      "listen on 127.0.0.1");
+  if (!endpoint || endpoint->address().is_unspecified())
+    throw InputError("not an address that peers can connect to", where,
+                     "name one of this machine, in numbers");
   std::vector listeners{make_listener(impl_->io, *endpoint, false, where)};
   const auto bound = tcp_endpoint(listeners.front()->acceptor.local_endpoint());
   if (impl_->options.unix_sockets)

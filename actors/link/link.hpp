@@ -1,9 +1,9 @@
 #pragma once
 // Links: how this process talks to others. Each link is two connections to one peer process: control (small
 // frames, leases, tokens, plans) and bulk (hidden states); Unix-domain ones if the peer is on this machine,
-// else TCP. One I/O thread owns all sockets; any thread may call the functions here. A remote handle is an
-// ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and down mean the same near and
-// far. When a link's lease ends its handles go down and are silent from then on.
+// else TCP, encrypted unless under dev. One I/O thread owns all sockets; any thread may call the functions
+// here. A remote handle is an ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and
+// down mean the same near and far. When a link's lease ends its handles go down and are silent from then on.
 
 #include <pthread.h>
 
@@ -18,6 +18,8 @@
 
 namespace convoy::actors {
 
+class LinkTls;
+
 /// [link] of cluster.conf, and what else limits a link.
 struct LinkLimits : ClusterConfig::Link {
   // Silence of that length ends the link.
@@ -28,7 +30,8 @@ struct LinkOptions {
   std::string cluster;
   std::string secret;  // load_or_create_secret's: who does not know it is told nothing, and gets no link
   bool dev = true;  // plaintext; only loopback addresses are then accepted, for listening and for connecting
-  bool unix_sockets = true;  // beside TCP; without, or to a peer without, TCP is all there is
+  std::shared_ptr<LinkTls> tls;  // without dev: of all TCP connections, where it takes the secret's place
+  bool unix_sockets = true;      // beside TCP; without, or to a peer without, TCP is all there is
   LinkLimits limits;
 };
 

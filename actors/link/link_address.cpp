@@ -19,11 +19,15 @@ std::string text_of(const asio::ip::tcp::endpoint& address) {
   return text.str();
 }
 
-std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port) {
+std::optional<asio::ip::tcp::endpoint> numeric_endpoint(const std::string& host, uint16_t port) {
   boost::system::error_code error;
   const auto address = asio::ip::make_address(host == "localhost" ? "127.0.0.1" : host, error);
-  if (error || !address.is_loopback()) return std::nullopt;
-  return asio::ip::tcp::endpoint(address, port);
+  return error ? std::nullopt : std::optional(asio::ip::tcp::endpoint(address, port));
+}
+
+std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port) {
+  const auto endpoint = numeric_endpoint(host, port);
+  return endpoint && endpoint->address().is_loopback() ? endpoint : std::nullopt;
 }
 
 asio::local::stream_protocol::endpoint unix_beside(const asio::ip::tcp::endpoint& address) {

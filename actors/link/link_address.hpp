@@ -15,7 +15,10 @@
 
 namespace convoy::actors {
 
-/// The address, if it is a loopback one ("localhost" or numeric); names are not looked up.
+/// The address ("localhost" or numeric); names are not looked up.
+std::optional<asio::ip::tcp::endpoint> numeric_endpoint(const std::string& host, uint16_t port);
+
+/// The same, if it is a loopback one.
 std::optional<asio::ip::tcp::endpoint> loopback_endpoint(const std::string& host, uint16_t port);
 
 /// As "127.0.0.1:7411".

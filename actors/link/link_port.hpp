@@ -25,7 +25,7 @@ class LinkPort : public std::enable_shared_from_this<LinkPort> {
     std::function<void(schema::Lane)> write;             // there is something to write
     std::function<void(const std::string& reason)> end;  // the link cannot go on
     /// Sends what the connection takes at once and returns how many bytes; null: everything waits for the I/O
-    /// thread (as a TLS stream will need it).
+    /// thread, which alone encrypts.
     std::function<size_t(schema::Lane, const Outgoing&)> send_now = nullptr;
   };
 

@@ -1,12 +1,13 @@
 #pragma once
 // Reading and writing frames on a byte stream. Called by coroutines of a link's I/O thread. The stream is a
-// template parameter so that TLS (boost::asio::ssl::stream) can take the socket's place.
+// template parameter: links have connections of two kinds (link_connection.hpp), tests have sockets.
 
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
 #include <boost/asio.hpp>
+#include <boost/asio/ssl/error.hpp>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,7 +19,7 @@ namespace convoy::actors {
 
 namespace asio = boost::asio;
 
-/// What links need of a connection: a socket today, a TLS stream over one later.
+/// What links need of a connection.
 template <class S>
 concept LinkStream = requires(S& stream, asio::mutable_buffer in, asio::const_buffer out) {
   stream.async_read_some(in, asio::use_awaitable);
@@ -31,6 +32,12 @@ using LinkSocket = LinkProtocol::socket;
 using LinkEndpoint = LinkProtocol::endpoint;
 using LinkAcceptor = asio::basic_socket_acceptor<LinkProtocol>;
 static_assert(LinkStream<LinkSocket>);
+
+/// Whether the peer closed the connection. Over TLS a close is no more than that either: nothing but a whole
+/// frame counts.
+inline bool is_end(const boost::system::error_code& error) {
+  return error == asio::error::eof || error == asio::ssl::error::stream_truncated;
+}
 
 /// One frame on its way out.
 struct Outgoing {
@@ -59,8 +66,8 @@ asio::awaitable<Incoming> read_frame(S& stream, uint64_t payload_bytes_max) {
   if (error) {
     in.closed = true;
     in.refused = got != 0 ? "truncated header: " + std::to_string(got) + " bytes, then " + error.message()
-                 : error == asio::error::eof ? "closed by the peer"
-                                             : error.message();
+                 : is_end(error) ? "closed by the peer"
+                                 : error.message();
     co_return in;
   }
   if (auto refused = wire::refuse_header(head, payload_bytes_max, in.header)) {

@@ -12,6 +12,10 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+const char* no_endpoint(bool dev) {
+  return dev ? "not a loopback address, and links are plaintext under dev = true" : "not a numeric address";
+}
+
 uint64_t draw_link_id() {
   std::random_device device;
   return uint64_t{device()} << 32 | device();
@@ -29,10 +33,14 @@ bool Links::Impl::chosen(const PeerIdentity& peer) const {
                      [key = key_of(peer)](const auto& connection) { return connection->chosen_for == key; });
 }
 
+std::optional<asio::ip::tcp::endpoint> Links::Impl::endpoint(const std::string& host, uint16_t port) const {
+  return options.dev ? loopback_endpoint(host, port) : numeric_endpoint(host, port);
+}
+
 bool Links::Impl::linked_to(const asio::ip::tcp::endpoint& address) const {
   return std::any_of(links.begin(), links.end(), [&](const auto& link) {
     const PeerIdentity& peer = link->peer();
-    return loopback_endpoint(peer.listen_host, peer.listen_port) == address;
+    return endpoint(peer.listen_host, peer.listen_port) == address;
   });
 }
 
@@ -53,13 +61,13 @@ asio::awaitable<void> Links::Impl::connect(std::string host, uint16_t port, uint
   const auto address = host + ":" + std::to_string(port);
   const auto until = Clock::now() + milliseconds(give_up_ms);
   const milliseconds retry_first(options.limits.retry_first_ms), retry_max(options.limits.retry_max_ms);
-  Refusal refusal{"not a loopback address, and links are plaintext under dev = true", false};
-  if (const auto endpoint = loopback_endpoint(host, port)) {
+  Refusal refusal{no_endpoint(options.dev), false};
+  if (const auto to = endpoint(host, port)) {
     for (auto pause = retry_first;; pause = std::min(2 * pause, std::max(retry_first, retry_max))) {
       const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
       refusal = co_await attempt(
-          *endpoint, std::clamp(left, milliseconds(1), milliseconds(options.limits.handshake_timeout_ms)));
-      const bool linked = refusal.linked && linked_to(*endpoint);  // they connected to us meanwhile
+          *to, std::clamp(left, milliseconds(1), milliseconds(options.limits.handshake_timeout_ms)));
+      const bool linked = refusal.linked && linked_to(*to);  // they connected to us meanwhile
       if (refusal.reason.empty() || linked || stopping) co_return;
       log::debug("link.attempt_failed", {{"address", address}, {"reason", refusal.reason}});
       if (!refusal.retry || Clock::now() + pause >= until) break;
@@ -92,10 +100,10 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
     refusal = co_await open(bulk, to, true, link_id, theirs_bulk);
     if (refusal.reason.empty() && key_of(theirs.peer) != key_of(theirs_bulk.peer))
       refusal = {"two processes answered at one address", true};
-    if (refusal.reason.empty() && !stopping && control->socket.is_open()) {
-      auto control_socket = std::move(control->socket);
-      auto bulk_socket = std::move(bulk->socket);
-      refusal = go_up(theirs, std::move(control_socket), std::move(bulk_socket));
+    if (refusal.reason.empty() && !stopping && control->connection.is_open()) {
+      auto control_connection = std::move(control->connection);
+      auto bulk_connection = std::move(bulk->connection);
+      refusal = go_up(theirs, std::move(control_connection), std::move(bulk_connection));
     } else if (port(theirs.peer) || is_forming(theirs.peer)) {
       refusal = {};  // they chose their own connection to us
     }
@@ -106,15 +114,17 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
 }
 
 /// A connection to that address, over the Unix-domain socket if one is there, on which the other side has
-/// shown that it knows the secret.
+/// shown that it knows the secret, or has a certificate of the cluster's authority.
 asio::awaitable<Links::Impl::Refusal> Links::Impl::reach(Handshake& connection, asio::ip::tcp::endpoint to) {
-  if (!options.unix_sockets || !connect_beside(connection.socket, to)) {
-    auto [error] = co_await connection.socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
+  LinkSocket& socket = connection.connection.socket();
+  if (!options.unix_sockets || !connect_beside(socket, to)) {
+    auto [error] = co_await socket.async_connect(to, asio::as_tuple(asio::use_awaitable));
     if (error)
       co_return Refusal{connection.late ? "no connection within handshake_timeout_ms" : error.message(),
                         true};
   }
-  not_for_children(connection.socket.native_handle());
+  not_for_children(socket.native_handle());
+  if (const auto failed = co_await encrypt(connection); !failed.empty()) co_return Refusal{failed, true};
   if (const auto failed = co_await say_challenge(connection); !failed.empty())
     co_return Refusal{failed, true};
   const auto heard = co_await hear_challenge(connection);
@@ -137,13 +147,15 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, a
 
 // ---- up and down ----
 
-Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk) {
+Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkConnection control,
+                                        LinkConnection bulk) {
   const PeerIdentity& peer = theirs.peer;
   if (stopping) return {"this process closes its links", false};
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
-  for (auto* socket : {&control, &bulk})
-    if (!unix_peer(*socket)) socket->set_option(asio::ip::tcp::no_delay(true));
-  const char* over = unix_peer(control) ? "unix" : "tcp";
+  const bool over_unix = unix_peer(control.socket()).has_value();
+  if (!over_unix)
+    for (auto* connection : {&control, &bulk}) connection->socket().set_option(asio::ip::tcp::no_delay(true));
+  const char* over = over_unix ? "unix" : control.encrypted() ? "tls" : "tcp";
   const auto link = PeerLink::create(*this, io, system, agreed(options.limits, theirs.terms), peer,
                                      std::move(control), std::move(bulk));
   links.insert(link);

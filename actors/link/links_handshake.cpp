@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "actors/link/certificates.hpp"
 #include "actors/link/link_address.hpp"
 #include "actors/link/links_impl.hpp"
 #include "actors/process/log.hpp"
@@ -43,8 +44,8 @@ void Links::Impl::spawn(asio::awaitable<void> coroutine) {
 
 Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, Handshake::From from, LinkProof::End us,
                                                const std::string& address, milliseconds timeout) {
-  auto connection = std::make_shared<Handshake>(
-      Handshake{std::move(socket), asio::steady_timer(io), from, LinkProof(key, us, address)});
+  auto connection = std::make_shared<Handshake>(Handshake{
+      LinkConnection(std::move(socket)), asio::steady_timer(io), from, us, LinkProof(key, us, address)});
   live.insert(connection);
   connection->deadline.expires_after(timeout);
   connection->deadline.async_wait([this, weak = std::weak_ptr(connection)](boost::system::error_code error) {
@@ -57,8 +58,7 @@ Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, Handshake::Fro
 }
 
 void Links::Impl::give_up(Handshake& connection) {
-  boost::system::error_code ignored;  // it may be closed already
-  connection.socket.lowest_layer().close(ignored);
+  connection.connection.close();
   connection.deadline.cancel();
   std::erase_if(forming, [&](const auto& entry) { return entry.second.control.get() == &connection; });
   std::erase_if(live, [&](const auto& other) { return other.get() == &connection; });
@@ -82,8 +82,20 @@ wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
 
 // ---- what is said and heard before a link is up ----
 
+/// From then on it is the connection's own key that both ends show each other: that they both are what their
+/// certificates say, TLS has shown.
+asio::awaitable<std::string> Links::Impl::encrypt(Handshake& connection) {
+  if (!options.tls || unix_peer(connection.connection.socket())) co_return std::string();
+  const bool first = connection.us == LinkProof::End::connector;
+  auto failed = co_await connection.connection.encrypt(
+      options.tls->context(), first ? asio::ssl::stream_base::client : asio::ssl::stream_base::server);
+  if (connection.late) failed = "no TLS within handshake_timeout_ms";
+  if (failed.empty()) connection.proof.emplace(connection.connection.shared_key(), connection.us, "");
+  co_return failed;
+}
+
 asio::awaitable<Links::Impl::Heard> Links::Impl::hear_frame(Handshake& connection) {
-  auto in = co_await read_frame(connection.socket, wire::hello_bytes_max);
+  auto in = co_await read_frame(connection.connection, wire::hello_bytes_max);
   if (connection.late) in.refused = "nothing more within handshake_timeout_ms";
   co_return Heard{in.header.type, schema::FrameBytes(std::move(in.buffer)), in.refused};
 }
@@ -98,7 +110,7 @@ asio::awaitable<Links::Impl::Heard> Links::Impl::hear_challenge(Handshake& conne
   }
   try {
     heard.refused =
-        connection.proof.refuse_challenge(schema::Frame<schema::Challenge>(heard.bytes)).value_or("");
+        connection.proof->refuse_challenge(schema::Frame<schema::Challenge>(heard.bytes)).value_or("");
   } catch (const kj::Exception& e) {
     heard.refused = std::string("malformed challenge: ") + e.getDescription().cStr();
   }
@@ -116,7 +128,7 @@ asio::awaitable<Links::Impl::Heard> Links::Impl::hear(Handshake& connection) {
   if (!heard.refused.empty()) co_return heard;
   try {
     heard.refused =
-        connection.proof.refuse(heard.type, heard.bytes, schema::Frame<schema::Proof>(proof.bytes))
+        connection.proof->refuse(heard.type, heard.bytes, schema::Frame<schema::Proof>(proof.bytes))
             .value_or("");
   } catch (const kj::Exception& e) {
     heard.refused = std::string("malformed proof: ") + e.getDescription().cStr();
@@ -125,15 +137,15 @@ asio::awaitable<Links::Impl::Heard> Links::Impl::hear(Handshake& connection) {
 }
 
 asio::awaitable<std::string> Links::Impl::say_challenge(Handshake& connection) {
-  const Outgoing frame = frame_of(connection.proof.challenge());
-  if (const auto error = co_await write_frames(connection.socket, std::span(&frame, 1)))
+  const Outgoing frame = frame_of(connection.proof->challenge());
+  if (const auto error = co_await write_frames(connection.connection, std::span(&frame, 1)))
     co_return "the challenge could not be written: " + error.message();
   co_return std::string();
 }
 
 asio::awaitable<std::string> Links::Impl::say(Handshake& connection, Outgoing what) {
-  const Outgoing frames[] = {what, frame_of(connection.proof.prove(what.type, what.bytes))};
-  if (const auto error = co_await write_frames(connection.socket, frames))
+  const Outgoing frames[] = {what, frame_of(connection.proof->prove(what.type, what.bytes))};
+  if (const auto error = co_await write_frames(connection.connection, frames))
     co_return "the Hello could not be written: " + error.message();
   co_return std::string();
 }
@@ -152,8 +164,12 @@ asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connect
   try {
     if (heard.type == FrameTraits<schema::Hello>::type_id) {
       answer.greeting = wire::read_greeting(schema::Frame<schema::Hello>(heard.bytes));
+      const std::string& node = answer.greeting.peer.node;
       if (auto refused = wire::refuse_greeting(answer.greeting, greeting(false, 0)))
         answer.refusal = {refused->reason, refused->retry};
+      else if (connection.connection.encrypted() &&
+               connection.connection.peer_name() != certificate_name(options.cluster, node))
+        answer.refusal = {"says it is of node " + node + ", with another node's certificate", false};
     } else if (heard.type == FrameTraits<schema::HelloRefused>::type_id) {
       const schema::Frame<schema::HelloRefused> frame(heard.bytes);
       const schema::Reading refused(frame);
@@ -202,9 +218,13 @@ asio::awaitable<void> Links::Impl::accept(std::shared_ptr<Listener> listener) {
 }
 
 asio::awaitable<void> Links::Impl::greet(Connection connection) {
-  const auto address = address_of(connection->socket);
-  const Heard challenge = co_await hear_challenge(*connection);
-  Refusal refusal{.reason = challenge.refused, .silent = true};
+  const auto address = address_of(connection->connection.socket());
+  Refusal refusal{.silent = true};
+  refusal.reason = co_await encrypt(*connection);
+  if (refusal.reason.empty()) {
+    const Heard challenge = co_await hear_challenge(*connection);
+    refusal.reason = challenge.refused;
+  }
   if (refusal.reason.empty()) refusal.reason = co_await say_challenge(*connection);
   if (refusal.reason.empty()) {
     auto answer = co_await read_answer(*connection);
@@ -219,7 +239,7 @@ asio::awaitable<void> Links::Impl::greet(Connection connection) {
   if (refusal.reason.empty()) co_return;
   if (!stopping) log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
   // Best effort, and only to one that knows the secret: a stranger is told nothing.
-  if (connection->socket.is_open() && !refusal.silent)
+  if (connection->connection.is_open() && !refusal.silent)
     co_await say(*connection, refusal_frame(refusal.reason, refusal.retry, refusal.linked));
   give_up(*connection);
 }
@@ -252,11 +272,11 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connect
   if (auto failed = co_await say_hello(*connection, true, theirs.link_id); !failed.empty())
     co_return Refusal{failed, true};
   if (!forming.contains(theirs.link_id)) co_return Refusal{"the control connection ended", true};
-  auto control_socket = std::move(control->socket);
-  auto bulk_socket = std::move(connection->socket);
+  auto control_connection = std::move(control->connection);
+  auto bulk_connection = std::move(connection->connection);
   give_up(*control);
   give_up(*connection);
-  co_return go_up(theirs, std::move(control_socket), std::move(bulk_socket));
+  co_return go_up(theirs, std::move(control_connection), std::move(bulk_connection));
 }
 
 }  // namespace convoy::actors

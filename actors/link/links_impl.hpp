@@ -15,9 +15,11 @@
 #include "actors/link/delivery.hpp"
 #include "actors/link/link.hpp"
 #include "actors/link/link_address.hpp"
+#include "actors/link/link_connection.hpp"
 #include "actors/link/link_port.hpp"
 #include "actors/link/link_proof.hpp"
 #include "actors/link/link_stream.hpp"
+#include "actors/link/link_tls.hpp"
 #include "actors/link/link_wire.hpp"
 #include "actors/link/peer_link.hpp"
 #include "actors/link/published_actor.hpp"
@@ -46,10 +48,11 @@ struct Handshake {
   /// Who connected, and how: what TCP lets in may not take the room of Unix-domain peers, whose user is
   /// known.
   enum class From : uint8_t { us, tcp, unix_socket };
-  LinkSocket socket;
+  LinkConnection connection;
   asio::steady_timer deadline;
   From from;
-  LinkProof proof;
+  LinkProof::End us;
+  std::optional<LinkProof> proof;
   bool late = false;
   std::optional<PeerKey> chosen_for;  // the peer, once we mean this connection to become our link to it
 };
@@ -92,6 +95,8 @@ struct Links::Impl final : PeerLink::Owner {
   asio::awaitable<Heard> hear_challenge(Handshake& connection);
   /// A frame of one that knows the secret; nothing of another one is read.
   asio::awaitable<Heard> hear(Handshake& connection);
+  /// Makes a TCP connection TLS, if links are. Returns why that failed, or nothing.
+  asio::awaitable<std::string> encrypt(Handshake& connection);
   // These return why it could not be written, or nothing.
   asio::awaitable<std::string> say_challenge(Handshake& connection);
   asio::awaitable<std::string> say(Handshake& connection, Outgoing what);
@@ -111,7 +116,9 @@ struct Links::Impl final : PeerLink::Owner {
   asio::awaitable<Refusal> open(Connection connection, asio::ip::tcp::endpoint to, bool bulk,
                                 uint64_t link_id, wire::Greeting& theirs);
   asio::awaitable<Answer> read_answer(Handshake& connection);
-  Refusal go_up(const wire::Greeting& theirs, LinkSocket control, LinkSocket bulk);
+  Refusal go_up(const wire::Greeting& theirs, LinkConnection control, LinkConnection bulk);
+  /// Where links may lead: any address, or a loopback one as long as they are plaintext.
+  std::optional<asio::ip::tcp::endpoint> endpoint(const std::string& host, uint16_t port) const;
   Refusal no_room_for(const PeerIdentity& peer);
   // Two processes may connect to each other at the same moment. The one with the smaller key then chooses
   // which of the two connections becomes their link; the other takes what it gets.

@@ -52,8 +52,8 @@ std::string describe(const PeerIdentity& peer) {
          " (pid " + std::to_string(peer.pid) + ")";
 }
 
-PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkSocket control,
-                   LinkSocket bulk)
+PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkConnection control,
+                   LinkConnection bulk)
     : owner_(owner),
       limits_(limits),
       io_(io),
@@ -63,8 +63,8 @@ PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits,
       lease_in_(io) {}
 
 std::shared_ptr<PeerLink> PeerLink::create(Owner& owner, asio::io_context& io, caf::actor_system& system,
-                                           const LinkLimits& limits, PeerIdentity peer, LinkSocket control,
-                                           LinkSocket bulk) {
+                                           const LinkLimits& limits, PeerIdentity peer,
+                                           LinkConnection control, LinkConnection bulk) {
   std::shared_ptr<PeerLink> link(new PeerLink(owner, io, limits, std::move(control), std::move(bulk)));
   const std::weak_ptr<PeerLink> weak = link;
   LinkPort::Requests requests{.write =
@@ -81,10 +81,12 @@ std::shared_ptr<PeerLink> PeerLink::create(Owner& owner, asio::io_context& io, c
                                   }};
   // The sockets are open as long as the port is: end() closes the port first, under the lock that send_now
   // runs in.
-  requests.send_now = [control = link->control_.socket.native_handle(),
-                       bulk = link->bulk_.socket.native_handle()](Lane lane, const Outgoing& frame) {
-    return send_now(lane == Lane::control ? control : bulk, frame);
-  };
+  if (!link->control_.connection.encrypted())
+    requests.send_now = [control = link->control_.connection.socket().native_handle(),
+                         bulk = link->bulk_.connection.socket().native_handle()](Lane lane,
+                                                                                 const Outgoing& frame) {
+      return send_now(lane == Lane::control ? control : bulk, frame);
+    };
   link->port_ = std::make_shared<LinkPort>(system, std::move(peer), limits, std::move(requests));
   return link;
 }
@@ -118,8 +120,7 @@ void PeerLink::end(const std::string& reason) {
   sender_ = nullptr;
   port_->close(reason);
   for (auto* lane : {&control_, &bulk_}) {
-    boost::system::error_code ignored;  // the connection may be gone already
-    lane->socket.lowest_layer().close(ignored);
+    lane->connection.close();
     lane->wake.cancel();
   }
   lease_out_.cancel();
@@ -131,7 +132,7 @@ asio::awaitable<void> PeerLink::read(Lane lane) {
   const uint64_t bytes_max =
       lane == Lane::control ? limits_.control_frame_bytes_max : limits_.bulk_frame_bytes_max;
   while (!over_) {
-    auto in = co_await read_frame(io(lane).socket, bytes_max);
+    auto in = co_await read_frame(io(lane).connection, bytes_max);
     if (over_) co_return;
     if (in.closed && lane == Lane::bulk) co_await hear_last_words();
     if (!in.refused.empty()) co_return end(in.refused);
@@ -148,7 +149,7 @@ asio::awaitable<void> PeerLink::write(Lane lane) {
       co_await io(lane).wake.async_wait(asio::as_tuple(asio::use_awaitable));
       continue;
     }
-    const auto error = co_await write_frames(io(lane).socket, batch);
+    const auto error = co_await write_frames(io(lane).connection, batch);
     if (!error) continue;
     if (!over_) co_await hear_last_words();
     co_return end("writing failed: " + error.message());

@@ -10,8 +10,8 @@
 #include <set>
 #include <string>
 
+#include "actors/link/link_connection.hpp"
 #include "actors/link/link_port.hpp"
-#include "actors/link/link_stream.hpp"
 #include "actors/link/published_actor.hpp"
 #include "actors/link/remote_handle.hpp"
 
@@ -31,8 +31,8 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   };
 
   static std::shared_ptr<PeerLink> create(Owner& owner, asio::io_context& io, caf::actor_system& system,
-                                          const LinkLimits& limits, PeerIdentity peer, LinkSocket control,
-                                          LinkSocket bulk);
+                                          const LinkLimits& limits, PeerIdentity peer, LinkConnection control,
+                                          LinkConnection bulk);
   void start();
   void end(const std::string& reason);
   const std::shared_ptr<LinkPort>& port() const { return port_; }
@@ -41,11 +41,12 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
  private:
   using Clock = std::chrono::steady_clock;
   struct LaneIo {
-    LinkSocket socket;
+    LinkConnection connection;
     asio::steady_timer wake;  // cancelled when there may be something to write
   };
 
-  PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkSocket control, LinkSocket bulk);
+  PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkConnection control,
+           LinkConnection bulk);
   LaneIo& io(schema::Lane lane) { return lane == schema::Lane::control ? control_ : bulk_; }
   template <class Coroutine>
   void run(Coroutine coroutine);

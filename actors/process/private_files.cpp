@@ -75,4 +75,24 @@ int open_private(const fs::path& file, int flags) {
   return descriptor;
 }
 
+void replace_private(const fs::path& file, const std::string& text) {
+  const fs::path draft = file.string() + "." + std::to_string(::getpid());
+  ::unlink(draft.c_str());  // of a process that had our number and was killed
+  const int descriptor = open_private(draft, O_WRONLY | O_CREAT | O_EXCL);
+  bool written = descriptor >= 0;
+  for (size_t at = 0; written && at < text.size();) {
+    const ssize_t some = ::write(descriptor, text.data() + at, text.size() - at);
+    written = some > 0;
+    if (written) at += static_cast<size_t>(some);
+  }
+  written = written && ::fsync(descriptor) == 0;
+  const int problem = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (written && ::rename(draft.c_str(), file.c_str()) == 0) return;
+  const int failed = written ? errno : problem;
+  ::unlink(draft.c_str());
+  throw InputError(std::string("cannot be written: ") + std::strerror(failed), file.string(),
+                   mend_of(failed, "make its folder writable for this user"));
+}
+
 }  // namespace convoy::actors

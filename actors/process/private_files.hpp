@@ -3,6 +3,7 @@
 // Used by every command that starts a process of a cluster or talks to one.
 
 #include <filesystem>
+#include <string>
 
 namespace convoy::actors {
 
@@ -14,5 +15,8 @@ void make_private_folder(const std::filesystem::path& folder);
 /// it cannot be opened. Throws InputError with the command that mends it if it is a symbolic link, no
 /// ordinary file, another user's, or open to others.
 int open_private(const std::filesystem::path& file, int flags);
+
+/// Writes such a file, all of it or nothing, in place of one of that name. Throws InputError if it cannot be.
+void replace_private(const std::filesystem::path& file, const std::string& text);
 
 }  // namespace convoy::actors

@@ -1,5 +1,6 @@
 // One contract, checked against an actor of this process and against one behind a link in another process:
-// order, monitor, death, silence. Near, far over TCP and far over Unix-domain sockets must not differ.
+// order, monitor, death, silence. Near, far over TCP, with TLS and without, and far over Unix-domain
+// sockets must not differ.
 
 #include <signal.h>
 #include <spawn.h>
@@ -10,12 +11,16 @@
 #include <numeric>
 
 #include "link_rig.hpp"
+#include "tls_files.hpp"
 
 using namespace rig;
 
 extern char** environ;
 
 namespace {
+
+const std::string near = "near", over_tcp = "far over TCP", over_tls = "far over TLS",
+                  over_unix = "far over Unix-domain sockets";
 
 constexpr uint32_t lease_ms = 1500;
 constexpr uint32_t long_lease_ms = 10 * patience_ms;  // ends in no test
@@ -49,8 +54,14 @@ struct Near final : Subject {
 };
 
 struct Far final : Subject {
-  explicit Far(bool unix_sockets, uint32_t lease = lease_ms) {
-    LinkOptions options = options_of("test", unix_sockets);
+  explicit Far(const std::string& where, uint32_t lease = lease_ms) {
+    LinkOptions options = options_of("test", where == over_unix);
+    if (where == over_tls) {
+      files.emplace();
+      for (const std::string node : {"near", "far"}) files->issue(node);
+      options.dev = false;
+      options.tls = files->tls("near");
+    }
     options.limits.lease_ms = lease;
     auto up = std::make_shared<Slot<PeerIdentity>>();
     links.emplace(system, options, identity("near", Role::NODE, 0, 1),
@@ -58,13 +69,14 @@ struct Far final : Subject {
     links->publish(Role::PIPELINE, 0, caf::actor_cast<caf::actor>(recorder_actor));
     const uint16_t port = links->listen("127.0.0.1", 0);
     const auto port_text = std::to_string(port), lease_text = std::to_string(lease);
-    const char* arguments[] = {LINK_PEER, port_text.c_str(), lease_text.c_str(), nullptr};
+    const char* arguments[] = {LINK_PEER, port_text.c_str(), lease_text.c_str(),
+                               files ? files->folder().c_str() : nullptr, nullptr};
     BOOST_REQUIRE_EQUAL(
         posix_spawn(&pid, LINK_PEER, nullptr, nullptr, const_cast<char**>(arguments), environ), 0);
     const auto peer = up->wait();
     BOOST_REQUIRE(peer);
     BOOST_CHECK_EQUAL(peer->pid, pid);
-    BOOST_REQUIRE_EQUAL(unix_connections(port), unix_sockets ? 2u : 0u);  // control and bulk
+    BOOST_REQUIRE_EQUAL(unix_connections(port), where == over_unix ? 2u : 0u);  // control and bulk
     stage = links->remote<EchoActor>(*peer, Role::STAGE, 1);
   }
   ~Far() override {
@@ -79,15 +91,14 @@ struct Far final : Subject {
   void unfreeze() override { ::kill(pid, SIGCONT); }
   std::chrono::milliseconds notice() const override { return std::chrono::milliseconds(lease_ms); }
 
+  std::optional<TlsFiles> files;
   std::optional<Links> links;
   pid_t pid = 0;
 };
 
-const std::string near = "near", over_tcp = "far over TCP", over_unix = "far over Unix-domain sockets";
-
 std::unique_ptr<Subject> make(const std::string& where, uint32_t lease = lease_ms) {
   if (where == near) return std::make_unique<Near>();
-  return std::make_unique<Far>(where == over_unix, lease);
+  return std::make_unique<Far>(where, lease);
 }
 
 /// Waits for the down message of a monitored handle. Nothing if none came in time.
@@ -103,8 +114,8 @@ std::optional<caf::error> down(caf::scoped_actor& self, const EchoActor& of,
   return reason;
 }
 
-const auto places = boost::unit_test::data::make({near, over_tcp, over_unix});
-const auto far_places = boost::unit_test::data::make({over_tcp, over_unix});
+const auto places = boost::unit_test::data::make({near, over_tcp, over_tls, over_unix});
+const auto far_places = boost::unit_test::data::make({over_tcp, over_tls, over_unix});
 
 }  // namespace
 
@@ -192,7 +203,7 @@ BOOST_DATA_TEST_CASE(a_request_fails_and_does_not_hang, places, where) {
 }
 
 BOOST_DATA_TEST_CASE(a_process_that_stood_still_notices_that_its_links_are_gone, far_places, where) {
-  Far far(where == over_unix);
+  Far far(where);
   caf::scoped_actor self(far.system);
   self->monitor(far.stage);
   mail(far.stage, plan(1));
@@ -236,7 +247,7 @@ class Pings {
 
 // Behind the hidden states that are always queued, a ping would take as long as those: eight frames.
 BOOST_DATA_TEST_CASE(control_mail_does_not_wait_for_bulk, far_places, where) {
-  Far far(where == over_unix, long_lease_ms);
+  Far far(where, long_lease_ms);
   constexpr size_t frames = 64, frames_ahead = 8,
                    frame_bytes = 8 << 20;  // at least 32 MB in flight nearly always
   Pings at_rest(far), beside(far);

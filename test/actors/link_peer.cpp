@@ -1,19 +1,25 @@
-// The far side of the link tests, a process of its own: link_peer PORT LEASE_MS connects, publishes an echo
-// as stage 1 and lives until its link ends (exit 0) or cannot be made (exit 3).
+// The far side of the link tests, a process of its own: link_peer PORT LEASE_MS [TLS_FOLDER] connects, with
+// the certificate of node "far" if a folder is named, publishes an echo as stage 1 and lives until its link
+// ends (exit 0) or cannot be made (exit 3).
 
 #include <cstdlib>
 
+#include "actors/link/link_tls.hpp"
 #include "link_rig.hpp"
 
 using namespace rig;
 
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 3 && argc != 4) return 2;
   caf::actor_system_config config;
   caf::actor_system system(config);
   auto head = std::make_shared<Slot<ReplyActor>>();
   auto outcome = std::make_shared<Slot<int>>();
   LinkOptions options = options_of();
+  if (argc == 4) {
+    options.dev = options.unix_sockets = false;
+    options.tls = std::make_shared<LinkTls>(argv[3], options.cluster, "far");
+  }
   options.limits.lease_ms = static_cast<uint32_t>(std::atoi(argv[2]));
   std::optional<Links> links;
   std::mutex made;  // up() may run before emplace() has returned

@@ -1,0 +1,45 @@
+#include "actors/link/link_connection.hpp"
+
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
+#include <array>
+#include <cassert>
+#include <stdexcept>
+
+namespace convoy::actors {
+
+asio::awaitable<std::string> LinkConnection::encrypt(asio::ssl::context& context,
+                                                     asio::ssl::stream_base::handshake_type end) {
+  assert(!tls_);
+  tls_ = std::make_unique<Tls>(*socket_, context);
+  auto [error] = co_await tls_->async_handshake(end, asio::as_tuple(asio::use_awaitable));
+  if (!error) co_return std::string();
+  const long verified = SSL_get_verify_result(tls_->native_handle());
+  if (verified != X509_V_OK)
+    co_return std::string("the peer's certificate: ") + X509_verify_cert_error_string(verified);
+  co_return "TLS: " + error.message();
+}
+
+std::string LinkConnection::peer_name() const {
+  assert(tls_);
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
+      SSL_get1_peer_certificate(tls_->native_handle()), X509_free);
+  std::array<char, 256> name{};
+  const int size = certificate ? X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()),
+                                                           NID_commonName, name.data(), name.size())
+                               : -1;
+  return size < 0 ? std::string() : std::string(name.data(), static_cast<size_t>(size));
+}
+
+std::string LinkConnection::shared_key() const {
+  assert(tls_);
+  constexpr std::string_view label = "EXPORTER-convoy-link";
+  std::string key(32, '\0');
+  if (SSL_export_keying_material(tls_->native_handle(), reinterpret_cast<unsigned char*>(key.data()),
+                                 key.size(), label.data(), label.size(), nullptr, 0, 0) != 1)
+    throw std::runtime_error("OpenSSL exports no key of a connection");
+  return key;
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,121 @@
+#include "actors/link/link_tls.hpp"
+
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "actors/link/certificates.hpp"
+#include "actors/process/log.hpp"
+#include "actors/process/private_files.hpp"
+#include "model/error.hpp"
+#include "model/scarce.hpp"
+
+namespace convoy::actors {
+
+namespace fs = std::filesystem;
+namespace ssl = boost::asio::ssl;
+
+namespace {
+
+constexpr size_t pem_bytes_max = 64 << 10;
+
+/// A file of which `is_private` says that only this user may read it.
+std::string read_pem(const fs::path& file, bool is_private) {
+  const std::string mend = "make it with `convoy ca issue` where the cluster was made, and copy it here";
+  const int descriptor =
+      is_private ? open_private(file, O_RDONLY) : ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0)
+    throw InputError(std::string("cannot be read (") + std::strerror(errno) + ")", file.string(),
+                     mend_of(errno, mend));
+  std::string text(pem_bytes_max, '\0');
+  const ssize_t size = ::read(descriptor, text.data(), text.size());
+  ::close(descriptor);
+  if (size <= 0 || static_cast<size_t>(size) == text.size())
+    throw InputError("is no PEM file", file.string(), mend);
+  text.resize(static_cast<size_t>(size));
+  return text;
+}
+
+/// What OpenSSL made of a file.
+void require(const boost::system::error_code& error, const fs::path& file) {
+  if (error)
+    throw InputError("is no good: " + error.message(), file.string(),
+                     "make it anew with `convoy ca issue` where the cluster was made");
+}
+
+}  // namespace
+
+LinkTls::LinkTls(fs::path folder, const std::string& cluster, const std::string& node)
+    : folder_(std::move(folder)), cluster_(cluster), node_(node), written_(written()), context_(read()) {}
+
+ssl::context& LinkTls::context() {
+  if (const std::string now = written(); now != written_) {
+    written_ = now;
+    try {
+      context_ = read();
+      log::info("link.certificate_read", {{"node", node_}});
+    } catch (const std::exception& e) {
+      log::warn("link.certificate_refused", {{"node", node_}, {"reason", e.what()}});
+    }
+  }
+  return *context_;
+}
+
+std::string LinkTls::written() const {
+  std::string all;
+  for (const std::string& name : {std::string(authority_file), certificate_file(node_), key_file(node_)}) {
+    struct stat status {};
+    if (::stat((folder_ / name).c_str(), &status) != 0) continue;
+    all += name + " " + std::to_string(status.st_ino) + " " + std::to_string(status.st_mtim.tv_sec) + "." +
+           std::to_string(status.st_mtim.tv_nsec) + " ";
+  }
+  return all;
+}
+
+std::unique_ptr<ssl::context> LinkTls::read() const {
+  const fs::path authority = folder_ / authority_file, certificate = folder_ / certificate_file(node_),
+                 key = folder_ / key_file(node_);
+  auto context = std::make_unique<ssl::context>(ssl::context::tls);
+  SSL_CTX* const native = context->native_handle();
+  if (SSL_CTX_set_min_proto_version(native, TLS1_3_VERSION) != 1)
+    throw std::runtime_error("OpenSSL has no TLS 1.3");
+  // A link lasts: it is not resumed.
+  SSL_CTX_set_num_tickets(native, 0);
+  SSL_CTX_set_session_cache_mode(native, SSL_SESS_CACHE_OFF);
+  context->set_verify_mode(ssl::verify_peer | ssl::verify_fail_if_no_peer_cert);
+
+  boost::system::error_code error;
+  const std::string own = read_pem(certificate, false), trusted = read_pem(authority, false);
+  context->add_certificate_authority(boost::asio::buffer(trusted), error);
+  require(error, authority);
+  context->use_certificate(boost::asio::buffer(own), ssl::context::pem, error);
+  require(error, certificate);
+  context->use_private_key(boost::asio::buffer(read_pem(key, true)), ssl::context::pem, error);
+  require(error, key);
+
+  X509* const ours = SSL_CTX_get0_certificate(native);
+  std::array<char, 256> name{};
+  X509_NAME_get_text_by_NID(X509_get_subject_name(ours), NID_commonName, name.data(), name.size());
+  if (name.data() != certificate_name(cluster_, node_))
+    throw InputError("is not the certificate of node \"" + node_ + "\" in cluster \"" + cluster_ + "\"",
+                     certificate.string(), "convoy ca issue " + node_);
+  const std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> check(X509_STORE_CTX_new(),
+                                                                              X509_STORE_CTX_free);
+  if (!check || X509_STORE_CTX_init(check.get(), SSL_CTX_get_cert_store(native), ours, nullptr) != 1)
+    throw std::runtime_error("OpenSSL cannot check a certificate");
+  if (X509_verify_cert(check.get()) != 1)
+    throw InputError(std::string("peers will refuse it: ") +
+                         X509_verify_cert_error_string(X509_STORE_CTX_get_error(check.get())),
+                     certificate.string(), "convoy ca issue " + node_ + ", where the cluster was made");
+  return context;
+}
+
+}  // namespace convoy::actors

@@ -1,0 +1,37 @@
+#pragma once
+// What a node's links need for TLS: the authority that it trusts, its own certificate and key, read from a
+// folder. Made by each process that has links; context() belongs to the links' I/O thread.
+
+#include <boost/asio/ssl.hpp>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+namespace convoy::actors {
+
+/// Names in the folder of certificates (cluster.tls_dir).
+inline constexpr const char* authority_file = "ca.pem";
+inline std::string certificate_file(const std::string& node) { return node + ".pem"; }
+inline std::string key_file(const std::string& node) { return node + ".key"; }
+
+class LinkTls {
+ public:
+  /// Reads the files once. Throws InputError that names the one that is missing, open to other users, no
+  /// certificate, expired, of another node or of another authority.
+  LinkTls(std::filesystem::path folder, const std::string& cluster, const std::string& node);
+
+  /// TLS 1.3 alone, for both ends, each of which wants the other's certificate. Of the files as they are now:
+  /// new ones count from the next connection on, and while they are no good those before them do.
+  boost::asio::ssl::context& context();
+
+ private:
+  std::unique_ptr<boost::asio::ssl::context> read() const;
+  std::string written() const;  // which files these are, and when they were
+
+  const std::filesystem::path folder_;
+  const std::string cluster_, node_;
+  std::string written_;
+  std::unique_ptr<boost::asio::ssl::context> context_;
+};
+
+}  // namespace convoy::actors

@@ -1,0 +1,216 @@
+// Links over TLS: who gets one, what the others learn, which is nothing, and what is on the wire.
+
+#include <poll.h>
+
+#include <boost/asio/ssl.hpp>
+#include <boost/test/unit_test.hpp>
+
+#include "actors/link/link_address.hpp"
+#include "link_side.hpp"
+#include "model/error.hpp"
+#include "tls_files.hpp"
+
+using namespace rig;
+namespace ssl = boost::asio::ssl;
+
+namespace {
+
+LinkOptions over_tls(std::shared_ptr<LinkTls> tls) {
+  LinkOptions options = options_of("test", false);
+  options.dev = false;
+  options.tls = std::move(tls);
+  options.secret = std::string(32, 'o');  // of its own machine: others do not know it
+  return options;
+}
+
+struct Certified : Fixture {
+  Certified() {
+    files.issue("here");
+    files.issue("there");
+  }
+  /// What `there` is told that connects with that.
+  std::optional<std::string> refused_with(std::shared_ptr<LinkTls> tls) {
+    Side here(system, over_tls(files.tls("here")));
+    const uint16_t port = here.links.listen("127.0.0.1", 0);
+    LinkOptions options = over_tls(std::move(tls));
+    Side there(system, options, "there", 2);
+    there.links.connect("127.0.0.1", port, 500);
+    const auto refused = there.refused.wait();
+    BOOST_CHECK(!there.up.wait(0ms));
+    BOOST_CHECK(!here.up.wait(50ms));
+    return refused;
+  }
+
+  TlsFiles files;
+};
+
+/// What a stranger's connection gets, until the other side closes it or says no more for a while.
+template <class Stream>
+std::string all_that_comes(Stream& stream, int socket) {
+  std::string heard(64 << 10, '\0');
+  size_t size = 0;
+  pollfd readable{socket, POLLIN, 0};
+  while (size < heard.size() && ::poll(&readable, 1, 500) > 0) {
+    boost::system::error_code error;
+    const size_t some =
+        stream.read_some(boost::asio::buffer(heard.data() + size, heard.size() - size), error);
+    size += some;
+    if (error) break;
+  }
+  heard.resize(size);
+  return heard;
+}
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_SUITE(of_certified_nodes, Certified)
+
+BOOST_AUTO_TEST_CASE(nodes_of_one_authority_link_and_their_mail_arrives) {
+  Side here(system, over_tls(files.tls("here"))), there(system, over_tls(files.tls("there")), "there", 2);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
+  const auto peer = there.up.wait();
+  BOOST_REQUIRE(peer);
+  const auto stage = there.links.remote<EchoActor>(*peer, Role::STAGE, 1);
+  mail(stage, plan(1));
+  mail(stage, activations(2, 5 << 20));  // of many TLS records
+  mail(stage, plan(3));
+  BOOST_REQUIRE(here.record->wait_for(2));
+}
+
+BOOST_AUTO_TEST_CASE(another_authority_vouches_for_nobody) {
+  const TlsFiles others;
+  others.issue("there");
+  BOOST_CHECK(contains(refused_with(others.tls("there")), "certificate"));
+}
+
+BOOST_AUTO_TEST_CASE(a_node_is_who_its_certificate_says) {
+  files.issue("elsewhere");
+  // It says that it is of "there".
+  BOOST_CHECK(contains(refused_with(files.tls("elsewhere")), "another node's certificate"));
+}
+
+BOOST_AUTO_TEST_CASE(who_listens_with_another_nodes_certificate_is_refused) {
+  files.issue("elsewhere");
+  Side here(system, over_tls(files.tls("elsewhere")));  // as node "here"
+  Side there(system, over_tls(files.tls("there")), "there", 2);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 500);
+  BOOST_CHECK(contains(there.refused.wait(), "another node's certificate"));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_missing_ended_or_open_to_others_is_refused_before_anything_starts) {
+  const auto refuses = [&](const std::string& node, const std::string& words) {
+    BOOST_CHECK_EXCEPTION(files.tls(node), convoy::InputError, [&](const convoy::InputError& e) {
+      BOOST_TEST_INFO(e.what());
+      return std::string(e.what()).find(words) != std::string::npos;
+    });
+  };
+  refuses("nobody", "nobody.pem");
+  files.issue("old", -1);
+  refuses("old", "expired");
+  files.issue("here", node_days, "borrowed");
+  refuses("borrowed", "is not the certificate of node");
+  const TlsFiles others;
+  files.write("foreign", issue(make_authority(), "test", "foreign"));
+  refuses("foreign", "peers will refuse it");
+  files.issue("open");
+  std::filesystem::permissions(files.folder() / key_file("open"), std::filesystem::perms(0644));
+  refuses("open", "open to other users");
+  files.issue("mixed");
+  files.issue("here");
+  std::filesystem::copy_file(files.folder() / key_file("here"), files.folder() / key_file("mixed"),
+                             std::filesystem::copy_options::overwrite_existing);
+  refuses("mixed", "mixed.key");
+  std::ofstream(files.folder() / certificate_file("mixed")) << "no certificate";
+  refuses("mixed", "mixed.pem");
+}
+
+BOOST_AUTO_TEST_CASE(new_certificates_count_from_the_next_connection_on) {
+  const auto tls = files.tls("here");
+  SSL_CTX* const before = tls->context().native_handle();
+  BOOST_CHECK_EQUAL(tls->context().native_handle(), before);
+  files.issue("here");
+  SSL_CTX* const renewed = tls->context().native_handle();
+  BOOST_CHECK_NE(renewed, before);
+  std::ofstream(files.folder() / certificate_file("here")) << "half a certif";
+  BOOST_CHECK_EQUAL(tls->context().native_handle(), renewed);  // and a link still comes of it
+  Side here(system, over_tls(tls)), there(system, over_tls(files.tls("there")), "there", 2);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
+  BOOST_CHECK(there.up.wait());
+}
+
+BOOST_AUTO_TEST_CASE(a_stranger_is_told_nothing_by_bytes_or_by_tls) {
+  Side here(system, over_tls(files.tls("here")));
+  const uint16_t port = here.links.listen("127.0.0.1", 0);
+  asio::io_context io;
+  {
+    asio::ip::tcp::socket plain(io);
+    plain.connect({asio::ip::address_v4::loopback(), port});
+    asio::write(plain, asio::buffer(std::string("GET / HTTP/1.1\r\n\r\n")));
+    const std::string heard = all_that_comes(plain, plain.native_handle());
+    BOOST_CHECK_EQUAL(heard.find("here"), std::string::npos);
+    BOOST_CHECK_LE(heard.size(), 16u);  // an alert of TLS
+  }
+  ssl::context context(ssl::context::tls_client);
+  ssl::stream<asio::ip::tcp::socket> stranger(io, context);
+  stranger.lowest_layer().connect({asio::ip::address_v4::loopback(), port});
+  boost::system::error_code error;
+  stranger.handshake(ssl::stream_base::client, error);
+  const std::unique_ptr<X509, decltype(&X509_free)> shown(SSL_get1_peer_certificate(stranger.native_handle()),
+                                                          X509_free);
+  BOOST_REQUIRE(shown);
+  const std::unique_ptr<char, void (*)(char*)> subject(
+      X509_NAME_oneline(X509_get_subject_name(shown.get()), nullptr, 0),
+      [](char* text) { OPENSSL_free(text); });
+  const std::unique_ptr<char, void (*)(char*)> issuer(
+      X509_NAME_oneline(X509_get_issuer_name(shown.get()), nullptr, 0),
+      [](char* text) { OPENSSL_free(text); });
+  const std::string names = std::string(subject.get()) + issuer.get();
+  BOOST_CHECK_EQUAL(names.find("here"), std::string::npos);
+  BOOST_CHECK_EQUAL(names.find("test"), std::string::npos);
+  BOOST_CHECK_EQUAL(all_that_comes(stranger, stranger.lowest_layer().native_handle()), "");
+  BOOST_CHECK(!here.up.wait(0ms));
+}
+
+BOOST_AUTO_TEST_CASE(who_says_nothing_in_tls_is_closed_after_handshake_timeout_ms) {
+  LinkOptions options = over_tls(files.tls("here"));
+  options.limits.handshake_timeout_ms = 300;
+  Side here(system, options);
+  asio::io_context io;
+  asio::ip::tcp::socket silent(io);
+  silent.connect({asio::ip::address_v4::loopback(), here.links.listen("127.0.0.1", 0)});
+  char byte;
+  boost::system::error_code error;
+  silent.read_some(asio::buffer(&byte, 1), error);
+  BOOST_CHECK(error);
+}
+
+BOOST_AUTO_TEST_CASE(old_versions_of_tls_are_refused) {
+  Side here(system, over_tls(files.tls("here")));
+  ssl::context context(ssl::context::tlsv12_client);
+  asio::io_context io;
+  ssl::stream<asio::ip::tcp::socket> old(io, context);
+  old.lowest_layer().connect({asio::ip::address_v4::loopback(), here.links.listen("127.0.0.1", 0)});
+  boost::system::error_code error;
+  old.handshake(ssl::stream_base::client, error);
+  BOOST_CHECK(error);
+}
+
+BOOST_AUTO_TEST_CASE(links_of_several_machines_are_not_for_every_address) {
+  Side here(system, over_tls(files.tls("here")));
+  BOOST_CHECK_THROW(here.links.listen("0.0.0.0", 0), convoy::InputError);
+  BOOST_CHECK_THROW(here.links.listen("a.name", 0), convoy::InputError);
+  here.links.connect("a.name", 80, patience_ms);
+  BOOST_CHECK(contains(here.refused.wait(), "numeric"));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_CASE(names_in_certificates_are_of_one_cluster_and_node_alone) {
+  BOOST_CHECK_EQUAL(certificate_name("a", "b"), certificate_name("a", "b"));
+  BOOST_CHECK_NE(certificate_name("a", "b"), certificate_name("a", "c"));
+  BOOST_CHECK_NE(certificate_name("ab", "c"), certificate_name("a", "bc"));
+  BOOST_CHECK_EQUAL(certificate_name("a", "b").size(), 40u);
+  BOOST_CHECK_THROW(issue({"none", "none"}, "a", "b"), convoy::InputError);
+  const Identity one = make_authority(), other = make_authority();
+  BOOST_CHECK_THROW(issue({one.certificate, other.key}, "a", "b"), convoy::InputError);
+}

@@ -1,0 +1,51 @@
+#pragma once
+// Folders of certificates, as `convoy ca` leaves them, in a folder that ends with the test.
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "actors/link/certificates.hpp"
+#include "actors/link/link_tls.hpp"
+#include "actors/process/private_files.hpp"
+
+namespace rig {
+
+class TlsFiles {
+ public:
+  TlsFiles() : authority_(convoy::actors::make_authority()) {
+    std::string name = (std::filesystem::temp_directory_path() / "convoy-tls-XXXXXX").string();
+    if (!mkdtemp(name.data())) throw std::runtime_error("no folder for certificates");
+    folder_ = name;
+    convoy::actors::replace_private(folder_ / convoy::actors::authority_file, authority_.certificate);
+  }
+  ~TlsFiles() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  TlsFiles(const TlsFiles&) = delete;
+
+  const std::filesystem::path& folder() const { return folder_; }
+
+  /// Makes the node's key and certificate, under another name if one is given.
+  void issue(const std::string& node, int days = convoy::actors::node_days,
+             const std::string& as = "") const {
+    write(as.empty() ? node : as, convoy::actors::issue(authority_, "test", node, days));
+  }
+  void write(const std::string& node, const convoy::actors::Identity& identity) const {
+    convoy::actors::replace_private(folder_ / convoy::actors::key_file(node), identity.key);
+    convoy::actors::replace_private(folder_ / convoy::actors::certificate_file(node), identity.certificate);
+  }
+  std::shared_ptr<convoy::actors::LinkTls> tls(const std::string& node) const {
+    return std::make_shared<convoy::actors::LinkTls>(folder_, "test", node);
+  }
+
+ private:
+  const convoy::actors::Identity authority_;
+  std::filesystem::path folder_;
+};
+
+}  // namespace rig
