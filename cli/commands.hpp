@@ -35,6 +35,8 @@ void add_quantize(CLI::App& app, int& exit_code);
 void add_tokenize(CLI::App& app, int& exit_code);
 void add_render(CLI::App& app, int& exit_code);
 void add_check_config(CLI::App& app, int& exit_code);
+void add_init(CLI::App& app, int& exit_code);
+void add_ca(CLI::App& app, int& exit_code);
 void add_up(CLI::App& app, int& exit_code);
 void add_down(CLI::App& app, int& exit_code);
 void add_node(CLI::App& app, int& exit_code);

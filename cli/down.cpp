@@ -101,8 +101,10 @@ bool end_orphans(const actors::ClusterConfig& config, milliseconds grace) {
   return any;
 }
 
-/// Asks the head, which tells the others. Returns whether it heard.
+/// Asks the head, which tells the others. Returns whether it heard. In a cluster of several machines this one
+/// is meant alone.
 bool ask_head(const actors::ClusterConfig& config, uint32_t timeout_ms) {
+  if (nodes_here(config).size() < config.cluster.nodes.size()) return false;
   const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir));
   if (!head) return false;
   ClusterClient client(config, *head, timeout_ms);

@@ -76,9 +76,10 @@ int main(int argc, char** argv) {
   app.footer("Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 unavailable, 70 internal fault.");
   int exit_code = cli::ok;
   log::configure("warn", false, "convoy");  // nodes and stages configure it anew
-  for (const auto add : {cli::add_up, cli::add_down, cli::add_status, cli::add_chat, cli::add_check_config,
-                         cli::add_inspect, cli::add_make_model, cli::add_quantize, cli::add_verify,
-                         cli::add_tokenize, cli::add_render, cli::add_node, cli::add_head, cli::add_stage})
+  for (const auto add :
+       {cli::add_up, cli::add_down, cli::add_status, cli::add_chat, cli::add_check_config, cli::add_init,
+        cli::add_ca, cli::add_inspect, cli::add_make_model, cli::add_quantize, cli::add_verify,
+        cli::add_tokenize, cli::add_render, cli::add_node, cli::add_head, cli::add_stage})
     add(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -1,13 +1,16 @@
 #include "cli/port_holder.hpp"
 
-#include <boost/asio/ip/address.hpp>
+#include <algorithm>
+#include <boost/asio.hpp>
 #include <charconv>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <sstream>
 #include <vector>
 
+#include "actors/link/link_address.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/unavailable.hpp"
 #include "model/error.hpp"
@@ -127,6 +130,21 @@ std::string port_held_text(const PortHolder& holder, uint16_t port, const std::s
            "; end it with `convoy down --config " + holder.config.string() + "`, or choose another port";
   if (holder.pid != 0) return taken + holder.program + ", " + pid + "; end that, or choose another port";
   return taken + "a process of another user; choose another port";
+}
+
+std::vector<actors::NodeConfig> nodes_here(const actors::ClusterConfig& config) {
+  namespace asio = boost::asio;
+  std::vector<actors::NodeConfig> here;
+  std::ranges::copy_if(config.cluster.nodes, std::back_inserter(here), [](const actors::NodeConfig& node) {
+    const auto address = actors::numeric_endpoint(node.listen_host(), 0);  // any port
+    if (!address) return false;
+    asio::io_context io;
+    asio::ip::tcp::socket socket(io, address->protocol());
+    boost::system::error_code error;
+    socket.bind(*address, error);
+    return !error;
+  });
+  return here;
 }
 
 uint16_t listen_or_explain(actors::Links& links, const actors::ClusterConfig& config,

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/link/link.hpp"
@@ -27,6 +28,9 @@ std::optional<PortHolder> port_holder(const std::string& host, uint16_t port);
 
 /// "port 7411 (cluster.nodes[0].listen) is held by cluster NAME in FOLDER, pid N; …" with how to mend it.
 std::string port_held_text(const PortHolder& holder, uint16_t port, const std::string& key);
+
+/// Those that run on this machine: whose address one of this machine is.
+std::vector<actors::NodeConfig> nodes_here(const actors::ClusterConfig& config);
 
 /// Listens for links, and returns the port. Throws Unavailable if another process holds it, InputError if the
 /// address is wrong.

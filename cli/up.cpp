@@ -80,6 +80,7 @@ class Start {
       : config_(std::move(config)),
         model_override_(std::move(model_override)),
         run_dir_(config_.cluster.run_dir),
+        here_(nodes_here(config_)),
         terminal_(isatty(STDERR_FILENO) != 0) {}
 
   int run() {
@@ -87,6 +88,7 @@ class Start {
     sigaction(SIGHUP, nullptr, &hangup);
     immune_to_hangup_ = hangup.sa_handler == SIG_IGN;  // nohup
     block_signals();
+    require_nodes();
     check_model();
     umask(077);
     prepare_run_dir(run_dir_);
@@ -117,10 +119,23 @@ class Start {
     const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
     actors::check_stages(checked, checkpoint->config());
     actors::check_rotary_table(checked, *checkpoint);
-    std::vector<std::string> nodes;  // all are started here
-    for (const auto& node : checked.cluster.nodes) nodes.push_back(node.name);
+    std::vector<std::string> nodes;
+    for (const auto& node : here_) nodes.push_back(node.name);
     if (const auto warning = actors::memory_warning(checked, *checkpoint, nodes, model::memory_limit()))
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
+  }
+
+  bool head_is_here() const {
+    return std::ranges::any_of(here_, [&](const auto& node) { return node.name == config_.head().name; });
+  }
+
+  void require_nodes() const {
+    if (!here_.empty()) return;
+    std::string addresses;
+    for (const auto& node : config_.cluster.nodes)
+      addresses += (addresses.empty() ? "" : ", ") + node.name + " at " + node.listen;
+    throw InputError("no node is of this machine: none of its addresses is one of " + addresses,
+                     config_.file.string() + ": cluster.nodes", "name an address of this machine there");
   }
 
   void require_not_running() const {
@@ -136,13 +151,12 @@ class Start {
     const auto require = [](const std::string& host, uint16_t port, const std::string& key) {
       if (const auto holder = port_holder(host, port)) throw Unavailable(port_held_text(*holder, port, key));
     };
-    for (const auto& n : config_.cluster.nodes)
-      require(n.listen_host(), n.listen_port(), listen_key(config_, n.name));
-    require(config_.gateway.host, config_.gateway.port, "gateway.port");
+    for (const auto& n : here_) require(n.listen_host(), n.listen_port(), listen_key(config_, n.name));
+    if (head_is_here()) require(config_.gateway.host, config_.gateway.port, "gateway.port");
   }
 
   void start_nodes() {
-    for (const auto& n : config_.cluster.nodes) {
+    for (const auto& n : here_) {
       const fs::path log = run_dir_ / (n.name + ".log");
       std::vector<std::string> arguments{"node", "--config", config_.file.string(), "--name",
                                          n.name, "--log",    log.string()};
@@ -164,6 +178,12 @@ class Start {
     for (;;) {
       if (auto failure = interrupted()) return failure;
       if (auto failure = hopeless()) return failure;
+      if (!head_is_here()) {
+        if (!all_run()) continue;
+        std::printf("started; whether the cluster serves, `convoy status` tells where node %s runs (%s)\n",
+                    config_.head().name.c_str(), config_.head().listen.c_str());
+        return std::nullopt;
+      }
       if (const auto status = ask_head()) {
         if (show_progress(*status)) end = Clock::now() + milliseconds(config_.pipeline.load_timeout_ms);
         if (auto failure = failing(*status)) return failure;
@@ -179,6 +199,13 @@ class Start {
         return Failure{why + " (nothing changed within pipeline.load_timeout_ms = " +
                        std::to_string(config_.pipeline.load_timeout_ms) + ")"};
     }
+  }
+
+  bool all_run() const {
+    return std::ranges::all_of(here_, [&](const auto& node) {
+      const auto holder = ProcessLock::holder(node_lock_file(run_dir_, node.name));
+      return holder && read_node_file(run_dir_, node.name, *holder);
+    });
   }
 
   std::optional<Failure> interrupted() const {
@@ -279,6 +306,7 @@ class Start {
   const actors::ClusterConfig config_;
   const std::string model_override_;
   const fs::path run_dir_;
+  const std::vector<actors::NodeConfig> here_;
   const bool terminal_;
   bool immune_to_hangup_ = false;
   std::vector<StartedNode> nodes_;
