@@ -30,7 +30,8 @@ struct Int8 {
   int8_t value;
 };
 
-constexpr int row_tile = 4;        // rows of activations whose sums are in registers
+constexpr int row_tile = 4;  // rows of activations whose sums are in registers
+constexpr int rows_at_once = 4;
 constexpr int tiles_together = 1;  // of weights, once they are unpacked
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int strips_together = 2;  // times 16 keys at once in attention

@@ -30,7 +30,8 @@ struct Int8 {
   int8_t value;
 };
 
-constexpr int row_tile = 6;  // rows of activations whose sums are in registers
+constexpr int row_tile = 6;      // rows of activations whose sums are in registers
+constexpr int rows_at_once = 9;  // so many with one tile of weights, unpacked into registers too
 constexpr int tiles_together =
     2;  // of weights, once they are unpacked: each activation is loaded once for them
 constexpr int float_outputs = 4, float_rows = 4;
@@ -129,9 +130,9 @@ Vw prepare_signed(Vw a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}
 template <int weight_max, int steps, int T, int R>
 [[gnu::always_inline]] inline void add_products(const Vw* const (&w)[T], const int8_t* x, int64_t stride,
                                                 Vi (&sum)[T][R]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int t = 0; t < steps; ++t) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vw four = four_everywhere(x + r * stride + 4 * t);
 #pragma GCC unroll 2

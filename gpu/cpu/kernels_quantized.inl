@@ -20,7 +20,7 @@ inline __attribute__((always_inline)) void add_blocks(const Block* w, int64_t ap
 #pragma GCC unroll 2
     for (int t = 0; t < T; ++t) {
       weights[t] = w[t * apart].w + part * dwords;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const int64_t i = (row + r) * blocks + b;
         const int32_t* sums = F::scales == 1 ? x.sum : part == 0 ? x.sum_low : x.sum_high;
@@ -28,7 +28,7 @@ inline __attribute__((always_inline)) void add_blocks(const Block* w, int64_t ap
       }
     }
     add_products<F::weight_max, dwords>(weights, q + 4 * part * dwords, x.columns, sum);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const int64_t i = (row + r) * blocks + b;
       const Vf d = splat(x.d[i]);
@@ -46,7 +46,7 @@ template <int T, int R>
 [[gnu::always_inline]] inline void clear(Vf (&acc)[T][R]) {
 #pragma GCC unroll 2
   for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) acc[t][r] = splat(0);
   }
 }
@@ -54,7 +54,7 @@ template <int T, int R>
 template <int T, int R>
 [[gnu::always_inline]] inline void store_rows(const Product& p, int64_t row, int64_t first, Vf (&acc)[T][R]) {
   if (!p.bias && !p.gate && first + T * output_tile <= p.outputs) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
       for (int t = 0; t < T; ++t) store(p.out + (row + r) * p.outputs + first + t * output_tile, acc[t][r]);
@@ -62,7 +62,7 @@ template <int T, int R>
     return;
   }
   alignas(64) float sums[R][T][lanes];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int t = 0; t < T; ++t) store(sums[r][t], acc[t][r]);
@@ -150,8 +150,10 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
   const std::byte* begin = p.weights + first * p.row_bytes;
   const std::byte* end = p.weights + (last + output_tile - 1) / output_tile * output_tile * p.row_bytes;
   const int64_t tile_bytes = output_tile * p.row_bytes;
-  // Those that make no whole tile of rows, or the first one, are computed while weights are unpacked.
-  const int64_t first_rows = (x.rows - 1) % row_tile + 1;
+  // All, if they are few; else those that make no whole tile of rows, or the first one, are computed while
+  // weights are unpacked.
+  constexpr int at_once = F::blocks == 1 ? rows_at_once : row_tile;  // more blocks are too many registers
+  const int64_t first_rows = x.rows <= at_once ? x.rows : (x.rows - 1) % row_tile + 1;
   const bool more = x.rows > first_rows;
   const int64_t tiles_ahead = (prefetch_bytes + tile_bytes - 1) / tile_bytes;
   const int64_t distance = (more && tiles_ahead < tiles_together ? tiles_together : tiles_ahead) * tile_bytes;
@@ -167,7 +169,7 @@ void linear_quantized(const Product& p, int64_t first, int64_t last, const Activ
     const std::byte* tile = p.weights + o * p.row_bytes;
     if (waiting == 0) later = {tile + distance, end, p.next, (more ? tiles_together : 1) * tile_bytes};
     if (!more) {
-      up_to_rows_packed<F, row_tile, false>(p, o, tile, later, lines, x, first_rows, nullptr);
+      up_to_rows_packed<F, at_once, false>(p, o, tile, later, lines, x, first_rows, nullptr);
       continue;
     }
     up_to_rows_packed<F, row_tile, true>(p, o, tile, later, lines, x, first_rows,

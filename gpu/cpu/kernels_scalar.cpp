@@ -33,7 +33,7 @@ struct Int8 {
   int8_t value;
 };
 
-constexpr int row_tile = 4;
+constexpr int row_tile = 4, rows_at_once = 4;
 constexpr int tiles_together = 1;
 constexpr int float_outputs = 2, float_rows = 2;
 constexpr int strips_together = 1;
