@@ -28,7 +28,8 @@ namespace json = boost::json;
 constexpr size_t hidden_bytes[] = {128 * 3584 * 2, 1024 * 3584 * 2};
 constexpr size_t window = 4;  // messages of the stream on their way: several times what the connection takes
 
-const Way* const ways[] = {&link_way, &link_tcp_way, &asio_way, &asio_unix_way, &basp_way, &basp_tuned_way};
+const Way* const ways[] = {&link_way,      &link_tcp_way, &link_tls_way,  &asio_way,
+                           &asio_unix_way, &basp_way,     &basp_tuned_way};
 
 json::object quantiles_of(std::vector<double> us) {
   std::sort(us.begin(), us.end());

@@ -91,6 +91,6 @@ struct Way {
   void (*serve)(const std::function<void(uint16_t port)>& listening);
   std::unique_ptr<Carrier> (*connect)(uint16_t port);
 };
-extern const Way link_way, link_tcp_way, asio_way, asio_unix_way, basp_way, basp_tuned_way;
+extern const Way link_way, link_tcp_way, link_tls_way, asio_way, asio_unix_way, basp_way, basp_tuned_way;
 
 }  // namespace convoy::bench

@@ -2,9 +2,14 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <future>
 
+#include "actors/link/certificates.hpp"
 #include "actors/link/link.hpp"
+#include "actors/link/link_tls.hpp"
+#include "actors/process/private_files.hpp"
 #include "bench/links_actor.hpp"
 #include "cli/runtime.hpp"
 
@@ -17,11 +22,29 @@ using namespace convoy::actors;
 constexpr uint32_t connect_ms = 10'000;
 constexpr uint32_t asking = 0, answering = 1;  // instances
 
-LinkOptions options_of(bool unix_sockets) {
+enum class Over { unix_sockets, tcp, tls };
+
+/// Of both processes, as bench/run says; the answering one makes what is in it.
+std::filesystem::path tls_folder() {
+  const char* const folder = std::getenv("CONVOY_BENCH_TLS");
+  if (!folder) throw std::runtime_error("CONVOY_BENCH_TLS names no folder for certificates");
+  return folder;
+}
+
+void make_certificate() {
+  const Identity authority = make_authority(), own = issue(authority, "bench", "bench");
+  replace_private(tls_folder() / authority_file, authority.certificate);
+  replace_private(tls_folder() / certificate_file("bench"), own.certificate);
+  replace_private(tls_folder() / key_file("bench"), own.key);
+}
+
+LinkOptions options_of(Over over) {
   LinkOptions options;
   options.cluster = "bench";
   options.secret = std::string(32, 's');
-  options.unix_sockets = unix_sockets;
+  options.unix_sockets = over == Over::unix_sockets;
+  options.dev = over != Over::tls;
+  if (!options.dev) options.tls = std::make_shared<LinkTls>(tls_folder(), options.cluster, "bench");
   return options;
 }
 
@@ -54,12 +77,13 @@ caf::behavior answer(caf::event_based_actor* self) {
           }};
 }
 
-template <bool unix_sockets>
+template <Over over>
 void serve(const std::function<void(uint16_t)>& listening) {
   cli::ActorSystemConfig config;
   caf::actor_system system(config);
   const caf::actor answerer = system.spawn(answer);
-  Links links(system, options_of(unix_sockets), stage(answering), {});
+  if (over == Over::tls) make_certificate();
+  Links links(system, options_of(over), stage(answering), {});
   links.publish(schema::Role::STAGE, answering, answerer);
   listening(links.listen("127.0.0.1", 0));
   links.close();
@@ -68,9 +92,9 @@ void serve(const std::function<void(uint16_t)>& listening) {
 
 class LinkCarrier final : public ActorCarrier {
  public:
-  LinkCarrier(uint16_t port, bool unix_sockets)
+  LinkCarrier(uint16_t port, Over over)
       : system_(config_),
-        links_(system_, options_of(unix_sockets), stage(asking),
+        links_(system_, options_of(over), stage(asking),
                {.up = [this](const PeerIdentity& peer) { up_.set_value(peer); },
                 .down = [](const PeerIdentity&, const std::string&) {},
                 .refused =
@@ -104,14 +128,15 @@ class LinkCarrier final : public ActorCarrier {
   caf::actor answerer_;
 };
 
-template <bool unix_sockets>
+template <Over over>
 std::unique_ptr<Carrier> connect(uint16_t port) {
-  return std::make_unique<LinkCarrier>(port, unix_sockets);
+  return std::make_unique<LinkCarrier>(port, over);
 }
 
 }  // namespace
 
-const Way link_way{"link", &serve<true>, &connect<true>};
-const Way link_tcp_way{"link_tcp", &serve<false>, &connect<false>};
+const Way link_way{"link", &serve<Over::unix_sockets>, &connect<Over::unix_sockets>};
+const Way link_tcp_way{"link_tcp", &serve<Over::tcp>, &connect<Over::tcp>};
+const Way link_tls_way{"link_tls", &serve<Over::tls>, &connect<Over::tls>};
 
 }  // namespace convoy::bench
