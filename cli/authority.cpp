@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <boost/json.hpp>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/config_check.hpp"
@@ -25,6 +28,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* authority_key_file = "ca.key";
+constexpr const char* issued_file =
+    "issued";  // beside it: a line for each certificate, serial number and node
+constexpr const char* revoked_mark = " revoked";
 
 struct InitArguments {
   std::string dir = ".", cluster = "convoy", name = "node1", listen = "127.0.0.1:7411",
@@ -32,7 +38,24 @@ struct InitArguments {
   uint32_t stages = 1;
 };
 
+std::vector<std::string> lines_of(const fs::path& file) {
+  std::vector<std::string> lines;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+void write_lines(const fs::path& file, const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  actors::replace_private(file, text);
+}
+
+/// It is noted first: one that nobody knows of could not be revoked.
 void write_identity(const fs::path& folder, const std::string& node, const actors::Identity& identity) {
+  auto issued = lines_of(folder / issued_file);
+  issued.push_back(actors::serial_of(identity.certificate) + " " + node);
+  write_lines(folder / issued_file, issued);
   actors::replace_private(folder / actors::key_file(node), identity.key);
   actors::replace_private(folder / actors::certificate_file(node), identity.certificate);
 }
@@ -93,21 +116,55 @@ std::string read_file(const fs::path& file, int descriptor) {
   return text;
 }
 
+actors::Identity read_authority(const fs::path& tls) {
+  const fs::path certificate = tls / actors::authority_file, key = tls / authority_key_file;
+  return {read_file(certificate, ::open(certificate.c_str(), O_RDONLY | O_CLOEXEC)),
+          read_file(key, actors::open_private(key, O_RDONLY))};
+}
+
 void issue(const std::string& config_file, const std::string& node, int days) {
   const auto config = actors::load_cluster_config(config_file);
   if (!config.find_node(node))
     throw InputError("there is no node \"" + node + "\"", config.file.string() + ": cluster.nodes",
                      "add it there, on every machine, or name one of them");
-  const fs::path tls = config.cluster.tls_dir, certificate = tls / actors::authority_file,
-                 key = tls / authority_key_file;
-  const actors::Identity authority{read_file(certificate, ::open(certificate.c_str(), O_RDONLY | O_CLOEXEC)),
-                                   read_file(key, actors::open_private(key, O_RDONLY))};
+  const fs::path tls = config.cluster.tls_dir;
+  const actors::Identity authority = read_authority(tls);
   write_identity(tls, node, actors::issue(authority, config.cluster.name, node, days));
   std::printf(
       "%s\n%s: valid for %d days\nCopy both and %s into `cluster.tls_dir` of the machine that runs it, mode "
       "600; %s stays here.\n",
       (tls / actors::key_file(node)).c_str(), (tls / actors::certificate_file(node)).c_str(), days,
       actors::authority_file, authority_key_file);
+}
+
+/// All certificates that the node ever had. Nodes that run here find the new list within seconds, and pass it
+/// on.
+void revoke(const std::string& config_file, const std::string& node) {
+  const auto config = actors::load_cluster_config(config_file);
+  const fs::path tls = config.cluster.tls_dir;
+  const actors::Identity authority = read_authority(tls);
+  auto issued = lines_of(tls / issued_file);
+  size_t count = 0;
+  std::vector<std::string> serials;
+  for (std::string& line : issued) {
+    if (line.ends_with(" " + node)) {
+      line += revoked_mark;
+      ++count;
+    }
+    if (line.ends_with(revoked_mark)) serials.push_back(line.substr(0, line.find(' ')));
+  }
+  if (count == 0)
+    throw InputError("no certificate of node \"" + node + "\" counts", (tls / issued_file).string(),
+                     "name a node that `convoy ca issue` made one for");
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const auto number = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+  actors::replace_private(tls / actors::revocations_file,
+                          actors::revoke(authority, serials, static_cast<uint64_t>(number)));
+  write_lines(tls / issued_file, issued);
+  std::printf(
+      "%s: node %s, %zu certificate(s)\nNodes that run tell each other within seconds; one that does not run "
+      "needs a copy of it.\n",
+      (tls / actors::revocations_file).c_str(), node.c_str(), count);
 }
 
 }  // namespace
@@ -144,6 +201,13 @@ void add_ca(CLI::App& app, int& exit_code) {
   one->add_option("--days", args->days, "Until it ends")->check(CLI::Range(1, 3650))->capture_default_str();
   one->callback([=, &exit_code] {
     issue(args->config, args->node, args->days);
+    exit_code = ok;
+  });
+  CLI::App* none = command->add_subcommand("revoke", "Let a node's certificates count no more");
+  none->add_option("NODE", args->node, "Whose")->required();
+  none->add_option("--config", args->config)->capture_default_str();
+  none->callback([=, &exit_code] {
+    revoke(args->config, args->node);
     exit_code = ok;
   });
 }

@@ -90,6 +90,12 @@ struct Down {
   reason @2 :Text;
 }
 
+struct Revocations {
+  # Between machines, at once and when it changes: which certificates count no more. The authority signs it, so it may
+  # come from anybody, and goes on to all.
+  list @0 :Data;             # X.509 revocation list, PEM
+}
+
 # ---- generation -----------------------------------------------------------------------------------------------
 
 struct Sampling {

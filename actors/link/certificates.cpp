@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "model/error.hpp"
 
@@ -105,6 +106,20 @@ void sign(const Certificate& certificate, const Certificate& issuer, const Key& 
           "sign a certificate");
 }
 
+/// Throws InputError unless they are an authority's.
+std::pair<Certificate, Key> read(const Identity& authority) {
+  const Memory certificate_text = memory_of(authority.certificate), key_text = memory_of(authority.key);
+  Certificate issuer(PEM_read_bio_X509(certificate_text.get(), nullptr, nullptr, nullptr));
+  Key issuer_key(PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr));
+  const bool fit = issuer && issuer_key && X509_check_private_key(issuer.get(), issuer_key.get()) == 1;
+  ERR_clear_error();
+  if (!fit)
+    throw InputError("the authority's certificate and key do not belong together, or are none",
+                     "certificate authority",
+                     "restore both from a backup, or make a new cluster: convoy init");
+  return {std::move(issuer), std::move(issuer_key)};
+}
+
 std::string hex(const unsigned char* bytes, size_t count) {
   static constexpr char digits[] = "0123456789abcdef";
   std::string text;
@@ -113,6 +128,14 @@ std::string hex(const unsigned char* bytes, size_t count) {
 }
 
 }  // namespace
+
+std::string text_of_serial(const ASN1_INTEGER* serial) {
+  const std::unique_ptr<BIGNUM, Free<BN_free>> value(ASN1_INTEGER_to_BN(serial, nullptr));
+  const std::unique_ptr<char, void (*)(char*)> text(value ? BN_bn2hex(value.get()) : nullptr,
+                                                    [](char* hex) { OPENSSL_free(hex); });
+  require(text != nullptr, "write a serial number");
+  return text.get();
+}
 
 std::string certificate_name(std::string_view cluster, std::string_view node) {
   // The length comes first, so that no cluster's name can pretend to hold a node's.
@@ -138,16 +161,7 @@ Identity make_authority() {
 }
 
 Identity issue(const Identity& authority, std::string_view cluster, std::string_view node, int days) {
-  const Memory certificate_text = memory_of(authority.certificate), key_text = memory_of(authority.key);
-  const Certificate issuer(PEM_read_bio_X509(certificate_text.get(), nullptr, nullptr, nullptr));
-  const Key issuer_key(PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr));
-  ERR_clear_error();
-  if (!issuer || !issuer_key || X509_check_private_key(issuer.get(), issuer_key.get()) != 1) {
-    ERR_clear_error();
-    throw InputError("the authority's certificate and key do not belong together, or are none",
-                     "certificate authority",
-                     "restore both from a backup, or make a new cluster: convoy init");
-  }
+  const auto [issuer, issuer_key] = read(authority);
   const Key key = draw_key();
   const Certificate certificate = draft(key, certificate_name(cluster, node), days);
   extend(certificate, issuer, NID_basic_constraints, "critical,CA:FALSE");
@@ -156,6 +170,45 @@ Identity issue(const Identity& authority, std::string_view cluster, std::string_
   extend(certificate, issuer, NID_authority_key_identifier, "keyid");
   sign(certificate, issuer, issuer_key);
   return pem_of(certificate, key);
+}
+
+std::string serial_of(const std::string& certificate) {
+  const Memory text = memory_of(certificate);
+  const Certificate read(PEM_read_bio_X509(text.get(), nullptr, nullptr, nullptr));
+  require(read != nullptr, "read a certificate");
+  return text_of_serial(X509_get0_serialNumber(read.get()));
+}
+
+std::string revoke(const Identity& authority, const std::vector<std::string>& serials, uint64_t number) {
+  const auto [issuer, issuer_key] = read(authority);
+  const std::unique_ptr<X509_CRL, Free<X509_CRL_free>> list(X509_CRL_new());
+  const std::unique_ptr<ASN1_TIME, Free<ASN1_TIME_free>> now(X509_gmtime_adj(nullptr, -clocks_differ_s)),
+      end(X509_gmtime_adj(nullptr, authority_days * day_s));
+  require(list && now && end && X509_CRL_set_version(list.get(), X509_CRL_VERSION_2) == 1 &&
+              X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(issuer.get())) == 1 &&
+              X509_CRL_set1_lastUpdate(list.get(), now.get()) == 1 &&
+              X509_CRL_set1_nextUpdate(list.get(), end.get()) == 1,
+          "make a revocation list");
+  for (const std::string& serial : serials) {
+    BIGNUM* number_of = nullptr;
+    require(BN_hex2bn(&number_of, serial.c_str()) == static_cast<int>(serial.size()), "read a serial number");
+    const std::unique_ptr<BIGNUM, Free<BN_free>> value(number_of);
+    const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> integer(
+        BN_to_ASN1_INTEGER(value.get(), nullptr));
+    X509_REVOKED* const revoked = X509_REVOKED_new();
+    require(integer && revoked && X509_REVOKED_set_serialNumber(revoked, integer.get()) == 1 &&
+                X509_REVOKED_set_revocationDate(revoked, now.get()) == 1 &&
+                X509_CRL_add0_revoked(list.get(), revoked) == 1,
+            "revoke a certificate");
+  }
+  const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> ordinal(ASN1_INTEGER_new());
+  require(ordinal && ASN1_INTEGER_set_uint64(ordinal.get(), number) == 1 &&
+              X509_CRL_add1_ext_i2d(list.get(), NID_crl_number, ordinal.get(), 0, 0) == 1 &&
+              X509_CRL_sort(list.get()) == 1 && X509_CRL_sign(list.get(), issuer_key.get(), EVP_sha256()) > 0,
+          "sign a revocation list");
+  const Memory pem(BIO_new(BIO_s_mem()));
+  require(pem && PEM_write_bio_X509_CRL(pem.get(), list.get()) == 1, "write a revocation list");
+  return text_of(pem);
 }
 
 }  // namespace convoy::actors

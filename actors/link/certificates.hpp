@@ -7,6 +7,9 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
+
+struct asn1_string_st;  // OpenSSL's ASN1_INTEGER
 
 namespace convoy::actors {
 
@@ -22,6 +25,14 @@ std::string certificate_name(std::string_view cluster, std::string_view node);
 
 /// A new authority: an ECDSA key on P-256, and a certificate that signs itself.
 Identity make_authority();
+
+/// A certificate's serial number, in hexadecimal digits: of one as PEM, or of OpenSSL's.
+std::string serial_of(const std::string& certificate);
+std::string text_of_serial(const asn1_string_st* serial);
+
+/// The list of certificates that count no more, as PEM: all of them by their serial numbers. Of two lists the
+/// one with the larger number counts. Throws InputError if the authority is none.
+std::string revoke(const Identity& authority, const std::vector<std::string>& serials, uint64_t number);
 
 /// A node's key and certificate. Valid from five minutes ago, as clocks differ, for so many days (less than
 /// none: it has expired). Throws InputError if the authority is none.

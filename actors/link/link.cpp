@@ -48,6 +48,7 @@ Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity s
   if (this->options.limits.lease_ms < 4) throw InputError("shorter than 4 ms", "lease_ms", "use 800");
   thread = std::thread([this] {
     pthread_setname_np(pthread_self(), "convoy.links");
+    if (this->options.tls) spawn(watch_certificates());
     run_io(io, "links");
   });
 }

@@ -7,6 +7,8 @@
 #include <cassert>
 #include <stdexcept>
 
+#include "actors/link/certificates.hpp"
+
 namespace convoy::actors {
 
 asio::awaitable<std::string> LinkConnection::encrypt(asio::ssl::context& context,
@@ -30,6 +32,13 @@ std::string LinkConnection::peer_name() const {
                                                            NID_commonName, name.data(), name.size())
                                : -1;
   return size < 0 ? std::string() : std::string(name.data(), static_cast<size_t>(size));
+}
+
+std::string LinkConnection::peer_serial() const {
+  assert(tls_);
+  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
+      SSL_get1_peer_certificate(tls_->native_handle()), X509_free);
+  return certificate ? text_of_serial(X509_get0_serialNumber(certificate.get())) : std::string();
 }
 
 std::string LinkConnection::shared_key() const {

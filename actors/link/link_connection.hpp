@@ -31,6 +31,8 @@ class LinkConnection {
 
   /// Of an encrypted one: the common name in the peer's certificate, which its authority vouches for.
   std::string peer_name() const;
+  /// Of an encrypted one: the serial number of that certificate (certificates.hpp).
+  std::string peer_serial() const;
   /// Of an encrypted one: 32 bytes that its two ends have, and nobody else (RFC 5705, RFC 8446 section 7.5).
   std::string shared_key() const;
 

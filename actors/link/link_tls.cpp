@@ -4,13 +4,15 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <new>
+#include <stdexcept>
 
 #include "actors/link/certificates.hpp"
 #include "actors/process/log.hpp"
@@ -51,16 +53,87 @@ void require(const boost::system::error_code& error, const fs::path& file) {
                      "make it anew with `convoy ca issue` where the cluster was made");
 }
 
+template <auto free>
+struct Free {
+  template <class T>
+  void operator()(T* p) const {
+    free(p);
+  }
+};
+using Memory = std::unique_ptr<BIO, Free<BIO_free_all>>;
+using Certificate = std::unique_ptr<X509, Free<X509_free>>;
+using List = std::unique_ptr<X509_CRL, Free<X509_CRL_free>>;
+
+Memory memory_of(const std::string& pem) {
+  Memory memory(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+
+Certificate certificate_of(const std::string& pem, const fs::path& file) {
+  Certificate certificate(PEM_read_bio_X509(memory_of(pem).get(), nullptr, nullptr, nullptr));
+  ERR_clear_error();
+  if (!certificate)
+    throw InputError("is no certificate", file.string(), "copy it from where the cluster was made");
+  return certificate;
+}
+
+/// Throws InputError unless it is a list that the authority signed.
+List read_list(const std::string& pem, X509* authority, const std::string& where) {
+  List list(PEM_read_bio_X509_CRL(memory_of(pem).get(), nullptr, nullptr, nullptr));
+  const bool good = list && X509_CRL_verify(list.get(), X509_get0_pubkey(authority)) == 1;
+  ERR_clear_error();
+  if (!good)
+    throw InputError("is no revocation list of this cluster's authority", where,
+                     "copy the one that `convoy ca revoke` wrote");
+  return list;
+}
+
+uint64_t number_of(X509_CRL* list) {
+  const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> number(
+      static_cast<ASN1_INTEGER*>(X509_CRL_get_ext_d2i(list, NID_crl_number, nullptr, nullptr)));
+  uint64_t value = 0;
+  if (number && ASN1_INTEGER_get_uint64(&value, number.get()) != 1) value = 0;
+  return value;
+}
+
 }  // namespace
 
+struct LinkTls::Files {
+  std::unique_ptr<ssl::context> context;
+  std::string revocations;
+  uint64_t number = 0;
+  std::set<std::string> revoked;
+};
+
 LinkTls::LinkTls(fs::path folder, const std::string& cluster, const std::string& node)
-    : folder_(std::move(folder)), cluster_(cluster), node_(node), written_(written()), context_(read()) {}
+    : folder_(std::move(folder)), cluster_(cluster), node_(node), written_(written()) {
+  use(read());
+}
+
+void LinkTls::use(Files files) {
+  context_ = std::move(files.context);
+  revocations_ = std::move(files.revocations);
+  revocations_number_ = files.number;
+  revoked_ = std::move(files.revoked);
+}
+
+bool LinkTls::revoked(const std::string& serial) const { return revoked_.contains(serial); }
+
+bool LinkTls::take_revocations(const std::string& pem) {
+  const std::string trusted = read_pem(folder_ / authority_file, false);
+  const Certificate authority = certificate_of(trusted, folder_ / authority_file);
+  if (number_of(read_list(pem, authority.get(), "a peer's list").get()) <= revocations_number_) return false;
+  replace_private(folder_ / revocations_file, pem);
+  context();
+  return true;
+}
 
 ssl::context& LinkTls::context() {
   if (const std::string now = written(); now != written_) {
     written_ = now;
     try {
-      context_ = read();
+      use(read());
       log::info("link.certificate_read", {{"node", node_}});
     } catch (const std::exception& e) {
       log::warn("link.certificate_refused", {{"node", node_}, {"reason", e.what()}});
@@ -71,7 +144,8 @@ ssl::context& LinkTls::context() {
 
 std::string LinkTls::written() const {
   std::string all;
-  for (const std::string& name : {std::string(authority_file), certificate_file(node_), key_file(node_)}) {
+  for (const std::string& name : {std::string(authority_file), certificate_file(node_), key_file(node_),
+                                  std::string(revocations_file)}) {
     struct stat status {};
     if (::stat((folder_ / name).c_str(), &status) != 0) continue;
     all += name + " " + std::to_string(status.st_ino) + " " + std::to_string(status.st_mtim.tv_sec) + "." +
@@ -80,10 +154,12 @@ std::string LinkTls::written() const {
   return all;
 }
 
-std::unique_ptr<ssl::context> LinkTls::read() const {
+LinkTls::Files LinkTls::read() const {
   const fs::path authority = folder_ / authority_file, certificate = folder_ / certificate_file(node_),
-                 key = folder_ / key_file(node_);
-  auto context = std::make_unique<ssl::context>(ssl::context::tls);
+                 key = folder_ / key_file(node_), revocations = folder_ / revocations_file;
+  Files files;
+  files.context = std::make_unique<ssl::context>(ssl::context::tls);
+  ssl::context* const context = files.context.get();
   SSL_CTX* const native = context->native_handle();
   if (SSL_CTX_set_min_proto_version(native, TLS1_3_VERSION) != 1)
     throw std::runtime_error("OpenSSL has no TLS 1.3");
@@ -107,15 +183,26 @@ std::unique_ptr<ssl::context> LinkTls::read() const {
   if (name.data() != certificate_name(cluster_, node_))
     throw InputError("is not the certificate of node \"" + node_ + "\" in cluster \"" + cluster_ + "\"",
                      certificate.string(), "convoy ca issue " + node_);
-  const std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> check(X509_STORE_CTX_new(),
-                                                                              X509_STORE_CTX_free);
-  if (!check || X509_STORE_CTX_init(check.get(), SSL_CTX_get_cert_store(native), ours, nullptr) != 1)
+  X509_STORE* const store = SSL_CTX_get_cert_store(native);
+  if (fs::exists(revocations)) {
+    files.revocations = read_pem(revocations, false);
+    const List list =
+        read_list(files.revocations, certificate_of(trusted, authority).get(), revocations.string());
+    files.number = number_of(list.get());
+    const STACK_OF(X509_REVOKED)* const revoked = X509_CRL_get_REVOKED(list.get());
+    for (int i = 0; i < sk_X509_REVOKED_num(revoked); ++i)
+      files.revoked.insert(text_of_serial(X509_REVOKED_get0_serialNumber(sk_X509_REVOKED_value(revoked, i))));
+    if (X509_STORE_add_crl(store, list.get()) != 1 || X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) != 1)
+      throw std::runtime_error("OpenSSL takes no revocation list");
+  }
+  const std::unique_ptr<X509_STORE_CTX, Free<X509_STORE_CTX_free>> check(X509_STORE_CTX_new());
+  if (!check || X509_STORE_CTX_init(check.get(), store, ours, nullptr) != 1)
     throw std::runtime_error("OpenSSL cannot check a certificate");
   if (X509_verify_cert(check.get()) != 1)
     throw InputError(std::string("peers will refuse it: ") +
                          X509_verify_cert_error_string(X509_STORE_CTX_get_error(check.get())),
                      certificate.string(), "convoy ca issue " + node_ + ", where the cluster was made");
-  return context;
+  return files;
 }
 
 }  // namespace convoy::actors

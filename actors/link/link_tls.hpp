@@ -3,14 +3,17 @@
 // folder. Made by each process that has links; context() belongs to the links' I/O thread.
 
 #include <boost/asio/ssl.hpp>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
 
 namespace convoy::actors {
 
 /// Names in the folder of certificates (cluster.tls_dir).
 inline constexpr const char* authority_file = "ca.pem";
+inline constexpr const char* revocations_file = "revoked.pem";  // if there ever were any
 inline std::string certificate_file(const std::string& node) { return node + ".pem"; }
 inline std::string key_file(const std::string& node) { return node + ".key"; }
 
@@ -24,14 +27,26 @@ class LinkTls {
   /// new ones count from the next connection on, and while they are no good those before them do.
   boost::asio::ssl::context& context();
 
+  /// The list of certificates that count no more, as the authority signed it: PEM, or nothing.
+  const std::string& revocations() const { return revocations_; }
+  bool revoked(const std::string& serial) const;
+  /// Another's list. True if it is a later one than ours, which it then replaces, on disk too. Throws
+  /// InputError if it is none of this authority's.
+  bool take_revocations(const std::string& list);
+
  private:
-  std::unique_ptr<boost::asio::ssl::context> read() const;
+  struct Files;  // as they were read
+  Files read() const;
+  void use(Files files);
   std::string written() const;  // which files these are, and when they were
 
   const std::filesystem::path folder_;
   const std::string cluster_, node_;
   std::string written_;
   std::unique_ptr<boost::asio::ssl::context> context_;
+  std::string revocations_;
+  uint64_t revocations_number_ = 0;
+  std::set<std::string> revoked_;  // serial numbers
 };
 
 }  // namespace convoy::actors

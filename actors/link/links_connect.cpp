@@ -12,6 +12,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+constexpr milliseconds certificates_looked_at{1000};
+
 const char* no_endpoint(bool dev) {
   return dev ? "not a loopback address, and links are plaintext under dev = true" : "not a numeric address";
 }
@@ -168,7 +170,40 @@ Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkConnec
                         {"protocol", wire::common_version(wire::our_versions, theirs.versions).value_or(0)}});
   if (events.up) events.up(peer);
   link->start();
+  if (!link->peer_serial().empty() && !revocations_told.empty()) link->say_revocations(revocations_told);
   return {};
+}
+
+asio::awaitable<void> Links::Impl::watch_certificates() {
+  while (!stopping) {
+    options.tls->context();
+    apply_revocations();
+    co_await nap(certificates_looked_at);
+  }
+}
+
+void Links::Impl::apply_revocations() {
+  const std::string& list = options.tls->revocations();
+  if (list == revocations_told) return;
+  revocations_told = list;
+  for (const auto& link : std::set(links)) {
+    if (link->peer_serial().empty()) continue;
+    if (options.tls->revoked(link->peer_serial()))
+      link->end("its certificate was revoked");
+    else if (!list.empty())
+      link->say_revocations(list);
+  }
+}
+
+/// Lists are small and seldom: written here, on the I/O thread.
+void Links::Impl::revocations(const std::string& list) {
+  try {
+    if (!options.tls->take_revocations(list)) return;
+    log::info("link.revocations_taken");
+    apply_revocations();
+  } catch (const std::exception& e) {
+    log::warn_limited("link.revocations_refused", {{"reason", e.what()}});
+  }
 }
 
 void Links::Impl::ended(PeerLink& link, const std::string& reason) {

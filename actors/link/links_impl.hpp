@@ -67,11 +67,17 @@ struct Links::Impl final : PeerLink::Owner {
                schema::FrameBytes bytes) override {
     delivery.deliver(type, to, sender, std::move(bytes));
   }
+  void revocations(const std::string& list) override;
   void ended(PeerLink& link, const std::string& reason) override;
 
   std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
   void close();
   asio::awaitable<void> stop();
+
+  /// Looks every second whether files of certificates have changed.
+  asio::awaitable<void> watch_certificates();
+  /// Ends the links of those that count no more, and tells the others.
+  void apply_revocations();
 
   // links_handshake.cpp, on the I/O thread
   struct Refusal {
@@ -157,6 +163,7 @@ struct Links::Impl final : PeerLink::Owner {
       forming;                      // by link id: accepted control connections that wait for their bulk one
   asio::steady_timer farewell{io};  // made early: where there is no descriptor for timers, nothing starts
   std::set<asio::steady_timer*> naps;
+  std::string revocations_told;               // to all links that are up
   std::set<std::shared_ptr<PeerLink>> links;  // up
   std::thread thread;                         // the I/O thread
 };

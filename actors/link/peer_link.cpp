@@ -60,7 +60,8 @@ PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits,
       control_{std::move(control), asio::steady_timer(io)},
       bulk_{std::move(bulk), asio::steady_timer(io)},
       lease_out_(io),
-      lease_in_(io) {}
+      lease_in_(io),
+      peer_serial_(control_.connection.encrypted() ? control_.connection.peer_serial() : "") {}
 
 std::shared_ptr<PeerLink> PeerLink::create(Owner& owner, asio::io_context& io, caf::actor_system& system,
                                            const LinkLimits& limits, PeerIdentity peer,
@@ -112,6 +113,13 @@ void PeerLink::start() {
   }
   run([self = shared_from_this()] { return self->send_leases(); });
   run([self = shared_from_this()] { return self->watch_lease(); });
+}
+
+void PeerLink::say_revocations(const std::string& list) {
+  schema::FrameBuilder<schema::Revocations> frame(list.size() / sizeof(capnp::word) + 8);
+  frame->setList({reinterpret_cast<const kj::byte*>(list.data()), list.size()});
+  port_->put(Lane::control,
+             {.type = FrameTraits<schema::Revocations>::type_id, .bytes = std::move(frame).finish().bytes()});
 }
 
 void PeerLink::end(const std::string& reason) {
@@ -280,6 +288,12 @@ void PeerLink::receive_link_frame(const wire::Header& header, schema::FrameBytes
       port_->actor_down(down->getRole(), down->getInstance(), down->getReason());
       sender_ = port_->sender();  // another one, if it was the sender that ended
       return;
+    }
+    case FrameTraits<schema::Revocations>::type_id: {
+      if (peer_serial_.empty()) return end("a list of certificates from a peer that has none");
+      const schema::Frame<schema::Revocations> frame(bytes);
+      const auto list = schema::Reading(frame)->getList().asChars();
+      return owner_.revocations({list.begin(), list.size()});
     }
     default:
       end("an unexpected link frame of type " + std::to_string(header.type));

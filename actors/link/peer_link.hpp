@@ -26,6 +26,8 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
     /// Mails the frame to a local actor, which sees the peer's own handle as its sender.
     virtual void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
                          schema::FrameBytes bytes) = 0;
+    /// Another machine's list of certificates that count no more.
+    virtual void revocations(const std::string& list) = 0;
     /// Once; all handles are down already.
     virtual void ended(PeerLink& link, const std::string& reason) = 0;
   };
@@ -37,6 +39,9 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   void end(const std::string& reason);
   const std::shared_ptr<LinkPort>& port() const { return port_; }
   const PeerIdentity& peer() const { return port_->peer(); }
+  /// Of its certificate; empty if there is none.
+  const std::string& peer_serial() const { return peer_serial_; }
+  void say_revocations(const std::string& list);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -64,6 +69,7 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   asio::io_context& io_;
   LaneIo control_, bulk_;
   asio::steady_timer lease_out_, lease_in_;
+  const std::string peer_serial_;
   std::shared_ptr<LinkPort> port_;
   Clock::time_point last_heard_ = Clock::now();  // on the control connection
   // Control frames that an actor here still holds; shared with them, because they may outlive the link.

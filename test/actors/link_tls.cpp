@@ -203,6 +203,61 @@ BOOST_AUTO_TEST_CASE(links_of_several_machines_are_not_for_every_address) {
   BOOST_CHECK(contains(here.refused.wait(), "numeric"));
 }
 
+BOOST_AUTO_TEST_CASE(a_revoked_nodes_link_ends_and_it_gets_no_other) {
+  Side here(system, over_tls(files.tls("here"))), there(system, over_tls(files.tls("there")), "there", 2);
+  const uint16_t port = here.links.listen("127.0.0.1", 0);
+  there.links.connect("127.0.0.1", port, patience_ms);
+  BOOST_REQUIRE(there.up.wait());
+  replace_private(files.folder() / revocations_file, files.revoked({"there"}, 1));
+  BOOST_CHECK(contains(here.down.wait(), "revoked"));
+  const TlsFiles of_another_machine;  // which has not heard of it
+  for (const std::string name : {authority_file, "there.pem", "there.key"})
+    std::filesystem::copy_file(files.folder() / name, of_another_machine.folder() / name,
+                               std::filesystem::copy_options::overwrite_existing);
+  Side again(system, over_tls(of_another_machine.tls("there")), "there", 3);
+  again.links.connect("127.0.0.1", port, 500);
+  BOOST_CHECK(contains(again.refused.wait(), "revoked"));
+  // A new certificate is another one.
+  files.issue("there");
+  Side renewed(system, over_tls(files.tls("there")), "there", 4);
+  renewed.links.connect("127.0.0.1", port, patience_ms);
+  BOOST_CHECK(renewed.up.wait());
+}
+
+BOOST_AUTO_TEST_CASE(machines_tell_each_other_who_was_revoked) {
+  files.issue("third");
+  const TlsFiles elsewhere;
+  files.copy_to(elsewhere);
+  const auto told = elsewhere.tls("there");
+  Side here(system, over_tls(files.tls("here"))), there(system, over_tls(told), "there", 2);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
+  BOOST_REQUIRE(there.up.wait());
+  const std::string list = files.revoked({"third"}, 5);
+  replace_private(files.folder() / revocations_file, list);
+  BOOST_CHECK(convoy::test::comes_true(
+      [&] { return std::filesystem::exists(elsewhere.folder() / revocations_file); }));
+  const auto read = elsewhere.tls("there");
+  BOOST_CHECK(read->revoked(serial_of(files.certificate_of("third"))));
+  BOOST_CHECK(!read->revoked(serial_of(files.certificate_of("there"))));
+  BOOST_CHECK_EQUAL(read->revocations(), list);
+}
+
+BOOST_AUTO_TEST_CASE(a_list_counts_that_the_authority_signed_and_that_is_later) {
+  const auto tls = files.tls("here");
+  BOOST_CHECK(tls->take_revocations(files.revoked({"there"}, 7)));
+  BOOST_CHECK(!tls->take_revocations(files.revoked({}, 7)));
+  BOOST_CHECK(!tls->take_revocations(files.revoked({}, 6)));
+  BOOST_CHECK(tls->revoked(serial_of(files.certificate_of("there"))));
+  const TlsFiles others;
+  others.issue("there");
+  BOOST_CHECK_THROW(tls->take_revocations(others.revoked({"there"}, 8)), convoy::InputError);
+  BOOST_CHECK_THROW(tls->take_revocations("nonsense"), convoy::InputError);
+  BOOST_CHECK_THROW(tls->take_revocations(""), convoy::InputError);
+  BOOST_CHECK(tls->take_revocations(files.revoked({"there"}, 8)));
+  files.tls("here");  // which reads it again
+  BOOST_CHECK_THROW(files.tls("there"), convoy::InputError);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_CASE(names_in_certificates_are_of_one_cluster_and_node_alone) {

@@ -4,9 +4,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "actors/link/certificates.hpp"
 #include "actors/link/link_tls.hpp"
@@ -38,6 +40,22 @@ class TlsFiles {
   void write(const std::string& node, const convoy::actors::Identity& identity) const {
     convoy::actors::replace_private(folder_ / convoy::actors::key_file(node), identity.key);
     convoy::actors::replace_private(folder_ / convoy::actors::certificate_file(node), identity.certificate);
+  }
+  std::string certificate_of(const std::string& node) const {
+    std::ifstream file(folder_ / convoy::actors::certificate_file(node));
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  /// The authority's list of those nodes' certificates.
+  std::string revoked(const std::vector<std::string>& nodes, uint64_t number) const {
+    std::vector<std::string> serials;
+    for (const auto& node : nodes) serials.push_back(convoy::actors::serial_of(certificate_of(node)));
+    return convoy::actors::revoke(authority_, serials, number);
+  }
+  /// The same files in a folder of another machine.
+  void copy_to(const TlsFiles& other) const {
+    std::filesystem::copy(
+        folder_, other.folder_,
+        std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
   }
   std::shared_ptr<convoy::actors::LinkTls> tls(const std::string& node) const {
     return std::make_shared<convoy::actors::LinkTls>(folder_, "test", node);

@@ -146,6 +146,20 @@ class SeveralMachines(unittest.TestCase):
             self.second.plug(True)
         self.answer_while(hurt)
 
+    def test_revoked_machine_is_out_until_it_has_another_certificate(self):
+        self.run_on_first("ca", "revoke", "mole", "--config", self.config)
+        wait_for(lambda: not self.ready(), "the machine is out", 10)
+        time.sleep(2)
+        self.assertFalse(self.ready())
+        node = next(n for n in json.loads(self.first.run(BINARY, "status", "--json", "--config", self.config, check=False).stdout)["nodes"]
+                    if n["name"] == "mole")
+        self.assertEqual(node["health"], "down")
+        self.run_on_first("ca", "issue", "mole", "--config", self.config)
+        for name in "mole.pem", "mole.key":
+            shutil.copy(self.config.parent / "tls" / name, self.mole.config.parent / "tls")
+        wait_for(self.ready, "it is back")
+        self.assertEqual(self.answer()["token_ids"], self.expected["token_ids"])
+
     def test_zz_nothing_went_over_the_cable_in_the_clear(self):
         """The last one: it looks at all that the others said."""
         seen = self.wire.seen()
