@@ -7,6 +7,7 @@
 
 #include "gpu/sampler.hpp"
 #include "test/gpu/tiny_model.hpp"
+#include "test/patience.hpp"
 
 namespace convoy::gpu::test {
 
@@ -29,6 +30,8 @@ inline std::vector<EngineMaker> makers() {
     for (const model::DType kv_type : {model::DType::f32, model::DType::bf16, model::DType::f16})
       for (const BackendChoice& choice : backends())
         if (choice.threads == (choice.kernels == Kernels::fast ? 3 : 1)) {
+          const auto own_type = choice.kernels == Kernels::fast ? model::DType::bf16 : model::DType::f32;
+          if (convoy::test::sanitized && kv_type != own_type) continue;  // one each: they take minutes
           EngineMaker& maker = all.emplace_back(EngineMaker{choice, checkpoint});
           maker.limits.kv_type = kv_type, maker.limits.deterministic = true;
         }
