@@ -1,6 +1,5 @@
 #include "actors/link/certificates.hpp"
 
-#include <openssl/bio.h>
 #include <openssl/bn.h>
 #include <openssl/ec.h>
 #include <openssl/err.h>
@@ -13,6 +12,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "actors/link/openssl.hpp"
 #include "model/error.hpp"
 
 namespace convoy::actors {
@@ -22,16 +22,9 @@ namespace {
 constexpr long clocks_differ_s = 300, day_s = 86'400;
 constexpr int serial_bits = 127;
 
-template <auto free>
-struct Free {
-  template <class T>
-  void operator()(T* p) const {
-    free(p);
-  }
-};
-using Key = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY_free>>;
-using Certificate = std::unique_ptr<X509, Free<X509_free>>;
-using Memory = std::unique_ptr<BIO, Free<BIO_free_all>>;
+using Key = OpensslKey;
+using Certificate = OpensslCertificate;
+using Memory = OpensslMemory;
 
 /// Throws what OpenSSL says unless it did what it was asked.
 void require(bool done, const char* what) {
@@ -46,12 +39,6 @@ std::string text_of(const Memory& memory) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(memory.get(), &data);
   return {data, static_cast<size_t>(size)};
-}
-
-Memory memory_of(const std::string& text) {
-  Memory memory(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-  require(memory != nullptr, "read from memory");
-  return memory;
 }
 
 Identity pem_of(const Certificate& certificate, const Key& key) {
@@ -74,7 +61,7 @@ void extend(const Certificate& certificate, const Certificate& issuer, int what,
   X509V3_CTX context;
   X509V3_set_ctx_nodb(&context);
   X509V3_set_ctx(&context, issuer.get(), certificate.get(), nullptr, nullptr, 0);
-  const std::unique_ptr<X509_EXTENSION, Free<X509_EXTENSION_free>> extension(
+  const Freed<X509_EXTENSION, X509_EXTENSION_free> extension(
       X509V3_EXT_conf_nid(nullptr, &context, what, value));
   require(extension && X509_add_ext(certificate.get(), extension.get(), -1) == 1, "extend a certificate");
 }
@@ -84,7 +71,7 @@ Certificate draft(const Key& key, const std::string& name, long days) {
   Certificate certificate(X509_new());
   require(certificate != nullptr, "make a certificate");
   X509* const c = certificate.get();
-  const std::unique_ptr<BIGNUM, Free<BN_free>> serial(BN_new());
+  const Freed<BIGNUM, BN_free> serial(BN_new());
   require(X509_set_version(c, X509_VERSION_3) == 1, "make a certificate");
   require(serial && BN_rand(serial.get(), serial_bits, BN_RAND_TOP_ANY, BN_RAND_BOTTOM_ANY) == 1 &&
               BN_to_ASN1_INTEGER(serial.get(), X509_get_serialNumber(c)),
@@ -130,7 +117,7 @@ std::string hex(const unsigned char* bytes, size_t count) {
 }  // namespace
 
 std::string text_of_serial(const ASN1_INTEGER* serial) {
-  const std::unique_ptr<BIGNUM, Free<BN_free>> value(ASN1_INTEGER_to_BN(serial, nullptr));
+  const Freed<BIGNUM, BN_free> value(ASN1_INTEGER_to_BN(serial, nullptr));
   const std::unique_ptr<char, void (*)(char*)> text(value ? BN_bn2hex(value.get()) : nullptr,
                                                     [](char* hex) { OPENSSL_free(hex); });
   require(text != nullptr, "write a serial number");
@@ -181,8 +168,8 @@ std::string serial_of(const std::string& certificate) {
 
 std::string revoke(const Identity& authority, const std::vector<std::string>& serials, uint64_t number) {
   const auto [issuer, issuer_key] = read(authority);
-  const std::unique_ptr<X509_CRL, Free<X509_CRL_free>> list(X509_CRL_new());
-  const std::unique_ptr<ASN1_TIME, Free<ASN1_TIME_free>> now(X509_gmtime_adj(nullptr, -clocks_differ_s)),
+  const Freed<X509_CRL, X509_CRL_free> list(X509_CRL_new());
+  const Freed<ASN1_TIME, ASN1_TIME_free> now(X509_gmtime_adj(nullptr, -clocks_differ_s)),
       end(X509_gmtime_adj(nullptr, authority_days * day_s));
   require(list && now && end && X509_CRL_set_version(list.get(), X509_CRL_VERSION_2) == 1 &&
               X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(issuer.get())) == 1 &&
@@ -192,16 +179,15 @@ std::string revoke(const Identity& authority, const std::vector<std::string>& se
   for (const std::string& serial : serials) {
     BIGNUM* number_of = nullptr;
     require(BN_hex2bn(&number_of, serial.c_str()) == static_cast<int>(serial.size()), "read a serial number");
-    const std::unique_ptr<BIGNUM, Free<BN_free>> value(number_of);
-    const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> integer(
-        BN_to_ASN1_INTEGER(value.get(), nullptr));
+    const Freed<BIGNUM, BN_free> value(number_of);
+    const Freed<ASN1_INTEGER, ASN1_INTEGER_free> integer(BN_to_ASN1_INTEGER(value.get(), nullptr));
     X509_REVOKED* const revoked = X509_REVOKED_new();
     require(integer && revoked && X509_REVOKED_set_serialNumber(revoked, integer.get()) == 1 &&
                 X509_REVOKED_set_revocationDate(revoked, now.get()) == 1 &&
                 X509_CRL_add0_revoked(list.get(), revoked) == 1,
             "revoke a certificate");
   }
-  const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> ordinal(ASN1_INTEGER_new());
+  const Freed<ASN1_INTEGER, ASN1_INTEGER_free> ordinal(ASN1_INTEGER_new());
   require(ordinal && ASN1_INTEGER_set_uint64(ordinal.get(), number) == 1 &&
               X509_CRL_add1_ext_i2d(list.get(), NID_crl_number, ordinal.get(), 0, 0) == 1 &&
               X509_CRL_sort(list.get()) == 1 && X509_CRL_sign(list.get(), issuer_key.get(), EVP_sha256()) > 0,

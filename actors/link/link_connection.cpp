@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "actors/link/certificates.hpp"
+#include "actors/link/openssl.hpp"
 
 namespace convoy::actors {
 
@@ -25,8 +26,7 @@ asio::awaitable<std::string> LinkConnection::encrypt(asio::ssl::context& context
 
 std::string LinkConnection::peer_name() const {
   assert(tls_);
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
-      SSL_get1_peer_certificate(tls_->native_handle()), X509_free);
+  const OpensslCertificate certificate(SSL_get1_peer_certificate(tls_->native_handle()));
   std::array<char, 256> name{};
   const int size = certificate ? X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()),
                                                            NID_commonName, name.data(), name.size())
@@ -36,8 +36,7 @@ std::string LinkConnection::peer_name() const {
 
 std::string LinkConnection::peer_serial() const {
   assert(tls_);
-  const std::unique_ptr<X509, decltype(&X509_free)> certificate(
-      SSL_get1_peer_certificate(tls_->native_handle()), X509_free);
+  const OpensslCertificate certificate(SSL_get1_peer_certificate(tls_->native_handle()));
   return certificate ? text_of_serial(X509_get0_serialNumber(certificate.get())) : std::string();
 }
 

@@ -11,10 +11,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <new>
 #include <stdexcept>
 
 #include "actors/link/certificates.hpp"
+#include "actors/link/openssl.hpp"
 #include "actors/process/log.hpp"
 #include "actors/process/private_files.hpp"
 #include "model/error.hpp"
@@ -53,22 +53,8 @@ void require(const boost::system::error_code& error, const fs::path& file) {
                      "make it anew with `convoy ca issue` where the cluster was made");
 }
 
-template <auto free>
-struct Free {
-  template <class T>
-  void operator()(T* p) const {
-    free(p);
-  }
-};
-using Memory = std::unique_ptr<BIO, Free<BIO_free_all>>;
-using Certificate = std::unique_ptr<X509, Free<X509_free>>;
-using List = std::unique_ptr<X509_CRL, Free<X509_CRL_free>>;
-
-Memory memory_of(const std::string& pem) {
-  Memory memory(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
+using Certificate = OpensslCertificate;
+using List = OpensslList;
 
 Certificate certificate_of(const std::string& pem, const fs::path& file) {
   Certificate certificate(PEM_read_bio_X509(memory_of(pem).get(), nullptr, nullptr, nullptr));
@@ -90,7 +76,7 @@ List read_list(const std::string& pem, X509* authority, const std::string& where
 }
 
 uint64_t number_of(X509_CRL* list) {
-  const std::unique_ptr<ASN1_INTEGER, Free<ASN1_INTEGER_free>> number(
+  const Freed<ASN1_INTEGER, ASN1_INTEGER_free> number(
       static_cast<ASN1_INTEGER*>(X509_CRL_get_ext_d2i(list, NID_crl_number, nullptr, nullptr)));
   uint64_t value = 0;
   if (number && ASN1_INTEGER_get_uint64(&value, number.get()) != 1) value = 0;
@@ -195,7 +181,7 @@ LinkTls::Files LinkTls::read() const {
     if (X509_STORE_add_crl(store, list.get()) != 1 || X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) != 1)
       throw std::runtime_error("OpenSSL takes no revocation list");
   }
-  const std::unique_ptr<X509_STORE_CTX, Free<X509_STORE_CTX_free>> check(X509_STORE_CTX_new());
+  const Freed<X509_STORE_CTX, X509_STORE_CTX_free> check(X509_STORE_CTX_new());
   if (!check || X509_STORE_CTX_init(check.get(), store, ours, nullptr) != 1)
     throw std::runtime_error("OpenSSL cannot check a certificate");
   if (X509_verify_cert(check.get()) != 1)
