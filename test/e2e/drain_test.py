@@ -9,7 +9,7 @@ import unittest
 from cluster import MODEL, PATIENCE_S, SKIPPED, Cluster, Stream, alive, free_port, wait_for
 
 LONG = {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "temperature": 0}
-SHORT = {**LONG, "max_tokens": 60}
+SHORT = {**LONG, "max_tokens": 600}  # a second on a fast machine: `running` is said four times in one
 SOON_S = 8  # far less than the drain time-outs that must not be waited for
 
 
