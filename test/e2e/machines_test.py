@@ -129,6 +129,11 @@ class SeveralMachines(unittest.TestCase):
         finally:
             node.end()
 
+    def test_a_machine_without_the_head_says_where_it_is(self):
+        done = self.second.run(BINARY, "status", "--config", self.mole.config, check=False)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("quay", done.stdout + done.stderr)
+
     def test_a_stage_of_the_other_machine_is_killed(self):
         pid = next(s["pid"] for s in self.stages() if s["node"] == "mole")
         self.answer_while(lambda: os.kill(pid, signal.SIGKILL))
