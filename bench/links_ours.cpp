@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <future>
 
-#include "actors/link/certificates.hpp"
 #include "actors/link/link.hpp"
 #include "actors/link/link_tls.hpp"
 #include "actors/process/private_files.hpp"
@@ -32,10 +31,9 @@ std::filesystem::path tls_folder() {
 }
 
 void make_certificate() {
-  const Identity authority = make_authority(), own = issue(authority, "bench", "bench");
+  const Identity authority = make_authority();
   replace_private(tls_folder() / authority_file, authority.certificate);
-  replace_private(tls_folder() / certificate_file("bench"), own.certificate);
-  replace_private(tls_folder() / key_file("bench"), own.key);
+  write_identity(tls_folder(), "bench", issue(authority, "bench", "bench"));
 }
 
 LinkOptions options_of(Over over) {

@@ -52,12 +52,11 @@ void write_lines(const fs::path& file, const std::vector<std::string>& lines) {
 }
 
 /// It is noted first: one that nobody knows of could not be revoked.
-void write_identity(const fs::path& folder, const std::string& node, const actors::Identity& identity) {
+void note_and_write(const fs::path& folder, const std::string& node, const actors::Identity& identity) {
   auto issued = lines_of(folder / issued_file);
   issued.push_back(actors::serial_of(identity.certificate) + " " + node);
   write_lines(folder / issued_file, issued);
-  actors::replace_private(folder / actors::key_file(node), identity.key);
-  actors::replace_private(folder / actors::certificate_file(node), identity.certificate);
+  actors::write_identity(folder, node, identity);
 }
 
 /// As a value in cluster.conf.
@@ -94,7 +93,7 @@ void init(const InitArguments& args) {
   const actors::Identity authority = actors::make_authority();
   actors::replace_private(tls / authority_key_file, authority.key);
   actors::replace_private(tls / actors::authority_file, authority.certificate);
-  write_identity(tls, args.name, actors::issue(authority, args.cluster, args.name));
+  note_and_write(tls, args.name, actors::issue(authority, args.cluster, args.name));
   std::ofstream out(file);
   if (!(out << text).flush())
     throw InputError("cannot be written", file.string(), "make its folder writable");
@@ -129,7 +128,7 @@ void issue(const std::string& config_file, const std::string& node, int days) {
                      "add it there, on every machine, or name one of them");
   const fs::path tls = config.cluster.tls_dir;
   const actors::Identity authority = read_authority(tls);
-  write_identity(tls, node, actors::issue(authority, config.cluster.name, node, days));
+  note_and_write(tls, node, actors::issue(authority, config.cluster.name, node, days));
   std::printf(
       "%s\n%s: valid for %d days\nCopy both and %s into `cluster.tls_dir` of the machine that runs it, mode "
       "600; %s stays here.\n",

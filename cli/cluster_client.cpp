@@ -111,7 +111,7 @@ namespace {
 std::string why_no_answer(const actors::ClusterConfig& config, const std::optional<Holder>& head,
                           const std::optional<NodeFile>& file) {
   const actors::NodeConfig& node = config.head();
-  if (std::ranges::none_of(nodes_here(config), [&](const auto& n) { return n.name == node.name; }))
+  if (!has_head(nodes_here(config), config))
     return "the head, node " + node.name + ", is on another machine (" + node.listen + "); ask there";
   if (head && file) return "the head node's process lives but does not answer";
   if (head) return "the head node is starting";

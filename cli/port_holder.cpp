@@ -147,6 +147,10 @@ std::vector<actors::NodeConfig> nodes_here(const actors::ClusterConfig& config) 
   return here;
 }
 
+bool has_head(const std::vector<actors::NodeConfig>& nodes, const actors::ClusterConfig& config) {
+  return std::ranges::any_of(nodes, [&](const auto& node) { return node.name == config.head().name; });
+}
+
 uint16_t listen_or_explain(actors::Links& links, const actors::ClusterConfig& config,
                            const actors::NodeConfig& node, uint16_t port) {
   try {

@@ -31,6 +31,8 @@ std::string port_held_text(const PortHolder& holder, uint16_t port, const std::s
 
 /// Those that run on this machine: whose address one of this machine is.
 std::vector<actors::NodeConfig> nodes_here(const actors::ClusterConfig& config);
+/// Whether the head is among them.
+bool has_head(const std::vector<actors::NodeConfig>& nodes, const actors::ClusterConfig& config);
 
 /// Listens for links, and returns the port. Throws Unavailable if another process holds it, InputError if the
 /// address is wrong.

@@ -125,9 +125,7 @@ class Start {
       std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
   }
 
-  bool head_is_here() const {
-    return std::ranges::any_of(here_, [&](const auto& node) { return node.name == config_.head().name; });
-  }
+  bool head_is_here() const { return has_head(here_, config_); }
 
   void require_nodes() const {
     if (!here_.empty()) return;

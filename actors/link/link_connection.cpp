@@ -3,7 +3,6 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-#include <array>
 #include <cassert>
 #include <stdexcept>
 
@@ -27,11 +26,7 @@ asio::awaitable<std::string> LinkConnection::encrypt(asio::ssl::context& context
 std::string LinkConnection::peer_name() const {
   assert(tls_);
   const OpensslCertificate certificate(SSL_get1_peer_certificate(tls_->native_handle()));
-  std::array<char, 256> name{};
-  const int size = certificate ? X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()),
-                                                           NID_commonName, name.data(), name.size())
-                               : -1;
-  return size < 0 ? std::string() : std::string(name.data(), static_cast<size_t>(size));
+  return common_name(certificate.get());
 }
 
 std::string LinkConnection::peer_serial() const {

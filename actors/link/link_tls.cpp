@@ -8,12 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
 
-#include "actors/link/certificates.hpp"
 #include "actors/link/openssl.hpp"
 #include "actors/process/log.hpp"
 #include "actors/process/private_files.hpp"
@@ -84,6 +82,11 @@ uint64_t number_of(X509_CRL* list) {
 }
 
 }  // namespace
+
+void write_identity(const fs::path& folder, const std::string& node, const Identity& identity) {
+  replace_private(folder / key_file(node), identity.key);
+  replace_private(folder / certificate_file(node), identity.certificate);
+}
 
 struct LinkTls::Files {
   std::unique_ptr<ssl::context> context;
@@ -164,9 +167,7 @@ LinkTls::Files LinkTls::read() const {
   require(error, key);
 
   X509* const ours = SSL_CTX_get0_certificate(native);
-  std::array<char, 256> name{};
-  X509_NAME_get_text_by_NID(X509_get_subject_name(ours), NID_commonName, name.data(), name.size());
-  if (name.data() != certificate_name(cluster_, node_))
+  if (common_name(ours) != certificate_name(cluster_, node_))
     throw InputError("is not the certificate of node \"" + node_ + "\" in cluster \"" + cluster_ + "\"",
                      certificate.string(), "convoy ca issue " + node_);
   X509_STORE* const store = SSL_CTX_get_cert_store(native);

@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+#include "actors/link/certificates.hpp"
+
 namespace convoy::actors {
 
 /// Names in the folder of certificates (cluster.tls_dir).
@@ -16,6 +18,9 @@ inline constexpr const char* authority_file = "ca.pem";
 inline constexpr const char* revocations_file = "revoked.pem";  // if there ever were any
 inline std::string certificate_file(const std::string& node) { return node + ".pem"; }
 inline std::string key_file(const std::string& node) { return node + ".key"; }
+
+/// Writes a node's two files there, each all or nothing, the key first. Throws InputError if they cannot be.
+void write_identity(const std::filesystem::path& folder, const std::string& node, const Identity& identity);
 
 class LinkTls {
  public:

@@ -6,6 +6,7 @@
 #include <openssl/evp.h>
 #include <openssl/x509.h>
 
+#include <array>
 #include <memory>
 #include <new>
 #include <string>
@@ -32,6 +33,15 @@ inline OpensslMemory memory_of(const std::string& text) {
   OpensslMemory memory(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   if (!memory) throw std::bad_alloc();
   return memory;
+}
+
+/// Of whom a certificate is; empty if it does not say, or if there is none.
+inline std::string common_name(const X509* certificate) {
+  std::array<char, 256> name{};
+  const int size = certificate ? X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName,
+                                                           name.data(), name.size())
+                               : -1;
+  return size < 0 ? std::string() : std::string(name.data(), static_cast<size_t>(size));
 }
 
 }  // namespace convoy::actors

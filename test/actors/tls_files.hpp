@@ -1,36 +1,26 @@
 #pragma once
 // Folders of certificates, as `convoy ca` leaves them, in a folder that ends with the test.
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "actors/link/certificates.hpp"
 #include "actors/link/link_tls.hpp"
 #include "actors/process/private_files.hpp"
+#include "test/model/files.hpp"
 
 namespace rig {
 
 class TlsFiles {
  public:
   TlsFiles() : authority_(convoy::actors::make_authority()) {
-    std::string name = (std::filesystem::temp_directory_path() / "convoy-tls-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("no folder for certificates");
-    folder_ = name;
-    convoy::actors::replace_private(folder_ / convoy::actors::authority_file, authority_.certificate);
+    convoy::actors::replace_private(folder() / convoy::actors::authority_file, authority_.certificate);
   }
-  ~TlsFiles() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  TlsFiles(const TlsFiles&) = delete;
 
-  const std::filesystem::path& folder() const { return folder_; }
+  const std::filesystem::path& folder() const { return folder_.path(); }
 
   /// Makes the node's key and certificate, under another name if one is given.
   void issue(const std::string& node, int days = convoy::actors::node_days,
@@ -38,11 +28,10 @@ class TlsFiles {
     write(as.empty() ? node : as, convoy::actors::issue(authority_, "test", node, days));
   }
   void write(const std::string& node, const convoy::actors::Identity& identity) const {
-    convoy::actors::replace_private(folder_ / convoy::actors::key_file(node), identity.key);
-    convoy::actors::replace_private(folder_ / convoy::actors::certificate_file(node), identity.certificate);
+    convoy::actors::write_identity(folder(), node, identity);
   }
   std::string certificate_of(const std::string& node) const {
-    std::ifstream file(folder_ / convoy::actors::certificate_file(node));
+    std::ifstream file(folder() / convoy::actors::certificate_file(node));
     return {std::istreambuf_iterator<char>(file), {}};
   }
   /// The authority's list of those nodes' certificates.
@@ -54,16 +43,16 @@ class TlsFiles {
   /// The same files in a folder of another machine.
   void copy_to(const TlsFiles& other) const {
     std::filesystem::copy(
-        folder_, other.folder_,
+        folder(), other.folder(),
         std::filesystem::copy_options::overwrite_existing | std::filesystem::copy_options::recursive);
   }
   std::shared_ptr<convoy::actors::LinkTls> tls(const std::string& node) const {
-    return std::make_shared<convoy::actors::LinkTls>(folder_, "test", node);
+    return std::make_shared<convoy::actors::LinkTls>(folder(), "test", node);
   }
 
  private:
   const convoy::actors::Identity authority_;
-  std::filesystem::path folder_;
+  const convoy::test::TemporaryFolder folder_;
 };
 
 }  // namespace rig

@@ -80,12 +80,12 @@ class SeveralMachines(unittest.TestCase):
         return cls.first.run(BINARY, command, *arguments)
 
     @classmethod
-    def ready(cls):
-        return cls.first.ask("GET", "http://127.0.0.1:8080/readyz", timeout=5)[0] == 200
+    def ready(cls, port=8080):
+        return cls.first.ask("GET", f"http://127.0.0.1:{port}/readyz", timeout=5)[0] == 200
 
     @classmethod
-    def answer(cls):
-        status, text = cls.first.ask("POST", "http://127.0.0.1:8080/v1/completions", {
+    def answer(cls, port=8080):
+        status, text = cls.first.ask("POST", f"http://127.0.0.1:{port}/v1/completions", {
             "model": MODEL.stem, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True,
             "return_token_ids": True})
         assert status == 200, text
@@ -120,12 +120,8 @@ class SeveralMachines(unittest.TestCase):
                        "--stages", 2)
         node = Node(self.first, alone / "cluster.conf", "node1")
         try:
-            wait_for(lambda: self.first.ask("GET", "http://127.0.0.1:8081/readyz", timeout=5)[0] == 200, "one machine serves")
-            status, text = self.first.ask("POST", "http://127.0.0.1:8081/v1/completions", {
-                "model": MODEL.stem, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True,
-                "return_token_ids": True})
-            self.assertEqual(status, 200, text)
-            self.assertEqual(json.loads(text)["choices"][0]["token_ids"], self.expected["token_ids"])
+            wait_for(lambda: self.ready(8081), "one machine serves")
+            self.assertEqual(self.answer(8081)["token_ids"], self.expected["token_ids"])
         finally:
             node.end()
 
