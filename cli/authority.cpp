@@ -1,9 +1,6 @@
 // convoy init and convoy ca: a cluster of several machines, and the certificates by which its nodes know each
 // other. Both only read and write files.
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <boost/json.hpp>
 #include <chrono>
 #include <cstdio>
@@ -104,21 +101,10 @@ void init(const InitArguments& args) {
       file.c_str(), args.cluster.c_str(), args.name.c_str(), tls.c_str(), authority_key_file, file.c_str());
 }
 
-std::string read_file(const fs::path& file, int descriptor) {
-  if (descriptor < 0)
-    throw InputError("the authority's file is not here", file.string(),
-                     "run this where `convoy init` made the cluster");
-  std::string text(64 << 10, '\0');
-  const ssize_t size = ::read(descriptor, text.data(), text.size());
-  ::close(descriptor);
-  text.resize(size < 0 ? 0 : static_cast<size_t>(size));
-  return text;
-}
-
 actors::Identity read_authority(const fs::path& tls) {
-  const fs::path certificate = tls / actors::authority_file, key = tls / authority_key_file;
-  return {read_file(certificate, ::open(certificate.c_str(), O_RDONLY | O_CLOEXEC)),
-          read_file(key, actors::open_private(key, O_RDONLY))};
+  const std::string mend = "run this where `convoy init` made the cluster";
+  return {actors::read_pem(tls / actors::authority_file, false, mend),
+          actors::read_pem(tls / authority_key_file, true, mend)};
 }
 
 void issue(const std::string& config_file, const std::string& node, int days) {

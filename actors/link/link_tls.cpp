@@ -27,21 +27,10 @@ namespace {
 
 constexpr size_t pem_bytes_max = 64 << 10;
 
-/// A file of which `is_private` says that only this user may read it.
-std::string read_pem(const fs::path& file, bool is_private) {
-  const std::string mend = "make it with `convoy ca issue` where the cluster was made, and copy it here";
-  const int descriptor =
-      is_private ? open_private(file, O_RDONLY) : ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0)
-    throw InputError(std::string("cannot be read (") + std::strerror(errno) + ")", file.string(),
-                     mend_of(errno, mend));
-  std::string text(pem_bytes_max, '\0');
-  const ssize_t size = ::read(descriptor, text.data(), text.size());
-  ::close(descriptor);
-  if (size <= 0 || static_cast<size_t>(size) == text.size())
-    throw InputError("is no PEM file", file.string(), mend);
-  text.resize(static_cast<size_t>(size));
-  return text;
+/// Of those that this process needs.
+std::string read_own(const fs::path& file, bool is_private) {
+  return read_pem(file, is_private,
+                  "make it with `convoy ca issue` where the cluster was made, and copy it here");
 }
 
 /// What OpenSSL made of a file.
@@ -83,6 +72,21 @@ uint64_t number_of(X509_CRL* list) {
 
 }  // namespace
 
+std::string read_pem(const fs::path& file, bool is_private, const std::string& mend) {
+  const int descriptor =
+      is_private ? open_private(file, O_RDONLY) : ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0)
+    throw InputError(std::string("cannot be read (") + std::strerror(errno) + ")", file.string(),
+                     mend_of(errno, mend));
+  std::string text(pem_bytes_max, '\0');
+  const ssize_t size = ::read(descriptor, text.data(), text.size());
+  ::close(descriptor);
+  if (size <= 0 || static_cast<size_t>(size) == text.size())
+    throw InputError("is no PEM file", file.string(), mend);
+  text.resize(static_cast<size_t>(size));
+  return text;
+}
+
 void write_identity(const fs::path& folder, const std::string& node, const Identity& identity) {
   replace_private(folder / key_file(node), identity.key);
   replace_private(folder / certificate_file(node), identity.certificate);
@@ -110,7 +114,7 @@ void LinkTls::use(Files files) {
 bool LinkTls::revoked(const std::string& serial) const { return revoked_.contains(serial); }
 
 bool LinkTls::take_revocations(const std::string& pem) {
-  const std::string trusted = read_pem(folder_ / authority_file, false);
+  const std::string trusted = read_own(folder_ / authority_file, false);
   const Certificate authority = certificate_of(trusted, folder_ / authority_file);
   if (number_of(read_list(pem, authority.get(), "a peer's list").get()) <= revocations_number_) return false;
   replace_private(folder_ / revocations_file, pem);
@@ -158,12 +162,12 @@ LinkTls::Files LinkTls::read() const {
   context->set_verify_mode(ssl::verify_peer | ssl::verify_fail_if_no_peer_cert);
 
   boost::system::error_code error;
-  const std::string own = read_pem(certificate, false), trusted = read_pem(authority, false);
+  const std::string own = read_own(certificate, false), trusted = read_own(authority, false);
   context->add_certificate_authority(boost::asio::buffer(trusted), error);
   require(error, authority);
   context->use_certificate(boost::asio::buffer(own), ssl::context::pem, error);
   require(error, certificate);
-  context->use_private_key(boost::asio::buffer(read_pem(key, true)), ssl::context::pem, error);
+  context->use_private_key(boost::asio::buffer(read_own(key, true)), ssl::context::pem, error);
   require(error, key);
 
   X509* const ours = SSL_CTX_get0_certificate(native);
@@ -172,7 +176,7 @@ LinkTls::Files LinkTls::read() const {
                      certificate.string(), "convoy ca issue " + node_);
   X509_STORE* const store = SSL_CTX_get_cert_store(native);
   if (fs::exists(revocations)) {
-    files.revocations = read_pem(revocations, false);
+    files.revocations = read_own(revocations, false);
     const List list =
         read_list(files.revocations, certificate_of(trusted, authority).get(), revocations.string());
     files.number = number_of(list.get());

@@ -19,6 +19,10 @@ inline constexpr const char* revocations_file = "revoked.pem";  // if there ever
 inline std::string certificate_file(const std::string& node) { return node + ".pem"; }
 inline std::string key_file(const std::string& node) { return node + ".key"; }
 
+/// A file of certificates or keys; is_private: that only this user may read. Throws InputError with `mend` if
+/// it cannot be read, or is too large to be one.
+std::string read_pem(const std::filesystem::path& file, bool is_private, const std::string& mend);
+
 /// Writes a node's two files there, each all or nothing, the key first. Throws InputError if they cannot be.
 void write_identity(const std::filesystem::path& folder, const std::string& node, const Identity& identity);
 
