@@ -1,20 +1,13 @@
 #include "actors/config_check.hpp"
 
 #include <algorithm>
-#include <cctype>
-#include <cerrno>
 #include <charconv>
-#include <fstream>
 #include <set>
-#include <system_error>
 
 #include "actors/cache/redis_client.hpp"
+#include "actors/config/plain_name.hpp"
 #include "actors/link/link_address.hpp"
-#include "model/chat/chat_template.hpp"
-#include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
-#include "model/json.hpp"
-#include "model/nearest.hpp"
 
 namespace convoy::actors {
 
@@ -33,16 +26,56 @@ namespace {
 
 using Conflicts = std::vector<ConfigConflict>;
 
-// Names become parts of file names and of log lines.
-constexpr size_t name_bytes_max = 63;
-constexpr const char* plain_name_rule =
-    "use at most 63 letters, digits, '-', '_' and '.', a letter or digit first";
+bool is_gateway_alone(const NodeConfig& node) { return node.roles == std::vector<std::string>{"gateway"}; }
 
-bool is_plain_name(std::string_view name) {
-  const auto letter = [](unsigned char c) { return std::isalnum(c) != 0; };
-  const auto plain = [&](unsigned char c) { return letter(c) || c == '-' || c == '_' || c == '.'; };
-  return !name.empty() && name.size() <= name_bytes_max && letter(static_cast<unsigned char>(name[0])) &&
-         std::all_of(name.begin(), name.end(), plain);
+/// key: where the host stands.
+void check_gateway_host(const ClusterConfig::Gateway& gateway, const std::string& key, Conflicts& conflicts) {
+  const std::string host = "`" + key + "` is \"" + gateway.host + "\", which is ";
+  if (!numeric_endpoint(gateway.host, 0))
+    conflicts.push_back(
+        {key, host + "no address, and names are not looked up; give one in numbers, as 127.0.0.1"});
+  else if (!is_gateway_guarded(gateway))
+    conflicts.push_back(
+        {key,
+         host + "not a loopback address: there it needs `gateway.keys_file`, `gateway.tls_certificate` and "
+                "`gateway.tls_key`, which `convoy init --http` makes; give them, or use 127.0.0.1",
+         {"gateway.keys_file", "gateway.tls_certificate", "gateway.tls_key"}});
+}
+
+/// Gateways beside the head's: where each listens.
+void check_http(const ClusterConfig& config, Conflicts& conflicts) {
+  const auto& nodes = config.cluster.nodes;
+  const auto place = [](const NodeConfig& node, const ClusterConfig::Gateway& gateway) {
+    return split_address(node.listen).first + " " + gateway.host + ":" + std::to_string(gateway.port);
+  };
+  std::set<std::string> taken;
+  for (const NodeConfig& node : nodes)
+    if (node.has_role("gateway") && !is_gateway_alone(node)) taken.insert(place(node, config.gateway));
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const NodeConfig& node = nodes[i];
+    const std::string path = "cluster.nodes[" + std::to_string(i) + "]", name = path + ".http";
+    if (!is_gateway_alone(node)) {
+      if (!node.http.empty())
+        conflicts.push_back(
+            {name, node.roles.empty()
+                       ? "`" + name + "` is of a node without a gateway; give it roles = [\"gateway\"]"
+                       : "`" + name + "` is of the head, whose gateway listens where `gateway.host` and " +
+                             "`gateway.port` say; leave it out"});
+      continue;
+    }
+    if (!node.http.empty() && split_address(node.http).second < 0) {
+      conflicts.push_back(
+          {name, "`" + name + "` is \"" + node.http + "\"; give \"HOST:PORT\", as \"127.0.0.1:8081\""});
+      continue;
+    }
+    const ClusterConfig::Gateway gateway = config.gateway_of(node);
+    if (!node.http.empty()) check_gateway_host(gateway, name, conflicts);
+    if (gateway.port != 0 && !taken.insert(place(node, gateway)).second)
+      conflicts.push_back({path + ".roles",
+                           "two gateways of one machine listen on port " + std::to_string(gateway.port) +
+                               "; give node \"" + node.name + "\" an `http` of its own",
+                           {"gateway.port", "gateway.host"}});
+  }
 }
 
 void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
@@ -60,8 +93,8 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
     if (!names.insert(node.name).second)
       conflicts.push_back(
           {path + ".name", "two nodes are named \"" + node.name + "\"; give each its own name"});
-    if (!is_plain_name(node.name))
-      conflicts.push_back({path + ".name", "node name \"" + node.name + "\"; " + plain_name_rule});
+    if (!is_node_name(node.name))
+      conflicts.push_back({path + ".name", "node name \"" + node.name + "\"; " + node_name_rule});
     if (port < 0)
       conflicts.push_back({path + ".listen", "`" + path + ".listen` is \"" + node.listen +
                                                  "\"; give \"HOST:PORT\", as \"127.0.0.1:7411\""});
@@ -87,41 +120,31 @@ void check_nodes(const ClusterConfig& config, Conflicts& conflicts) {
           {path + ".listen",
            "node and gateway both listen on " + node.listen + "; change `gateway.port` or this port",
            {"gateway.port", "gateway.host"}});
-    if (!node.roles.empty()) ++heads;
-    if (!node.roles.empty() && node.roles.size() != roles_count)
+    if (node.roles.empty() || is_gateway_alone(node)) continue;
+    ++heads;
+    if (node.roles.size() != roles_count)
       conflicts.push_back({path + ".roles", "node \"" + node.name + "\" has " +
                                                 std::to_string(node.roles.size()) +
-                                                " of the four roles; in this version one node has all: "
-                                                "[\"gateway\", \"router\", \"cache\", \"pipeline\"]"});
+                                                " of the four roles; the head has all: [\"gateway\", "
+                                                "\"router\", \"cache\", \"pipeline\"], and other nodes "
+                                                "[\"gateway\"] or none"});
   }
   if (heads != 1)
     conflicts.push_back({"cluster.nodes",
                          std::to_string(heads) +
-                             " nodes have roles; in this version exactly one has [\"gateway\", "
+                             " nodes have the roles of the head; exactly one has [\"gateway\", "
                              "\"router\", \"cache\", \"pipeline\"]",
                          all_roles});
   if (config.stage_count() == 0)
     conflicts.push_back({"cluster.nodes", "no node has stages; give `stages = 1` or more", all_stages});
 }
 
-void check_model_names(const ClusterConfig& config, Conflicts& conflicts) {
-  const auto templates = model::ChatTemplate::names();
-  const std::string& chosen = config.cluster.chat_template;
-  if (!chosen.empty() && !model::ChatTemplate::is_path(chosen) &&
-      std::find(templates.begin(), templates.end(), chosen) == templates.end())
-    conflicts.push_back(
-        {"cluster.chat_template",
-         "`cluster.chat_template` is " + model::in_quotes(chosen) +
-             ", which is no template that comes with Convoy, nor a file's path (which ends in "
-             ".jinja or has a slash)" +
-             model::suggestion(chosen, templates)});
-  if (!model::names_random_model(config.cluster.model)) return;
-  try {
-    model::random_config_json(model::parse_random_model(config.cluster.model));
-  } catch (const InputError& e) {
-    conflicts.push_back({"cluster.model", "`cluster.model` is \"" + config.cluster.model +
-                                              "\": " + e.problem() + "; " + e.mend()});
-  }
+void check_gateway(const ClusterConfig::Gateway& gateway, Conflicts& conflicts) {
+  if (gateway.tls_certificate.empty() != gateway.tls_key.empty())
+    conflicts.push_back({"gateway.tls_certificate",
+                         "`gateway.tls_certificate` and `gateway.tls_key` go together; give both, or none",
+                         {"gateway.tls_key"}});
+  check_gateway_host(gateway, "gateway.host", conflicts);
 }
 
 void check_redis(const ClusterConfig& config, Conflicts& conflicts) {
@@ -135,17 +158,19 @@ void check_redis(const ClusterConfig& config, Conflicts& conflicts) {
 
 }  // namespace
 
+bool is_gateway_guarded(const ClusterConfig::Gateway& gateway) {
+  return loopback_endpoint(gateway.host, 0) ||
+         (!gateway.keys_file.empty() && !gateway.tls_certificate.empty() && !gateway.tls_key.empty());
+}
+
 Conflicts check_together(const ClusterConfig& config) {
   Conflicts conflicts;
   check_nodes(config, conflicts);
   if (!is_plain_name(config.cluster.name))
     conflicts.push_back({"cluster.name", "cluster name \"" + config.cluster.name + "\"; " + plain_name_rule});
-  if (!loopback_endpoint(config.gateway.host, 0))
-    conflicts.push_back(
-        {"gateway.host",
-         "`gateway.host` is \"" + config.gateway.host +
-             "\", which is not a loopback address; this version has neither TLS nor keys, use 127.0.0.1"});
-  check_model_names(config, conflicts);
+  check_gateway(config.gateway, conflicts);
+  check_http(config, conflicts);
+  check_models(config, conflicts);
   check_redis(config, conflicts);
   if (config.pipeline.kv_tokens != 0 && config.pipeline.context_tokens_max > config.pipeline.kv_tokens)
     conflicts.push_back(
@@ -161,6 +186,19 @@ Conflicts check_together(const ClusterConfig& config) {
                              std::to_string(config.link.bulk_frame_bytes_max) +
                              ", so the longest frame could never be sent; raise it",
                          {"link.bulk_frame_bytes_max"}});
+  constexpr uint64_t beside_data = 1024;  // of a frame
+  if (config.store.part_bytes + beside_data > config.link.bulk_frame_bytes_max)
+    conflicts.push_back({"store.part_bytes",
+                         "`store.part_bytes` = " + std::to_string(config.store.part_bytes) +
+                             " does not fit into a frame of `link.bulk_frame_bytes_max` = " +
+                             std::to_string(config.link.bulk_frame_bytes_max) + "; lower it",
+                         {"link.bulk_frame_bytes_max"}});
+  if ((config.store.part_bytes + beside_data) * config.store.parts_in_flight > config.link.queue_bytes_max)
+    conflicts.push_back({"store.parts_in_flight",
+                         "`store.parts_in_flight` = " + std::to_string(config.store.parts_in_flight) +
+                             " parts of `store.part_bytes` are more than `link.queue_bytes_max` = " +
+                             std::to_string(config.link.queue_bytes_max) + "; lower it",
+                         {"link.queue_bytes_max", "store.part_bytes"}});
   if (config.link.bulk_frame_bytes_max > config.link.queue_bytes_max)
     conflicts.push_back({"link.queue_bytes_max",
                          "`link.queue_bytes_max` = " + std::to_string(config.link.queue_bytes_max) +
@@ -168,60 +206,6 @@ Conflicts check_together(const ClusterConfig& config) {
                              std::to_string(config.link.bulk_frame_bytes_max) +
                              ", so the longest frame could never be sent; raise it",
                          {"link.bulk_frame_bytes_max"}});
-  return conflicts;
-}
-
-namespace {
-
-/// What is wrong with a model that should be there; empty: nothing.
-std::string model_problem(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (error || !std::filesystem::exists(status))
-    return (error ? error : std::make_error_code(std::errc::no_such_file_or_directory)).message();
-  const bool folder = std::filesystem::is_directory(status);
-  const auto first = folder ? path / "config.json" : path;
-  std::ifstream file(first, std::ios::binary);
-  if (!file) {
-    const std::error_code reason(errno, std::generic_category());
-    return folder ? "the folder's config.json: " + reason.message() : reason.message();
-  }
-  std::string magic(4, '\0');
-  if (!folder && (!file.read(magic.data(), 4) || magic != "GGUF"))
-    return "is neither a GGUF file nor a folder with config.json and safetensors";
-  return "";
-}
-
-void check_template_file(const ClusterConfig& config, const std::filesystem::path& folder,
-                         Conflicts& conflicts) {
-  const std::string& chosen = config.cluster.chat_template;
-  if (!model::ChatTemplate::is_path(chosen)) return;
-  try {
-    model::ChatTemplate::named((folder / chosen).string(), {});
-  } catch (const InputError& e) {
-    conflicts.push_back({"cluster.chat_template", "`cluster.chat_template` is " + model::in_quotes(chosen) +
-                                                      ": " + e.where() + ": " + e.problem() + "; " +
-                                                      e.mend()});
-  }
-}
-
-void check_model_file(const ClusterConfig& config, const std::filesystem::path& folder,
-                      Conflicts& conflicts) {
-  if (model::names_random_model(config.cluster.model)) return;
-  const std::string path = model::resolve_model(config.cluster.model, folder);
-  const std::string problem = model_problem(path);
-  if (problem.empty()) return;
-  conflicts.push_back({"cluster.model", "`cluster.model` is \"" + config.cluster.model + "\": " + path +
-                                            ": " + problem +
-                                            "; give the path of a model (scripts/fetch-model fetches one)"});
-}
-
-}  // namespace
-
-Conflicts check_files(const ClusterConfig& config, const std::filesystem::path& folder) {
-  Conflicts conflicts;
-  check_template_file(config, folder, conflicts);
-  check_model_file(config, folder, conflicts);
   return conflicts;
 }
 

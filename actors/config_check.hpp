@@ -11,11 +11,19 @@
 
 namespace convoy::actors {
 
+/// Before what is left out is filled in: one model's keys beside a list of models.
+std::vector<ConfigConflict> check_forms(const ClusterConfig& config);
+/// Models, pipelines, and who serves which. Part of check_together().
+void check_models(const ClusterConfig& config, std::vector<ConfigConflict>& conflicts);
 std::vector<ConfigConflict> check_together(const ClusterConfig& config);
 
-/// Whether `cluster.model`, relative to that folder, is there and looks like a model, and whether the file of
-/// `cluster.chat_template` can be interpreted. Reads a few bytes of the model, and the template; not pure.
+/// Whether each model, relative to that folder, is there and looks like one, and whether the file of its
+/// chat template can be interpreted. Reads a few bytes of the model, and the template; not pure.
 std::vector<ConfigConflict> check_files(const ClusterConfig& config, const std::filesystem::path& folder);
+
+/// Whether nobody can ask the gateway, or listen in, who may not: only this machine reaches it, or it has
+/// keys and TLS.
+bool is_gateway_guarded(const ClusterConfig::Gateway& gateway);
 
 /// Splits HOST:PORT, also [IPv6]:PORT; the port is -1 if it is not one.
 std::pair<std::string, int> split_address(std::string_view address);

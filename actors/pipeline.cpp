@@ -13,32 +13,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// What a client hears when its answer cannot go on.
-void encode_failure(const PipelineData::Request& request, const std::string& why, msg::Finished::Builder to) {
-  log::warn("request.failed", {{"request", request.id}, {"tokens", request.tokens}, {"reason", why}});
-  to.setRequest(request.number);
-  to.setAttempt(request.attempt);
-  to.setReason(msg::Finished::Reason::FAILED);
-  to.setTokens(request.tokens);
-  to.setMessage(why);
-}
-
-void encode(const SequenceFacts& facts, msg::RequestFacts::Builder to) {
-  const auto ms = [](std::chrono::microseconds time) {
-    return static_cast<uint32_t>(std::chrono::duration_cast<milliseconds>(time).count());
-  };
-  to.setCachedTokens(facts.cached_tokens);
-  to.setPreemptions(facts.preemptions);
-  to.setQueueMs(ms(facts.times.queued));
-  to.setPrefillMs(ms(facts.times.prefill));
-  to.setDecodeMs(ms(facts.times.decode));
-  to.setPreemptedMs(ms(facts.times.preempted));
-}
-
-std::string explain(gpu::RowFault fault) {
-  return fault == gpu::RowFault::all_masked
-             ? "every token is masked: there are more end tokens than min_tokens leaves others"
-             : "the model gave a logit that is infinite or not a number";
+SchedulerLimits limits_of(SchedulerLimits limits, const std::vector<PlannedStage>& plan) {
+  limits.stages = static_cast<uint32_t>(plan.size());
+  return limits;
 }
 
 }  // namespace
@@ -48,83 +25,82 @@ PipelineData::PipelineData(PipelineActor::stateful_pointer<PipelineStateHolder> 
     : self(actor),
       options(std::move(o)),
       peers(std::move(p)),
-      scheduler(options.limits, options.kv_secret),
-      stages({.stages = options.limits.stages,
-              .stage_threads = options.stage_threads,
+      members(options.members),
+      plan(plan_of(members, options.costs)),
+      scheduler(limits_of(options.limits, plan), options.kv_secret),
+      stages({.stage_threads = options.stage_threads,
               .step_timeout_ms = options.step_timeout_ms,
               .readiness_period_ms = options.readiness_period_ms,
               .load_timeout_ms = options.load_timeout_ms,
               .ask_again_ms = options.failure_detection_ms},
-             self->clock().now()),
-      handles(options.limits.stages) {
+             names_of(plan), self->clock().now()) {
+  const prometheus::Labels own{{"pipeline", options.name}, {"model", options.model}};
+  const auto with = [&own](const char* name, std::string value) {
+    prometheus::Labels labels = own;
+    labels.emplace(name, std::move(value));
+    return labels;
+  };
   auto& steps =
       prometheus::BuildCounter().Name("convoy_steps_total").Help("Steps committed").Register(*peers.metrics);
-  steps_total = &steps.Add({});
+  steps_total = &steps.Add(own);
   auto& epochs = prometheus::BuildCounter()
                      .Name("convoy_epochs_total")
                      .Help("Times the plan was raised")
                      .Register(*peers.metrics);
-  epochs_total = &epochs.Add({});
+  epochs_total = &epochs.Add(own);
   auto& cancels = prometheus::BuildCounter()
                       .Name("convoy_cancelled_total")
                       .Help("Requests cancelled")
                       .Register(*peers.metrics);
-  cancelled_total = &cancels.Add({});
+  cancelled_total = &cancels.Add(own);
   auto& admitted = prometheus::BuildCounter()
                        .Name("convoy_requests_admitted_total")
                        .Help("Sequences that the pipeline took")
                        .Register(*peers.metrics);
-  admitted_total = &admitted.Add({});
+  admitted_total = &admitted.Add(own);
   auto& rejected = prometheus::BuildCounter()
                        .Name("convoy_requests_overload_rejected_total")
                        .Help("Sequences that the pipeline rejected because it was overloaded")
                        .Register(*peers.metrics);
-  rejected_total = &rejected.Add({});
+  rejected_total = &rejected.Add(own);
   auto& generated = prometheus::BuildCounter()
                         .Name("convoy_tokens_generated_total")
                         .Help("Tokens that the pipeline computed for requests")
                         .Register(*peers.metrics);
-  generated_total = &generated.Add({});
+  generated_total = &generated.Add(own);
   auto& lost = prometheus::BuildCounter()
                    .Name("convoy_stages_lost_total")
                    .Help("Stages that were given up, by what was wrong with them")
                    .Register(*peers.metrics);
-  for (const StageLoss loss : stage_losses) lost_total[loss] = &lost.Add({{"cause", name_of(loss)}});
+  for (const StageLoss loss : stage_losses)
+    lost_total[loss] = &lost.Add(with("cause", std::string(name_of(loss))));
   auto& slow = prometheus::BuildCounter()
                    .Name("convoy_stage_slow_steps_total")
                    .Help("Steps that a stage computed for longer than a quarter of step_timeout_ms")
                    .Register(*peers.metrics);
-  slow_total = &slow.Add({});
+  slow_total = &slow.Add(own);
+  auto& rebalances = prometheus::BuildCounter()
+                         .Name("convoy_rebalanced_total")
+                         .Help("Times that layers moved because stages are not equally fast")
+                         .Register(*peers.metrics);
+  rebalanced_total = &rebalances.Add(own);
   auto& seconds = prometheus::BuildHistogram()
                       .Name("convoy_step_seconds")
                       .Help(
                           "Steps with rows of prompts, of decodes or both: from when the stages had it and "
                           "none before it to its result")
                       .Register(*peers.metrics);
-  prefill_seconds = &seconds.Add({{"kind", "prefill"}}, time_buckets_s());
-  decode_seconds = &seconds.Add({{"kind", "decode"}}, time_buckets_s());
-  mixed_seconds = &seconds.Add({{"kind", "mixed"}}, time_buckets_s());
-}
-
-void PipelineData::reject(const msg::Generate::Reader& request, msg::Rejected::Reason reason,
-                          const std::string& why) {
-  msg::FrameBuilder<msg::Rejected> frame;
-  frame->setRequest(request.getReplyTo().getRequest());
-  frame->setAttempt(request.getAttempt());
-  frame->setReason(reason);
-  frame->setMessage(why);
-  frame->setRetryAfterMs(retry_after_ms());
-  self->send(peers.gateway, std::move(frame).finish());
+  prefill_seconds = &seconds.Add(with("kind", "prefill"), time_buckets_s());
+  decode_seconds = &seconds.Add(with("kind", "decode"), time_buckets_s());
+  mixed_seconds = &seconds.Add(with("kind", "mixed"), time_buckets_s());
 }
 
 void PipelineData::generate(const Frame<msg::Generate>& frame) {
   const msg::Reading request(frame);
-  if (request->getReplyTo().getNode() != peers.gateway_node.c_str()) {
-    log::warn_limited("pipeline.unknown_gateway", {{"node", request->getReplyTo().getNode().cStr()}});
-    return;
-  }
-  const uint64_t number = request->getReplyTo().getRequest();
-  if (const auto before = by_number.find(number); before != by_number.end()) {
+  const RequestName name{request->getReplyTo().getNode().cStr(), request->getReplyTo().getRequest()};
+  if (!gateways.contains(name.first))  // its link ended meanwhile: if it lives, it asks again
+    return log::warn_limited("pipeline.unknown_gateway", {{"node", name.first}});
+  if (const auto before = by_name.find(name); before != by_name.end()) {
     if (requests.at(before->second).attempt >= request->getAttempt())
       return;  // this one, or a later one, runs
     scheduler.cancel(before->second);
@@ -150,15 +126,11 @@ void PipelineData::generate(const Frame<msg::Generate>& frame) {
   const auto generated = static_cast<uint32_t>(sequence.generated.size());
   const SequenceId id = scheduler.admit(std::move(sequence), now());
   admitted_total->Increment();
-  requests.emplace(id, Request{number, request->getAttempt(), request->getDeadlineMs(),
-                               request->getRequestId(), generated, generated});
-  by_number[number] = id;
+  requests.emplace(id, Request{name, request->getAttempt(), request->getDeadlineMs(), request->getRequestId(),
+                               generated, generated});
+  by_name[name] = id;
   if (request->getDeadlineMs() != 0) deadlines.emplace(request->getDeadlineMs(), id);
-  msg::FrameBuilder<msg::Accepted> accepted;
-  accepted->setRequest(number);
-  accepted->setAttempt(request->getAttempt());
-  accepted->setPipeline(options.instance);
-  self->send(peers.gateway, std::move(accepted).finish());
+  accept(requests.at(id));
   pump();
   publish_overload();
 }
@@ -188,9 +160,9 @@ void PipelineData::publish_overload() {
   if (overload().has_value() != said_overloaded) publish();
 }
 
-void PipelineData::cancel(uint64_t number) {
-  const auto found = by_number.find(number);
-  if (found == by_number.end()) return;  // finished meanwhile, or never ours
+void PipelineData::cancel(const RequestName& name) {
+  const auto found = by_name.find(name);
+  if (found == by_name.end()) return;  // finished meanwhile, or never ours
   cancelled_total->Increment();
   scheduler.cancel(found->second);
   forget(found->second);
@@ -200,71 +172,19 @@ void PipelineData::cancel(uint64_t number) {
 
 void PipelineData::forget(SequenceId id) {
   const Request& request = requests.at(id);
-  by_number.erase(request.number);
+  by_name.erase(request.name);
   deadlines.erase({request.deadline_ms, id});
   requests.erase(id);
-}
-
-void PipelineData::fail(SequenceId id, const std::string& why) {
-  msg::FrameBuilder<msg::Finished> frame;
-  encode_failure(requests.at(id), why, *frame);
-  self->send(peers.gateway, std::move(frame).finish());
-  scheduler.cancel(id);
-  forget(id);
-}
-
-/// One frame for all: what a step costs beside its stages must not grow with its requests.
-void PipelineData::deliver(const std::vector<Progress>& progress) {
-  unsigned answers = 0, ends = 0;
-  for (const Progress& p : progress) {
-    if (p.canary) continue;
-    answers += !p.tokens.empty();
-    ends += p.finish != FinishReason::none;
-  }
-  if (answers + ends == 0) return;
-  constexpr size_t words = 64, words_each = 24;  // about
-  msg::FrameBuilder<msg::StepTokens> frame(words + words_each * (answers + ends));
-  auto to_answers = frame->initAnswers(answers);
-  auto to_ends = frame->initFinished(ends);
-  answers = ends = 0;
-  for (const Progress& p : progress) {
-    if (p.canary) continue;
-    Request& r = requests.at(p.id);
-    if (!p.tokens.empty()) add_answer(p, r, to_answers[answers++]);
-    if (p.finish == FinishReason::none) continue;
-    add_end(p, r, to_ends[ends++]);
-    forget(p.id);
-  }
-  self->send(peers.gateway, std::move(frame).finish());
-}
-
-void PipelineData::add_answer(const Progress& p, Request& r, msg::Tokens::Builder to) const {
-  to.setRequest(r.number);
-  to.setAttempt(r.attempt);
-  to.setFirstIndex(p.first_index);
-  auto tokens = to.initTokens(static_cast<unsigned>(p.tokens.size()));
-  for (unsigned i = 0; i < p.tokens.size(); ++i) encode(p.tokens[i], tokens[i]);
-  if (p.first_index == r.generated) encode(p.facts, to.initFacts());
-  r.tokens += static_cast<uint32_t>(p.tokens.size());
-  generated_total->Increment(static_cast<double>(p.tokens.size()));
-}
-
-void PipelineData::add_end(const Progress& p, const Request& r, msg::Finished::Builder to) const {
-  if (p.finish == FinishReason::failed) return encode_failure(r, explain(p.fault), to);
-  to.setRequest(r.number);
-  to.setAttempt(r.attempt);
-  to.setReason(p.finish == FinishReason::stop ? msg::Finished::Reason::STOP : msg::Finished::Reason::LENGTH);
-  to.setTokens(r.tokens);
-  encode(p.facts, to.initFacts());
 }
 
 void PipelineData::pump() {
   if (stages.phase() != Phase::serving) return;
   const bool idle = scheduler.in_flight() == 0;
-  while (auto plan = scheduler.plan(now())) {
-    plan->epoch = stages.epoch();
-    flights.push_back({seconds_of(*plan), self->clock().now()});
-    self->send(handles.front(), encode(*plan));
+  const StageActor first = handle(0);
+  while (auto step = scheduler.plan(now())) {
+    step->epoch = stages.epoch();
+    flights.push_back({seconds_of(*step), self->clock().now()});
+    self->send(first, encode(*step));
   }
   if (idle) stages.sent_first(self->clock().now());
 }
@@ -293,7 +213,8 @@ bool PipelineData::from(const StageActor& handle, const char* what) const {
 }
 
 void PipelineData::commit(const Frame<msg::StepResult>& frame) {
-  if (!from(handles.back(), "StepResult")) return;
+  const auto last = static_cast<uint32_t>(plan.size()) - 1;
+  if (!from(handle(last), "StepResult")) return;
   std::vector<Progress> progress;
   try {
     gpu::StepResult result = decode(frame);
@@ -301,11 +222,12 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
     progress = scheduler.commit(std::move(result), now());
   } catch (
       const std::exception& e) {  // the last stage's bytes are wrong: it cannot be trusted with the next step
-    return give_up(static_cast<uint32_t>(handles.size()) - 1, StageLoss::failed, e.what());
+    return give_up(last, StageLoss::failed, e.what());
   } catch (const kj::Exception& e) {
-    return give_up(static_cast<uint32_t>(handles.size()) - 1, StageLoss::failed, e.getDescription().cStr());
+    return give_up(last, StageLoss::failed, e.getDescription().cStr());
   }
   steps_total->Increment();
+  ++plan_steps;
   const auto canary = std::find_if(progress.begin(), progress.end(), [](const auto& p) { return p.canary; });
   measure(canary == progress.end() || progress.size() > 1);
   const bool failed = canary != progress.end() && canary->finish == FinishReason::failed;
@@ -316,12 +238,18 @@ void PipelineData::commit(const Frame<msg::StepResult>& frame) {
   publish_overload();
   if (failed) {
     stages.canary_failed(explain(canary->fault));
-    log::warn_limited("pipeline.canary_failed", {{"reason", explain(canary->fault)}});
+    log::warn_limited("pipeline.canary_failed",
+                      {{"pipeline", options.name}, {"reason", explain(canary->fault)}});
     publish();
   } else if (first) {
-    log::info("pipeline.ready", {{"epoch", stages.epoch()}, {"stages", handles.size()}});
+    log::info("pipeline.ready",
+              {{"pipeline", options.name}, {"epoch", stages.epoch()}, {"stages", plan.size()}});
     publish();
   }
+  if (plan_steps == options.rebalance_steps)
+    rebalance();
+  else if (plan_steps % options.rebalance_steps == 0)
+    learn_speeds();  // the router weighs replicas by them, and machines get busier
 }
 
 PipelineStateHolder::PipelineStateHolder() = default;
@@ -331,17 +259,23 @@ PipelineActor::behavior_type pipeline(PipelineActor::stateful_pointer<PipelineSt
                                       PipelineOptions options, PipelinePeers peers) {
   self->state.data = std::make_unique<PipelineData>(self, std::move(options), std::move(peers));
   PipelineData* data = self->state.data.get();
-  self->set_down_handler([data](caf::down_msg& down) { data->stage_down(down); });
+  self->set_down_handler([data](caf::down_msg& down) {
+    if (!data->gateway_down(down)) data->stage_down(down);
+  });
   const auto interval = milliseconds(std::clamp<uint32_t>(data->options.readiness_period_ms / 8, 5, 100));
   self->delayed_send(self, interval, caf::tick_atom_v);
   return {
       [data](const Frame<msg::Generate>& frame) { data->generate(frame); },
       [data](const Frame<msg::Cancel>& frame) {
-        data->cancel(msg::Reading(frame)->getReplyTo().getRequest());
+        const msg::Reading cancel(frame);
+        data->cancel({cancel->getReplyTo().getNode().cStr(), cancel->getReplyTo().getRequest()});
       },
       [data](const Frame<msg::StepResult>& frame) { data->commit(frame); },
       [data](const Frame<msg::StageReport>& frame) { data->report(frame); },
       [data](const StageUp& up) { data->stage_up(up); },
+      [data](const GatewayUp& up) { data->gateway_up(up); },
+      [data](const Frame<msg::MemberCommand>& frame) { data->member_command(frame); },
+      [data](const AddNode& add) { add.refused->set_value(data->change_members(add.command)); },
       [data, self, interval](caf::tick_atom) {
         data->tick();
         self->delayed_send(self, interval, caf::tick_atom_v);

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "actors/members.hpp"
 #include "actors/messages.hpp"
 #include "actors/process/child_process.hpp"
 #include "actors/schedule/scheduler.hpp"
-#include "model/checkpoint/checkpoint.hpp"
 
 namespace prometheus {
 class Registry;
@@ -20,9 +20,13 @@ class Registry;
 namespace convoy::actors {
 
 struct PipelineOptions {
-  uint32_t instance = 0;
-  SchedulerLimits limits;                 // stages, queue, KV, context
-  std::vector<model::LayerRange> layers;  // of each stage
+  std::string name;                // as cluster.conf calls it
+  std::string model;               // id of the model that it serves
+  uint64_t incarnation = 0;        // new for every process start
+  SchedulerLimits limits;          // queue, KV, context; the members say how many stages there are
+  Members members;                 // at first
+  LayerCosts costs;                // of the model
+  uint64_t rebalance_steps = 256;  // of a plan: then its stages' costs are known
   uint32_t step_timeout_ms = 30'000;
   uint32_t readiness_period_ms = 1000;
   uint32_t load_timeout_ms = 600'000;
@@ -36,14 +40,20 @@ struct PipelineOptions {
 uint64_t unix_ms();
 
 struct PipelinePeers {
-  std::string gateway_node;
-  GatewayActor gateway;
+  GatewaysByNode gateways;  // at first: the head's own
   RouterActor router;
-  NodeActor node;  // replaces stages
+  NodeActor node;  // replaces stages, and has clients
   /// Ends the link to a stage that is given up.
   std::function<void(const PeerIdentity&, const std::string& reason)> drop;
   /// Of a stage that says nothing any more. Empty: unknown.
   std::function<ProcessState(const PeerIdentity&)> process_state;
+  /// Why the plan cannot be: what its stages would hold, say. peers: who is there of them; of no role:
+  /// nobody. Empty: it always can.
+  std::function<std::optional<std::string>(const std::vector<PlannedStage>& plan,
+                                           const std::vector<PeerIdentity>& peers)>
+      refuse_plan;
+  /// Keeps the members for the next head. Throws InputError if it cannot. Empty: nobody does.
+  std::function<void(const Members&)> keep_members;
   std::shared_ptr<prometheus::Registry> metrics;
   std::function<uint64_t()> wall_clock_ms = unix_ms;  // what requests' deadlines are by
 };

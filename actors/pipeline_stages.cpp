@@ -28,64 +28,101 @@ uint64_t unix_ms() {
 
 // ---- stages ----
 
+StageActor PipelineData::handle(size_t index) const {
+  const auto found = handles.find(stages.stage(static_cast<uint32_t>(index)).name);
+  return found == handles.end() ? StageActor{} : found->second;
+}
+
+/// Which stage sent what is handled now.
+std::optional<uint32_t> PipelineData::sender() const {
+  for (const auto& [name, stage] : handles)
+    if (self->current_sender() == caf::actor_cast<caf::strong_actor_ptr>(stage)) return stages.find(name);
+  return std::nullopt;
+}
+
 void PipelineData::stage_up(const StageUp& up) {
-  const uint32_t index = up.peer.instance;
-  if (index >= handles.size()) {
-    log::warn_limited("pipeline.unknown_stage", {{"instance", index}, {"stages", handles.size()}});
-    return peers.drop(up.peer, "this cluster has only " + std::to_string(handles.size()) + " stages");
+  const StageName name = stage_name(up.peer);
+  const Member* const member = members.find(name.node);
+  if (!member || name.instance >= member->stages) {
+    log::warn_limited("pipeline.unknown_stage",
+                      {{"pipeline", options.name}, {"node", name.node}, {"stage", name.instance}});
+    return peers.drop(up.peer, "pipeline " + options.name + " has no " + text_of(name));
   }
-  if (handles[index]) give_up(index, StageLoss::replaced, "a newer process is there");
-  handles[index] = up.stage;
+  if (handles.contains(name)) give_up(*stages.find(name), StageLoss::replaced, "a newer process is there");
+  handles[name] = up.stage;
+  prepared.erase(name);  // another process was told
   self->monitor(up.stage);
-  log::info("pipeline.stage_up", {{"stage", index}, {"node", up.peer.node}, {"pid", up.peer.pid}});
+  log::info(
+      "pipeline.stage_up",
+      {{"pipeline", options.name}, {"stage", name.instance}, {"node", name.node}, {"pid", up.peer.pid}});
   stages.join(up.peer, self->clock().now());
   publish();
 }
 
-void PipelineData::raise_epoch() {
+void PipelineData::raise_epoch(Scheduler::EpochCause cause) {
   const uint64_t epoch = stages.raise(self->clock().now());
   epochs_total->Increment();
   publish();  // before any request fails, as in give_up
-  begin_epoch();
-  const auto count = static_cast<uint32_t>(handles.size());
+  begin_epoch(cause);
+  const auto count = static_cast<uint32_t>(plan.size());
   for (uint32_t i = 0; i < count; ++i) {
     msg::FrameBuilder<msg::Assign> assign;
+    assign->setPipeline(options.name);
+    assign->setIncarnation(options.incarnation);
     assign->setEpoch(epoch);
-    assign->setFirstLayer(static_cast<uint32_t>(options.layers[i].first));
-    assign->setLastLayer(static_cast<uint32_t>(options.layers[i].last));
+    assign->setPosition(i);
+    assign->setFirstLayer(static_cast<uint32_t>(plan[i].layers.first));
+    assign->setLastLayer(static_cast<uint32_t>(plan[i].layers.last));
     assign->setKvBlocks(options.limits.kv_blocks);
     assign->setKvBlocksBefore(stages.kv_blocks_before());
     assign->setSlots(options.limits.slots());
+    assign->setStepsInFlight(scheduler.limits().steps_in_flight());
     if (count > 1) {
       const PeerIdentity& next = stages.stages()[(i + 1) % count].peer;
       // Of two stages each is the other's next: one connects.
       if (count > 2 || i == 0) assign->setNextHost(next.listen_host);
       assign->setNextPort(next.listen_port);
+      assign->setNextNode(next.node);
       assign->setNextInstance(next.instance);
     }
-    self->send(handles[i], std::move(assign).finish());
+    self->send(handle(i), std::move(assign).finish());
   }
-  log::info("pipeline.epoch", {{"epoch", epoch}});
+  log::info("pipeline.epoch", {{"pipeline", options.name}, {"epoch", epoch}});
 }
 
 void PipelineData::report(const Frame<msg::StageReport>& frame) {
   const msg::Reading r(frame);
-  const uint32_t index = r->getInstance();
-  if (index >= handles.size() || !handles[index] || !from(handles[index], "StageReport")) return;
-  const StageSet::Report report{.epoch = r->getEpoch(),
-                                .health = r->getHealth(),
-                                .loaded_permille = r->getLoadedPermille(),
-                                .step_age_ms = r->getOldestStepAgeMs(),
-                                .reason = r->getReason(),
-                                .cost = {r->getStepFixedUs(), r->getStepPerRowUs()},
-                                .kv_blocks = r->getKvBlocks(),
-                                .kv_places = r->getKvPlaces(),
-                                .busy_us = r->getBusyUs(),
-                                .clock_us = r->getClockUs()};
-  const bool was_slow = stages.stages()[index].slow;
+  const auto from_stage = sender();
+  const bool of_another = r->getPipeline().size() > 0 && r->getPipeline() != options.name.c_str();
+  if (!from_stage || of_another || stages.stage(*from_stage).name.instance != r->getInstance())
+    return log::warn_limited("pipeline.not_from_its_stage", {{"message", "StageReport"}});
+  const uint32_t index = *from_stage;
+  const StageSet::Report report{
+      .epoch = r->getEpoch(),
+      .health = r->getHealth(),
+      .loaded_permille = r->getLoadedPermille(),
+      .step_age_ms = r->getOldestStepAgeMs(),
+      .reason = r->getReason(),
+      .cost = {r->getStepFixedUs(), r->getStepPerRowUs()},
+      .kv_blocks = r->getKvBlocks(),
+      .kv_places = r->getKvPlaces(),
+      .busy_us = r->getBusyUs(),
+      .clock_us = r->getClockUs(),
+      .lacks_model = r->getLacksModel(),
+      .fetched = r->getFetched() ? std::optional(model::LayerRange{r->getFetchedFirst(), r->getFetchedLast()})
+                                 : std::nullopt,
+      .fetch_progress = r->getFetchProgress()};
+  const bool more = report.fetched && report.fetched != stages.stage(index).fetched;
+  heard(index, report);
+  if (more) fetched();  // last: another plan may come of it
+}
+
+void PipelineData::heard(uint32_t index, const StageSet::Report& report) {
+  const bool was_slow = stages.stage(index).slow;
   const StageSet::Consequence consequence = stages.report(index, report, self->clock().now());
-  if (stages.stages()[index].slow && !was_slow) {
-    log::warn("pipeline.stage_slow", {{"stage", index}, {"step_ms", report.step_age_ms}});
+  if (stages.stage(index).slow && !was_slow) {
+    log::warn("pipeline.stage_slow",
+              {{"pipeline", options.name}, {"stage", index}, {"step_ms", report.step_age_ms}});
     slow_total->Increment();
   }
   switch (consequence) {
@@ -97,6 +134,8 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
       return give_up(index, StageLoss::failed, report.reason);
     case StageSet::Consequence::raise:
       return raise_epoch();
+    case StageSet::Consequence::arrived:
+      return arrived(stages.stage(index).name.node);
     case StageSet::Consequence::serve:
       size_memory();
       has_served = true;
@@ -111,8 +150,9 @@ void PipelineData::report(const Frame<msg::StageReport>& frame) {
 void PipelineData::size_memory() {
   const uint32_t fit = options.limits.kv_blocks == 0 ? stages.kv_blocks() : options.limits.kv_blocks;
   const uint32_t places = stages.kv_places();
-  const auto log = [](const char* event, uint32_t blocks) {
-    log::info(event, {{"blocks", blocks}, {"tokens", blocks * gpu::kv_block_tokens}});
+  const auto log = [this](const char* event, uint32_t blocks) {
+    log::info(event,
+              {{"pipeline", options.name}, {"blocks", blocks}, {"tokens", blocks * gpu::kv_block_tokens}});
   };
   if (options.limits.kv_blocks == 0) log("pipeline.kv_blocks", fit);
   if (places > 0) log("pipeline.kv_places", places);
@@ -121,18 +161,19 @@ void PipelineData::size_memory() {
 }
 
 void PipelineData::stage_down(const caf::down_msg& down) {
-  for (uint32_t i = 0; i < handles.size(); ++i)
-    if (handles[i] && handles[i].address() == down.source) {
+  for (const auto& [name, stage] : handles)
+    if (stage.address() == down.source) {
+      const uint32_t index = *stages.find(name);
       const std::string why = reason_of(down.reason, self->system());
       const auto process =
-          peers.process_state ? peers.process_state(stages.stages()[i].peer) : ProcessState::unknown;
-      return give_up(i, loss_of_link(why, process), why);
+          peers.process_state ? peers.process_state(stages.stage(index).peer) : ProcessState::unknown;
+      return give_up(index, loss_of_link(why, process), why);
     }
 }
 
 /// No request is lost by it, but those that may be why: what ran goes on when the stages serve again.
-void PipelineData::begin_epoch() {
-  const Scheduler::EpochEnd end = scheduler.begin_epoch(now());
+void PipelineData::begin_epoch(Scheduler::EpochCause cause) {
+  const Scheduler::EpochEnd end = scheduler.begin_epoch(now(), cause);
   flights.clear();
   for (const SequenceId id : end.suspects) {
     const Request& r = requests.at(id);
@@ -145,28 +186,45 @@ void PipelineData::lose(const std::vector<Scheduler::Lost>& lost) {
   for (const auto& [id, why] : lost) fail(id, why);
 }
 
-/// A stage is lost, and with it what it held of all sequences.
+/// A stage is lost, and with it what it held of all sequences, if it had a part in the plan.
 void PipelineData::give_up(uint32_t index, StageLoss loss, const std::string& why) {
-  if (!handles[index]) return;
-  const PeerIdentity peer = stages.stages()[index].peer;
-  log::warn("pipeline.stage_lost",
-            {{"stage", index}, {"pid", peer.pid}, {"cause", name_of(loss)}, {"reason", why}});
-  lost_total.at(loss)->Increment();
-  self->demonitor(handles[index].address());
-  handles[index] = nullptr;
+  const PeerIdentity peer = stages.stage(index).peer;
+  const auto lost = handles.find(stage_name(peer));
+  if (lost == handles.end()) return;
+  const bool planned = index < plan.size();
+  log::warn(planned ? "pipeline.stage_lost" : "pipeline.stage_left", {{"pipeline", options.name},
+                                                                      {"stage", peer.instance},
+                                                                      {"node", peer.node},
+                                                                      {"pid", peer.pid},
+                                                                      {"cause", name_of(loss)},
+                                                                      {"reason", why}});
+  if (planned) lost_total.at(loss)->Increment();
+  self->demonitor(lost->second.address());
+  handles.erase(lost);
   const bool is_gone = loss == StageLoss::ended || loss == StageLoss::failed || loss == StageLoss::replaced;
   stages.lose(index, is_gone ? msg::Health::DOWN : msg::Health::HUNG, std::string(name_of(loss)) + ": " + why,
               self->clock().now());
   peers.drop(peer, why);
-  publish();  // before any request fails: who hears of a failure finds /readyz to agree
-  begin_epoch();
+  publish();       // before any request fails: who hears of a failure finds /readyz to agree
+  if (!planned) {  // the node starts again what ended
+    if (loss == StageLoss::failed) replace(stage_name(peer), peer.incarnation, why);
+    return;
+  }
+  begin_epoch(may_be_by_a_request(loss) ? Scheduler::EpochCause::maybe_a_request
+                                        : Scheduler::EpochCause::no_request);
   if (loss != StageLoss::replaced) ask_to_replace(index, peer.incarnation, why);
 }
 
 void PipelineData::ask_to_replace(uint32_t index, uint64_t incarnation, const std::string& why) {
   stages.asked(index, self->clock().now());
+  replace(stages.stage(index).name, incarnation, why);
+}
+
+void PipelineData::replace(const StageName& name, uint64_t incarnation, const std::string& why) {
   msg::FrameBuilder<msg::ReplaceStage> frame;
-  frame->setInstance(index);
+  frame->setPipeline(options.name);
+  frame->setNode(name.node);
+  frame->setInstance(name.instance);
   frame->setIncarnation(incarnation);
   frame->setReason(why);
   self->send(peers.node, std::move(frame).finish());
@@ -179,7 +237,9 @@ void PipelineData::publish() {
   last_published = now;
   const bool ready = stages.ready(now, scheduler.in_flight() > 0);
   msg::FrameBuilder<msg::PipelineState> frame(256);
-  frame->setPipeline(options.instance);
+  frame->setName(options.name);
+  frame->setModel(options.model);
+  frame->setIncarnation(options.incarnation);
   frame->setReady(ready);
   frame->setAccepting(has_served);
   const auto overloaded = overload();
@@ -213,15 +273,16 @@ void PipelineData::publish() {
   counters.setAcceptedTokens(counted.accepted_tokens);
   counters.setSavedBlocks(counted.saved_blocks);
   counters.setLoadedBlocks(counted.loaded_blocks);
-  const auto count = static_cast<uint32_t>(handles.size());
+  encode_members(*frame);
+  const auto count = static_cast<uint32_t>(plan.size());
   auto list = frame->initStages(count);
   for (uint32_t i = 0; i < count; ++i) {
     const StageSet::Stage& stage = stages.stages()[i];
-    list[i].setNode(stage.peer.node);
-    list[i].setInstance(i);
+    list[i].setNode(stage.name.node);
+    list[i].setInstance(stage.name.instance);
     list[i].setPid(stage.peer.pid);
-    list[i].setFirstLayer(static_cast<uint32_t>(options.layers[i].first));
-    list[i].setLastLayer(static_cast<uint32_t>(options.layers[i].last));
+    list[i].setFirstLayer(static_cast<uint32_t>(plan[i].layers.first));
+    list[i].setLastLayer(static_cast<uint32_t>(plan[i].layers.last));
     list[i].setHealth(stage.health);
     list[i].setReason(stage.reason);
     list[i].setLoadedPermille(stage.loaded_permille);
@@ -229,11 +290,16 @@ void PipelineData::publish() {
     list[i].setKernelVariant(stage.peer.kernel_variant);
     list[i].setDevice(stage.peer.device);
     list[i].setBubbleRatio(stage.bubble_ratio);
+    if (const auto us = layer_us.find(stage.name); us != layer_us.end())
+      list[i].setLayerUs(static_cast<float>(us->second));
+    list[i].setMemoryBytes(stage.peer.memory_bytes);
+    list[i].setMachine(stage.peer.machine);
+    list[i].setCard(stage.peer.card);
   }
   const auto state = std::move(frame).finish();
-  self->send(peers.gateway, state);
-  self->send(peers.router, state);
+  self->send(peers.router, state);  // first: who hears that requests are taken may send some
   self->send(peers.node, state);
+  for (const auto& [node, gateway] : gateways) self->send(gateway, state);
 }
 
 void PipelineData::tick() {

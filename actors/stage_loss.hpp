@@ -29,6 +29,12 @@ inline const char* name_of(StageLoss loss) {
   return names[static_cast<size_t>(loss)];
 }
 
+/// Whether what it computed may have been why. Who is cut off or frozen is so by something from outside: what
+/// computes is no thread that speaks.
+inline bool may_be_by_a_request(StageLoss loss) {
+  return loss == StageLoss::ended || loss == StageLoss::hung || loss == StageLoss::failed;
+}
+
 /// Of one whose link went down. Only a lease that ended leaves a process behind.
 inline StageLoss loss_of_link(std::string_view reason, ProcessState process) {
   if (reason.find("lease") == reason.npos) return StageLoss::ended;

@@ -10,15 +10,55 @@ namespace convoy::actors {
 using schema::Health;
 using std::chrono::milliseconds;
 
-StageSet::StageSet(const StageSetOptions& options, Time now) : options_(options), stages_(options.stages) {
-  assert(options.stages > 0);
-  for (Stage& stage : stages_) stage.missing_since = stage.asked = now;
+StageSet::StageSet(const StageSetOptions& options, const std::vector<StageName>& plan, Time now)
+    : options_(options) {
+  replan(plan, now);
+  layers_move_ = false;
+}
+
+std::optional<uint32_t> StageSet::find(const StageName& name) const {
+  const auto found = std::ranges::find(all_, name, &Stage::name);
+  if (found == all_.end()) return std::nullopt;
+  return static_cast<uint32_t>(found - all_.begin());
+}
+
+uint32_t StageSet::heard_of(const std::string& node) const {
+  return static_cast<uint32_t>(
+      std::ranges::count_if(all_, [&](const Stage& s) { return s.heard && s.name.node == node; }));
+}
+
+bool StageSet::replan(const std::vector<StageName>& plan, Time now) {
+  assert(!plan.empty());
+  std::vector<Stage> before = std::exchange(all_, {});
+  for (const StageName& name : plan) {
+    const auto known = std::ranges::find(before, name, &Stage::name);
+    if (known == before.end()) {
+      all_.push_back({.name = name, .missing_since = now, .asked = now});
+      continue;
+    }
+    all_.push_back(std::move(*known));
+    before.erase(known);
+  }
+  planned_ = all_.size();
+  for (Stage& stage : before)
+    if (stage.linked) all_.push_back(std::move(stage));
+  layers_move_ = true;
+  phase_ = Phase::gathering;
+  passed_ = false;
+  return std::ranges::all_of(stages(), &Stage::heard);
 }
 
 void StageSet::join(const PeerIdentity& peer, Time now) {
-  Stage& stage = stages_.at(peer.instance);
+  const StageName name = stage_name(peer);
+  auto index = find(name);
+  if (!index) {
+    index = static_cast<uint32_t>(all_.size());
+    all_.push_back({.name = name});
+  }
+  Stage& stage = all_[*index];
   const uint32_t restarts = stage.peer.incarnation != 0 ? stage.restarts + 1 : 0;
-  stage = {.peer = peer,
+  stage = {.name = name,
+           .peer = peer,
            .linked = true,
            .health = Health::LOADING,
            .reason = "",
@@ -31,22 +71,32 @@ uint64_t StageSet::raise(Time now) {
   loading_since_ = now;
   passed_ = false;
   canary_fault_.clear();
-  for (Stage& stage : stages_) {
+  for (Stage& stage : planned()) {
     stage.health = Health::LOADING;
     stage.step_age_ms = 0;
+    stage.fetch_progress = 0;
+    epoch_ = std::max(epoch_, stage.epoch);
   }
   return ++epoch_;
 }
 
 StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Time now) {
-  Stage& stage = stages_.at(index);
+  Stage& stage = all_.at(index);
   if (!stage.linked) return Consequence::none;
+  stage.epoch = report.epoch;
+  stage.lacks_model = report.lacks_model;
+  stage.fetched = report.fetched;
+  if (index >= planned_) return report_beside(stage, report);
+  if (report.fetch_progress > stage.fetch_progress) {  // further than ever in this epoch: it does not hang
+    stage.fetch_progress = report.fetch_progress;
+    loading_since_ = now;
+  }
   stage.heard = true;
   if (report.kv_blocks > 0) stage.kv_blocks = report.kv_blocks;  // a stage that loads does not know yet
   if (phase_ == Phase::gathering) {
     epoch_ = std::max(epoch_, report.epoch);
     const bool lost = report.health == Health::DOWN && report.epoch == epoch_;
-    if (!lost && std::ranges::all_of(stages_, &Stage::heard)) return Consequence::raise;
+    if (!lost && std::ranges::all_of(stages(), &Stage::heard)) return Consequence::raise;
   }
   stage.step_age_ms = report.step_age_ms;  // be the step of an epoch that is over
   if (report.epoch != epoch_) return Consequence::none;
@@ -64,12 +114,20 @@ StageSet::Consequence StageSet::report(uint32_t index, const Report& report, Tim
   if (stage.health == Health::DOWN) return Consequence::lost;
   if (phase_ == Phase::serving && stage.health == Health::LOADING) return Consequence::raise;
   if (phase_ == Phase::loading &&
-      std::all_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.health == Health::READY; })) {
+      std::ranges::all_of(stages(), [](const Stage& s) { return s.health == Health::READY; })) {
     phase_ = Phase::serving;
+    layers_move_ = false;
     last_pass_ = now;
     return Consequence::serve;
   }
   return changed || phase_ == Phase::loading ? Consequence::changed : Consequence::none;
+}
+
+StageSet::Consequence StageSet::report_beside(Stage& stage, const Report& report) const {
+  stage.health = report.health;
+  stage.reason = report.reason;
+  if (report.health == Health::DOWN) return Consequence::lost;
+  return std::exchange(stage.heard, true) ? Consequence::none : Consequence::arrived;
 }
 
 void StageSet::measure_bubble(Stage& stage, const Report& report) {
@@ -88,7 +146,8 @@ void StageSet::measure_bubble(Stage& stage, const Report& report) {
 }
 
 void StageSet::lose(uint32_t index, Health health, const std::string& reason, Time now) {
-  Stage& stage = stages_.at(index);
+  if (index >= planned_) return void(all_.erase(all_.begin() + index));
+  Stage& stage = all_.at(index);
   stage.linked = stage.heard = false;
   stage.health = health;
   stage.reason = reason;
@@ -114,8 +173,8 @@ void StageSet::canary_failed(const std::string& why) {
 StageSet::Due StageSet::due(Time now, bool in_flight) const {
   Due due;
   if (phase_ == Phase::gathering) {
-    for (uint32_t i = 0; i < stages_.size(); ++i) {
-      const Stage& stage = stages_[i];
+    for (uint32_t i = 0; i < planned_; ++i) {
+      const Stage& stage = all_[i];
       if (stage.heard) continue;
       const auto missing = now - stage.missing_since;
       // Its thread may be in a step of the head before, or load for that.
@@ -130,29 +189,27 @@ StageSet::Due StageSet::due(Time now, bool in_flight) const {
     }
   }
   if (phase_ == Phase::loading && now - loading_since_ > milliseconds(options_.load_timeout_ms)) {
-    for (uint32_t i = 0; i < stages_.size(); ++i)
-      if (stages_[i].health != Health::READY)
+    for (uint32_t i = 0; i < planned_; ++i)
+      if (all_[i].health != Health::READY)
         due.lost.push_back({i, StageLoss::late, "did not finish loading within pipeline.load_timeout_ms"});
   }
   if (phase_ == Phase::gathering || !due.lost.empty()) return due;
   // While others load, a stage may still compute a step of the epoch before: it does not hear of the new one.
-  const auto oldest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
-    return a.step_age_ms < b.step_age_ms;
-  });
+  const auto oldest = std::ranges::max_element(stages(), {}, &Stage::step_age_ms);
   if (oldest->step_age_ms > options_.step_timeout_ms && (in_flight || phase_ == Phase::loading))
-    due.lost.push_back({static_cast<uint32_t>(oldest - stages_.begin()), StageLoss::hung,
+    due.lost.push_back({static_cast<uint32_t>(oldest - stages().begin()), StageLoss::hung,
                         "computes a step longer than pipeline.step_timeout_ms"});
   if (phase_ != Phase::serving) return due;
   if (in_flight && due.lost.empty() &&
       now - quiet_since_ > milliseconds(options_.step_timeout_ms))  // it has fallen between the stages
-    due.lost.push_back({static_cast<uint32_t>(stages_.size()) - 1, StageLoss::hung,
+    due.lost.push_back({static_cast<uint32_t>(planned_) - 1, StageLoss::hung,
                         "no stage has computed the step in flight for pipeline.step_timeout_ms"});
   due.canary = !in_flight && now - last_pass_ > canary_interval();
   return due;
 }
 
 void StageSet::asked(uint32_t index, Time now) {
-  Stage& stage = stages_.at(index);
+  Stage& stage = all_.at(index);
   stage.asked = now;
   if (now - stage.missing_since > milliseconds(options_.load_timeout_ms)) stage.missing_since = now;
 }
@@ -164,49 +221,54 @@ bool StageSet::ready(Time now, bool in_flight) const {
 }
 
 std::string StageSet::why_not_ready() const {
-  const auto name = [this](const Stage& stage) { return "stage " + std::to_string(&stage - stages_.data()); };
-  for (const Stage& stage : stages_)
+  const auto name = [](const Stage& stage) { return text_of(stage.name); };
+  for (const Stage& stage : stages())
     if (!stage.linked) return name(stage) + " is not there: " + stage.reason;
-  const auto least = std::min_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
-    return a.loaded_permille < b.loaded_permille;
-  });
+  const auto least = std::ranges::min_element(stages(), {}, &Stage::loaded_permille);
+  if (phase_ == Phase::loading && !least->reason.empty()) return name(*least) + " " + least->reason;
   if (phase_ == Phase::loading && least->loaded_permille < 1000)
     return name(*least) + " is loading (" + std::to_string(least->loaded_permille / 10) + " %)";
-  for (const Stage& stage : stages_)
+  for (const Stage& stage : stages())
     if (stage.health == Health::LOADING)
       return name(stage) + ": " + (stage.reason.empty() ? "waits for its orders" : stage.reason);
   if (!canary_fault_.empty()) return "the canary got no token: " + canary_fault_;
   return passed_ ? "no token went through all stages lately" : "no token went through all stages yet";
 }
 
-uint32_t StageSet::kv_blocks() const { return std::ranges::min(stages_, {}, &Stage::kv_blocks).kv_blocks; }
+std::string StageSet::why_beside(const std::string& node) const {
+  std::string why;
+  for (size_t i = planned_; i < all_.size(); ++i)
+    if (all_[i].name.node == node && !all_[i].reason.empty())
+      why += (why.empty() ? "" : "; ") + text_of(all_[i].name) + " " + all_[i].reason;
+  return why;
+}
+
+uint32_t StageSet::kv_blocks() const { return std::ranges::min(stages(), {}, &Stage::kv_blocks).kv_blocks; }
 
 uint32_t StageSet::kv_blocks_before() const {
+  if (layers_move_) return 0;
   uint32_t fewest = 0;
-  for (const Stage& stage : stages_)
+  for (const Stage& stage : stages())
     if (fewest == 0 || (stage.kv_blocks > 0 && stage.kv_blocks < fewest)) fewest = stage.kv_blocks;
   return fewest;
 }
 
-uint32_t StageSet::kv_places() const { return std::ranges::min(stages_, {}, &Stage::kv_places).kv_places; }
+uint32_t StageSet::kv_places() const { return std::ranges::min(stages(), {}, &Stage::kv_places).kv_places; }
 
 StepCost StageSet::slowest() const {
-  const auto slowest = std::max_element(stages_.begin(), stages_.end(), [](const Stage& a, const Stage& b) {
-    return a.cost.of(1) < b.cost.of(1);
-  });
-  return slowest->cost;
+  return std::ranges::max_element(stages(), {}, [](const Stage& s) { return s.cost.of(1); })->cost;
 }
 
 bool StageSet::on_own_cards() const {
   std::set<std::pair<std::string, std::string>> cards;
-  for (const Stage& stage : stages_)
+  for (const Stage& stage : stages())
     if (stage.peer.card.empty() || !cards.emplace(stage.peer.machine, stage.peer.card).second) return false;
   return true;
 }
 
 StageSet::Clock::duration StageSet::canary_interval() const {
   double busy_us = 0;  // that one canary keeps cores busy
-  for (const Stage& stage : stages_) busy_us += stage.cost.of(1) * options_.stage_threads;
+  for (const Stage& stage : stages()) busy_us += stage.cost.of(1) * options_.stage_threads;
   const std::chrono::duration<double, std::micro> least(busy_us / canary_share_max);
   return std::max<Clock::duration>(milliseconds(options_.readiness_period_ms) / 2,
                                    std::chrono::duration_cast<Clock::duration>(least));

@@ -51,6 +51,7 @@ struct Supervisor::Impl {
     Child child;
     int pidfd = -1;
     bool replaced = false;  // we killed it
+    bool kept = true;       // else it is forgotten once it has ended
     Clock::time_point started{}, next_start{};
   };
 
@@ -204,13 +205,15 @@ struct Supervisor::Impl {
         else if (stopping && now >= kill_at)
           kill(e.child.pid, SIGKILL);
       }
-      if (e.child.pid == 0 && !stopping && !e.child.over) {
+      if (e.child.pid == 0 && !stopping && !e.child.over && e.kept) {
         // A spare costs no start, and there is not one again so soon that this could spin.
         if (now >= e.next_start || !spares.empty()) start(e);
         if (e.child.pid == 0) wait = std::min(wait, std::chrono::ceil<milliseconds>(e.next_start - now));
       }
       if (e.child.pid != 0 && e.pidfd < 0) wait = std::min(wait, ask_again);
     }
+    std::erase_if(entries,
+                  [](const auto& entry) { return entry.second.child.pid == 0 && !entry.second.kept; });
     wait = std::min(wait, tend_spares(now));
     if (std::ranges::any_of(spares, [](const Spare& s) { return s.pidfd < 0; }))
       wait = std::min(wait, ask_again);
@@ -259,7 +262,21 @@ Supervisor::~Supervisor() {
 void Supervisor::keep(uint32_t instance) {
   {
     std::lock_guard lock(impl_->mutex);
-    impl_->entries[instance].child.instance = instance;
+    Impl::Entry& e = impl_->entries[instance];
+    e.child.instance = instance;
+    e.kept = true;
+  }
+  impl_->notify();
+}
+
+void Supervisor::release(uint32_t instance) {
+  {
+    std::lock_guard lock(impl_->mutex);
+    const auto found = impl_->entries.find(instance);
+    if (found == impl_->entries.end()) return;
+    found->second.kept = false;
+    found->second.replaced = true;
+    if (found->second.child.pid != 0) kill(found->second.child.pid, SIGKILL);
   }
   impl_->notify();
 }

@@ -63,6 +63,9 @@ class Supervisor {
 
   /// Starts a child and keeps it alive from then on.
   void keep(uint32_t instance);
+  /// Kills (−9) a child, which is not started again unless it is to be kept again. One that is not there is
+  /// none already.
+  void release(uint32_t instance);
   /// Kills (−9) that process, or with incarnation 0 whichever runs; it is then started again. Another
   /// incarnation is left alone: it is newer.
   void replace(uint32_t instance, uint64_t incarnation);

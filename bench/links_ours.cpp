@@ -42,7 +42,10 @@ LinkOptions options_of(Over over) {
   options.secret = std::string(32, 's');
   options.unix_sockets = over == Over::unix_sockets;
   options.dev = over != Over::tls;
-  if (!options.dev) options.tls = std::make_shared<LinkTls>(tls_folder(), options.cluster, "bench");
+  if (!options.dev) {
+    options.tls = std::make_shared<LinkTls>(tls_folder(), options.cluster, "bench");
+    options.places = {"bench", [](const std::string&, uint32_t) { return true; }};
+  }
   return options;
 }
 

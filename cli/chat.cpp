@@ -6,13 +6,19 @@
 #include <boost/json.hpp>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
+#include "actors/link/link_address.hpp"
+#include "actors/link/link_tls.hpp"
 #include "cli/chat_client.hpp"
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
 #include "cli/line_editor.hpp"
+#include "cli/port_holder.hpp"
 #include "model/error.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::cli {
 
@@ -23,16 +29,19 @@ namespace {
 constexpr uint32_t status_timeout_ms = 2000;
 
 struct Arguments {
-  std::string config = "cluster.conf", url, question, system;
+  std::string config = "cluster.conf", url, question, system, api_key_file;
   ChatOptions chat;
 };
 
-/// Splits http://HOST:PORT, also with an IPv6 address in brackets.
+/// Splits http://HOST:PORT or https://HOST:PORT, also with an IPv6 address in brackets.
 void set_address(ChatOptions& chat, const std::string& url) {
   const size_t scheme = url.find("://"), colon = url.rfind(':');
   const size_t host = scheme == url.npos ? 0 : scheme + 3;
-  if (!url.starts_with("http://") || colon == url.npos || colon <= host || url.find('/', host) != url.npos)
-    throw InputError("\"" + url + "\" is no gateway's address", "--url", "give http://HOST:PORT");
+  chat.encrypted = url.starts_with("https://");
+  if ((!chat.encrypted && !url.starts_with("http://")) || colon == url.npos || colon <= host ||
+      url.find('/', host) != url.npos)
+    throw InputError("\"" + url + "\" is no gateway's address", "--url",
+                     "give http://HOST:PORT, or https://HOST:PORT");
   chat.host = url.substr(host, colon - host);
   chat.port = url.substr(colon + 1);
   if (chat.host.starts_with('[') && chat.host.ends_with(']'))
@@ -42,6 +51,13 @@ void set_address(ChatOptions& chat, const std::string& url) {
 /// Finds the gateway of the configured cluster. False, after a word, if the cluster is not ready.
 bool find_gateway(Arguments& args) {
   const actors::ClusterConfig config = actors::load_cluster_config(args.config);
+  if (actors::loopback_endpoint(config.gateway.host, 0) && !has_head(nodes_here(config), config)) {
+    std::fprintf(stderr,
+                 "convoy: the gateway listens on the machine of the head, %s, for that machine alone; "
+                 "chat there\n",
+                 config.head().listen.c_str());
+    return false;
+  }
   const auto status = cluster_status(config, status_timeout_ms);
   const std::string url(status.at("gateway").at("url").as_string());
   if (url.empty() || !status.at("ready").as_bool()) {
@@ -51,7 +67,25 @@ bool find_gateway(Arguments& args) {
   }
   set_address(args.chat, url);
   args.chat.model = status.at("model").as_string();
+  const std::filesystem::path ours = std::filesystem::path(config.cluster.tls_dir) / actors::authority_file;
+  if (args.chat.authority.empty() && std::filesystem::exists(ours)) args.chat.authority = ours;
   return true;
+}
+
+/// Of the file that was named, or of the environment; empty: none.
+std::string api_key(const std::string& file) {
+  if (file.empty()) {
+    const char* key = std::getenv("CONVOY_API_KEY");
+    return key ? key : "";
+  }
+  constexpr size_t bytes_max = 4096;
+  std::string key =
+      model::read_text_file(file, bytes_max, "write the key that `convoy key create` printed there");
+  key.erase(key.find_last_not_of(" \t\r\n") + 1);
+  if (key.empty() || key.find_first_of(" \t\r\n") != key.npos)
+    throw InputError("is no key", file,
+                     "write the key that `convoy key create` printed there, and nothing else");
+  return key;
 }
 
 class Conversation {
@@ -160,15 +194,20 @@ void add_chat(CLI::App& app, int& exit_code) {
   auto* config =
       command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
   auto* url =
-      command->add_option("--url", args->url, "http://HOST:PORT of a gateway, instead of the cluster's");
+      command->add_option("--url", args->url, "http(s)://HOST:PORT of a gateway, instead of the cluster's");
   auto* model = command->add_option("--model", args->chat.model, "what that gateway calls its model");
   url->excludes(config)->needs(model);
   model->needs(url);
+  command->add_option("--api-key-file", args->api_key_file,
+                      "File with the key that the gateway asks for, instead of CONVOY_API_KEY");
+  command->add_option("--ca", args->chat.authority,
+                      "PEM file of the authority whose certificate the gateway has, beside the system's");
   command->add_option("--system", args->system, "a system message");
   command->add_option("--max-tokens", args->chat.max_tokens, "length of an answer at most");
   command->add_option("--temperature", args->chat.temperature, "0: the same answer every time");
   add_time_outs(*command, args->chat);
   command->callback([args, &exit_code] {
+    args->chat.api_key = api_key(args->api_key_file);
     if (!args->url.empty())
       set_address(args->chat, args->url);
     else if (!find_gateway(*args))

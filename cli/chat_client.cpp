@@ -8,6 +8,8 @@
 #include <csignal>
 #include <optional>
 
+#include "gateway/either_stream.hpp"
+
 namespace convoy::cli {
 
 namespace asio = boost::asio;
@@ -78,7 +80,7 @@ struct ChatClient::Impl {
       watch();
       if (!stream) return;  // nothing to stop
       stopped = true;
-      stream->close();
+      stream->next().close();
       retry.cancel();
     });
   }
@@ -97,20 +99,22 @@ struct ChatClient::Impl {
   /// Sends the request and takes the answer. The time to wait, if it was a 503.
   asio::awaitable<std::optional<uint32_t>> attempt(const std::string& body, const Show& show) {
     phase = Phase::connecting;
-    stream.emplace(io);
+    stream.emplace(beast::tcp_stream(io));
     asio::ip::tcp::resolver resolver(io);
     const auto found = co_await resolver.async_resolve(options.host, options.port, asio::use_awaitable);
-    stream->expires_after(milliseconds(options.connect_timeout_ms));
-    co_await stream->async_connect(found, asio::use_awaitable);
+    stream->next().expires_after(milliseconds(options.connect_timeout_ms));
+    co_await stream->next().async_connect(found, asio::use_awaitable);
+    if (options.encrypted) co_await encrypt();
 
     phase = Phase::waiting;
     http::request<http::string_body> request(http::verb::post, "/v1/chat/completions", 11);
     const bool v6 = options.host.find(':') != std::string::npos;
     request.set(http::field::host, (v6 ? "[" + options.host + "]" : options.host) + ":" + options.port);
     request.set(http::field::content_type, "application/json");
+    if (!options.api_key.empty()) request.set(http::field::authorization, "Bearer " + options.api_key);
     request.body() = body;
     request.prepare_payload();
-    stream->expires_after(milliseconds(options.first_byte_timeout_ms));
+    stream->next().expires_after(milliseconds(options.first_byte_timeout_ms));
     co_await http::async_write(*stream, request, asio::use_awaitable);
     beast::flat_buffer buffer;
     http::response_parser<http::buffer_body> parser;
@@ -125,7 +129,7 @@ struct ChatClient::Impl {
     while (more && !parser.is_done()) {
       parser.get().body().data = piece;
       parser.get().body().size = sizeof piece;
-      stream->expires_after(milliseconds(options.silence_timeout_ms));
+      stream->next().expires_after(milliseconds(options.silence_timeout_ms));
       const auto [error, bytes] =
           co_await http::async_read_some(*stream, buffer, parser, asio::as_tuple(asio::use_awaitable));
       if (error && error != http::error::need_buffer) throw boost::system::system_error(error);
@@ -140,7 +144,21 @@ struct ChatClient::Impl {
     const bool busy = status == http::status::service_unavailable;
     answer.end = busy ? ChatAnswer::End::unavailable : ChatAnswer::End::failed;
     answer.why = refusal(text, parser.get().result_int());
+    if (status == http::status::unauthorized)
+      answer.why += "; give a key in CONVOY_API_KEY, or its file as --api-key-file";
     co_return busy ? std::optional(retry_after_ms(parser.get())) : std::nullopt;
+  }
+
+  asio::awaitable<void> encrypt() {
+    asio::ssl::context context(asio::ssl::context::tls_client);
+    boost::system::error_code none;  // a machine may have no authorities of its own
+    context.set_default_verify_paths(none);
+    if (!options.authority.empty()) context.load_verify_file(options.authority);
+    context.set_verify_mode(asio::ssl::verify_peer);
+    auto& tls = stream->encrypt(context);
+    tls.set_verify_callback(asio::ssl::host_name_verification(options.host));
+    SSL_set_tlsext_host_name(tls.native_handle(), options.host.c_str());
+    co_await tls.async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
   }
 
   /// Takes the events that are whole. False behind the last one.
@@ -186,7 +204,7 @@ struct ChatClient::Impl {
   asio::io_context io{1};
   asio::signal_set signals;
   asio::steady_timer retry;
-  std::optional<beast::tcp_stream> stream;  // of the answer under way
+  std::optional<gateway::EitherStream<beast::tcp_stream>> stream;  // of the answer under way
   Phase phase = Phase::connecting;
   bool stopped = false;
   ChatAnswer answer;
@@ -206,7 +224,7 @@ ChatAnswer ChatClient::ask(const json::array& messages, const Show& show, const 
   i.stopped = false;
   std::exception_ptr problem;
   bool ended = false;
-  i.stream.emplace(i.io);
+  i.stream.emplace(beast::tcp_stream(i.io));
   asio::co_spawn(i.io, i.exchange(json::serialize(body), show, note), [&](std::exception_ptr e) {
     problem = e;
     ended = true;

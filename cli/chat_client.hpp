@@ -14,6 +14,9 @@ namespace convoy::cli {
 
 struct ChatOptions {
   std::string host, port, model;
+  bool encrypted = false;   // https
+  std::string authority;    // PEM file of certificates to trust beside the system's; empty: none
+  std::string api_key;      // empty: none
   uint32_t max_tokens = 0;  // 0: the gateway's
   double temperature = -1;  // below 0: the gateway's
   uint32_t connect_timeout_ms = 5'000;

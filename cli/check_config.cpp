@@ -27,10 +27,17 @@ void add_check_config(CLI::App& app, int& exit_code) {
     if (file->empty()) throw CLI::RequiredError("FILE");
     const actors::ClusterConfig config =
         actors::load_cluster_config(*file, !*no_model);  // InputError: main prints it
-    std::printf("%s: ok: cluster \"%s\", model \"%s\" from %s, %zu node(s), %u stage(s)\n", file->c_str(),
-                config.cluster.name.c_str(), config.cluster.model_id.c_str(), config.cluster.model.c_str(),
-                config.cluster.nodes.size(), config.stage_count());
+    std::string models;
+    for (const actors::ModelConfig& model : config.cluster.models)
+      models += ", model \"" + model.id + "\" from " + model.path;
+    std::printf("%s: ok: cluster \"%s\"%s, %zu node(s), %u stage(s)\n", file->c_str(),
+                config.cluster.name.c_str(), models.c_str(), config.cluster.nodes.size(),
+                config.stage_count());
     exit_code = ok;
+    if (config.cluster.pipelines.size() < 2) return;
+    for (const actors::PipelineConfig& pipeline : config.cluster.pipelines)
+      std::printf("pipeline \"%s\" of model \"%s\": %u stage(s)\n", pipeline.name.c_str(),
+                  pipeline.model.c_str(), config.of_pipeline(pipeline).stage_count());
   });
 }
 

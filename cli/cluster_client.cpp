@@ -19,8 +19,10 @@ namespace json = boost::json;
 using std::chrono::milliseconds;
 
 struct ClusterClient::Impl {
-  explicit Impl(const actors::ClusterConfig& config) : system(system_config), self(system) {
-    identity.node = "cli-" + std::to_string(getpid());
+  /// node: whose process the peer takes this one for; certified: whose certificate it shows.
+  Impl(const actors::ClusterConfig& config, const std::string& node, const std::string& certified)
+      : system(system_config), self(system) {
+    identity.node = node;
     identity.role = schema::Role::CLIENT;
     identity.incarnation = actors::new_incarnation();
     identity.instance = static_cast<uint32_t>(identity.incarnation >> 32);
@@ -29,8 +31,7 @@ struct ClusterClient::Impl {
     events.up = [this](const actors::PeerIdentity& peer) { settle(peer); };
     events.down = [](const actors::PeerIdentity&, const std::string&) {};
     events.refused = [this](const std::string&, const std::string&) { settle(std::nullopt); };
-    links =
-        std::make_unique<actors::Links>(system, link_options(config, config.head().name), identity, events);
+    links = std::make_unique<actors::Links>(system, link_options(config, certified), identity, events);
     links->publish(schema::Role::CLIENT, 0, caf::actor_cast<caf::actor>(self));
   }
 
@@ -39,6 +40,18 @@ struct ClusterClient::Impl {
     head = std::move(peer);
     settled = true;
     changed.notify_all();
+  }
+
+  /// incarnation: of the process that is meant; none: any that shows the certificate of the head's node.
+  void connect(const actors::NodeConfig& to, uint16_t port, std::optional<uint64_t> incarnation,
+               uint32_t timeout_ms) {
+    links->connect(to.listen_host(), port, timeout_ms);
+    std::unique_lock lock(mutex);
+    changed.wait_for(lock, milliseconds(timeout_ms), [&] { return settled; });
+    if (!head) return;
+    const bool stranger = head->role != schema::Role::NODE || head->node != to.name ||
+                          (incarnation && head->incarnation != *incarnation);
+    if (!stranger) node = links->remote<actors::NodeActor>(*head, schema::Role::NODE, 0);
   }
 
   ActorSystemConfig system_config;
@@ -54,17 +67,16 @@ struct ClusterClient::Impl {
 };
 
 ClusterClient::ClusterClient(const actors::ClusterConfig& config, const Holder& head, uint32_t timeout_ms)
-    : impl_(std::make_unique<Impl>(config)) {
-  const actors::NodeConfig& node = config.head();
+    : impl_(std::make_unique<Impl>(config, "cli-" + std::to_string(getpid()), config.head().name)) {
   const auto file = read_node_file(config.cluster.run_dir, head_entry, head);
   if (!file || file->link_port == 0) return;  // it does not listen yet
-  impl_->links->connect(node.listen_host(), file->link_port, timeout_ms);
-  std::unique_lock lock(impl_->mutex);
-  impl_->changed.wait_for(lock, milliseconds(timeout_ms), [&] { return impl_->settled; });
-  if (!impl_->head) return;
-  const bool stranger = impl_->head->role != schema::Role::NODE || impl_->head->node != node.name ||
-                        impl_->head->incarnation != head.incarnation;
-  if (!stranger) impl_->node = impl_->links->remote<actors::NodeActor>(*impl_->head, schema::Role::NODE, 0);
+  impl_->connect(config.head(), file->link_port, head.incarnation, timeout_ms);
+}
+
+ClusterClient::ClusterClient(const actors::ClusterConfig& config, const std::string& node,
+                             uint32_t timeout_ms)
+    : impl_(std::make_unique<Impl>(config, node, node)) {
+  impl_->connect(config.head(), config.head().listen_port(), std::nullopt, timeout_ms);
 }
 
 ClusterClient::~ClusterClient() {
@@ -86,6 +98,27 @@ std::optional<json::object> ClusterClient::status(uint32_t timeout_ms) {
       },
       caf::after(milliseconds(timeout_ms)) >> [] {});
   return answer;
+}
+
+std::optional<std::string> ClusterClient::change_members(schema::MemberCommand::Kind kind,
+                                                         const actors::NodeConfig& node,
+                                                         uint32_t timeout_ms) {
+  if (!connected()) return std::nullopt;
+  schema::FrameBuilder<schema::MemberCommand> command;
+  command->setClient(impl_->identity.instance);
+  command->setKind(kind);
+  command->setNode(node.name);
+  command->setListen(node.listen);
+  command->setStages(node.stages);
+  command->setPipeline(node.pipeline);
+  actors::mail(impl_->node, std::move(command).finish());
+  std::optional<std::string> refused;
+  impl_->self->receive(
+      [&](const actors::Frame<schema::MemberReply>& frame) {
+        refused = schema::Reading(frame)->getRefused().cStr();
+      },
+      caf::after(milliseconds(timeout_ms)) >> [] {});
+  return refused;
 }
 
 void ClusterClient::shut_down() {
@@ -111,8 +144,9 @@ namespace {
 std::string why_no_answer(const actors::ClusterConfig& config, const std::optional<Holder>& head,
                           const std::optional<NodeFile>& file) {
   const actors::NodeConfig& node = config.head();
-  if (!has_head(nodes_here(config), config))
-    return "the head, node " + node.name + ", is on another machine (" + node.listen + "); ask there";
+  if (const auto here = nodes_here(config); !has_head(here, config))
+    return "the head, node " + node.name + ", is on another machine (" + node.listen + ")" +
+           (here.empty() || config.cluster.dev ? "; ask there" : " and does not answer");
   if (head && file) return "the head node's process lives but does not answer";
   if (head) return "the head node is starting";
   const auto other = port_holder(node.listen_host(), node.listen_port());
@@ -142,11 +176,16 @@ json::object offline_status(const actors::ClusterConfig& config) {
                                 : file      ? "hung"
                                             : "loading"}});
   }
+  json::array pipelines;
+  for (const actors::PipelineConfig& pipeline : config.cluster.pipelines)
+    pipelines.push_back(
+        {{"name", pipeline.name}, {"model", pipeline.model}, {"ready", false}, {"reason", reason}});
   return {{"ready", false},
-          {"model", config.cluster.model_id},
+          {"model", config.cluster.models.front().id},
           {"gateway", {{"url", gateway_url}, {"pid", 0}}},
           {"redis", {{"address", ""}, {"pid", 0}, {"state", "unknown"}}},
           {"nodes", nodes},
+          {"pipelines", pipelines},
           {"stages", json::array()},
           {"reason", reason}};
 }
@@ -154,11 +193,14 @@ json::object offline_status(const actors::ClusterConfig& config) {
 }  // namespace
 
 json::object cluster_status(const actors::ClusterConfig& config, uint32_t timeout_ms) {
-  const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir));
-  if (head) {
-    ClusterClient client(config, *head, timeout_ms);
-    if (auto status = client.status(timeout_ms)) return *status;
-  }
+  const auto here = nodes_here(config);
+  std::optional<ClusterClient> client;
+  if (const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir)))
+    client.emplace(config, *head, timeout_ms);
+  else if (!config.cluster.dev && !here.empty() && !has_head(here, config))
+    client.emplace(config, here.front().name, timeout_ms);
+  if (client)
+    if (auto status = client->status(timeout_ms)) return *status;
   return offline_status(config);
 }
 

@@ -37,12 +37,20 @@ void add_render(CLI::App& app, int& exit_code);
 void add_check_config(CLI::App& app, int& exit_code);
 void add_init(CLI::App& app, int& exit_code);
 void add_ca(CLI::App& app, int& exit_code);
+void add_token(CLI::App& app, int& exit_code);
+void add_join(CLI::App& app, int& exit_code);
+void add_key(CLI::App& app, int& exit_code);
 void add_up(CLI::App& app, int& exit_code);
 void add_down(CLI::App& app, int& exit_code);
 void add_node(CLI::App& app, int& exit_code);
-void add_head(CLI::App& app, int& exit_code);   // hidden: a node starts it
-void add_stage(CLI::App& app, int& exit_code);  // as well
+void add_head(CLI::App& app, int& exit_code);     // hidden: a node starts it
+void add_gateway(CLI::App& app, int& exit_code);  // as well
+void add_stage(CLI::App& app, int& exit_code);    // as well
 void add_status(CLI::App& app, int& exit_code);
+/// drain, undrain, add-node, remove.
+void add_members(CLI::App& app, int& exit_code);
+/// Asks the head, and computes what would be.
+void add_plan(CLI::App& app, int& exit_code);
 void add_chat(CLI::App& app, int& exit_code);
 
 }  // namespace convoy::cli

@@ -101,15 +101,22 @@ bool end_orphans(const actors::ClusterConfig& config, milliseconds grace) {
   return any;
 }
 
-/// Asks the head, which tells the others. Returns whether it heard. In a cluster of several machines this one
-/// is meant alone.
+/// Asks the head, which tells the other nodes of this machine. Returns whether it heard.
 bool ask_head(const actors::ClusterConfig& config, uint32_t timeout_ms) {
-  if (nodes_here(config).size() < config.cluster.nodes.size()) return false;
   const auto head = ProcessLock::holder(head_lock_file(config.cluster.run_dir));
   if (!head) return false;
   ClusterClient client(config, *head, timeout_ms);
   client.shut_down();
   return client.connected();
+}
+
+/// What ends here: the cluster, of which nothing serves without its head; or nodes that it goes on without.
+std::string what_ends(const actors::ClusterConfig& config) {
+  const auto here = nodes_here(config);
+  if (here.empty() || has_head(here, config)) return "the cluster";
+  std::string names;
+  for (const auto& node : here) names += (names.empty() ? "" : ", ") + node.name;
+  return "node " + names;
 }
 
 int end_cluster(const actors::ClusterConfig& config, milliseconds grace) {
@@ -129,18 +136,20 @@ int end_cluster(const actors::ClusterConfig& config, milliseconds grace) {
     return failed;
   }
   for (const auto& n : config.cluster.nodes)
-    if (!ProcessLock::holder(node_lock_file(config.cluster.run_dir, n.name)))
+    if (!ProcessLock::holder(node_lock_file(config.cluster.run_dir, n.name))) {
       remove_node_file(config.cluster.run_dir, n.name);
+      remove_node_file(config.cluster.run_dir, gateway_entry(n.name));
+    }
   if (!ProcessLock::holder(head_lock_file(config.cluster.run_dir)))
     remove_node_file(config.cluster.run_dir, head_entry);
   if (!ran) ran = end_orphans(config, grace);
   if (ran) {
-    std::printf("the cluster is down\n");
+    std::printf("%s is down\n", what_ends(config).c_str());
     return ok;
   }
   const auto& head = config.head();
   const auto other = port_holder(head.listen_host(), head.listen_port());
-  std::printf("the cluster was not running%s%s\n", other ? "; " : "",
+  std::printf("%s was not running%s%s\n", what_ends(config).c_str(), other ? "; " : "",
               other ? port_held_text(*other, head.listen_port(), listen_key(config, head.name)).c_str() : "");
   return ok;
 }

@@ -11,9 +11,12 @@
 #include <mutex>
 #include <optional>
 
+#include "actors/link/enrolment.hpp"
+#include "actors/link/link_tls.hpp"
 #include "actors/node.hpp"
 #include "actors/process/child_process.hpp"
 #include "actors/process/log.hpp"
+#include "actors/process/wall_clock.hpp"
 #include "cli/actor_watch.hpp"
 #include "cli/commands.hpp"
 #include "cli/head.hpp"
@@ -21,6 +24,7 @@
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
 #include "model/error.hpp"
+#include "model/text_file.hpp"
 
 namespace convoy::cli {
 
@@ -29,7 +33,6 @@ using actors::ClusterConfig;
 
 namespace {
 
-constexpr auto drain_poll = std::chrono::milliseconds(20);
 constexpr auto drain_told_within = std::chrono::seconds(1);
 
 struct HeadArguments {
@@ -58,6 +61,8 @@ class HeadProcess {
     }
     log::LogFile log(args_.log, {});  // its node rotates it
     tend_until_told(log, [this] {
+      head_->look();
+      connections_ = head_->connections();
       if (!file_written_) write_file();
       return true;
     });
@@ -72,10 +77,10 @@ class HeadProcess {
     check_descriptors();
     remove_node_file(run_dir_, head_entry);  // of an earlier process, which was killed
     connect_links();
-    head_.emplace(system_, config_, name_, *links_).start();
+    head_.emplace(system_, config_, name_, args_.incarnation, *links_, metrics_).start();
     spawn_node_actor();
     watch_.hold(node_, "node");
-    head_->start_pipeline(node_);
+    head_->start_pipelines(node_);
     head_->hold_actors(watch_);
     const uint16_t port = listen_or_explain(*links_, config_, config_.head(), args_.link_port);
     head_->serve();
@@ -118,15 +123,54 @@ class HeadProcess {
     self.settings = actors::settings_of(config_);
     actors::Links::Events events;
     events.up = [this](const actors::PeerIdentity& peer) {
+      if (peer.role == schema::Role::GATEWAY) {
+        ++gateways_linked_;
+        head_->gateway_up(peer.node, gateway_handle(peer));
+      }
       if (peer.role != schema::Role::STAGE) return caf::anon_send(node_, actors::PeerUp{peer});
-      caf::anon_send(head_->pipeline(), actors::StageUp{peer, links_->remote<actors::StageActor>(
-                                                                  peer, schema::Role::STAGE, peer.instance)});
+      const auto pipeline = head_->pipeline(peer.pipeline);
+      if (!pipeline) return;  // the links took none of such a name
+      caf::anon_send(pipeline, actors::StageUp{peer, links_->remote<actors::StageActor>(
+                                                         peer, schema::Role::STAGE, peer.instance)});
     };
     events.down = [this](const actors::PeerIdentity& peer, const std::string& reason) {
+      if (peer.role == schema::Role::GATEWAY) --gateways_linked_;
       if (peer.role == schema::Role::STAGE) return;  // its handles went down: the pipeline knows
       caf::anon_send(node_, actors::PeerDown{peer, reason});
     };
-    links_ = std::make_unique<actors::Links>(system_, link_options(config_, name_), self, events);
+    auto options = link_options(config_, name_);
+    options.metrics = metrics_;
+    // Of nodes that joined since cluster.conf was read too. Asked once connections are taken.
+    options.places.has_gateway = [this](const std::string& node) { return head_->has_gateway(node); };
+    tls_ = options.tls;
+    if (tls_) {
+      enrolment_ = std::make_unique<actors::Enrolment>(enrolment_options());
+      options.enrol = [this](const std::string& key, const schema::FrameBytes& said,
+                             const schema::FrameBytes& proof) {
+        return enrolment_->answer(key, said, proof);
+      };
+      options.renew = [this](const std::string& node, const std::string& request) {
+        return enrolment_->renew(node, request);
+      };
+    }
+    links_ = std::make_unique<actors::Links>(system_, std::move(options), self, events);
+  }
+
+  actors::GatewayActor gateway_handle(const actors::PeerIdentity& peer) const {
+    return links_->remote<actors::GatewayActor>(peer, schema::Role::GATEWAY, 0);
+  }
+
+  actors::EnrolmentOptions enrolment_options() const {
+    actors::EnrolmentOptions options;
+    options.cluster = config_.cluster.name;
+    options.tls_dir = config_.cluster.tls_dir;
+    options.configuration =
+        model::read_text_file(config_.file, actors::config_bytes_max, "give one smaller than 1 MiB");
+    // Asked once connections are taken, and the head is there by then.
+    options.nodes = [this] { return head_->nodes(); };
+    options.add_member = [this](const actors::NodeConfig& node) { head_->add_node(node); };
+    options.now_s = actors::unix_s;
+    return options;
   }
 
   void spawn_node_actor() {
@@ -137,43 +181,34 @@ class HeadProcess {
     effects.client_handle = [this](const actors::PeerIdentity& peer) {
       return links_->remote<actors::ClientActor>(peer, schema::Role::CLIENT, 0);
     };
-    effects.shut_down = [] { kill(getpid(), SIGTERM); };
+    effects.gateway_handle = [this](const actors::PeerIdentity& peer) { return gateway_handle(peer); };
+    effects.shut_down = [this] {
+      all_end_ = true;
+      kill(getpid(), SIGTERM);
+    };
     actors::NodeFacts facts;
+    facts.gateway_connections = [this] { return connections_.load(); };
     // Not asked of the gateway: while this process ends, that is gone before the node actor.
     facts.gateway_url = [this] {
       const std::lock_guard lock(file_mutex_);
       return file_.gateway_url;
     };
     facts.redis_json = [this] { return head_->redis_json(); };
+    facts.pipeline_of = [this](const std::string& node) { return head_->pipeline_of(node); };
     facts.draining = [this] { return draining_.load(); };
+    if (tls_) facts.certificate_until_s = [this] { return tls_->until_s(); };
     node_ =
         system_.spawn(actors::node, actors::NodeOptions{config_, name_, true, args_.parent}, facts, effects);
     links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
   }
 
   /// Answers under way go on until they end, for drain_timeout_ms at most, or until this process is told
-  /// again.
+  /// again. Those of other gateways go on in the next head, unless the whole cluster ends.
   void drain() {
-    const auto began = std::chrono::steady_clock::now();
-    const auto took_ms = [began] {
-      return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began)
-          .count();
-    };
-    log::info("head.draining", {{"timeout_ms", config_.gateway.drain_timeout_ms}});
     draining_ = true;
     const auto drained = head_->drain();
-    bool told_again = false;
-    while (drained.wait_for(drain_poll) != std::future_status::ready && !told_again &&
-           took_ms() < config_.gateway.drain_timeout_ms) {
-      const int signal = await_signal({});
-      told_again = signal == SIGTERM || signal == SIGINT;
-    }
-    if (drained.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
-      log::info("head.drained", {{"took_ms", took_ms()}});
-    else
-      log::warn("head.answers_cut",
-                {{"after_ms", took_ms()},
-                 {"reason", told_again ? "told to end again" : "gateway.drain_timeout_ms"}});
+    await_drained("head", drained, config_.gateway.drain_timeout_ms,
+                  [this] { return !all_end_ || gateways_linked_ == 0; });
     tell_drained();
   }
 
@@ -206,11 +241,17 @@ class HeadProcess {
   const ProcessLock lock_;
   ActorWatch watch_;
   std::atomic<bool> draining_ = false;
+  std::atomic<uint32_t> connections_ = 0;      // of the gateway here
+  std::atomic<bool> all_end_ = false;          // the whole cluster is to end
+  std::atomic<uint32_t> gateways_linked_ = 0;  // of other processes
   std::mutex file_mutex_;
   NodeFile file_;  // what run_dir_ says of us; the main thread alone writes, under file_mutex_
   bool file_written_ = false;
   ActorSystemConfig system_config_;
   caf::actor_system system_;
+  const std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();
+  std::shared_ptr<actors::LinkTls> tls_;          // null: links are plaintext
+  std::unique_ptr<actors::Enrolment> enrolment_;  // null as well
   std::unique_ptr<actors::Links> links_;
   std::optional<Head> head_;
   actors::NodeActor node_;
@@ -220,10 +261,7 @@ int run_head(const HeadArguments& args) {
   actors::die_with_parent(args.parent);
   block_signals();
   auto config = actors::load_cluster_config(args.config);
-  if (!args.model.empty()) {
-    config.cluster.model = args.model;
-    config.cluster.model_id = actors::default_model_id(config.cluster.model);
-  }
+  if (!args.model.empty()) actors::replace_model(config, args.model);
   log::configure(config.log.level, config.log.json, "head");
   umask(077);
   return HeadProcess(config, args).run();

@@ -25,17 +25,25 @@
 
 namespace {
 
-/// The command that the arguments name, or the program itself.
-const CLI::App& command_in(const CLI::App& app, const char* name) {
-  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
-    if (name && command->get_name() == name) return *command;
-  return app;
+/// The command that the first arguments name, word by word, or the program itself. words: how many they are.
+const CLI::App& command_in(const CLI::App& app, int argc, char** argv, int& words) {
+  const CLI::App* command = &app;
+  for (words = 0; words + 1 < argc; ++words) {
+    const auto named = [&](const CLI::App* c) { return c->get_name() == argv[words + 1]; };
+    const auto found = command->get_subcommands(named);
+    if (found.empty()) break;
+    command = found.front();
+  }
+  return *command;
 }
 
 /// "unknown command `statsu`; did you mean `status`?" for the first argument that no command and no option of
 /// the command is.
 std::string meant(const CLI::App& app, int argc, char** argv) {
-  const CLI::App& command = command_in(app, argc > 1 ? argv[1] : nullptr);
+  int words = 0;
+  const CLI::App& command = command_in(app, argc, argv, words);
+  std::string path;
+  for (int i = 1; i <= words; ++i) path += std::string(argv[i]) + " ";
   std::vector<std::string> names;
   if (&command == &app)
     for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
@@ -43,14 +51,14 @@ std::string meant(const CLI::App& app, int argc, char** argv) {
   for (const CLI::Option* option : command.get_options())
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
   const std::vector<std::string_view> known(names.begin(), names.end());
-  for (int i = &command == &app ? 1 : 2; i < argc; ++i) {
+  for (int i = words + 1; i < argc; ++i) {
     const std::string_view given = std::string_view(argv[i]).substr(0, std::string_view(argv[i]).find('='));
     const bool is_option = given.starts_with("--"), is_command = &command == &app && i == 1 && !is_option;
     if ((!is_option && !is_command) || std::find(known.begin(), known.end(), given) != known.end()) continue;
     const std::string_view near = convoy::model::nearest(given, known);
     return (is_command ? "unknown command `" : "unknown option `") + std::string(given) + "`" +
-           (near.empty() ? "" : "; did you mean `" + std::string(near) + "`?") + " (`convoy " +
-           (&command == &app ? "" : command.get_name() + " ") + "--help` lists them)";
+           (near.empty() ? "" : "; did you mean `" + std::string(near) + "`?") + " (`convoy " + path +
+           "--help` lists them)";
   }
   return "";
 }
@@ -77,9 +85,11 @@ int main(int argc, char** argv) {
   int exit_code = cli::ok;
   log::configure("warn", false, "convoy");  // nodes and stages configure it anew
   for (const auto add :
-       {cli::add_up, cli::add_down, cli::add_status, cli::add_chat, cli::add_check_config, cli::add_init,
-        cli::add_ca, cli::add_inspect, cli::add_make_model, cli::add_quantize, cli::add_verify,
-        cli::add_tokenize, cli::add_render, cli::add_node, cli::add_head, cli::add_stage})
+       {cli::add_up,      cli::add_down,         cli::add_status,  cli::add_members,    cli::add_plan,
+        cli::add_chat,    cli::add_check_config, cli::add_init,    cli::add_ca,         cli::add_token,
+        cli::add_join,    cli::add_key,          cli::add_inspect, cli::add_make_model, cli::add_quantize,
+        cli::add_verify,  cli::add_tokenize,     cli::add_render,  cli::add_node,       cli::add_head,
+        cli::add_gateway, cli::add_stage})
     add(app, exit_code);
   try {
     app.parse(argc, argv);

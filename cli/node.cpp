@@ -11,7 +11,6 @@
 #include <mutex>
 #include <optional>
 
-#include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/node.hpp"
 #include "actors/process/log.hpp"
@@ -22,6 +21,7 @@
 #include "cli/port_holder.hpp"
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
+#include "cli/service_manager.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
@@ -39,6 +39,7 @@ constexpr uint32_t head_ends_within_ms = 5000;  // behind its answers, before it
 constexpr uint32_t head_silent_ms_max = 5000;   // one that served, and cannot be linked to, is replaced
 constexpr uint32_t head_stable_ms = 1000;       // one that lived longer is started again at once
 constexpr auto old_head_gone_within = std::chrono::seconds(2);
+constexpr auto node_answers_within = std::chrono::seconds(1);  // or it is not alive
 
 class NodeProcess {
  public:
@@ -62,8 +63,12 @@ class NodeProcess {
       stop();  // whatever runs already must not keep the process alive
       throw;
     }
-    if (!over_) tend_until_told(log_, [this] { return tend(); });
+    if (!over_) {
+      manager_.ready(has_head_ ? "the head serves" : "linked to the head, or waiting for it");
+      tend_until_told(log_, [this] { return tend(); });
+    }
     log::info("node.stopping", {{"node", name_}});
+    manager_.stopping();
     stop();
     return watch_.exit_code(exit_code_);
   }
@@ -81,13 +86,15 @@ class NodeProcess {
     else
       listen_or_explain(*links_, config_, here_, here_.listen_port());
     if (over_) return;
-    connect_to_head();
     {
       const std::lock_guard lock(file_mutex_);
       file_.incarnation = incarnation_;
       write_node_file(run_dir_, name_, file_);
     }
-    start_stages();
+    keep_stages(here_.stages);  // until the head says otherwise
+    if (config_.has_own_gateway(here_)) start_gateway();
+    connect_to_head();
+    check_memory();
     log::info("node.started", {{"node", name_}, {"link_port", link_port_.load()}});
   }
 
@@ -95,14 +102,21 @@ class NodeProcess {
 
   void check_memory() const {
     if (here_.stages == 0) return;
+    const ClusterConfig config = config_.of_pipeline(*config_.find_pipeline(here_.pipeline));
+    const std::string& path = config.cluster.model;
+    if (!has_head_ && !model::Checkpoint::is_there(path))
+      return log::info("node.model_not_here", {{"model", path}, {"weights", "come from the head"}});
     std::shared_ptr<const model::Checkpoint> checkpoint;
     try {
-      checkpoint = model::Checkpoint::open(config_.cluster.model);
-      actors::check_stages(config_, checkpoint->config());
+      checkpoint = model::Checkpoint::open(path);
+      actors::check_stages(config, checkpoint->config());
     } catch (const InputError& e) {  // the stages end with it, too
-      return log::warn("node.memory_unknown", {{"reason", e.what()}});
+      log::warn("node.memory_unknown", {{"reason", e.what()}});
+      schema::FrameBuilder<schema::NodeProblem> problem;
+      problem->setText(e.what());
+      return actors::mail(node_, std::move(problem).finish());
     }
-    if (const auto warning = actors::memory_warning(config_, *checkpoint, {name_}, model::memory_limit()))
+    if (const auto warning = actors::memory_warning(config, *checkpoint, {name_}, model::memory_limit()))
       log::warn("node.little_memory", {{"reason", *warning}});
   }
 
@@ -128,6 +142,36 @@ class NodeProcess {
         link_port_ = file->link_port;
         head_served_ = true;
       }
+  }
+
+  /// It waits for the head by itself.
+  void start_gateway() {
+    actors::Supervisor::Options options;
+    options.kind = "gateway";
+    options.stable_ms = head_stable_ms;
+    options.program = [this](uint32_t, uint64_t incarnation) {
+      return program({"gateway", "--node", name_, "--head-host", config_.head().listen_host(), "--head-port",
+                      std::to_string(link_port_), "--incarnation", std::to_string(incarnation)});
+    };
+    options.again = [](const actors::Supervisor::Child& child) { return child.exit_code != ok; };
+    options.ended = [this](const actors::Supervisor::Child& child) {
+      if (child.crashes == 0) return;
+      const std::lock_guard lock(file_mutex_);
+      file_.gateway_crashes = child.crashes;
+      file_.gateway_last_end = child.last_end;
+      try_write_file();
+    };
+    gateways_ = std::make_unique<actors::Supervisor>(std::move(options));
+    gateways_->keep(0);
+  }
+
+  /// Under file_mutex_.
+  void try_write_file() const {
+    try {
+      write_node_file(run_dir_, name_, file_);
+    } catch (const InputError& e) {
+      log::warn_limited("node.file_not_written", {{"reason", e.what()}});
+    }
   }
 
   /// A moment, or until this process is told to end.
@@ -164,10 +208,22 @@ class NodeProcess {
       connect_to_head();
     }
     if (over_) return false;
+    if (manager_.watchdog_period().count() > 0 && node_answers()) manager_.alive();
     if (lock_.still_there()) return true;
     log::error("node.run_dir_deleted", {{"run_dir", run_dir_.string()}});
     exit_code_ = unavailable;
     return false;
+  }
+
+  bool node_answers() {
+    bool answered = false;
+    caf::scoped_actor self(system_);
+    self->request(node_, node_answers_within, caf::tick_atom_v)
+        .receive([&answered] { answered = true; },
+                 [](const caf::error& e) {
+                   log::warn_limited("node.does_not_answer", {{"reason", caf::to_string(e)}});
+                 });
+    return answered;
   }
 
   /// Unless this process cannot even look after it: then it may be us who cannot connect.
@@ -185,11 +241,7 @@ class NodeProcess {
     const std::lock_guard lock(file_mutex_);
     std::erase_if(file_.crashing, [&](const auto& c) { return c.instance == child.instance; });
     file_.crashing.push_back({child.instance, child.crashes, child.last_end});
-    try {
-      write_node_file(run_dir_, name_, file_);
-    } catch (const InputError& e) {
-      log::warn_limited("node.file_not_written", {{"reason", e.what()}});
-    }
+    try_write_file();
   }
 
   /// Every callback posts to an actor or ends the process; none blocks the links' thread.
@@ -231,6 +283,7 @@ class NodeProcess {
     effects.replace = [this](uint32_t instance, uint64_t incarnation) {
       stages_->replace(instance, incarnation);
     };
+    effects.keep_stages = [this](uint32_t count) { keep_stages(count); };
     effects.node_handle = [this](const actors::PeerIdentity& peer) {
       return links_->remote<actors::NodeActor>(peer, schema::Role::NODE, 0);
     };
@@ -242,11 +295,10 @@ class NodeProcess {
     links_->publish(schema::Role::NODE, 0, caf::actor_cast<caf::actor>(node_));
   }
 
-  void start_stages() {
-    for (const auto& placement : actors::place_stages(config_.cluster.nodes))
-      if (placement.node == name_)
-        for (uint32_t i = 0; i < placement.count; ++i) stages_->keep(placement.first + i);
-    check_memory();
+  void keep_stages(uint32_t count) {
+    for (uint32_t i = 0; i < count; ++i) stages_->keep(i);
+    for (const auto& child : stages_->children())
+      if (child.instance >= count) stages_->release(child.instance);
   }
 
   actors::Program head_program(uint64_t incarnation) const {
@@ -283,26 +335,29 @@ class NodeProcess {
     return program;
   }
 
-  /// The head ends when its answers have, or are cut: that is up to it, and to whoever tells it once more.
-  void stop_head() {
-    heads_->begin_stop(config_.gateway.drain_timeout_ms + head_ends_within_ms);
-    while (!heads_->stopped()) {
+  /// The head or a gateway ends when its answers have, or are cut: that is up to it, and to whoever tells it
+  /// once more.
+  void stop_draining(actors::Supervisor& processes) {
+    processes.begin_stop(config_.gateway.drain_timeout_ms + head_ends_within_ms);
+    while (!processes.stopped()) {
       const int signal = await_signal(look_again);
       if (signal == SIGHUP) log_.reopen();
-      if (signal == SIGTERM || signal == SIGINT) heads_->signal(SIGTERM);
+      if (signal == SIGTERM || signal == SIGINT) processes.signal(SIGTERM);
     }
   }
 
-  /// First the head, whose answers need the stages; then these; then actors and links.
+  /// First the head or the gateway, whose answers need the stages; then these; then actors and links.
   void stop() {
     over_ = true;
     watch_.let_go();
-    if (heads_) stop_head();
+    if (heads_) stop_draining(*heads_);
+    if (gateways_) stop_draining(*gateways_);
     if (stages_) stages_->stop();
     actors::end_and_wait(system_, node_);
     if (links_) links_->close();  // their events use the pointer
     links_.reset();
     if (has_head_) remove_node_file(run_dir_, head_entry);  // of one that was killed
+    if (gateways_) remove_node_file(run_dir_, gateway_entry(name_));
     remove_node_file(run_dir_, name_);
   }
 
@@ -314,6 +369,7 @@ class NodeProcess {
   const uint64_t incarnation_;
   const ProcessLock lock_;
   log::LogFile log_;
+  const ServiceManager manager_;
   ActorWatch watch_;
   std::atomic<int> exit_code_ = ok;
   std::atomic<bool> over_ = false;  // to end, for a reason that exit_code_ says
@@ -323,18 +379,29 @@ class NodeProcess {
   ActorSystemConfig system_config_;
   caf::actor_system system_;
   std::unique_ptr<actors::Links> links_;
-  std::unique_ptr<actors::Supervisor> heads_, stages_;
+  std::unique_ptr<actors::Supervisor> heads_, gateways_, stages_;
   actors::NodeActor node_;
   std::atomic<uint16_t> link_port_ = 0;  // the head's
 };
 
-int run_node(const std::string& file, const std::string& name, const std::string& model,
+/// The one that runs on this machine.
+std::string node_of_this_machine(const ClusterConfig& config) {
+  const auto here = nodes_here(config);
+  if (here.size() == 1) return here.front().name;
+  std::string names;
+  for (const auto& node : here) names += (names.empty() ? "" : ", ") + node.name;
+  throw InputError(here.empty() ? "none of its nodes runs on this machine"
+                                : "several of its nodes run on this machine: " + names,
+                   config.file.string() + ": cluster.nodes", "say which with --name");
+}
+
+int run_node(const std::string& file, std::string name, const std::string& model,
              const std::string& log_path) {
   block_signals();
   auto config = actors::load_cluster_config(file);
+  if (name.empty()) name = node_of_this_machine(config);
   if (!model.empty()) {
-    config.cluster.model = model::resolve_model(model, fs::current_path());
-    config.cluster.model_id = actors::default_model_id(config.cluster.model);
+    actors::replace_model(config, model::resolve_model(model, fs::current_path()));
   }
   if (!config.find_node(name))
     throw InputError("there is no node \"" + name + "\"", config.file.string() + ": cluster.nodes",
@@ -342,7 +409,7 @@ int run_node(const std::string& file, const std::string& name, const std::string
   log::configure(config.log.level, config.log.json, name);
   umask(077);
   prepare_run_dir(config.cluster.run_dir);
-  return NodeProcess(config, name, model.empty() ? "" : config.cluster.model, log_path).run();
+  return NodeProcess(config, name, model.empty() ? "" : config.cluster.models.front().path, log_path).run();
 }
 
 }  // namespace
@@ -354,7 +421,7 @@ void add_node(CLI::App& app, int& exit_code) {
   auto args = std::make_shared<Arguments>();
   auto* command = app.add_subcommand("node", "Runs one node of the configuration in the foreground");
   command->add_option("--config", args->config, "cluster configuration")->capture_default_str();
-  command->add_option("--name", args->name, "which node")->required();
+  command->add_option("--name", args->name, "which node (the one of this machine, if it is one)");
   command->add_option("--model", args->model, "a model in place of the configured one");
   command->add_option("--log", args->log, "the file that its output goes to, to be rotated and reopened")
       ->group("");

@@ -1,10 +1,9 @@
 #include "cli/node_options.hpp"
 
-#include <chrono>
-
 #include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
 #include "actors/process/log.hpp"
+#include "actors/process/wall_clock.hpp"
 #include "model/chat/end_tokens.hpp"
 
 namespace convoy::cli {
@@ -16,11 +15,8 @@ namespace {
 /// The tokenizer and template of a checkpoint; a checkpoint without a tokenizer serves token ids only.
 void add_text(gateway::ServedModel& served, const ClusterConfig& config,
               const model::Checkpoint& checkpoint) {
-  if (!checkpoint.has_tokenizer()) {
-    log::warn("model.no_tokenizer", {{"model", config.cluster.model}});
-    return;
-  }
-  served.tokenizer = model::Tokenizer::load(checkpoint.path());
+  served.tokenizer = checkpoint.tokenizer();
+  if (!served.tokenizer) return log::warn("model.no_tokenizer", {{"model", config.cluster.model}});
   if (!config.cluster.chat_template.empty())
     served.chat =
         model::ChatTemplate::named(config.cluster.chat_template, model::special_tokens(*served.tokenizer));
@@ -43,9 +39,8 @@ gateway::ServedModel served_model(const ClusterConfig& config, const model::Chec
                                   gateway::Later digest) {
   gateway::ServedModel served;
   served.id = config.cluster.model_id;
-  served.created = static_cast<int64_t>(
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count());
+  served.aliases = config.cluster.models.front().aliases;
+  served.created = actors::unix_s();
   served.context_tokens = actors::served_context(config, checkpoint.config());
   served.vocab = checkpoint.config().vocab;
   add_text(served, config, checkpoint);
@@ -59,7 +54,8 @@ actors::PipelineOptions pipeline_options(const ClusterConfig& config, const mode
   const model::Config& model = checkpoint.config();
   actors::PipelineOptions options;
   options.limits = actors::scheduler_limits(config, model);
-  options.layers = actors::stage_layers(model.layers, config.stage_count(), actors::head_layers(checkpoint));
+  options.members = actors::configured_members(config);
+  options.costs = actors::layer_costs(checkpoint);
   options.step_timeout_ms = config.pipeline.step_timeout_ms;
   options.readiness_period_ms = config.pipeline.readiness_period_ms;
   options.load_timeout_ms = config.pipeline.load_timeout_ms;

@@ -12,7 +12,8 @@
 namespace convoy::cli {
 
 gateway::GatewayOptions gateway_options(const actors::ClusterConfig& config, const std::string& node);
-/// A checkpoint without a tokenizer serves token ids only. digest: of its weights, once that is known.
+/// The model of ClusterConfig::of_pipeline(), as the next. One without a tokenizer serves token ids only.
+/// digest: of its weights, once that is known.
 gateway::ServedModel served_model(const actors::ClusterConfig& config, const model::Checkpoint& checkpoint,
                                   gateway::Later digest);
 actors::PipelineOptions pipeline_options(const actors::ClusterConfig& config,

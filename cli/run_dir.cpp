@@ -149,16 +149,22 @@ fs::path node_lock_file(const fs::path& run_dir, const std::string& node) {
 
 fs::path head_lock_file(const fs::path& run_dir) { return node_lock_file(run_dir, head_entry); }
 
+std::string gateway_entry(const std::string& node) { return ".gateway-" + node; }
+
+fs::path gateway_lock_file(const fs::path& run_dir, const std::string& node) {
+  return node_lock_file(run_dir, gateway_entry(node));
+}
+
 fs::path start_lock_file(const fs::path& run_dir) { return run_dir / ".up.lock"; }
 
 void write_node_file(const fs::path& run_dir, const std::string& node, const NodeFile& file) {
   json::array crashing;
   for (const auto& c : file.crashing)
     crashing.push_back({{"stage", c.instance}, {"crashes", c.crashes}, {"last_end", c.last_end}});
-  const json::object object{{"incarnation", file.incarnation},
-                            {"link_port", file.link_port},
-                            {"gateway_url", file.gateway_url},
-                            {"crashing", crashing}};
+  const json::object object{
+      {"incarnation", file.incarnation},         {"link_port", file.link_port},
+      {"gateway_url", file.gateway_url},         {"crashing", crashing},
+      {"gateway_crashes", file.gateway_crashes}, {"gateway_last_end", file.gateway_last_end}};
   const fs::path path = run_dir / (node + ".json"), fresh = run_dir / (node + ".json.new");
   {
     const Descriptor out{open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)};
@@ -189,6 +195,8 @@ std::optional<NodeFile> read_node_file(const fs::path& run_dir, const std::strin
       file.crashing.push_back({json::value_to<uint32_t>(c.at("stage")),
                                json::value_to<uint32_t>(c.at("crashes")),
                                json::value_to<std::string>(c.at("last_end"))});
+    file.gateway_crashes = json::value_to<uint32_t>(object.at("gateway_crashes"));
+    file.gateway_last_end = json::value_to<std::string>(object.at("gateway_last_end"));
   } catch (const std::exception&) {
     return std::nullopt;  // of another version, or somebody edited it: as if it were not there
   }

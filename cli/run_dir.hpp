@@ -52,10 +52,13 @@ std::filesystem::path node_lock_file(const std::filesystem::path& run_dir, const
 /// gateway_url.
 std::filesystem::path head_lock_file(const std::filesystem::path& run_dir);
 inline constexpr const char* head_entry = ".head";  // in place of a node's name
+/// Held by the gateway of a node, if that is a process of its own; its entry is gateway_entry().
+std::filesystem::path gateway_lock_file(const std::filesystem::path& run_dir, const std::string& node);
+std::string gateway_entry(const std::string& node);  // in place of a node's name
 /// Held by `convoy up` while it starts.
 std::filesystem::path start_lock_file(const std::filesystem::path& run_dir);
 
-/// What a running node, or the head, leaves in run_dir/NAME.json.
+/// What a running node, the head or a gateway leaves in run_dir/NAME.json.
 struct NodeFile {
   struct CrashingStage {
     uint32_t instance = 0, crashes = 0;
@@ -65,6 +68,8 @@ struct NodeFile {
   uint16_t link_port = 0;   // 0: it does not listen yet
   std::string gateway_url;  // empty: it does not serve yet
   std::vector<CrashingStage> crashing;
+  uint32_t gateway_crashes = 0;  // of the node's own
+  std::string gateway_last_end;
 };
 /// Throws InputError if it cannot be written.
 void write_node_file(const std::filesystem::path& run_dir, const std::string& node, const NodeFile& file);

@@ -3,11 +3,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 
 #include "actors/link/link_tls.hpp"
 #include "actors/process/log.hpp"
+#include "actors/process/memory_reserve.hpp"
 #include "actors/process/secret.hpp"
 #include "model/parallel.hpp"
 
@@ -28,11 +30,24 @@ actors::LinkOptions link_options(const actors::ClusterConfig& config, const std:
   options.dev = config.cluster.dev;
   if (!options.dev)
     options.tls = std::make_shared<actors::LinkTls>(config.cluster.tls_dir, config.cluster.name, node);
+  // Whose stages they are says their node's certificate. How many a node has that came later than
+  // cluster.conf is the pipeline's to know, which takes none beside those of its members.
+  options.places = {config.head().name,
+                    [nodes = config.cluster.nodes](const std::string& node, uint32_t instance) {
+                      const auto at = std::ranges::find(nodes, node, &actors::NodeConfig::name);
+                      return at == nodes.end() || instance < at->stages;
+                    },
+                    [config](const std::string& node) {
+                      const auto* const at = config.find_node(node);
+                      return at && config.has_own_gateway(*at);
+                    }};
   options.limits = {config.link, config.pipeline.failure_detection_ms};
   return options;
 }
 
 namespace {
+
+constexpr auto drain_poll = std::chrono::milliseconds(20);
 
 sigset_t awaited_signals() {
   sigset_t set;
@@ -58,7 +73,9 @@ int await_signal(std::chrono::milliseconds timeout) {
 }
 
 void tend_until_told(log::LogFile& log, const std::function<bool()>& every_second) {
+  actors::MemoryReserve reserve;
   for (;;) {
+    reserve.refill();
     const int signal = await_signal(std::chrono::seconds(1));
     if (signal == SIGTERM || signal == SIGINT) return;
     if (signal == SIGHUP)
@@ -67,6 +84,26 @@ void tend_until_told(log::LogFile& log, const std::function<bool()>& every_secon
       log.tend();
     if (!every_second()) return;
   }
+}
+
+void await_drained(const std::string& process, const std::future<void>& answers, uint32_t timeout_ms,
+                   const std::function<bool()>& also) {
+  const auto began = std::chrono::steady_clock::now();
+  const auto took_ms = [began] {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began)
+        .count();
+  };
+  const auto have_ended = [&] { return answers.wait_for(drain_poll) == std::future_status::ready && also(); };
+  log::info(process + ".draining", {{"timeout_ms", timeout_ms}});
+  bool told_again = false, over = false;
+  while (!(over = have_ended()) && !told_again && took_ms() < timeout_ms) {
+    const int signal = await_signal(also() ? std::chrono::milliseconds(0) : drain_poll);
+    told_again = signal == SIGTERM || signal == SIGINT;
+  }
+  if (over) return log::info(process + ".drained", {{"took_ms", took_ms()}});
+  log::warn(
+      process + ".answers_cut",
+      {{"after_ms", took_ms()}, {"reason", told_again ? "told to end again" : "gateway.drain_timeout_ms"}});
 }
 
 uint64_t raise_descriptor_limit() {

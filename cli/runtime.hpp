@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <future>
+#include <string>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/link/link.hpp"
@@ -30,6 +32,12 @@ int await_signal(std::chrono::milliseconds timeout);
 /// What a node's or a stage's main thread does while others work: tends the log, which SIGHUP reopens, and
 /// does that every second, until it returns false or SIGTERM or SIGINT comes.
 void tend_until_told(log::LogFile& log, const std::function<bool()>& every_second);
+
+/// Waits until answers have ended and, beside that, `also` holds: for timeout_ms at most, or until this
+/// process is told to end once more. process: in the log.
+void await_drained(
+    const std::string& process, const std::future<void>& answers, uint32_t timeout_ms,
+    const std::function<bool()>& also = [] { return true; });
 
 /// Allows this process as many descriptors as it may have, and returns that number.
 uint64_t raise_descriptor_limit();

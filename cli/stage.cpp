@@ -13,12 +13,14 @@
 
 #include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
+#include "actors/pipeline_name.hpp"
 #include "actors/process/child_process.hpp"
 #include "actors/process/log.hpp"
 #include "actors/stage/stage.hpp"
 #include "actors/stage/step_codec.hpp"
 #include "cli/actor_watch.hpp"
 #include "cli/commands.hpp"
+#include "cli/remote_model.hpp"
 #include "cli/runtime.hpp"
 #include "gpu/devices.hpp"
 #include "gpu/stage_shape.hpp"
@@ -61,6 +63,7 @@ void describe_device(actors::PeerIdentity& self, const gpu::PlacedDevice& placed
   self.machine = machine_name();
   self.card = facts.card;
   self.edges = facts.edges && config.stage.edges == "auto";
+  self.memory_bytes = placed.card ? device->memory_bytes() : model::memory_limit().bytes;
 }
 
 /// Unless the environment says otherwise. Before there is a second thread.
@@ -71,8 +74,9 @@ void set_up_nccl() {
   setenv("NCCL_NVLS_ENABLE", "0", 0);
 }
 
-/// The weights of all stages of this node, whose place a spare may take, as far as the page cache has room
-/// for them: who takes a place copies its layers from there. Until told to stop.
+/// config: as this node's pipeline sees it. The weights of all stages of this node as configured, whose place
+/// a spare may take, as far as the page cache has room for them: who takes a place copies its layers from
+/// there. Until told to stop.
 void fetch_weights(const actors::ClusterConfig& config, const std::string& node,
                    const model::Checkpoint& checkpoint, const std::stop_token& stop) {
   const auto began = std::chrono::steady_clock::now();
@@ -102,11 +106,11 @@ void fetch_weights(const actors::ClusterConfig& config, const std::string& node,
 /// gets ready what a place needs and takes no memory that the system could not take back: the devices'
 /// library, and pages of weights. A card's device reads ahead itself.
 void await_place(StageArguments& args, const actors::ClusterConfig& config,
-                 const model::Checkpoint& checkpoint) {
+                 const model::Checkpoint* checkpoint) {
   const bool on_card = actors::place_stage(config, {}).card.has_value();
   std::jthread warming([&, on_card](const std::stop_token& stop) {
     try {
-      if (!on_card) fetch_weights(config, args.node, checkpoint, stop);
+      if (!on_card && checkpoint) fetch_weights(config, args.node, *checkpoint, stop);
     } catch (const std::exception& e) {  // who takes a place meets it again
       log::warn("stage.spare_cold", {{"reason", reason_of(e)}});
     }
@@ -120,38 +124,51 @@ int run_stage(StageArguments args) {
   block_signals();
   raise_descriptor_limit();
   set_up_nccl();
-  auto config = actors::load_cluster_config(args.config);
-  if (!args.model.empty()) config.cluster.model = args.model;
-  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
-  const std::string digest = model::find_digest(*checkpoint, config.cluster.run_dir);
+  auto cluster = actors::load_cluster_config(args.config);
+  if (!args.model.empty()) actors::replace_model(cluster, args.model);
+  const actors::NodeConfig& node = *cluster.find_node(args.node);
+  const actors::ClusterConfig config = cluster.of_pipeline(*cluster.find_pipeline(node.pipeline));
+  std::shared_ptr<const model::Checkpoint> checkpoint;  // null: it has to come from the head
+  std::string digest;
+  if (model::Checkpoint::is_there(config.cluster.model)) {
+    checkpoint = model::Checkpoint::open(config.cluster.model);
+    digest = model::find_digest(*checkpoint, config.cluster.run_dir);
+  }
   if (args.spare) {
     log::configure(config.log.level, config.log.json, "spare");
-    await_place(args, config, *checkpoint);
+    await_place(args, config, checkpoint.get());
   }
   log::configure(config.log.level, config.log.json, "stage" + std::to_string(args.instance));
+
+  ActorSystemConfig system_config;
+  caf::actor_system system(system_config);
+  std::optional<RemoteModel> remote;
+  if (!checkpoint) {
+    remote.emplace(system, config, args.node, node.pipeline, args.head_host, args.head_port);
+    checkpoint = remote->await_model();
+    digest = checkpoint->weights_digest();
+  }
 
   actors::StageOptions options;
   options.instance = args.instance;
   options.node = args.node;
+  options.pipeline = node.pipeline;
   options.kv_type = actors::kv_type_named(config.stage.kv_type);
   options.deterministic = config.stage.deterministic;
-  const auto placed = actors::place_stage(config, actors::local_rank(config.cluster.nodes, args.instance));
+  const auto placed =
+      actors::place_stage(config, actors::local_rank(cluster.cluster.nodes, args.node, args.instance));
   log::info("stage.device",
             {{"stage", args.instance}, {"device", placed.text()}, {"sharers", placed.sharers}});
   options.device = placed.open;
   options.sharers = placed.sharers;
-  options.kv_disk_bytes = config.stage.kv_disk_bytes;
-  options.kv_disk_dir = config.stage.kv_disk_dir;
+  options.second_tier = {config.stage.kv_host_bytes, config.stage.kv_disk_bytes, config.stage.kv_disk_dir};
   options.context_tokens = actors::served_context(config, checkpoint->config());
-  const auto limits = actors::scheduler_limits(config, checkpoint->config());
-  options.rows_per_step = limits.rows();
-  options.steps_in_flight_max = limits.steps_in_flight();
+  options.rows_per_step = actors::scheduler_limits(config, checkpoint->config()).rows();
   options.report_ms = std::max(1u, config.pipeline.failure_detection_ms / 4);
 
-  ActorSystemConfig system_config;
-  caf::actor_system system(system_config);
   actors::PeerIdentity self;
   self.node = args.node;
+  self.pipeline = node.pipeline;
   self.role = schema::Role::STAGE;
   self.instance = args.instance;
   self.incarnation = args.incarnation;
@@ -159,7 +176,7 @@ int run_stage(StageArguments args) {
   describe_device(self, placed, config, checkpoint->config());
   self.model = digest;
   self.settings = actors::settings_of(config);
-  self.listen_host = config.find_node(args.node)->listen_host();
+  self.listen_host = node.listen_host();
   options.own = self;
   options.edge_timeout_ms = config.stage.edge_timeout_ms;
 
@@ -182,11 +199,12 @@ int run_stage(StageArguments args) {
     log::warn("stage.head_unreachable", {{"stage", args.instance}, {"address", address}, {"reason", reason}});
     kill(getpid(), SIGTERM);
   };
-  links = std::make_unique<actors::Links>(system, link_options(config, args.node), self, events);
+  links = std::make_unique<actors::Links>(system, link_options(cluster, args.node), self, events);
 
   actors::StageLinks reach;
   reach.pipeline = [&](const actors::PeerIdentity& head) {
-    return links->remote<actors::PipelineActor>(head, schema::Role::PIPELINE, 0);
+    return links->remote<actors::PipelineActor>(head, schema::Role::PIPELINE,
+                                                actors::pipeline_instance(node.pipeline));
   };
   reach.next_stage = [&](const actors::PeerIdentity& next) {
     return links->remote<actors::StageActor>(next, schema::Role::STAGE, next.instance);
@@ -194,9 +212,11 @@ int run_stage(StageArguments args) {
   reach.connect = [&](const std::string& host, uint16_t port) {
     links->connect(host, port, config.link.handshake_timeout_ms);
   };
+  if (remote) reach.fetcher = remote->fetcher();
   reach.threads = {links->io_thread()};
   actor = system.spawn<caf::detached>(actors::stage, options, checkpoint, reach);
   watch.hold(actor, "stage");
+  if (remote) watch.hold(remote->fetcher(), "weight_fetcher");
   links->publish(schema::Role::STAGE, args.instance, caf::actor_cast<caf::actor>(actor));
   links->listen(self.listen_host, 0);
   find_head();

@@ -89,7 +89,7 @@ class Start {
     immune_to_hangup_ = hangup.sa_handler == SIG_IGN;  // nohup
     block_signals();
     require_nodes();
-    check_model();
+    check_models();
     umask(077);
     prepare_run_dir(run_dir_);
     const ProcessLock lock(start_lock_file(run_dir_), "another `convoy up` of this cluster",
@@ -113,16 +113,33 @@ class Start {
 
  private:
   /// What would make every process fail is found here, once, with a clear message.
-  void check_model() const {
-    auto checked = config_;
-    if (!model_override_.empty()) checked.cluster.model = model_override_;
+  void check_models() const {
+    actors::StageMemory needed;  // by all of this machine
+    std::string who;
+    for (const auto& pipeline : config_.cluster.pipelines)
+      check_model(config_.of_pipeline(pipeline), needed, who);
+    if (const auto warning = actors::memory_warning("node " + who, needed, model::memory_limit()))
+      std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
+  }
+
+  /// checked: as one pipeline sees it. Adds what its stages here need, and whose they are.
+  void check_model(const actors::ClusterConfig& checked, actors::StageMemory& needed,
+                   std::string& who) const {
+    std::vector<std::string> nodes;
+    for (const auto& node : here_)
+      if (config_.pipeline_of(node) == checked.cluster.pipelines.front().name) nodes.push_back(node.name);
+    if (!head_is_here() && (nodes.empty() || !model::Checkpoint::is_there(checked.cluster.model)))
+      return;  // none of ours, or it is fetched
     const auto checkpoint = model::Checkpoint::open(checked.cluster.model);
     actors::check_stages(checked, checkpoint->config());
     actors::check_rotary_table(checked, *checkpoint);
-    std::vector<std::string> nodes;
-    for (const auto& node : here_) nodes.push_back(node.name);
-    if (const auto warning = actors::memory_warning(checked, *checkpoint, nodes, model::memory_limit()))
-      std::fprintf(stderr, "convoy: warning: %s\n", warning->c_str());
+    if (nodes.empty()) return;
+    const auto more = actors::memory_of_nodes(checked, *checkpoint, nodes);
+    needed.weights += more.weights, needed.kv += more.kv;
+    needed.buffers += more.buffers, needed.scratch += more.scratch;
+    if (!who.empty()) who += "; ";
+    for (const auto& node : nodes) who += (&node == &nodes.front() ? "" : ", ") + node;
+    who += " with its stages of " + checked.cluster.model;
   }
 
   bool head_is_here() const { return has_head(here_, config_); }
@@ -151,6 +168,10 @@ class Start {
     };
     for (const auto& n : here_) require(n.listen_host(), n.listen_port(), listen_key(config_, n.name));
     if (head_is_here()) require(config_.gateway.host, config_.gateway.port, "gateway.port");
+    for (const auto& n : here_)
+      if (config_.has_own_gateway(n))
+        require(config_.gateway_of(n).host, config_.gateway_of(n).port,
+                n.http.empty() ? "gateway.port" : "http of node " + n.name);
   }
 
   void start_nodes() {
@@ -177,26 +198,57 @@ class Start {
       if (auto failure = interrupted()) return failure;
       if (auto failure = hopeless()) return failure;
       if (!head_is_here()) {
-        if (!all_run()) continue;
+        if (!all_run() || !all_gateways_serve()) continue;
         std::printf("started; whether the cluster serves, `convoy status` tells where node %s runs (%s)\n",
                     config_.head().name.c_str(), config_.head().listen.c_str());
+        print_gateways();
         return std::nullopt;
       }
       if (const auto status = ask_head()) {
         if (show_progress(*status)) end = Clock::now() + milliseconds(config_.pipeline.load_timeout_ms);
         if (auto failure = failing(*status)) return failure;
-        if (status->at("ready").as_bool()) {
+        if (status->at("ready").as_bool() && all_gateways_serve()) {
           if (terminal_) std::fprintf(stderr, "\r\033[K");
-          std::printf("ready: %s at %s\n", status->at("model").as_string().c_str(),
+          std::printf("ready: %s at %s\n", served(*status).c_str(),
                       status->at("gateway").at("url").as_string().c_str());
+          print_gateways();
           return std::nullopt;
         }
-        why = std::string(status->at("reason").as_string());
+        why = status->at("ready").as_bool() ? "a gateway of this machine does not serve yet"
+                                            : std::string(status->at("reason").as_string());
       }
       if (Clock::now() >= end)
         return Failure{why + " (nothing changed within pipeline.load_timeout_ms = " +
                        std::to_string(config_.pipeline.load_timeout_ms) + ")"};
     }
+  }
+
+  /// The models that it serves.
+  static std::string served(const json::object& status) {
+    std::string text;
+    std::set<std::string> known;
+    for (const json::value& pipeline : status.at("pipelines").as_array())
+      if (const auto model = json::value_to<std::string>(pipeline.at("model")); known.insert(model).second)
+        text += (text.empty() ? "" : ", ") + model;
+    return text;
+  }
+
+  /// Of a gateway in a process of its own; empty: it does not serve yet.
+  std::string url_of(const actors::NodeConfig& node) const {
+    const auto holder = ProcessLock::holder(gateway_lock_file(run_dir_, node.name));
+    const auto file = holder ? read_node_file(run_dir_, gateway_entry(node.name), *holder) : std::nullopt;
+    return file ? file->gateway_url : "";
+  }
+
+  bool all_gateways_serve() const {
+    return std::ranges::all_of(
+        here_, [&](const auto& node) { return !config_.has_own_gateway(node) || !url_of(node).empty(); });
+  }
+
+  void print_gateways() const {
+    for (const auto& node : here_)
+      if (config_.has_own_gateway(node))
+        std::printf("gateway of node %s at %s\n", node.name.c_str(), url_of(node).c_str());
   }
 
   bool all_run() const {
@@ -225,6 +277,9 @@ class Start {
       const auto holder = ProcessLock::holder(node_lock_file(run_dir_, n.name));
       const auto file = holder ? read_node_file(run_dir_, n.name, *holder) : std::nullopt;
       if (!file) continue;
+      if (file->gateway_crashes >= crashes_max)
+        return Failure{"the gateway of node " + n.name + " ended " + std::to_string(file->gateway_crashes) +
+                       " times (" + file->gateway_last_end + "):" + last_lines(n)};
       for (const auto& stage : file->crashing)
         if (stage.crashes >= crashes_max)
           return Failure{"stage " + std::to_string(stage.instance) + " of node " + n.name + " ended " +
@@ -242,7 +297,7 @@ class Start {
       auto& processes = failed_[i];
       processes.insert(stages[i].at("pid").to_number<int64_t>());
       if (processes.size() >= crashes_max)
-        return Failure{"stage " + std::to_string(i) + " of node " +
+        return Failure{"stage " + json::serialize(stages[i].at("instance")) + " of node " +
                        std::string(stages[i].at("node").as_string()) + " failed " +
                        std::to_string(processes.size()) + " times, " + reason};
     }
@@ -297,7 +352,10 @@ class Start {
       std::this_thread::sleep_for(milliseconds(10));
     signal_all(SIGKILL);
     while (!all_ended()) std::this_thread::sleep_for(milliseconds(10));
-    for (const StartedNode& n : nodes_) remove_node_file(run_dir_, n.name);
+    for (const StartedNode& n : nodes_) {
+      remove_node_file(run_dir_, n.name);
+      remove_node_file(run_dir_, gateway_entry(n.name));
+    }
     remove_node_file(run_dir_, head_entry);
   }
 
@@ -327,9 +385,10 @@ void add_up(CLI::App& app, int& exit_code) {
                      "a model in place of the configured one; random:NAME[:LAYERS] has random weights");
   command->callback([args, &exit_code] {
     const std::string& model = args->model.model;
-    exit_code = Start(actors::load_cluster_config(args->config),
-                      model.empty() ? "" : model::resolve_model(model, fs::current_path()))
-                    .run();
+    const std::string path = model.empty() ? "" : model::resolve_model(model, fs::current_path());
+    auto config = actors::load_cluster_config(args->config);
+    if (!path.empty()) actors::replace_model(config, path);
+    exit_code = Start(std::move(config), path).run();
   });
 }
 

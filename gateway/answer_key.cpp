@@ -103,7 +103,9 @@ std::string canonical_request(const json::object& request) {
   return out;
 }
 
-std::string answer_key(const std::string& secret, std::string_view tenant, const KeyContext& context,
+std::string answer_key_of(const std::string& secret) { return actors::derive_key(secret, "answer-key"); }
+
+std::string answer_key(const std::string& key, std::string_view tenant, const KeyContext& context,
                        const json::object& request) {
   std::string message;
   for (const std::string_view text :
@@ -115,7 +117,7 @@ std::string answer_key(const std::string& secret, std::string_view tenant, const
   append_number(message, context.end_tokens.size());
   for (const int32_t id : context.end_tokens) append_number(message, static_cast<uint64_t>(id));
   message += canonical_request(request);
-  return actors::hmac_sha256(actors::derive_key(secret, "answer-key"), message);
+  return actors::hmac_sha256(key, message);
 }
 
 }  // namespace convoy::gateway

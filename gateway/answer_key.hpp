@@ -18,9 +18,10 @@ struct KeyContext {
   std::vector<int32_t> end_tokens;
 };
 
-/// HMAC-SHA-256, 32 raw bytes, over tenant, context and canonical_request. secret:
-/// actors::load_or_create_secret's.
-std::string answer_key(const std::string& secret, std::string_view tenant, const KeyContext& context,
+/// What the cluster's secret gives for the next function's key.
+std::string answer_key_of(const std::string& secret);
+/// HMAC-SHA-256, 32 raw bytes, over tenant, context and canonical_request. key: answer_key_of()'s.
+std::string answer_key(const std::string& key, std::string_view tenant, const KeyContext& context,
                        const boost::json::object& request);
 
 /// The request as bytes that are equal exactly when everything in it is equal but the order of an object's

@@ -23,13 +23,19 @@ struct Facts {
   uint32_t queue_ms = 0, prefill_ms = 0, decode_ms = 0, preempted_ms = 0;
 };
 
+/// Under which name the answer cache has an answer; empty: it is neither looked up nor kept.
+struct CacheKey {
+  std::string name;
+  uint64_t variants_revision = 0;  // Readiness's, when it was made
+};
+
 class Choice {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// edge and request must outlive it. number: which of the answers to this prompt. cache_key: empty if it is
-  /// neither looked up nor kept.
-  Choice(Edge& edge, const CompletionRequest& request, Prompt prompt, uint32_t number, std::string cache_key);
+  /// edge, model and request must outlive it. number: which of the answers to this prompt.
+  Choice(Edge& edge, const ServedModel& model, const CompletionRequest& request, Prompt prompt,
+         uint32_t number, CacheKey cache_key);
   ~Choice();  // nothing is left running
   Choice(const Choice&) = delete;
   Choice& operator=(const Choice&) = delete;
@@ -37,13 +43,20 @@ class Choice {
   /// What all choices of a request are asked with.
   struct Asking {
     std::string request_id;
-    std::string tenant;
+    std::string tenant;  // who gets the share
+    std::string salt;    // whose prompts it may find in the KV cache
     std::shared_ptr<Mailbox> mailbox;
     Clock::time_point began;
     uint64_t deadline_ms;  // Unix time
   };
   /// Registers the mailbox, then mails Generate: its answers cannot overtake that.
   void ask(const Asking& asking);
+
+  /// What the cluster ran of it is forgotten there: until it is asked again, nothing more comes.
+  void interrupt();
+  /// Then: to go on behind the tokens that it has. The error as below.
+  std::optional<ApiError> ask_again();
+  bool goes_on() const { return state_ == State::interrupted || (state_ == State::asked && attempt_ > 0); }
 
   /// What the cluster says; the error, if any, is why there will be no whole answer.
   std::optional<ApiError> take(schema::Accepted::Reader accepted);
@@ -57,9 +70,10 @@ class Choice {
   void release();
 
   uint64_t number() const { return number_; }
-  bool started() const { return state_ != State::asked; }  // the cluster took it, or the cache has it
-  bool cacheable() const { return !cache_key_.empty(); }
+  bool started() const { return started_; }  // the cluster took it, or the cache has it
+  bool cacheable() const { return !cache_key_.name.empty(); }
   bool hit() const { return hit_; }
+  const std::string& pipeline() const { return pipeline_; }  // that accepted it; empty: none did
   std::optional<FinishReason> finish_reason() const { return reader_.finish_reason(); }
   /// The prompt of several answers counts once.
   Usage usage() const {
@@ -77,32 +91,40 @@ class Choice {
 
  private:
   enum class State {
-    asked,     // nothing heard yet: the cluster may be at work on it
-    accepted,  // the cluster is at work on it
-    over,      // nothing runs: it came from the cache, the cluster said its last word
-    released,  // nobody waits, or it was not asked yet
+    asked,        // nothing heard yet: the cluster may be at work on it
+    accepted,     // the cluster is at work on it
+    over,         // nothing runs: it came from the cache, the cluster said its last word
+    interrupted,  // nothing runs: it is to be asked again
+    released,     // nobody waits, or it was not asked yet
   };
+  void await_cluster();
+  std::optional<ApiError> end_of_whole(bool stopped);
   void started(bool from_cache);
   void learn(schema::RequestFacts::Reader facts);
   void count(uint32_t new_tokens);
   void store();
 
   Edge& edge_;
+  const ServedModel& model_;
   const CompletionRequest& request_;
-  Prompt prompt_;  // its tokens: until they are mailed
+  Prompt prompt_;                          // its tokens: until they are mailed
+  schema::Frame<schema::Generate> asked_;  // if it may have to be asked again
+  uint32_t attempt_ = 0;                   // answers of another one are not ours
+  std::vector<int32_t> ids_;               // that it has, if it may
   const size_t prompt_tokens_;
   const uint32_t which_;  // of the answers to this prompt
-  const std::string cache_key_;
+  const CacheKey cache_key_;
   const uint64_t number_;
   AnswerReader reader_;
   State state_ = State::released;
-  bool hit_ = false, counted_ = false, end_told_ = false;
+  std::string pipeline_;  // that accepted it
+  bool started_ = false, hit_ = false, counted_ = false, end_told_ = false;
   Piece piece_;  // not yet taken
   Piece whole_;  // all tokens, for an answer in one body and for the cache
   Clock::time_point began_;
   std::optional<Clock::time_point> first_token_;
   Clock::time_point last_token_;
-  Facts facts_;
+  Facts facts_, facts_before_;  // of all attempts; of those before this one
   Intervals between_tokens_;
 };
 

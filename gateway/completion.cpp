@@ -3,6 +3,7 @@
 #include <kj/exception.h>
 
 #include <algorithm>
+#include <set>
 
 #include "actors/process/log.hpp"
 #include "gateway/answer_key.hpp"
@@ -20,6 +21,9 @@ constexpr size_t inline_body_bytes_max = 16 << 10;
 
 // What a long body may take for each of its bytes until it is a prompt: parsed, rendered, as tokens.
 constexpr uint64_t memory_per_body_byte = 16;
+
+// Of a Generate: keys, names, sampling.
+constexpr uint64_t bytes_beside_prompt = 16 << 10;
 
 /// Bytes that are counted as long as it lives.
 class Counted {
@@ -55,6 +59,13 @@ std::string shortened(std::string text) {
   return text.substr(0, end) + "…";
 }
 
+ApiError no_such_model(const ServedModels& models, const std::string& name) {
+  std::string served;
+  for (const std::string& id : models.ids()) served += (served.empty() ? "'" : ", '") + id + "'";
+  return {404, "the model '" + name + "' does not exist; this cluster serves " + served, "model",
+          "model_not_found"};
+}
+
 int64_t unix_ms() {
   using namespace std::chrono;
   return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
@@ -64,11 +75,13 @@ int64_t unix_ms() {
 
 const ApiError no_memory{503, "there is no memory for this request now", {}, "no_memory", 1000};
 
-Completion::Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint)
+Completion::Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint,
+                       const Caller& caller)
     : edge_(edge),
       connection_(connection),
       http_(http),
       endpoint_(endpoint),
+      caller_(caller),
       body_(std::move(http.body())),
       mailbox_(std::make_shared<Mailbox>(
           connection.executor(), began_ + std::chrono::milliseconds(edge.options.request_timeout_ms))) {}
@@ -102,8 +115,8 @@ asio::awaitable<Completion::After> Completion::run() {
 
 /// Before any work for a request that would be rejected after it: while there are more than can be served,
 /// their refusals must not cost what serving takes.
-std::optional<ApiError> Completion::overload() const {
-  const auto overload = edge_.readiness->overload(Readiness::Clock::now());
+std::optional<ApiError> Completion::overload(const std::optional<std::string>& model) const {
+  const auto overload = edge_.readiness->overload(Readiness::Clock::now(), model);
   if (!overload) return std::nullopt;
   return overloaded(overload->reason, overload->retry_after_ms);
 }
@@ -126,18 +139,22 @@ std::optional<ApiError> Completion::understand() {
   discard(body_);
   if (auto* error = std::get_if<ApiError>(&parsed)) return *error;
   request_ = std::get<CompletionRequest>(std::move(parsed));
-  if (request_.model != edge_.model.id)
-    return ApiError{
-        404,
-        "the model '" + request_.model + "' does not exist; this cluster serves '" + edge_.model.id + "'",
-        "model", "model_not_found"};
-  const bool cacheable = request_.deterministic() && !edge_.cache_secret.empty() && !told_not_to_cache(http_);
+  model_ = edge_.models.find(request_.model);
+  if (!model_) return no_such_model(edge_.models, request_.model);
+  if (auto error = overload(model_->id)) return error;  // others may have room
+  (*request_.body)["model"] = model_->id;               // whatever name it was asked by, the answer is one
+  const bool cacheable = request_.deterministic() && !edge_.answer_key.empty() && !told_not_to_cache(http_);
   for (size_t i = 0; i < request_.prompt_count(); ++i) {
-    auto encoded = encode_prompt(request_, i, edge_.model, edge_.options, stop_.get_token());
+    auto encoded = encode_prompt(request_, i, *model_, edge_.options, stop_.get_token());
     if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
     auto& prompt = std::get<Prompt>(encoded);
+    if (prompt.tokens.size() * sizeof(int32_t) + bytes_beside_prompt > edge_.options.frame_bytes_max)
+      return bad_request("the prompt's " + std::to_string(prompt.tokens.size()) +
+                             " tokens do not fit into a frame (link.bulk_frame_bytes_max)",
+                         request_.endpoint == Endpoint::chat ? "messages" : "prompt");
     for (uint32_t k = 0; k < request_.choices; ++k)
-      choices_.emplace_back(edge_, request_, prompt, k, cacheable ? make_key(i, k, prompt) : std::string());
+      choices_.emplace_back(edge_, *model_, request_, prompt, k,
+                            cacheable ? make_key(i, k, prompt) : CacheKey());
   }
   discard(request_.body);
   discard(request_.prompts);
@@ -145,13 +162,13 @@ std::optional<ApiError> Completion::understand() {
 }
 
 /// Of one answer to one prompt: the same whether it was asked for alone or beside others.
-std::string Completion::make_key(size_t index, uint32_t choice, const Prompt& prompt) {
-  const ServedModel& model = edge_.model;
+CacheKey Completion::make_key(size_t index, uint32_t choice, const Prompt& prompt) {
+  const ServedModel& model = *model_;
   KeyContext context;
   context.weights_digest = model.weights_digest.get();
-  const std::string variants = edge_.readiness->kernel_variants();
-  if (context.weights_digest.empty() || variants.empty()) return {};  // not known yet who would answer
-  context.kernel_variant = model.kernel_variant + "\n" + variants;
+  const Readiness::Variants variants = edge_.readiness->kernel_variants(model.id);
+  if (context.weights_digest.empty() || variants.text.empty()) return {};  // not known yet who would answer
+  context.kernel_variant = model.kernel_variant + "\n" + variants.text;
   if (model.tokenizer) context.tokenizer_digest = model.tokenizer->digest();
   if (model.chat) context.template_id = model.chat->sha256();
   // The same messages are another prompt tomorrow.
@@ -170,17 +187,19 @@ std::string Completion::make_key(size_t index, uint32_t choice, const Prompt& pr
   if (endpoint_ == Endpoint::completions) (*request_.body)["prompt"] = prompt_value(request_.prompts[index]);
   if (request_.choices > 1 && request_.seeded)
     (*request_.body)["seed"] = static_cast<int64_t>(request_.seed_of(choice));
-  return answer_key(edge_.cache_secret, {}, context,
-                    *request_.body);  // tenants come with a later version's keys
+  return {answer_key(edge_.answer_key, caller_.tenant, context, *request_.body), variants.revision};
 }
 
 void Completion::ask() {
-  writer_.emplace(edge_.model, request_, id_, unix_ms() / 1000);
+  writer_.emplace(*model_, request_, id_, unix_ms() / 1000);
   const auto deadline_ms = static_cast<uint64_t>(unix_ms()) + edge_.options.request_timeout_ms;
+  const bool has_tenant = !caller_.tenant.empty();
   // Who does not say who he is shares with nobody.
-  const std::string tenant =
-      request_.user.empty() ? "connection " + connection_.peer() : "user " + request_.user;
-  for (Choice& choice : choices_) choice.ask({id_, tenant, mailbox_, began_, deadline_ms});
+  const std::string tenant = has_tenant              ? "tenant " + caller_.tenant
+                             : request_.user.empty() ? "connection " + connection_.peer()
+                                                     : "user " + request_.user;
+  const std::string salt = has_tenant ? tenant + " " + request_.user : request_.user;
+  for (Choice& choice : choices_) choice.ask({id_, tenant, salt, mailbox_, began_, deadline_ms});
 }
 
 asio::awaitable<Completion::After> Completion::converse() {
@@ -188,6 +207,7 @@ asio::awaitable<Completion::After> Completion::converse() {
     do take(co_await mailbox_->next());
     while (!mailbox_->empty() && state_ != State::gone && !failure_ && !whole());
     if (failure_) co_return co_await fail(*failure_);
+    if (std::ranges::none_of(choices_, &Choice::goes_on)) mailbox_->patience_until({});
     for (Choice& choice : choices_)
       if (choice.finish_reason()) choice.settle();
     if (state_ != State::gone && request_.stream && started() && !co_await write_pieces())
@@ -226,6 +246,19 @@ void Completion::take(Event event) {
       deliver(*schema::Reading(*rejected));
     } else if (auto* lost = std::get_if<ClusterLost>(&event)) {
       failure_ = ApiError{503, "the cluster cannot be reached: " + lost->reason, {}, "not_ready", 1000};
+    } else if (auto* away = std::get_if<ClusterAway>(&event)) {
+      for (Choice& choice : choices_) choice.interrupt();
+      mailbox_->patience_until(away->since + std::chrono::milliseconds(edge_.options.head_wait_ms));
+    } else if (std::holds_alternative<ClusterServes>(event)) {
+      for (Choice& choice : choices_)
+        if (auto error = choice.ask_again()) failure_ = std::move(error);
+    } else if (std::holds_alternative<AwayTooLong>(event)) {
+      failure_ = ApiError{503,
+                          "the head was away, or refused to go on, for more than " +
+                              std::to_string(edge_.options.head_wait_ms) + " ms (gateway.head_wait_ms)",
+                          {},
+                          "not_ready",
+                          1000};
     } else if (std::holds_alternative<ClientGone>(event)) {
       state_ = State::gone;
     } else if (std::holds_alternative<Stopping>(event)) {
@@ -348,6 +381,16 @@ std::string Completion::finish_word() const {
   return cut ? "length" : "stop";
 }
 
+/// That answered its choices, each once.
+std::string Completion::pipelines() const {
+  std::set<std::string> names;
+  for (const Choice& choice : choices_)
+    if (!choice.pipeline().empty()) names.insert(choice.pipeline());
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ",") + name;
+  return text;
+}
+
 /// Of several choices: the times of the one that took longest in each.
 Facts Completion::facts() const {
   Facts all;
@@ -377,7 +420,10 @@ void Completion::log_end() const {
                             {"request", connection_.request_id()},
                             {"peer", connection_.peer()},
                             {"endpoint", endpoint_ == Endpoint::chat ? "chat_completions" : "completions"},
+                            {"key", caller_.key_id},
+                            {"tenant", caller_.tenant},
                             {"model", shortened(request_.model)},
+                            {"pipeline", pipelines()},
                             {"status", status_},
                             {"reason", reason_},
                             {"finish", finish_word()},

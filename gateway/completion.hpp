@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <string>
 
+#include "gateway/admission.hpp"
 #include "gateway/choice.hpp"
 #include "gateway/connection.hpp"
 #include "gateway/edge.hpp"
@@ -26,7 +27,7 @@ class Completion {
   };
 
   /// All references must outlive it. Takes the request's body.
-  Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint);
+  Completion(Edge& edge, Connection& connection, HttpRequest& http, Endpoint endpoint, const Caller& caller);
   ~Completion();  // nothing is left running: its choices see to that
   Completion(const Completion&) = delete;
   Completion& operator=(const Completion&) = delete;
@@ -44,10 +45,10 @@ class Completion {
     gone,       // the client left
   };
 
-  std::optional<ApiError> overload() const;
+  std::optional<ApiError> overload(const std::optional<std::string>& model = {}) const;
   asio::awaitable<std::optional<ApiError>> prepare();
   std::optional<ApiError> understand();
-  std::string make_key(size_t index, uint32_t choice, const Prompt& prompt);
+  CacheKey make_key(size_t index, uint32_t choice, const Prompt& prompt);
   void ask();
   asio::awaitable<After> converse();
   void take(Event event);
@@ -66,15 +67,18 @@ class Completion {
   Facts facts() const;
   const char* cache_word() const;
   std::string finish_word() const;
+  std::string pipelines() const;
   void log_end() const;
 
   Edge& edge_;
   Connection& connection_;
   const HttpRequest& http_;
   const Endpoint endpoint_;
+  const Caller& caller_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
-  std::string body_;           // until it is understood
-  CompletionRequest request_;  // of what it says of the prompts, nothing is kept behind understand()
+  std::string body_;                    // until it is understood
+  CompletionRequest request_;           // of what it says of the prompts, nothing is kept behind understand()
+  const ServedModel* model_ = nullptr;  // that it asks for, once it is understood
   std::string id_;
   const std::shared_ptr<Mailbox> mailbox_;  // of all choices
   std::stop_source stop_;                   // nobody waits for the prompts any more

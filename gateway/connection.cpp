@@ -1,11 +1,9 @@
 #include "gateway/connection.hpp"
 
-#include <linux/sockios.h>
 #include <netinet/tcp.h>
-#include <sys/ioctl.h>
 
 #include <algorithm>
-#include <array>
+#include <cstddef>
 #include <ctime>
 #include <sstream>
 #include <utility>
@@ -15,14 +13,11 @@
 namespace convoy::gateway {
 
 using boost::system::error_code;
-using namespace std::chrono_literals;
 
 namespace {
 
-constexpr size_t read_ahead_bytes = 64 << 10;       // beside the header: body and pipelined requests
-constexpr auto linger_timeout = 1s;                 // after our last byte, until the client closes
-constexpr uint64_t linger_bytes_max = 64ull << 20;  // thrown away meanwhile
-constexpr auto reset_delivery_timeout = 500ms;      // until the last bytes before a reset are acknowledged
+constexpr size_t read_ahead_bytes = 64 << 10;  // beside the header: body and pipelined requests
+constexpr size_t first_bytes_max = 512;        // that Beast reads at a time, at least
 
 /// HTTP's form of the time, such as "Sun, 06 Nov 1994 08:49:37 GMT".
 std::string http_date() {
@@ -68,6 +63,7 @@ HttpResponse json_response(unsigned status, std::string body) {
 
 HttpResponse error_response(const ApiError& error) {
   HttpResponse response = json_response(error.status, error_body(error));
+  if (error.status == 401) response.set(http::field::www_authenticate, "Bearer");
   if (error.retry_after_ms) {
     response.set(http::field::retry_after, std::to_string((uint64_t{error.retry_after_ms} + 999) / 1000));
     response.set("retry-after-ms", std::to_string(error.retry_after_ms));
@@ -84,29 +80,18 @@ std::string last_words(const ApiError& error) {
   return std::move(bytes).str();
 }
 
-void send_last_words(int socket, std::string_view words) {
-  // They fit a fresh socket's buffer; a client that is gone already misses nothing. What it sent is read, as
-  // far as it is there: closing on it would reset the connection.
-  (void)::send(socket, words.data(), words.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  ::shutdown(socket, SHUT_WR);
-  std::array<char, 16 << 10> thrown_away;
-  for (uint64_t bytes = 0; bytes < linger_bytes_max;) {
-    const ssize_t got = ::recv(socket, thrown_away.data(), thrown_away.size(), MSG_DONTWAIT);
-    if (got <= 0) return;
-    bytes += static_cast<uint64_t>(got);
-  }
-}
-
-Connection::Connection(tcp::socket socket, const GatewayOptions& options)
-    : socket_(std::move(socket)),
+Connection::Connection(tcp::socket socket, const GatewayOptions& options,
+                       std::shared_ptr<asio::ssl::context> tls)
+    : stream_(std::move(socket)),
+      tls_(std::move(tls)),
       options_(options),
       buffer_(options.header_bytes_max + read_ahead_bytes),
-      limit_(socket_.get_executor()),
-      settled_(socket_.get_executor()) {
-  notice_lost_peer(socket_, options.write_timeout_ms);
+      limit_(stream_.get_executor()),
+      settled_(stream_.get_executor()) {
+  notice_lost_peer(this->socket(), options.write_timeout_ms);
   error_code ignored;  // a socket that is gone already says so at the first read
   std::ostringstream peer;
-  peer << socket_.remote_endpoint(ignored);
+  peer << this->socket().remote_endpoint(ignored);
   peer_ = peer.str();
 }
 
@@ -138,17 +123,21 @@ void Connection::arm_write() {
 void Connection::expire() {
   expired_ = true;
   error_code ignored;
-  socket_.cancel(ignored);
+  socket().cancel(ignored);
 }
 
-/// Of what we wrote: acknowledged by the client's system, which takes no more than the client reads and its
+/// Of what went out: acknowledged by the client's system, which takes no more than the client reads and its
 /// buffer holds.
-uint64_t Connection::bytes_taken() const {
-  int unacknowledged = 0;
-  const bool known =
-      ::ioctl(const_cast<tcp::socket&>(socket_).native_handle(), SIOCOUTQ, &unacknowledged) == 0;
-  const uint64_t waiting = known ? static_cast<uint64_t>(unacknowledged) : 0;
-  return written_ - std::min(written_, waiting);
+uint64_t Connection::bytes_taken() {
+  // What the kernel says behind that (linux/tcp.h, which cannot stand beside netinet/tcp.h).
+  struct {
+    tcp_info known;
+    uint64_t pacing_rate, pacing_rate_max, bytes_acknowledged;
+  } info{};
+  static_assert(offsetof(decltype(info), bytes_acknowledged) == 120);
+  socklen_t size = sizeof info;
+  ::getsockopt(socket().native_handle(), IPPROTO_TCP, TCP_INFO, &info, &size);  // a socket that is gone: 0
+  return info.bytes_acknowledged;
 }
 
 void Connection::disarm() {
@@ -159,7 +148,7 @@ void Connection::disarm() {
 void Connection::interrupt() {
   interrupted_ = true;
   error_code ignored;
-  if (waiting_for_request_) socket_.cancel(ignored);
+  if (waiting_for_request_) socket().cancel(ignored);
 }
 
 std::variant<HttpRequest, ApiError, Connection::Closed> Connection::explain(const error_code& ec,
@@ -186,13 +175,22 @@ std::variant<HttpRequest, ApiError, Connection::Closed> Connection::explain(cons
 asio::awaitable<error_code> Connection::await_next_request() {
   error_code ec;
   if (std::exchange(first_, false) || buffer_.size() > 0) co_return ec;
+  make_room();
   arm(options_.keepalive_timeout_ms);
-  co_await socket_.async_wait(tcp::socket::wait_read, asio::redirect_error(asio::use_awaitable, ec));
+  buffer_.commit(co_await stream_.async_read_some(buffer_.prepare(first_bytes_max),
+                                                  asio::redirect_error(asio::use_awaitable, ec)));
   disarm();
   co_return ec;
 }
 
-asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connection::read_request() {
+/// For as much as Beast reads at least. If there is no memory for it, that ends this coroutine with an error:
+/// what Beast throws inside of its own operation nobody catches, and whoever waits for it waits for ever.
+void Connection::make_room() {
+  buffer_.reserve(std::min(buffer_.size() + first_bytes_max, buffer_.max_size()));
+}
+
+asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connection::read_request(
+    const Admit& admit) {
   http::request_parser<http::string_body> parser;
   parser.header_limit(static_cast<uint32_t>(options_.header_bytes_max));
   parser.body_limit(options_.body_bytes_max);
@@ -200,13 +198,17 @@ asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connect
   answering_ = false;
   request_id_ = random_id("req-");
   version_ = 11;
+  head_only_ = false;
   if (interrupted_) co_return Closed{};
 
   waiting_for_request_ = true;
   error_code ec = co_await await_next_request();
   if (ec) co_return Closed{};
   arm(options_.header_timeout_ms);
-  co_await http::async_read_header(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
+  while (!ec && !parser.is_header_done()) {
+    make_room();
+    co_await http::async_read_some(stream_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
+  }
   disarm();
   waiting_for_request_ = false;
   header_read_at_ = std::chrono::steady_clock::now();
@@ -214,16 +216,19 @@ asio::awaitable<std::variant<HttpRequest, ApiError, Connection::Closed>> Connect
 
   const HttpHeader& header = parser.get().base();
   version_ = header.version();
+  head_only_ = parser.get().method() == http::verb::head;
   if (const auto given = given_request_id(header); !given.empty()) request_id_ = given;
   if (auto error = framing_error(header)) co_return *error;
   if (auto error = audience_error(header, options_.allowed_hosts)) co_return *error;
+  if (auto error = admit(header)) co_return *error;
   if (version_ >= 11 && beast::iequals(header[http::field::expect], "100-continue") && !parser.is_done()) {
     static constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
     if (!co_await write_buffers(asio::buffer(go_on))) co_return Closed{};
   }
   arm(options_.body_timeout_ms);
   buffer_.reserve(buffer_.max_size());  // Beast reads as much at a time as there is room: else 512 bytes
-  co_await http::async_read(socket_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
+  if (const auto bytes = parser.content_length()) parser.get().body().reserve(*bytes);  // see make_room()
+  co_await http::async_read(stream_, buffer_, parser, asio::redirect_error(asio::use_awaitable, ec));
   buffer_.shrink_to_fit();  // a connection that rests keeps none of it
   disarm();
   if (ec) co_return explain(ec, true);
@@ -237,10 +242,9 @@ asio::awaitable<bool> Connection::write_buffers(Buffers buffers) {
   for (error_code ec; asio::buffer_size(rest) > 0;) {
     arm_write();
     const size_t written =
-        co_await socket_.async_write_some(rest, asio::redirect_error(asio::use_awaitable, ec));
+        co_await stream_.async_write_some(rest, asio::redirect_error(asio::use_awaitable, ec));
     disarm();
     if (ec) co_return false;
-    written_ += written;
     rest.consume(written);
   }
   co_return true;
@@ -253,18 +257,17 @@ asio::awaitable<bool> Connection::write_message(const http::response<Body>& resp
   answering_ = true;
   for (error_code ec; header_only ? !serializer.is_header_done() : !serializer.is_done();) {
     arm_write();
-    written_ +=
-        co_await http::async_write_some(socket_, serializer, asio::redirect_error(asio::use_awaitable, ec));
+    co_await http::async_write_some(stream_, serializer, asio::redirect_error(asio::use_awaitable, ec));
     disarm();
     if (ec) co_return false;
   }
   co_return true;
 }
 
-asio::awaitable<bool> Connection::write(HttpResponse response, bool head_only) {
+asio::awaitable<bool> Connection::write(HttpResponse response) {
   mark(response);
   response.prepare_payload();
-  co_return co_await write_message(response, head_only);
+  co_return co_await write_message(response, head_only_);
 }
 
 /// HTTP/1.0 knows no chunks: there the connection's end is the stream's.
@@ -280,7 +283,9 @@ asio::awaitable<bool> Connection::begin_stream(http::response<http::empty_body> 
 asio::awaitable<bool> Connection::write_chunk(std::string_view data) {
   const asio::const_buffer bytes(data.data(), data.size());
   if (!chunked_) co_return co_await write_buffers(bytes);
-  co_return co_await write_buffers(http::make_chunk(bytes));
+  // In one piece: TLS would make three records of it.
+  const std::string chunk = beast::buffers_to_string(http::make_chunk(bytes));
+  co_return co_await write_buffers(asio::buffer(chunk));
 }
 
 asio::awaitable<bool> Connection::end_stream() {
@@ -297,7 +302,7 @@ void Connection::read_more() {
   const size_t room = buffer_.max_size() - buffer_.size();
   if (!on_gone_ || reading_ || room == 0) return;
   reading_ = true;
-  socket_.async_read_some(buffer_.prepare(std::min<size_t>(room, 4096)),
+  stream_.async_read_some(buffer_.prepare(std::min<size_t>(room, 4096)),
                           [self = shared_from_this()](error_code ec, size_t bytes) {
                             self->reading_ = false;
                             self->buffer_.commit(bytes);
@@ -311,49 +316,11 @@ void Connection::read_more() {
 asio::awaitable<void> Connection::stop_watching() {
   on_gone_ = nullptr;
   error_code ignored;
-  if (reading_) socket_.cancel(ignored);
+  if (reading_) socket().cancel(ignored);
   while (reading_) {
     settled_.expires_at(asio::steady_timer::time_point::max());
     co_await settled_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
   }
-}
-
-asio::awaitable<void> Connection::close() {
-  co_await stop_watching();
-  error_code ec;
-  socket_.shutdown(tcp::socket::shutdown_send, ec);
-  std::array<char, 16 << 10> thrown_away;
-  uint64_t bytes = 0;
-  arm(static_cast<uint32_t>(std::chrono::milliseconds(linger_timeout).count()));
-  while (!ec && !expired_ && bytes < linger_bytes_max)
-    bytes += co_await socket_.async_read_some(asio::buffer(thrown_away),
-                                              asio::redirect_error(asio::use_awaitable, ec));
-  disarm();
-  socket_.close(ec);
-}
-
-asio::awaitable<void> Connection::reset() {
-  co_await stop_watching();
-  // A reset throws away what is not yet acknowledged: let the error event arrive first, within reason.
-  const auto give_up = std::chrono::steady_clock::now() + reset_delivery_timeout;
-  int unacknowledged = 0;
-  while (::ioctl(socket_.native_handle(), SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0 &&
-         std::chrono::steady_clock::now() < give_up) {
-    error_code ignored;
-    settled_.expires_after(2ms);
-    co_await settled_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-  }
-  drop();
-}
-
-void Connection::drop(std::string_view last_words) {
-  on_gone_ = nullptr;
-  error_code ec;
-  if (!last_words.empty() && !answering_)
-    send_last_words(socket_.native_handle(), last_words);
-  else
-    socket_.set_option(asio::socket_base::linger(true, 0), ec);
-  socket_.close(ec);
 }
 
 }  // namespace convoy::gateway

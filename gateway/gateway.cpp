@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <boost/asio.hpp>
+#include <cassert>
 #include <new>
 #include <thread>
 #include <unordered_set>
 
+#include "actors/config_check.hpp"
 #include "actors/link/link_address.hpp"
 #include "actors/process/io_thread.hpp"
 #include "actors/process/log.hpp"
@@ -24,16 +26,18 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr size_t refusals_max = 32;    // clients being told that there are too many; more are just closed
-constexpr auto accept_retry = 100ms;   // the system has no memory for a connection, say
-constexpr auto shutdown_timeout = 3s;  // for sessions to say goodbye
+constexpr size_t refusals_max = 32;   // clients being told that there are too many; more are just closed
+constexpr auto accept_retry = 100ms;  // the system has no memory for a connection, say
+constexpr std::string_view default_model = "default";  // what clients name that do not care
+constexpr auto shutdown_timeout = 3s;                  // for sessions to say goodbye
 
 tcp::endpoint endpoint_of(const GatewayOptions& options) {
-  const auto endpoint = actors::loopback_endpoint(options.host, options.port);
-  if (!endpoint)
+  const auto endpoint = actors::numeric_endpoint(options.host, options.port);
+  if (!endpoint || !actors::is_gateway_guarded(options))
     throw InputError(
-        "'" + options.host + "' is not a loopback address, and this version has neither TLS nor keys",
-        "gateway.host", "use 127.0.0.1, ::1 or localhost");
+        "'" + options.host + "' is not a loopback address, or none, and there are no keys or no TLS",
+        "gateway.host",
+        "give gateway.keys_file, gateway.tls_certificate and gateway.tls_key, or use 127.0.0.1");
   return *endpoint;
 }
 
@@ -58,6 +62,23 @@ uint64_t first_request_number() {
 
 }  // namespace
 
+ServedModels::ServedModels(std::vector<ServedModel> list)
+    : list_(std::make_shared<const std::vector<ServedModel>>(std::move(list))) {
+  assert(!list_->empty());
+}
+
+const ServedModel* ServedModels::find(std::string_view name) const {
+  for (const ServedModel& model : *list_)
+    if (model.id == name || std::ranges::find(model.aliases, name) != model.aliases.end()) return &model;
+  return name == default_model ? &list_->front() : nullptr;
+}
+
+std::vector<std::string> ServedModels::ids() const {
+  std::vector<std::string> ids;
+  for (const ServedModel& model : *list_) ids.push_back(model.id);
+  return ids;
+}
+
 struct Gateway::Impl {
   caf::actor_system& system;
   Edge edge;
@@ -75,16 +96,20 @@ struct Gateway::Impl {
   uint16_t port = 0;
   std::vector<std::thread> threads;
 
-  Impl(caf::actor_system& system, GatewayOptions options, ServedModel model,
-       std::shared_ptr<prometheus::Registry> metrics, std::shared_ptr<Readiness> readiness)
+  Impl(caf::actor_system& system, GatewayOptions options, const ServedModels& models,
+       std::shared_ptr<prometheus::Registry> metrics, Line line, std::unique_ptr<KeyRing> keys,
+       std::shared_ptr<HeardKeys> heard_keys, std::unique_ptr<HttpsCertificate> certificate)
       : system(system),
         edge{std::move(options),
-             std::move(model),
-             Metrics(std::move(metrics)),
-             readiness,
-             spawn_gateway_actor(system, edge.options.node, readiness),
-             {},
-             {},
+             models,
+             Metrics(std::move(metrics), models.ids()),
+             std::move(line.readiness),
+             std::move(line.reach),
+             std::move(keys),
+             std::move(heard_keys),
+             std::move(certificate),
+             std::move(line.mailroom),
+             line.outlives_head,
              {},
              first_request_number()},
         io(static_cast<int>(edge.options.threads)) {}
@@ -101,6 +126,16 @@ struct Gateway::Impl {
                            ": " + ec.message(),
                        "gateway.port", mend_of(ec.value(), "choose a free port, or end what uses this one"));
     port = acceptor.local_endpoint().port();
+  }
+
+  void open(std::string answer_key, ServeFrom from) {
+    connections_max = connections_allowed(edge.options);
+    edge.answer_key = std::move(answer_key);
+    caf::anon_send(edge.mailroom, std::move(from));
+    asio::co_spawn(strand, accept(), [this](std::exception_ptr fault) { report(fault); });
+    for (uint32_t i = 0; i < edge.options.threads; ++i)
+      threads.emplace_back([this] { actors::run_io(io, "gateway"); });
+    log::info("gateway.listening", {{"host", edge.options.host}, {"port", port}});
   }
 
   static bool out_of_descriptors(const error_code& ec) {
@@ -127,7 +162,8 @@ struct Gateway::Impl {
     if (ec) {
       log::warn_limited("gateway.accept_failed", {{"why", ec.message()}});
       if (out_of_descriptors(ec) &&
-          spare.answer_one(acceptor.native_handle(), last_words(too_many_connections))) {
+          spare.answer_one(acceptor.native_handle(),
+                           edge.certificate ? std::string() : last_words(too_many_connections))) {
         edge.metrics.connections_refused.Increment();
         co_return;
       }
@@ -163,7 +199,7 @@ struct Gateway::Impl {
     if (refusals == refusals_max) return;  // the socket's destructor closes it
     ++refusals;
     const auto executor = socket.get_executor();
-    asio::co_spawn(executor, refuse(std::move(socket), edge.options),
+    asio::co_spawn(executor, refuse(std::move(socket), edge),
                    asio::bind_executor(strand, [this](std::exception_ptr fault) {
                      report(fault);
                      --refusals;
@@ -230,11 +266,22 @@ struct Gateway::Impl {
   }
 };
 
-Gateway::Gateway(caf::actor_system& system, GatewayOptions options, ServedModel model,
+Gateway::Gateway(caf::actor_system& system, GatewayOptions options, const ServedModels& models,
                  std::shared_ptr<prometheus::Registry> metrics) {
-  auto readiness = std::make_shared<Readiness>(std::chrono::milliseconds(options.readiness_period_ms));
-  impl_ = std::make_unique<Impl>(system, std::move(options), std::move(model), std::move(metrics),
-                                 std::move(readiness));
+  auto keys = open_keys(options.keys_file);  // these may throw, and no actor is there yet, which would stay
+  auto certificate = open_certificate(options.tls_certificate, options.tls_key);
+  auto line =
+      open_line(system, options.node, std::chrono::milliseconds(options.readiness_period_ms), models.ids());
+  impl_ = std::make_unique<Impl>(system, std::move(options), models, std::move(metrics), std::move(line),
+                                 std::move(keys), nullptr, std::move(certificate));
+}
+
+Gateway::Gateway(caf::actor_system& system, GatewayOptions options, const ServedModels& models,
+                 std::shared_ptr<prometheus::Registry> metrics, Line line, std::shared_ptr<HeardKeys> keys) {
+  auto certificate = open_certificate(options.tls_certificate, options.tls_key);
+  line.readiness->serve(models.ids());
+  impl_ = std::make_unique<Impl>(system, std::move(options), models, std::move(metrics), std::move(line),
+                                 nullptr, std::move(keys), std::move(certificate));
 }
 
 Gateway::~Gateway() {
@@ -251,23 +298,35 @@ actors::GatewayActor Gateway::actor() const { return impl_->edge.mailroom; }
 
 uint16_t Gateway::port() const { return impl_->port; }
 
+void Gateway::look() {
+  if (impl_->edge.keys) impl_->edge.keys->look();
+  if (impl_->edge.certificate) impl_->edge.certificate->look();
+}
+
 std::future<void> Gateway::drain() {
   impl_->drain();
   return impl_->drained.get_future();
 }
 
-void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::string cache_secret) {
+uint32_t Gateway::connections() const {
+  return static_cast<uint32_t>(impl_->edge.metrics.connections.Value());
+}
+
+std::string Gateway::why_not_ready() const { return impl_->edge.readiness->why_not(Readiness::Clock::now()); }
+
+std::shared_ptr<const ApiKeys> Gateway::keys() const {
+  return impl_->edge.keys ? impl_->edge.keys->get() : nullptr;
+}
+
+void Gateway::serve(actors::CacheActor cache, actors::RouterActor router, std::string answer_key) {
   impl_->bind();
-  impl_->connections_max = connections_allowed(impl_->edge.options);
-  impl_->edge.cache = std::move(cache);
-  impl_->edge.router = std::move(router);
-  impl_->edge.cache_secret = std::move(cache_secret);
-  caf::anon_send(impl_->edge.mailroom,
-                 ServeFrom{impl_->io.get_executor(), impl_->edge.cache, impl_->edge.router});
-  asio::co_spawn(impl_->strand, impl_->accept(), [this](std::exception_ptr fault) { impl_->report(fault); });
-  for (uint32_t i = 0; i < impl_->edge.options.threads; ++i)
-    impl_->threads.emplace_back([this] { actors::run_io(impl_->io, "gateway"); });
-  log::info("gateway.listening", {{"host", impl_->edge.options.host}, {"port", impl_->port}});
+  impl_->edge.reach->set(cache, router);
+  impl_->open(std::move(answer_key), {impl_->io.get_executor(), std::move(cache), std::move(router)});
+}
+
+void Gateway::serve(std::string answer_key) {
+  impl_->bind();
+  impl_->open(std::move(answer_key), {impl_->io.get_executor(), {}, {}});
 }
 
 }  // namespace convoy::gateway

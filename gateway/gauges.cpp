@@ -102,8 +102,8 @@ std::vector<MetricFamily> cluster_gauges(const Readiness& readiness, Readiness::
       family("convoy_stage_bubble_ratio", "Share of the latest second or so without a step to compute");
   MetricFamily restarts = family("convoy_stage_restarts_total", "Processes that took an earlier one's place",
                                  MetricType::Counter);
-  for (const auto& [instance, view] : readiness.pipelines(now)) {
-    const Labels labels{{"pipeline", std::to_string(instance)}};
+  for (const auto& [name, view] : readiness.pipelines(now)) {
+    const Labels labels{{"model", view.model}, {"pipeline", name}};
     add(running, view.running, labels);
     for (const char* what : {"slots", "blocks"}) {
       Labels lacks = labels;

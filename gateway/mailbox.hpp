@@ -3,10 +3,12 @@
 // the cluster says, from any thread; what ends the request early is put in front, on the session's strand,
 // where the session takes events out.
 
+#include <algorithm>
 #include <boost/asio.hpp>
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 
@@ -28,13 +30,20 @@ struct StepEnd {
 struct ClusterLost {  // cache or router are gone: nothing more will come
   std::string reason;
 };
+struct ClusterAway {  // what it was asked for it has forgotten: it may be asked anew
+  std::string reason;
+  std::chrono::steady_clock::time_point since;
+};
+struct ClusterServes {};  // the time to do that
+struct AwayTooLong {};    // it did not come
 struct ClientGone {};
 struct Stopping {};  // this gateway shuts down
 struct DeadlineOver {};
 
-using Event = std::variant<schema::Frame<schema::Accepted>, schema::Frame<schema::Rejected>, StepAnswer,
-                           StepEnd, schema::Frame<schema::Tokens>, schema::Frame<schema::Finished>,
-                           ClusterLost, ClientGone, Stopping, DeadlineOver>;
+using Event =
+    std::variant<schema::Frame<schema::Accepted>, schema::Frame<schema::Rejected>, StepAnswer, StepEnd,
+                 schema::Frame<schema::Tokens>, schema::Frame<schema::Finished>, ClusterLost, ClusterAway,
+                 ClusterServes, AwayTooLong, ClientGone, Stopping, DeadlineOver>;
 
 class Mailbox : public std::enable_shared_from_this<Mailbox> {
  public:
@@ -54,11 +63,15 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
     events_.push_front(std::move(event));
     timer_.cancel();
   }
+  /// On the strand: from then on, AwayTooLong is what comes once nothing else does. Nothing: not at all.
+  void patience_until(std::optional<Clock::time_point> at) { patience_until_ = at; }
   /// On the strand, one waiter: the next event, or DeadlineOver.
   asio::awaitable<Event> next() {
     while (events_.empty()) {
-      if (Clock::now() >= deadline_) co_return DeadlineOver{};
-      timer_.expires_at(deadline_);
+      const auto now = Clock::now();
+      if (now >= deadline_) co_return DeadlineOver{};
+      if (patience_until_ && now >= *patience_until_) co_return AwayTooLong{};
+      timer_.expires_at(patience_until_ ? std::min(deadline_, *patience_until_) : deadline_);
       boost::system::error_code woken;
       co_await timer_.async_wait(asio::redirect_error(asio::use_awaitable, woken));
     }
@@ -76,6 +89,7 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   std::deque<Event> events_;
   asio::steady_timer timer_;
   Clock::time_point deadline_;
+  std::optional<Clock::time_point> patience_until_;
 };
 
 }  // namespace convoy::gateway

@@ -20,7 +20,7 @@ const auto buckets = time_buckets_s();
 
 }  // namespace
 
-Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
+Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry, const std::vector<std::string>& models)
     : registry_(std::move(registry)),
       requests_(BuildCounter()
                     .Name("convoy_gateway_requests_total")
@@ -34,11 +34,11 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
                  .Name("convoy_gateway_cache_total")
                  .Help("Answers by what X-Cache said: hit, miss or bypass")
                  .Register(*registry_)),
-      connection_events_(
-          BuildCounter()
-              .Name("convoy_gateway_connection_events_total")
-              .Help("Connections accepted, refused, left by the client or cut by us in mid-answer")
-              .Register(*registry_)),
+      connection_events_(BuildCounter()
+                             .Name("convoy_gateway_connection_events_total")
+                             .Help("Connections accepted, refused, without a TLS handshake, left by the "
+                                   "client or cut by us in mid-answer")
+                             .Register(*registry_)),
       first_token_(BuildHistogram()
                        .Name("convoy_gateway_first_token_seconds")
                        .Help("From the whole request to the first token of its answer")
@@ -49,8 +49,15 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
                    .Register(*registry_)),
       connections_accepted(connection_events_.Add({{"event", "accepted"}})),
       connections_refused(connection_events_.Add({{"event", "refused"}})),
+      handshakes_failed(connection_events_.Add({{"event", "handshake_failed"}})),
       clients_gone(connection_events_.Add({{"event", "client_gone"}})),
       streams_cut(connection_events_.Add({{"event", "stream_cut"}})),
+      resumed(
+          BuildCounter()
+              .Name("convoy_gateway_resumed_total")
+              .Help("Answers that were asked for anew, behind the tokens they had, as the head had been away")
+              .Register(*registry_)
+              .Add({})),
       connections(BuildGauge()
                       .Name("convoy_gateway_connections")
                       .Help("Connections that are open now")
@@ -66,16 +73,21 @@ Metrics::Metrics(std::shared_ptr<prometheus::Registry> registry)
               .Name("convoy_gateway_refusal_seconds")
               .Help("From the end of a request's header until it was told that there are too many")
               .Register(*registry_)
-              .Add({}, buckets)),
-      computed_(source("computed")),
-      cached_(source("cache")) {
+              .Add({}, buckets)) {
+  for (const std::string& model : models)
+    sources_.emplace(model, std::pair(source(model, "computed"), source(model, "cache")));
   for (const char* result : {"hit", "miss", "bypass"}) cache_.Add({{"result", result}});
 }
 
-Metrics::Source Metrics::source(const char* name) {
-  return {tokens_.Add({{"kind", "prompt"}, {"source", name}}),
-          tokens_.Add({{"kind", "completion"}, {"source", name}}),
-          first_token_.Add({{"source", name}}, buckets), request_.Add({{"source", name}}, buckets)};
+Metrics::Source Metrics::source(const std::string& model, const char* name) {
+  const prometheus::Labels labels{{"model", model}, {"source", name}};
+  const auto of_kind = [&labels](const char* kind) {
+    prometheus::Labels more = labels;
+    more.emplace("kind", kind);
+    return more;
+  };
+  return {tokens_.Add(of_kind("prompt")), tokens_.Add(of_kind("completion")),
+          first_token_.Add(labels, buckets), request_.Add(labels, buckets)};
 }
 
 void Intervals::add(double seconds, uint32_t count) {

@@ -6,8 +6,10 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gateway/readiness.hpp"
@@ -27,7 +29,8 @@ class Intervals {
 
 class Metrics {
  public:
-  explicit Metrics(std::shared_ptr<prometheus::Registry> registry);
+  /// models: the ids of all that are served.
+  Metrics(std::shared_ptr<prometheus::Registry> registry, const std::vector<std::string>& models);
 
   /// endpoint: a known route's label, "other", or "none" where no request could be read (a client must not
   /// make up label values). status: HTTP's, or 499 if the client left before its answer was whole. reason:
@@ -49,16 +52,19 @@ class Metrics {
     prometheus::Counter &prompt_tokens, &completion_tokens;
     prometheus::Histogram &first_token_seconds, &request_seconds;
   };
-  Source& of(bool hit) { return hit ? cached_ : computed_; }
+  Source& of(const std::string& model, bool hit) {
+    auto& [computed, cached] = sources_.at(model);
+    return hit ? cached : computed;
+  }
 
-  prometheus::Counter &connections_accepted, &connections_refused;
-  prometheus::Counter &clients_gone, &streams_cut;
+  prometheus::Counter &connections_accepted, &connections_refused, &handshakes_failed;
+  prometheus::Counter &clients_gone, &streams_cut, &resumed;
   prometheus::Gauge& connections;
   prometheus::Histogram &between_tokens_seconds, &refusal_seconds;
 
  private:
-  Source source(const char* name);
-  Source computed_, cached_;
+  Source source(const std::string& model, const char* name);
+  std::map<std::string, std::pair<Source, Source>> sources_;  // computed, from the cache; by model
 };
 
 }  // namespace convoy::gateway

@@ -80,12 +80,13 @@ json::object error_object(const ApiError& error) {
                                  {"code", or_null(error.code)}}}};
 }
 
-json::object model_object(const ServedModel& model) {
-  return {{"id", model.id},
+json::object model_object(const ServedModel& model, std::string_view name) {
+  return {{"id", name},
           {"object", "model"},
           {"created", model.created},
           {"owned_by", "convoy"},
-          {"max_model_len", model.context_tokens}};  // as vLLM names it
+          {"root", model.id},  // as vLLM names this and the next
+          {"max_model_len", model.context_tokens}};
 }
 
 }  // namespace
@@ -254,11 +255,17 @@ std::string error_body(const ApiError& error) { return json::serialize(error_obj
 
 std::string error_event(const ApiError& error) { return event(error_object(error)); }
 
-std::string model_body(const ServedModel& model) { return json::serialize(model_object(model)); }
+std::string model_body(const ServedModel& model, std::string_view name) {
+  return json::serialize(model_object(model, name));
+}
 
-std::string models_body(const ServedModel& model) {
+std::string models_body(const ServedModels& models) {
   json::object list{{"object", "list"}};
-  list["data"].emplace_array().push_back(model_object(model));
+  json::array& data = list["data"].emplace_array();
+  for (const ServedModel& model : models.list()) {
+    data.push_back(model_object(model, model.id));
+    for (const std::string& alias : model.aliases) data.push_back(model_object(model, alias));
+  }
   return json::serialize(list);
 }
 

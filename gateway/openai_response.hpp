@@ -60,8 +60,10 @@ class AnswerWriter {
 std::string error_body(const ApiError& error);
 /// What a stream says before it is cut off: the answer is not whole.
 std::string error_event(const ApiError& error);
-std::string model_body(const ServedModel& model);
-std::string models_body(const ServedModel& model);
+/// name: by which it is asked for, its id or an alias.
+std::string model_body(const ServedModel& model, std::string_view name);
+/// Each by its id and by each alias.
+std::string models_body(const ServedModels& models);
 std::string ready_body(const std::string& why_not);  // empty: ready
 
 }  // namespace convoy::gateway

@@ -11,15 +11,16 @@ void random_bytes(void* to, size_t size) {
     throw std::runtime_error("OpenSSL has no random numbers");
 }
 
-std::string random_id(std::string_view prefix) {
-  unsigned char bytes[12];
-  random_bytes(bytes, sizeof bytes);
-  std::string id(prefix);
-  for (unsigned char b : bytes) {
-    id += "0123456789abcdef"[b >> 4];
-    id += "0123456789abcdef"[b & 15];
+std::string random_hex(size_t bytes) {
+  std::string random(bytes, '\0'), digits;
+  random_bytes(random.data(), random.size());
+  for (const unsigned char b : random) {
+    digits += "0123456789abcdef"[b >> 4];
+    digits += "0123456789abcdef"[b & 15];
   }
-  return id;
+  return digits;
 }
+
+std::string random_id(std::string_view prefix) { return std::string(prefix) + random_hex(12); }
 
 }  // namespace convoy::gateway

@@ -10,18 +10,20 @@ constexpr std::string_view version = "/v1", id = "{id}";
 
 constexpr Route table[] = {
     {Action::chat, "/v1/chat/completions", "POST", "chat_completions",
-     "messages of the roles system (or developer), user, assistant; text only"},
+     "messages of the roles system (or developer), user, assistant; text only", Access::users},
     {Action::completions, "/v1/completions", "POST", "completions",
-     "`prompt`: a text or an array of token ids, or up to `prompts_max` of these in an array"},
+     "`prompt`: a text or an array of token ids, or up to `prompts_max` of these in an array", Access::users},
     {Action::models, "/v1/models", "GET, HEAD", "models",
-     "the one model that this cluster serves, as a list"},
-    {Action::model, "/v1/models/{id}", "GET, HEAD", "models", "the same by its id"},
-    {Action::livez, "/livez", "GET, HEAD", "livez", "200: this process answers"},
+     "the models that this cluster serves, by their ids and aliases", Access::users},
+    {Action::model, "/v1/models/{id}", "GET, HEAD", "models", "one of them, by its id or an alias",
+     Access::users},
+    {Action::livez, "/livez", "GET, HEAD", "livez", "200: this process answers", Access::open},
     {Action::readyz, "/readyz", "GET, HEAD", "readyz",
-     "200 `{\"ready\":true}` only if a token went through all stages within `readiness_period_ms`; else 503 "
-     "with a "
-     "reason"},
-    {Action::metrics, "/metrics", "GET, HEAD", "metrics", "Prometheus' text format: `docs/metrics.md`"},
+     "200 `{\"ready\":true}` only if, of each model, a token went through all stages within "
+     "`readiness_period_ms`; else 503 with a reason",
+     Access::open},
+    {Action::metrics, "/metrics", "GET, HEAD", "metrics", "Prometheus' text format: `docs/metrics.md`",
+     Access::metrics},
 };
 
 bool leads_to(const Route& route, std::string_view pattern, std::string_view path, Destination& found) {
@@ -37,6 +39,10 @@ bool leads_to(const Route& route, std::string_view pattern, std::string_view pat
 }
 
 }  // namespace
+
+std::string_view name_of(Access access) {
+  return access == Access::open ? "none" : access == Access::metrics ? "metrics" : "user";
+}
 
 bool Route::allows(std::string_view method) const {
   for (std::string_view rest = methods; !rest.empty();) {

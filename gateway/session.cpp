@@ -3,11 +3,14 @@
 #include <cstdlib>
 
 #include "actors/process/log.hpp"
+#include "actors/process/wall_clock.hpp"
 #include "gateway/openai_response.hpp"
 
 namespace convoy::gateway {
 
 namespace {
+
+const ApiError keys_unknown{503, "the head has not said yet which API keys count", {}, "not_ready", 1000};
 
 HttpResponse not_found(std::string_view method, const std::string& path) {
   return error_response({404, "there is nothing at " + std::string(method) + " " + path, {}, "not_found"});
@@ -27,7 +30,7 @@ HttpResponse wrong_method(std::string_view method, const std::string& path, cons
 }  // namespace
 
 Session::Session(tcp::socket socket, Edge& edge)
-    : connection_(std::make_shared<Connection>(std::move(socket), edge.options)), edge_(edge) {}
+    : connection_(std::make_shared<Connection>(std::move(socket), edge.options, edge.tls())), edge_(edge) {}
 
 void Session::drain() {
   asio::post(connection_->executor(), [self = shared_from_this()] { self->connection_->interrupt(); });
@@ -46,47 +49,74 @@ void Session::drop(std::string_view last_words) {
 }
 
 asio::awaitable<void> Session::run() {
+  const Connection::Admit admit = [this](const HttpHeader& header) { return this->admit(header); };
+  if (const auto failed = co_await connection_->secure()) {
+    edge_.metrics.handshakes_failed.Increment();
+    log::warn_limited("gateway.handshake_failed", {{"peer", connection_->peer()}, {"reason", *failed}});
+    co_return co_await connection_->close();
+  }
   for (;;) {
-    auto next = co_await connection_->read_request();
+    asked_ = {};
+    auto next = co_await connection_->read_request(admit);
     if (auto* error = std::get_if<ApiError>(&next)) {
-      answered("none", error->status, error->reason());
+      if (asked_.refused)
+        edge_.metrics.answered(label(), error->status, error->reason());  // admit() logged it
+      else
+        answered("none", error->status, error->reason());
       co_await connection_->write(error_response(*error));
       break;
     }
     auto* request = std::get_if<HttpRequest>(&next);
-    if (!request) co_return;
+    if (!request) co_return co_await connection_->leave();
     if (!co_await serve(*request)) co_return co_await connection_->reset();
     if (!connection_->keeps_alive()) break;
   }
   co_await connection_->close();
 }
 
+std::optional<ApiError> Session::admit(const HttpHeader& header) {
+  asked_.path = path_of({header.target().data(), header.target().size()});
+  asked_.to = find_route(asked_.path);
+  if (!edge_.asks_for_keys()) return std::nullopt;
+  const Access access = asked_.to.route ? asked_.to.route->access : Access::users;
+  const auto keys = edge_.keys_now();
+  if (!keys && access == Access::open) return std::nullopt;
+  if (!keys) return keys_unknown;
+  Admission admission = gateway::admit(*keys, header, access, actors::unix_s());
+  asked_.caller = std::move(admission.caller);
+  asked_.refused = admission.refused.has_value();
+  if (asked_.refused)
+    log::warn_limited("gateway.key_refused", {{"request", connection_->request_id()},
+                                              {"peer", connection_->peer()},
+                                              {"endpoint", label()},
+                                              {"key", asked_.caller.key_id},
+                                              {"reason", admission.refused->reason()}});
+  return std::move(admission.refused);
+}
+
 /// False: the connection must be reset.
 asio::awaitable<bool> Session::serve(HttpRequest& request) {
   using Action = Route::Action;
-  const std::string path = path_of({request.target().data(), request.target().size()});
   const std::string_view method(request.method_string().data(), request.method_string().size());
-  const Destination to = find_route(path);
-  const std::string label(to.route ? to.route->label : "other");
+  const Destination& to = asked_.to;
   const bool allowed = to.route && to.route->allows(method);
-  if (allowed && to.route->action == Action::chat)
-    co_return co_await complete(request, Endpoint::chat, label);
+  if (allowed && to.route->action == Action::chat) co_return co_await complete(request, Endpoint::chat);
   if (allowed && to.route->action == Action::completions)
-    co_return co_await complete(request, Endpoint::completions, label);
-  HttpResponse response = allowed    ? answer(to)
-                          : to.route ? wrong_method(method, path, *to.route)
-                                     : not_found(method, path);
+    co_return co_await complete(request, Endpoint::completions);
+  HttpResponse response = allowed    ? answer()
+                          : to.route ? wrong_method(method, asked_.path, *to.route)
+                                     : not_found(method, asked_.path);
   const unsigned status = response.result_int();
-  answered(label, status, status < 400 ? "ok" : status == 503 ? "not_ready" : "invalid_request");
-  co_return co_await connection_->write(std::move(response), request.method() == http::verb::head);
+  answered(label(), status, status < 400 ? "ok" : status == 503 ? "not_ready" : "invalid_request");
+  co_return co_await connection_->write(std::move(response));
 }
 
-asio::awaitable<bool> Session::complete(HttpRequest& request, Endpoint endpoint, const std::string& label) {
-  Completion completion(edge_, *connection_, request, endpoint);
+asio::awaitable<bool> Session::complete(HttpRequest& request, Endpoint endpoint) {
+  Completion completion(edge_, *connection_, request, endpoint, asked_.caller);
   completion_ = &completion;
   const auto after = co_await completion.run();
   completion_ = nullptr;
-  edge_.metrics.answered(label, completion.status(), completion.reason());  // it logs itself
+  edge_.metrics.answered(label(), completion.status(), completion.reason());  // it logs itself
   co_return after == Completion::After::next_request;
 }
 
@@ -102,7 +132,8 @@ void Session::answered(const std::string& endpoint, unsigned status, const std::
 }
 
 /// Everything but the completions: answered at once.
-HttpResponse Session::answer(const Destination& to) const {
+HttpResponse Session::answer() const {
+  const Destination& to = asked_.to;
   switch (to.route->action) {
     case Route::Action::livez:
       return json_response(200, "{\"live\":true}");
@@ -116,9 +147,10 @@ HttpResponse Session::answer(const Destination& to) const {
       return response;
     }
     case Route::Action::models:
-      return json_response(200, models_body(edge_.model));
+      return json_response(200, models_body(edge_.models));
     case Route::Action::model:
-      if (to.id == edge_.model.id) return json_response(200, model_body(edge_.model));
+      if (const ServedModel* model = edge_.models.find(to.id))
+        return json_response(200, model_body(*model, to.id));
       return error_response(
           {404, "the model '" + std::string(to.id) + "' does not exist", "model", "model_not_found"});
     case Route::Action::chat:
@@ -130,10 +162,10 @@ HttpResponse Session::answer(const Destination& to) const {
 
 const ApiError too_many_connections{503, "too many connections", {}, "too_many_connections", 1000};
 
-asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options) {
-  auto connection = std::make_shared<Connection>(std::move(socket), options);
+asio::awaitable<void> refuse(tcp::socket socket, const Edge& edge) {
+  auto connection = std::make_shared<Connection>(std::move(socket), edge.options, edge.tls());
   log::warn_limited("gateway.connection_refused", {{"peer", connection->peer()}});
-  co_await connection->write(error_response(too_many_connections));
+  if (!co_await connection->secure()) co_await connection->write(error_response(too_many_connections));
   co_await connection->close();
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "gateway/admission.hpp"
 #include "gateway/completion.hpp"
 #include "gateway/connection.hpp"
 #include "gateway/edge.hpp"
@@ -27,13 +28,23 @@ class Session : public std::enable_shared_from_this<Session> {
   void drop(std::string_view last_words);
 
  private:
+  std::optional<ApiError> admit(const HttpHeader& header);
   asio::awaitable<bool> serve(HttpRequest& request);
-  asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint, const std::string& label);
+  asio::awaitable<bool> complete(HttpRequest& request, Endpoint endpoint);
   void answered(const std::string& endpoint, unsigned status, const std::string& reason) const;
-  HttpResponse answer(const Destination& to) const;
+  HttpResponse answer() const;
+  std::string label() const { return std::string(asked_.to.route ? asked_.to.route->label : "other"); }
 
+  /// Of the request under way, once its header is read.
+  struct Asked {
+    std::string path;
+    Destination to;  // its id is a part of the path
+    Caller caller;
+    bool refused = false;  // for its key
+  };
   std::shared_ptr<Connection> connection_;
   Edge& edge_;
+  Asked asked_;
   Completion* completion_ = nullptr;  // while one runs
 };
 
@@ -41,6 +52,6 @@ class Session : public std::enable_shared_from_this<Session> {
 extern const ApiError too_many_connections;
 
 /// Tells a client that there are too many, and closes.
-asio::awaitable<void> refuse(tcp::socket socket, const GatewayOptions& options);
+asio::awaitable<void> refuse(tcp::socket socket, const Edge& edge);
 
 }  // namespace convoy::gateway

@@ -73,7 +73,8 @@ class CudaDevice final : public Device {
             .reads_ahead = true,
             .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32,
             .edges = facts_.edges,
-            .card = facts_.card};
+            .card = facts_.card,
+            .moves_blocks = true};
   }
   DeviceNeeds needs(const DeviceLimits& limits) const override {
     cuda::Needs needs{};
@@ -107,6 +108,21 @@ class CudaDevice final : public Device {
   void reset() override {
     cuda::Status status;
     table_.reset(handle_, &status);
+    check(status);
+  }
+  void save_block(uint32_t block, std::span<std::byte> to) override {
+    cuda::Status status;
+    table_.save_block(handle_, block, to.data(), &status);
+    check(status);
+  }
+  void load_block(uint32_t block, std::span<const std::byte> from) override {
+    cuda::Status status;
+    table_.load_block(handle_, block, from.data(), &status);
+    check(status);
+  }
+  void page_lock(std::span<std::byte> memory) override {
+    cuda::Status status;
+    table_.page_lock(handle_, memory.data(), memory.size(), &status);
     check(status);
   }
   EdgeKey offer_edge() override {

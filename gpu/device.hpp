@@ -251,6 +251,9 @@ class Device {
   virtual void load_block(uint32_t block, std::span<const std::byte> from) {
     (void)block, (void)from, std::abort();
   }
+  /// Where blocks will be copied to and from, if the host's memory has to be prepared for that. It stays
+  /// there until the device is gone.
+  virtual void page_lock(std::span<std::byte> memory) { (void)memory; }
 
   // Edges, of devices whose facts have them. What fails with a neighbour is in edge_status(), not thrown,
   // until steps use the edge.

@@ -92,4 +92,12 @@ PlacedDevice place_device(std::string_view name, int threads, LocalRank rank) {
   refuse(name, "there is no such device", "known: " + known);
 }
 
+uint32_t devices_here() {
+  try {
+    return static_cast<uint32_t>(CudaLibrary::load()->cards().size());
+  } catch (const InputError&) {
+    return 1;  // it has no GPU
+  }
+}
+
 }  // namespace convoy::gpu

@@ -45,4 +45,7 @@ inline DeviceFactory device_named(std::string_view name, int threads) {
   return place_device(name, threads, {}).open;
 }
 
+/// How many devices this machine has: its GPUs that work, or its processors as one.
+uint32_t devices_here();
+
 }  // namespace convoy::gpu

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "gpu/block_file.hpp"
 #include "gpu/block_tables.hpp"
 #include "gpu/sampler.hpp"
 #include "gpu/stage_shape.hpp"
@@ -87,7 +86,7 @@ struct Engine::State {
     device->open(given, rotations.view());
     tables.emplace(given.kv_blocks, l.slots, l.context_tokens);
     written_by.resize(given.kv_blocks);
-    if (l.kv_disk_bytes > 0) open_tier(given);
+    if (l.second_tier.any()) open_tier(given);
   }
 
   void load(const Progress& progress);
@@ -117,13 +116,12 @@ struct Engine::State {
   const std::shared_ptr<const model::Checkpoint> checkpoint;
   const StageShape shape;
   const RotationTable rotations;
-  model::StageWeights weights;  // none if the device has copies
+  model::StageWeights weights;     // none if the device has copies
+  std::optional<SecondTier> tier;  // older than the device, which may have page-locked its memory
   const std::unique_ptr<Device> device;
   const DeviceFacts facts;
-  uint64_t memory_bytes = 0;      // of the device, before weights; 0: it does not say
-  std::optional<KvPool> pool;     // if limits left kv_blocks open
-  std::optional<BlockFile> tier;  // the second one
-  std::vector<std::byte> moved;   // a block on its way
+  uint64_t memory_bytes = 0;   // of the device, before weights; 0: it does not say
+  std::optional<KvPool> pool;  // if limits left kv_blocks open
   std::optional<BlockTables> tables;
   std::vector<Sequence> sequences;  // of each slot
   std::deque<Flying> in_flight;
@@ -317,10 +315,11 @@ uint32_t Engine::State::blocks_that_fit(const DeviceLimits& given) {
 
 void Engine::State::open_tier(const DeviceLimits& given) {
   if (!facts.moves_blocks)
-    throw InputError("the device " + std::string(facts.variant) + " does not move KV blocks to a disk",
-                     "stage.kv_disk_bytes", "set it to 0");
-  moved.resize(device->needs(given).kv_block_bytes);
-  tier.emplace(limits.kv_disk_dir, limits.kv_disk_bytes, moved.size());
+    throw InputError("the device " + std::string(facts.variant) + " does not move KV blocks",
+                     limits.second_tier.host_bytes > 0 ? "stage.kv_host_bytes" : "stage.kv_disk_bytes",
+                     "set it to 0");
+  tier.emplace(limits.second_tier, device->needs(given).kv_block_bytes);
+  if (const auto memory = tier->host_memory(); !memory.empty()) device->page_lock(memory);
 }
 
 /// The sequence that a plan refers to.
@@ -378,16 +377,11 @@ void Engine::State::move(const BlockMove& move) {
   if (move.block >= limits.kv_blocks || move.place >= places)
     refuse("block " + to_string(move.block) + " of " + to_string(limits.kv_blocks) + " moves, place " +
            to_string(move.place) + " of " + to_string(places));
-  if (move.way == BlockMove::Way::save) {
-    device->save_block(move.block, moved);
-    tier->save(move.place, moved);
-  } else {
-    if (!tier->holds(move.place))
-      refuse("block " + to_string(move.block) + " comes from place " + to_string(move.place) +
-             ", which holds none");
-    tier->load(move.place, moved);
-    device->load_block(move.block, moved);
-  }
+  if (move.way == BlockMove::Way::save) return tier->save(*device, move.block, move.place);
+  if (!tier->holds(move.place))
+    refuse("block " + to_string(move.block) + " comes from place " + to_string(move.place) +
+           ", which holds none");
+  tier->load(*device, move.place, move.block);
 }
 
 void Engine::State::check(const StepPlan& plan, const HiddenIn& input, const HiddenOut& output) const {

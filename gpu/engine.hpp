@@ -4,7 +4,6 @@
 // or a tool).
 
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,6 +13,7 @@
 
 #include "gpu/device.hpp"
 #include "gpu/kv_pool.hpp"
+#include "gpu/second_tier.hpp"
 #include "gpu/step.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
@@ -31,9 +31,7 @@ struct EngineLimits {
   // If kv_blocks is 0: engines that share the device's memory; and if they hold their parts of it already,
   // what this one had before, which it gets again if there is room.
   uint32_t sharers = 1, kv_blocks_before = 0;
-  // A second tier of KV blocks on disk: how much of it, and in which folder; 0: none.
-  uint64_t kv_disk_bytes = 0;
-  std::filesystem::path kv_disk_dir = {};
+  SecondTierOptions second_tier = {};  // of KV blocks; none if nothing is given to it
   bool operator==(const EngineLimits&) const = default;
 };
 
@@ -48,8 +46,8 @@ class Engine {
   /// Called before the first layer is loaded, and behind each, with bytes of weights; may be empty.
   using Progress = std::function<void(uint64_t done, uint64_t total)>;
   /// Opens the device and loads the layers. Throws InputError if there is no memory for these, or limits
-  /// leave kv_blocks open and there is none for them, or ask for a second tier and there is no disk for it,
-  /// or the device moves no blocks.
+  /// leave kv_blocks open and there is none for them, or ask for a second tier and there is no memory or disk
+  /// for it, or the device moves no blocks.
   Engine(const DeviceFactory& device, std::shared_ptr<const model::Checkpoint> checkpoint,
          model::LayerRange range, const EngineLimits& limits, const Progress& progress = {});
   ~Engine();

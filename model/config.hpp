@@ -3,7 +3,6 @@
 // by data here, not by a class each: the forward pass reads this description.
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -118,8 +117,7 @@ inline constexpr int64_t vocab_max = 1 << 20, context_max = 1 << 24, experts_max
 /// InputError that names the field. An architecture, or a field that would change the result and is not
 /// understood, is an error, never a guess. Fields that the reference implementation of the architecture never
 /// reads are ignored here too.
-Config read_config_json(const std::filesystem::path& file);
-/// The same over text (generation empty: no such file); `where` names the file in messages.
+/// generation is empty if there is no such file; `where` names the file in messages.
 Config parse_config_json(std::string_view text, std::string_view generation, const std::string& where);
 
 /// Checks that the numbers are within the limits and fit together, whatever file they came from. Throws

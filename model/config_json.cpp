@@ -7,7 +7,6 @@
 #include "model/error.hpp"
 #include "model/families.hpp"
 #include "model/json.hpp"
-#include "model/mapping.hpp"
 #include "model/tensor.hpp"
 
 namespace convoy::model {
@@ -312,13 +311,6 @@ Config parse_config_json(std::string_view text, std::string_view generation, con
   }
   check_config(config, where);
   return config;
-}
-
-Config read_config_json(const std::filesystem::path& file) {
-  const auto text = Mapping::open(file);
-  const std::filesystem::path beside = file.parent_path() / "generation_config.json";
-  const auto generation = std::filesystem::exists(beside) ? Mapping::open(beside) : nullptr;
-  return parse_config_json(text->text(), generation ? generation->text() : "", file.string());
 }
 
 }  // namespace convoy::model

@@ -102,6 +102,12 @@ void Mapping::forget(std::span<const std::byte> part) const {
   advise(part, {MADV_DONTNEED});  // private, never written: no loss
 }
 
+std::shared_ptr<const Mapping> open_file(const std::filesystem::path& path) {
+  std::error_code ignored;  // a file that cannot be looked at is reported when it is opened
+  if (std::filesystem::status(path, ignored).type() == std::filesystem::file_type::not_found) return nullptr;
+  return Mapping::open(path);
+}
+
 // Normal first: the kernel evicts pages of random mappings sooner.
 void will_need(std::span<const std::byte> part) { advise(part, {MADV_NORMAL, MADV_WILLNEED}); }
 

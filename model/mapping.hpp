@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -56,6 +57,11 @@ class Mapping {
   size_t size_;
   Kind kind_;
 };
+
+/// How files are come by that a model consists of; null if there is none of that path.
+using OpenFile = std::function<std::shared_ptr<const Mapping>(const std::filesystem::path&)>;
+/// Mapping::open, of a file that may be missing.
+std::shared_ptr<const Mapping> open_file(const std::filesystem::path& path);
 
 /// Mapping::will_need for who does not know the mapping, nor whether the bytes are of one.
 void will_need(std::span<const std::byte> part);

@@ -16,7 +16,8 @@ enum Role {
   pipeline @4;
   stage @5;
   node @6;
-  client @7;       # a command-line tool that asks a node
+  client @7;       # a command-line tool that asks a node; a stage's process that asks the head for its model
+  weights @8;      # who gives weights to machines without the model
 }
 
 # ---- links ----------------------------------------------------------------------------------------------------
@@ -39,8 +40,8 @@ struct Hello {
   protocolVersion @0 :UInt16;  # the newest that the sender speaks
   cluster @1 :Text;          # names must be equal
   node @2 :Text;             # the sender's node name
-  role @3 :Role;             # what the sending process is: node, stage or client
-  instance @4 :UInt32;       # which stage; 0 for a node
+  role @3 :Role;             # what the sending process is: node, stage, gateway or client
+  instance @4 :UInt32;       # which of its node's stages; 0 for a node
   incarnation @5 :UInt64;    # new for every process start
   pid @6 :Int32;
   bulk @7 :Bool;             # the link's second connection
@@ -61,6 +62,10 @@ struct Hello {
   machine @21 :Text;         # a stage's: names the running system
   card @22 :Text;            # a stage's: names its GPU on that machine; empty: it has none
   edges @23 :Bool;           # a stage's: its device can exchange hidden states with another card's directly
+  memoryBytes @24 :UInt64;   # a stage's: of its card or, without one, of its machine, that processes of the
+                             # cluster may use; 0: not known
+  program @25 :Text;         # its version, for people
+  pipeline @26 :Text;        # a stage's: which one its node serves; empty: the cluster's first
 }
 
 struct HelloRefused {
@@ -96,6 +101,52 @@ struct Revocations {
   list @0 :Data;             # X.509 revocation list, PEM
 }
 
+struct Enrol {
+  # A machine that has no certificate yet → the head, in TLS, in place of a challenge; a Proof follows it, whose key the
+  # token's secret and this connection make (actors/link/enrolment.hpp).
+  token @0 :Data;            # 8 bytes: which one
+  node @1 :Text;             # the name that it wants
+  request @2 :Data;          # PKCS #10, PEM: of a key that stays there
+  listen @3 :Text;           # HOST:PORT, where it will accept links
+  stages @4 :UInt32;
+  pipeline @5 :Text;         # that its stages serve; empty: the cluster's first
+  http @6 :Text;             # HOST:PORT of a gateway that it will run; empty: it runs none
+}
+
+struct Enrolled {
+  # The head's answer; a Proof follows it.
+  certificate @0 :Data;      # PEM, as the next two
+  authority @1 :Data;
+  revocations @2 :Data;      # empty: there are none
+  configuration @3 :Text;    # cluster.conf, with that node in it
+}
+
+struct EnrolRefused {
+  enum Reason {
+    failed @0;               # by the head's own fault
+    malformed @1;
+    unknownToken @2;
+    usedToken @3;            # as often as it may be
+    expiredToken @4;
+    nameTaken @5;
+    unknownNode @6;          # cluster.conf does not list it, and this head takes no others
+    noAuthority @7;          # the key that signs certificates is not on the head's machine
+    busy @8;                 # try again
+  }
+  reason @0 :Reason;
+  text @1 :Text;             # for whoever asked
+}
+
+struct Renew {
+  # A node → the head, on their link: its certificate ends soon.
+  request @0 :Data;          # PKCS #10, PEM: of the key that it has
+}
+
+struct Renewed {
+  # The head → that node
+  certificate @0 :Data;      # PEM
+}
+
 # ---- generation -----------------------------------------------------------------------------------------------
 
 struct Sampling {
@@ -114,7 +165,8 @@ struct Sampling {
 }
 
 struct ReplyTo {
-  # Where a request's answer goes: the gateway actor of that node finds the session by the number.
+  # Where a request's answer goes: the gateway of that node finds the session by the number. A gateway can name its own
+  # node alone.
   node @0 :Text;
   request @1 :UInt64;
 }
@@ -135,13 +187,16 @@ struct Generate {
   drafts @11 :UInt32;              # tokens that may be guessed ahead in one step; 0: none
   generated @12 :List(Int32);      # the answer's tokens that the session has already, from an attempt before: it
                                    # goes on behind them. They count in maxTokens
+  model @13 :Text;                 # its id: the router takes one of the pipelines that serve it
 }
 
 struct Accepted {
   # pipeline → session, before the first token
   request @0 :UInt64;
   attempt @1 :UInt32;
-  pipeline @2 :UInt32;             # instance: where Cancel goes
+  pipeline @2 :UInt32;             # no longer set: pipelines have names
+  name @3 :Text;                   # the pipeline's: where Cancel goes
+  incarnation @4 :UInt64;          # the pipeline's: new for every process start
 }
 
 struct Rejected {
@@ -211,8 +266,9 @@ struct StepTokens {
 }
 
 struct Cancel {
-  # session → pipeline: the client is gone, or a stop string was found
+  # session → router → pipelines: the client is gone, or a stop string was found
   replyTo @0 :ReplyTo;
+  pipeline @1 :Text;               # that accepted it; empty: whichever runs it
 }
 
 struct Answer {
@@ -229,7 +285,7 @@ struct Store {
 
 struct PipelineState {
   # pipeline → gateway, router and node, on every change and at least four times in readiness_period_ms
-  pipeline @0 :UInt32;
+  pipeline @0 :UInt32;             # no longer set: pipelines have names
   ready @1 :Bool;                  # a token went through all stages within readiness_period_ms
   reason @2 :Text;                 # why not
   epoch @3 :UInt64;
@@ -248,6 +304,25 @@ struct PipelineState {
   cachedBlocks @16 :UInt32;        # KV blocks that can be found again, whether or not a sequence holds them
   counters @17 :SchedulerCounters;
   retryAfterMs @18 :UInt32;        # if overloaded: when it is worth to try again
+  members @19 :List(Member);       # without those that were removed
+  name @20 :Text;                  # as cluster.conf calls it: identifies the pipeline
+  model @21 :Text;                 # id of the model that it serves
+  incarnation @22 :UInt64;         # new for every process start
+}
+
+struct Member {
+  # A node of the cluster, and what it has in the plan.
+  enum State {
+    joining @0;                    # its stages are not all there yet
+    serving @1;
+    draining @2;                   # out of the plan, its stages have not all ended
+    drained @3;
+  }
+  node @0 :Text;
+  listen @1 :Text;                 # host:port
+  stages @2 :UInt32;               # that it runs, or ran
+  state @3 :State;
+  reason @4 :Text;                 # why it does not join
 }
 
 enum WaitingFor {
@@ -364,6 +439,17 @@ struct Assign {
   nextPort @6 :UInt16;             # the last one's next is the first. 0: there is only one stage
   nextInstance @7 :UInt32;
   kvBlocksBefore @8 :UInt32;       # that the other stages have, if kvBlocks is 0 and they have theirs already
+  nextNode @9 :Text;               # whose stage nextInstance is
+  position @10 :UInt32;            # in the pipeline, for logs
+  stepsInFlight @11 :UInt32;       # of the pipeline, at most: more at once are its mistake
+  pipeline @12 :Text;              # its name: a stage of another one drops this
+  incarnation @13 :UInt64;         # of the pipeline
+}
+
+struct Prepare {
+  # pipeline → stage that lacks the model's files: the plan to come gives it these layers; it may fetch them
+  firstLayer @0 :UInt32;
+  lastLayer @1 :UInt32;            # inclusive
 }
 
 struct EdgeOffer {
@@ -400,11 +486,17 @@ struct StageReport {
   busyUs @9 :UInt64;               # that it had a step to compute, since it began
   clockUs @10 :UInt64;             # its clock by then, from any beginning; 0: it does not say
   kvPlaces @11 :UInt32;            # blocks that its second tier keeps; 0: it has none, or is not loaded
+  lacksModel @12 :Bool;            # the model's files are not on its machine: it fetches what it needs
+  fetched @13 :Bool;               # it has all weights of these layers:
+  fetchedFirst @14 :UInt32;
+  fetchedLast @15 :UInt32;         # inclusive
+  fetchProgress @16 :UInt64;       # grows while it fetches others
+  pipeline @17 :Text;              # that it serves; empty: the cluster's first
 }
 
 struct StageState {
   node @0 :Text;
-  instance @1 :UInt32;
+  instance @1 :UInt32;             # which of its node's
   pid @2 :Int32;
   firstLayer @3 :UInt32;
   lastLayer @4 :UInt32;
@@ -415,6 +507,10 @@ struct StageState {
   kernelVariant @9 :Text;          # of its Hello, as the next
   device @10 :Text;
   bubbleRatio @11 :Float32;        # share of the latest second or so without a step to compute
+  layerUs @12 :Float32;            # what a layer takes it of a step of a few rows; 0: not measured yet
+  memoryBytes @13 :UInt64;         # of its Hello, as the next
+  machine @14 :Text;
+  card @15 :Text;
 }
 
 struct ReplaceStage {
@@ -422,6 +518,39 @@ struct ReplaceStage {
   instance @0 :UInt32;
   incarnation @1 :UInt64;          # of the process that is meant: a newer one is left alone. 0: any
   reason @2 :Text;
+  node @3 :Text;             # whose stage it is
+  pipeline @4 :Text;         # that it served, for logs
+}
+
+struct KeepStages {
+  # head node → node, when they are linked and when it changes: run so many stages, and end those beyond
+  stages @0 :UInt32;
+}
+
+struct NodeProblem {
+  # node → head node, when they are linked and when it changes: why its stages cannot run
+  text @0 :Text;                   # empty: nothing is known against it
+}
+
+struct MemberCommand {
+  # client → head node → pipeline; answered with MemberReply
+  enum Kind {
+    add @0;
+    undrain @1;
+    drain @2;
+    remove @3;
+  }
+  client @0 :UInt32;               # the instance of the client's Hello
+  kind @1 :Kind;
+  node @2 :Text;
+  listen @3 :Text;                 # host:port of the node, to add
+  stages @4 :UInt32;               # that it runs, to add
+  pipeline @5 :Text;               # that they serve, to add; empty: the cluster's first
+}
+
+struct MemberReply {
+  client @0 :UInt32;
+  refused @1 :Text;                # why; empty: it is done, and kept
 }
 
 struct StatusQuery {
@@ -434,5 +563,90 @@ struct Status {
 }
 
 struct Shutdown {
-  # client → head node → other nodes: end every stage, then yourself
+  # client → head node → gateways of its machine: let your answers end, then yourself; → other nodes there: end every stage,
+  # then yourself
+}
+
+# ---- gateways -------------------------------------------------------------------------------------------------
+
+struct ModelTerms {
+  # What a gateway has to know of a model whose files it may have, or not.
+  id @0 :Text;
+  created @1 :Int64;         # Unix seconds
+  contextTokens @2 :UInt64;
+  vocab @3 :UInt64;
+  endTokens @4 :List(Int32);
+  digest @5 :Text;           # of the weights; empty: not known yet, and no answers are kept
+  arithmetic @6 :Text;       # what in the head's configuration shapes answers' bits
+  tokenizer @7 :Text;        # digest of the tokenizer; empty: there is none, token ids alone are served
+  chatTemplate @8 :Text;     # Jinja; empty: no chat completions
+  aliases @9 :List(Text);    # further names that clients may ask for it by
+  pipeline @10 :Text;        # one that serves it
+}
+
+struct GatewayTerms {
+  # head → gateway of another process, when they are linked and when it changes: what shapes answers
+  models @0 :List(ModelTerms);     # the default first
+  asksForKeys @1 :Bool;            # GatewayKeys says which count
+  answerKey @2 :Data;              # of the HMAC that names answers in the cache; empty: none are kept
+  cacheEpoch @3 :UInt64;
+  frameBytesMax @4 :UInt64;        # of a Generate or a Store
+}
+
+struct GatewayKeys {
+  # head → gateway of another process, as GatewayTerms: which API keys count
+  lines @0 :Text;            # of the keys' file: digests, not what opens
+}
+
+struct GatewayState {
+  # gateway of another process → head node, every second and on every change
+  url @0 :Text;
+  ready @1 :Bool;            # its /readyz
+  reason @2 :Text;           # why not
+  connections @3 :UInt32;
+}
+
+# ---- weights --------------------------------------------------------------------------------------------------
+# Of a model whose files are on the head's machine, to the process of a stage whose machine has them not. It asks, and
+# what comes is what it asked for, in that order: so many parts at a time as it likes.
+
+struct OutlineQuery {
+  # the process of a stage → the head
+  known @0 :List(Text);      # digests of the models whose outline it has
+}
+
+struct ModelOutline {
+  # What is known of the files before any weight is. Headers are as they stand in the files.
+  struct Part {
+    begin @0 :UInt64;        # in its file
+    bytes @1 :Data;
+  }
+  struct File {
+    name @0 :Text;
+    bytes @1 :UInt64;
+    parts @2 :List(Part);
+  }
+  digest @0 :Text;           # the model's
+  name @1 :Text;             # of its folder or file
+  gguf @2 :Bool;
+  tiedHead @3 :Bool;
+  files @4 :List(File);      # none: the digest is one of those that are known
+  refused @5 :Text;          # why there is none
+}
+
+struct TensorQuery {
+  # the process of a stage → the head: bytes of a tensor, as they stand in the files
+  name @0 :Text;
+  begin @1 :UInt64;
+  bytes @2 :UInt32;          # 0: its digest alone
+  model @3 :Text;            # the model's digest
+}
+
+struct TensorPart {
+  # the head → that process
+  name @0 :Text;
+  begin @1 :UInt64;
+  data @2 :Data;
+  digest @3 :Text;           # SHA-256 of the whole tensor, hex, if that was asked for
+  refused @4 :Text;          # why nothing comes
 }

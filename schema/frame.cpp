@@ -2,21 +2,14 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
 namespace convoy::schema {
 
-FrameBuffer::FrameBuffer(size_t bytes) : size_(bytes) {
-  const size_t rounded = (std::max<size_t>(bytes, 1) + 63) / 64 * 64;
-  data_ = static_cast<std::byte*>(std::aligned_alloc(64, rounded));
-  if (!data_) throw std::bad_alloc{};
-}
-
-FrameBuffer::~FrameBuffer() { std::free(data_); }
-
 namespace {
+
+constexpr std::align_val_t frame_alignment{64};
 
 constexpr size_t table_bytes = 8;
 
@@ -27,6 +20,20 @@ void write_table(FrameBuffer& frame, size_t words) {
 }
 
 }  // namespace
+
+FrameBuffer::FrameBuffer(size_t bytes)
+    : data_(static_cast<std::byte*>(operator new(std::max<size_t>(bytes, 1), frame_alignment))),
+      size_(bytes) {}
+
+FrameBuffer::~FrameBuffer() { operator delete(data_, frame_alignment); }
+
+kj::ArrayPtr<capnp::word> MessageMemory::allocateSegment(unsigned words_min) {
+  const size_t words = std::max<size_t>(words_min, words_);
+  words_ += words;
+  static_assert(sizeof(capnp::word) == sizeof(uint64_t));
+  segments_.push_back(std::make_unique<uint64_t[]>(words));  // a message begins as zeros
+  return {reinterpret_cast<capnp::word*>(segments_.back().get()), words};
+}
 
 std::shared_ptr<FrameBuffer> frame_memory(size_t words, size_t data_bytes) {
   const size_t data_words = (data_bytes + sizeof(capnp::word) - 1) / sizeof(capnp::word);
@@ -87,7 +94,7 @@ FrameBytes freeze(capnp::MessageBuilder& message) {
   }
   // A builder whose hint was too small grew into several segments: copy the message into one.
   const auto root = message.getRoot<capnp::AnyPointer>().asReader();
-  capnp::MallocMessageBuilder whole(static_cast<unsigned>(root.targetSize().wordCount + 1));
+  MessageMemory whole(root.targetSize().wordCount + 1);
   whole.setRoot(root);
   return freeze(whole);
 }

@@ -13,6 +13,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "schema/convoy.capnp.h"
 
@@ -42,13 +43,18 @@ CONVOY_FRAME(Down, 6, control)
 CONVOY_FRAME(Challenge, 7, control)
 CONVOY_FRAME(Proof, 8, control)
 CONVOY_FRAME(Revocations, 9, control)
-CONVOY_FRAME(Generate, 16, control)
+CONVOY_FRAME(Enrol, 10, control)
+CONVOY_FRAME(Enrolled, 11, control)
+CONVOY_FRAME(EnrolRefused, 12, control)
+CONVOY_FRAME(Renew, 13, control)
+CONVOY_FRAME(Renewed, 14, control)
+CONVOY_FRAME(Generate, 16, bulk)  // prompts may be longer than a control frame
 CONVOY_FRAME(Accepted, 17, control)
 CONVOY_FRAME(Rejected, 18, control)
 CONVOY_FRAME(Tokens, 19, control)
 CONVOY_FRAME(Finished, 20, control)
 CONVOY_FRAME(Cancel, 21, control)
-CONVOY_FRAME(Store, 22, control)
+CONVOY_FRAME(Store, 22, bulk)
 CONVOY_FRAME(PipelineState, 23, control)
 CONVOY_FRAME(StepTokens, 24, control)
 CONVOY_FRAME(StepPlan, 32, control)
@@ -62,6 +68,18 @@ CONVOY_FRAME(ReplaceStage, 50, control)
 CONVOY_FRAME(StatusQuery, 52, control)
 CONVOY_FRAME(Status, 53, control)
 CONVOY_FRAME(Shutdown, 54, control)
+CONVOY_FRAME(KeepStages, 57, control)
+CONVOY_FRAME(MemberCommand, 58, control)
+CONVOY_FRAME(MemberReply, 59, control)
+CONVOY_FRAME(NodeProblem, 60, control)
+CONVOY_FRAME(OutlineQuery, 61, control)
+CONVOY_FRAME(ModelOutline, 62, bulk)
+CONVOY_FRAME(TensorQuery, 63, control)
+CONVOY_FRAME(TensorPart, 65, bulk)
+CONVOY_FRAME(Prepare, 66, control)
+CONVOY_FRAME(GatewayTerms, 67, bulk)
+CONVOY_FRAME(GatewayKeys, 68, bulk)
+CONVOY_FRAME(GatewayState, 69, control)
 CONVOY_FRAME(Answer, 64, control)  // never on a link: the value in Redis
 #undef CONVOY_FRAME
 
@@ -131,19 +149,30 @@ class Reading {
   typename T::Reader root_;
 };
 
+/// Cap'n Proto's MallocMessageBuilder with memory from `new`, which keeps some back (MemoryReserve).
+class MessageMemory final : public capnp::MessageBuilder {
+ public:
+  /// words: of the first segment; whatever needs more gets as much again.
+  explicit MessageMemory(size_t words) : words_(words) {}
+  kj::ArrayPtr<capnp::word> allocateSegment(unsigned words_min) override;
+
+ private:
+  size_t words_;
+  std::vector<std::unique_ptr<uint64_t[]>> segments_;
+};
+
 /// Builds one message and freezes it into a Frame.
 ///   FrameBuilder<Cancel> b; b->initReplyTo().setRequest(7); auto frame = std::move(b).finish();
 template <class T>
 class FrameBuilder {
  public:
-  explicit FrameBuilder(size_t words_hint = 64)
-      : message_(static_cast<unsigned>(words_hint)), root_(message_.initRoot<T>()) {}
+  explicit FrameBuilder(size_t words_hint = 64) : message_(words_hint), root_(message_.initRoot<T>()) {}
   typename T::Builder* operator->() { return &root_; }
   typename T::Builder& operator*() { return root_; }
   Frame<T> finish() &&;
 
  private:
-  capnp::MallocMessageBuilder message_;
+  MessageMemory message_;
   typename T::Builder root_;
 };
 

@@ -28,6 +28,7 @@ using std::chrono::milliseconds;
 constexpr size_t key_bytes = 32;             // an HMAC-SHA-256
 constexpr size_t seal_bytes_max = 64;        // what sealing adds to an answer
 constexpr uint32_t background_commands = 8;  // probes and deletions, besides requests in flight
+constexpr uint32_t tokens_per_frame = 1024;  // of an answer with logprobs less than a control frame
 constexpr const char* probe_key = "convoy:1:probe";
 constexpr const char* probe_ttl_ms = "1000";
 
@@ -70,16 +71,16 @@ bool complete(const Answered& tokens, msg::Finished::Reason reason) {
 /// Shared by the owner and the actor. The actor's thread reads requests and seals answers; the rest is the
 /// I/O thread's.
 struct AnswerCache::Impl {
-  Impl(CacheOptions o, RouterActor r, GatewayActor g, std::shared_ptr<prometheus::Registry> m)
+  Impl(CacheOptions o, RouterActor r, GatewaysByNode g, std::shared_ptr<prometheus::Registry> m)
       : options(std::move(o)),
         seal_key(derive_key(options.secret, "answer-seal")),
         router(std::move(r)),
-        gateway(std::move(g)),
         registry(std::move(m)),
         metrics(*registry),
         circuit(options.circuit_failures, options.circuit_retry_ms),
         address(resolve(parse_redis_url(options.redis_url))),
         health_timer(io),
+        gateways(std::move(g)),
         health{options.redis_url, "up", ""} {
     redis.emplace(io.get_executor(), address,
                   RedisClient::Limits{options.in_flight_max + background_commands, options.queue_bytes_max,
@@ -126,6 +127,10 @@ struct AnswerCache::Impl {
     asio::post(io, [this, key, sealed = seal_answer(seal_key, key, answer)] { set(key, sealed); });
   }
 
+  void gateway_up(const GatewayUp& up) {
+    asio::post(io, [this, up] { gateways[up.node] = up.gateway; });
+  }
+
   void pass_on(const Frame<msg::Generate>& frame, prometheus::Counter* why) {
     if (why) why->Increment();
     mail(router, frame);
@@ -166,7 +171,7 @@ struct AnswerCache::Impl {
     }
   }
 
-  /// Sends the answer to the session, all at once. False if the value is not a whole answer to this key.
+  /// Sends the answer to the session. False if the value is not a whole answer to this key.
   bool answer_from(const Frame<msg::Generate>& frame, const std::string& key, std::string_view sealed) {
     const auto opened = open_answer(seal_key, key, sealed);
     if (!opened) return false;
@@ -176,18 +181,26 @@ struct AnswerCache::Impl {
       const auto answered = answer->getTokens();
       if (!complete(answered, answer->getReason())) return false;
       const uint64_t number = request->getReplyTo().getRequest();
-      schema::FrameBuilder<msg::Tokens> tokens(words_of(*opened) + 16);
-      tokens->setRequest(number);
-      tokens->setAttempt(request->getAttempt());
-      tokens->setTokens(answered);
-      tokens->setFromCache(true);
+      const auto to = gateways.find(request->getReplyTo().getNode().cStr());
+      if (to == gateways.end()) return true;  // nobody waits any more
+      const GatewayActor& gateway = to->second;
+      for (uint32_t first = 0; first < answered.size(); first += tokens_per_frame) {
+        const uint32_t count = std::min(tokens_per_frame, answered.size() - first);
+        schema::FrameBuilder<msg::Tokens> tokens(words_of(*opened) * count / answered.size() + 16);
+        tokens->setRequest(number);
+        tokens->setAttempt(request->getAttempt());
+        tokens->setFirstIndex(first);
+        tokens->setFromCache(true);
+        auto list = tokens->initTokens(count);
+        for (uint32_t i = 0; i < count; ++i) list.setWithCaveats(i, answered[first + i]);
+        mail(gateway, std::move(tokens).finish());
+      }
       schema::FrameBuilder<msg::Finished> finished;
       finished->setRequest(number);
       finished->setAttempt(request->getAttempt());
       finished->setReason(answer->getReason());
       finished->setTokens(answered.size());
       finished->setFromCache(true);
-      mail(gateway, std::move(tokens).finish());
       mail(gateway, std::move(finished).finish());
       return true;
     } catch (const kj::Exception&) {
@@ -275,7 +288,6 @@ struct AnswerCache::Impl {
   const CacheOptions options;
   const std::string seal_key;
   const RouterActor router;
-  const GatewayActor gateway;
   const std::shared_ptr<prometheus::Registry> registry;
   CacheMetrics metrics;
   std::atomic<bool> open = false;  // the circuit's, for the actor's thread
@@ -289,6 +301,7 @@ struct AnswerCache::Impl {
       write_refusal;  // Redis's words for the last command of that kind; empty: it took it
   asio::steady_timer health_timer;
   std::optional<RedisClient> redis;  // none once stop() was called
+  GatewaysByNode gateways;
   std::thread thread;
 
   mutable std::mutex health_mutex;  // health() is asked by any thread
@@ -297,8 +310,8 @@ struct AnswerCache::Impl {
 
 namespace {
 
-/// A frame that cannot be read is dropped, and the session's deadline ends it. In this version frames come
-/// from this process alone (link_roles.cpp).
+/// A frame that cannot be read is dropped, and the session's deadline ends it: links have looked at those
+/// that come from other processes.
 template <class Handler>
 void read_or_drop(const char* type, Handler handler) {
   try {
@@ -312,14 +325,15 @@ CacheActor::behavior_type cache_actor(CacheActor::pointer, std::shared_ptr<Answe
   return {
       [impl](const Frame<msg::Generate>& frame) { read_or_drop("Generate", [&] { impl->generate(frame); }); },
       [impl](const Frame<msg::Store>& frame) { read_or_drop("Store", [&] { impl->store(frame); }); },
+      [impl](const GatewayUp& up) { impl->gateway_up(up); },
   };
 }
 
 }  // namespace
 
 AnswerCache::AnswerCache(caf::actor_system& system, CacheOptions options, RouterActor router,
-                         GatewayActor gateway, std::shared_ptr<prometheus::Registry> metrics)
-    : impl_(std::make_shared<Impl>(std::move(options), std::move(router), std::move(gateway),
+                         GatewaysByNode gateways, std::shared_ptr<prometheus::Registry> metrics)
+    : impl_(std::make_shared<Impl>(std::move(options), std::move(router), std::move(gateways),
                                    std::move(metrics))),
       actor_(system.spawn(cache_actor, impl_)) {}
 

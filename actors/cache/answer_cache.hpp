@@ -38,7 +38,7 @@ struct RedisHealth {
 class AnswerCache {
  public:
   /// Throws InputError if the URL is wrong. Redis need not run yet.
-  AnswerCache(caf::actor_system& system, CacheOptions options, RouterActor router, GatewayActor gateway,
+  AnswerCache(caf::actor_system& system, CacheOptions options, RouterActor router, GatewaysByNode gateways,
               std::shared_ptr<prometheus::Registry> metrics);
   ~AnswerCache();  // ends the actor and the thread; requests under way go to the router
   AnswerCache(const AnswerCache&) = delete;

@@ -10,7 +10,6 @@
 #include "model/chat/chat_template.hpp"
 #include "model/checkpoint/random_model.hpp"
 #include "model/error.hpp"
-#include "model/format/gguf_parts.hpp"
 #include "model/nearest.hpp"
 #include "model/text_file.hpp"
 
@@ -51,20 +50,27 @@ class Reader {
   explicit Reader(ConfigResult& result) : result_(result) {}
 
   void read(const ParsedConfig& parsed);
-  /// A contradiction, at its key, or at the file as a whole if the key is not there. One between values of
+  /// A contradiction, at its key, or at the file as a whole if nothing of it is there. One between values of
   /// which some are wrong already is none.
   void add(const ConfigConflict& conflict) {
     if (is_wrong(conflict.key) || std::any_of(conflict.others.begin(), conflict.others.end(),
                                               [&](const auto& key) { return is_wrong(key); }))
       return;
-    const auto found = places_.find(conflict.key);
-    const ConfigProblem place = found == places_.end() ? ConfigProblem{} : found->second;
+    const ConfigProblem place = place_of_key(conflict.key);
     result_.problems.push_back({place.line, place.column, conflict.text});
   }
 
  private:
   void problem(const ConfigEntry& at, std::string text) {
     result_.problems.push_back({at.line, at.column, std::move(text)});
+  }
+  /// Of a key that was left out: of what it would stand in.
+  ConfigProblem place_of_key(std::string key) const {
+    for (size_t end = key.size(); end != key.npos; end = key.find_last_of(".[")) {
+      key.resize(end);
+      if (const auto found = places_.find(key); found != places_.end()) return found->second;
+    }
+    return {};
   }
   /// Whether the value of that key, or of what it stands in, is not known.
   bool is_wrong(std::string key) const {
@@ -78,7 +84,9 @@ class Reader {
             std::string_view section, const std::string& path);
   template <class Owner>
   void set(Owner& owner, const ConfigKey<Owner>& key, const ConfigEntry& entry, const std::string& path);
-  void read_nodes(const ConfigEntry& entry);
+  template <class Entry>
+  void read_list(std::vector<Entry>& list, std::span<const ConfigKey<Entry>> keys, const ConfigEntry& entry,
+                 const std::string& path);
   template <class Owner>
   void require(std::span<const ConfigKey<Owner>> keys, const std::string& path, const ConfigEntry* at);
 
@@ -158,8 +166,13 @@ void Reader::set(Owner& owner, const ConfigKey<Owner>& key, const ConfigEntry& e
     wrong_.insert(path);
     problem(entry, "`" + path + "` is " + got + "; allowed: " + allowed_values(key) + unit);
   };
-  if (!key.get)
-    return entry.kind == Kind::list ? read_nodes(entry) : refuse(std::string(kind_name(entry.kind)));
+  if (!key.get) {
+    if (entry.kind != Kind::list) return refuse(std::string(kind_name(entry.kind)));
+    auto& cluster = result_.config.cluster;
+    if (key.name == "models") return read_list(cluster.models, model_keys(), entry, path);
+    if (key.name == "pipelines") return read_list(cluster.pipelines, pipeline_keys(), entry, path);
+    return read_list(cluster.nodes, node_keys(), entry, path);
+  }
 
   const Setting type = key.get(Owner{});
   const auto is_choice = [&](const std::string& text) {
@@ -193,19 +206,21 @@ void Reader::set(Owner& owner, const ConfigKey<Owner>& key, const ConfigEntry& e
   }
 }
 
-void Reader::read_nodes(const ConfigEntry& entry) {
+template <class Entry>
+void Reader::read_list(std::vector<Entry>& list, std::span<const ConfigKey<Entry>> keys,
+                       const ConfigEntry& entry, const std::string& list_path) {
   for (const ConfigEntry& element : entry.children) {
-    const std::string path = "cluster.nodes[" + std::to_string(result_.config.cluster.nodes.size()) + "]";
-    NodeConfig node;
+    const std::string path = list_path + "[" + std::to_string(list.size()) + "]";
+    Entry read;
     if (element.kind != Kind::map) {
       wrong_.insert(path);
       problem(element,
               "`" + path + "` is " + std::string(kind_name(element.kind)) + "; allowed: a map {name = …}");
     } else {
-      fill(node, node_keys(), element, "", path);
-      require(node_keys(), path + ".", &element);
+      fill(read, keys, element, "", path);
+      require(keys, path + ".", &element);
     }
-    result_.config.cluster.nodes.push_back(std::move(node));
+    list.push_back(std::move(read));
   }
 }
 
@@ -215,6 +230,9 @@ void Reader::require(std::span<const ConfigKey<Owner>> keys, const std::string& 
     const std::string name = path.empty() ? std::string(key.section) + "." : path;
     const std::string full = name + std::string(key.name);
     if (!key.required || places_.contains(full) || wrong_.contains(full)) continue;
+    if (const std::string other = name + std::string(key.instead);
+        !key.instead.empty() && (places_.contains(other) || wrong_.contains(other)))
+      continue;
     wrong_.insert(full);
     const ConfigProblem place = at ? ConfigProblem{at->line, at->column, {}} : ConfigProblem{};
     result_.problems.push_back(
@@ -243,6 +261,20 @@ const NodeConfig& ClusterConfig::head() const {
   return *found;
 }
 
+ClusterConfig::Gateway ClusterConfig::gateway_of(const NodeConfig& node) const {
+  Gateway there = gateway;
+  if (node.http.empty()) return there;
+  const auto [host, port] = split_address(node.http);
+  assert(port >= 0);  // checked by check_nodes
+  there.host = host;
+  there.port = static_cast<uint16_t>(port);
+  return there;
+}
+
+bool ClusterConfig::has_own_gateway(const NodeConfig& node) const {
+  return node.has_role("gateway") && node.name != head().name;
+}
+
 const NodeConfig* ClusterConfig::find_node(std::string_view name) const {
   for (const NodeConfig& node : cluster.nodes) {
     if (node.name == name) return &node;
@@ -262,6 +294,8 @@ ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more) 
   Reader reader(result);
   reader.read(parsed);
   if (!parsed.given_up) {
+    for (const ConfigConflict& conflict : check_forms(result.config)) reader.add(conflict);
+    complete_models(result.config.cluster);
     for (const ConfigConflict& conflict : check_together(result.config)) reader.add(conflict);
     if (more)
       for (const ConfigConflict& conflict : more(result.config)) reader.add(conflict);
@@ -295,21 +329,25 @@ ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_f
   const auto resolve = [&](const std::string& path) {
     return (config.file.parent_path() / path).lexically_normal().string();  // an absolute path stays as it is
   };
-  config.cluster.model = model::resolve_model(config.cluster.model, config.file.parent_path());
+  for (ModelConfig& model : config.cluster.models) {
+    model.path = model::resolve_model(model.path, config.file.parent_path());
+    if (model::ChatTemplate::is_path(model.chat_template)) model.chat_template = resolve(model.chat_template);
+  }
   config.cluster.run_dir = resolve(config.cluster.run_dir);
   config.cluster.tls_dir = resolve(config.cluster.tls_dir);
+  for (std::string* file :
+       {&config.gateway.keys_file, &config.gateway.tls_certificate, &config.gateway.tls_key})
+    if (!file->empty()) *file = resolve(*file);
+  config.store.dir = resolve(config.store.dir);
   std::string& disk = config.stage.kv_disk_dir;
   disk = disk.empty() ? config.cluster.run_dir : resolve(disk);
-  if (model::ChatTemplate::is_path(config.cluster.chat_template))
-    config.cluster.chat_template = resolve(config.cluster.chat_template);
-  if (config.cluster.model_id.empty()) config.cluster.model_id = default_model_id(config.cluster.model);
+  if (!config.cluster.model.empty()) {
+    const ModelConfig& only = config.cluster.models.front();
+    config.cluster.model = only.path;
+    config.cluster.model_id = only.id;
+    config.cluster.chat_template = only.chat_template;
+  }
   return std::move(result.config);
-}
-
-std::string default_model_id(const std::filesystem::path& model) {
-  const auto named = model.has_filename() ? model : model.parent_path();
-  return named.extension() == ".gguf" ? std::string(model::without_part(named.stem().string()))
-                                      : named.filename().string();
 }
 
 }  // namespace convoy::actors

@@ -14,28 +14,50 @@
 
 namespace convoy::actors {
 
+inline constexpr uint32_t node_stages_max = 64;
+
 /// One machine's supervisor: where it listens and what runs under it.
 struct NodeConfig {
   std::string name;
   std::string listen;              // host:port; port 0 takes a free one (a cluster of one node only)
   std::vector<std::string> roles;  // of gateway, router, cache, pipeline
   uint32_t stages = 0;             // stage processes under this node
+  std::string pipeline = {};       // that they serve; empty: the cluster's first
+  std::string http = {};           // HOST:PORT of its gateway; empty: as [gateway] says
 
   std::string listen_host() const;
   uint16_t listen_port() const;
   bool has_role(std::string_view role) const;
 };
 
+/// A model that the cluster serves.
+struct ModelConfig {
+  std::string id;    // what clients name it; what pipelines do
+  std::string path;  // as ClusterConfig's `model`
+  std::vector<std::string> aliases;
+  std::string chat_template;
+};
+
+/// Several pipelines of one model are its replicas.
+struct PipelineConfig {
+  std::string name;
+  std::string model = {};  // its id; empty: the first one's
+};
+
 struct ClusterConfig {
   struct Cluster {
     std::string name;
     bool dev = true;
+    // Of one model: in place of `models`, and what of_pipeline() says of that pipeline's.
     std::string model;  // a GGUF file or a checkpoint's directory; absolute after load_cluster_config()
     std::string model_id;
-    std::string chat_template;    // a name, or a path: absolute after load_cluster_config()
-    std::string run_dir = "run";  // absolute after load_cluster_config()
-    std::string tls_dir = "tls";  // as well
+    std::string chat_template;              // a name, or a path: absolute after load_cluster_config()
+    std::vector<ModelConfig> models;        // the first is the default; never empty once it is read
+    std::vector<PipelineConfig> pipelines;  // as well
+    std::string run_dir = "run";            // absolute after load_cluster_config()
+    std::string tls_dir = "tls";            // as well
     std::vector<NodeConfig> nodes;
+    std::vector<NodeConfig> others;  // of_pipeline()'s: those that serve other pipelines
   } cluster;
 
   struct Gateway {
@@ -51,6 +73,7 @@ struct ClusterConfig {
     uint32_t request_timeout_ms = 600'000;
     uint32_t write_timeout_ms = 30'000;
     uint32_t drain_timeout_ms = 10'000;
+    uint32_t head_wait_ms = 30'000;
     uint32_t connections_max = 1024;
     uint32_t descriptors_reserved = 128;
     uint32_t max_tokens_default = 512;
@@ -62,6 +85,8 @@ struct ClusterConfig {
     uint64_t template_bytes_max = 256 << 20;
     uint32_t template_depth_max = 400;
     std::vector<std::string> allowed_hosts;
+    // Absolute after load_cluster_config(); empty: no keys are asked for, HTTP is plain.
+    std::string keys_file, tls_certificate, tls_key;
   } gateway;
 
   struct Pipeline {
@@ -92,9 +117,18 @@ struct ClusterConfig {
     bool deterministic = false;
     std::string edges = "auto";
     uint32_t edge_timeout_ms = 10'000;
-    uint64_t kv_disk_bytes = 0;
+    uint64_t kv_host_bytes = 0, kv_disk_bytes = 0;
     std::string kv_disk_dir;  // absolute after load_cluster_config(): cluster.run_dir if it was empty
   } stage;
+
+  struct Store {
+    std::string dir = "store";  // absolute after load_cluster_config()
+    uint64_t bytes_max = 1ull << 40;
+    uint64_t part_bytes = 1 << 20;
+    uint32_t parts_in_flight = 8;
+    uint32_t attempts_max = 3;
+    uint32_t silence_ms = 30'000;
+  } store;
 
   struct Cache {
     bool enabled = true;
@@ -138,8 +172,20 @@ struct ClusterConfig {
 
   /// The node that runs gateway, router, cache and pipeline.
   const NodeConfig& head() const;
+  /// [gateway] as it is on that node, which has a gateway.
+  Gateway gateway_of(const NodeConfig& node) const;
+  /// Whether the node runs a gateway in a process of its own: the head's is the head's.
+  bool has_own_gateway(const NodeConfig& node) const;
   /// Null if there is no such node.
   const NodeConfig* find_node(std::string_view name) const;
+  /// Null if there is none of that name; the first one if it is empty.
+  const PipelineConfig* find_pipeline(std::string_view name) const;
+  const ModelConfig& model_of(const PipelineConfig& pipeline) const;
+  /// Name of the one that the node's stages serve.
+  const std::string& pipeline_of(const NodeConfig& node) const;
+  /// The cluster as one of its pipelines sees it: with its model as the only one, and its own nodes beside
+  /// the head's, which has no stages then if they are another pipeline's.
+  ClusterConfig of_pipeline(const PipelineConfig& pipeline) const;
   /// Stage processes over all nodes.
   uint32_t stage_count() const;
 };
@@ -160,14 +206,21 @@ using MoreChecks = std::function<std::vector<ConfigConflict>(const ClusterConfig
 /// Reads and checks everything at once. Pure but for `more`: touches no file.
 ConfigResult read_cluster_config(std::string_view text, const MoreChecks& more = nullptr);
 
-/// Reads the file; resolves `model`, `chat_template`, `run_dir` and `kv_disk_dir` relative to its folder;
-/// sets model_id. with_files: a model or a template that is not there is a problem too (to end a cluster,
-/// nobody needs them). Throws InputError whose text has a line `FILE:LINE:COLUMN: …` for every problem.
+/// Reads the file; resolves `model`, `chat_template`, `run_dir`, `store.dir` and `kv_disk_dir` relative to
+/// its folder; sets model_id. with_files: a model or a template that is not there is a problem too (to end a
+/// cluster, nobody needs them). Throws InputError whose text has a line `FILE:LINE:COLUMN: …` for every
+/// problem.
 ClusterConfig load_cluster_config(const std::filesystem::path& file, bool with_files = false);
 
 /// What an OpenAI client calls this model if the configuration does not say: the file's name without .gguf
 /// and, of a split one, without the part's number.
 std::string default_model_id(const std::filesystem::path& model);
+
+/// Fills in what follows from what is given: the one model as a list, ids, and who serves each.
+void complete_models(ClusterConfig::Cluster& cluster);
+
+/// A model in place of the configured one. Throws InputError if there are several.
+void replace_model(ClusterConfig& config, const std::string& path);
 
 /// docs/configuration.md, printed from the table of keys.
 std::string configuration_page();

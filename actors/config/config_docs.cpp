@@ -21,7 +21,11 @@ void print_keys(std::string& page, std::span<const ConfigKey<Owner>> keys, std::
   page += "| key | default | allowed | unit | meaning |\n|---|---|---|---|---|\n";
   for (const auto& key : keys) {
     if (key.section != section) continue;
-    const std::string fallback = key.required ? "must be given" : default_text(key.get(Owner{}));
+    const std::string fallback = key.required && !key.instead.empty()
+                                     ? "must be given, or `" + std::string(key.instead) + "`"
+                                 : key.required ? "must be given"
+                                 : key.get      ? default_text(key.get(Owner{}))
+                                                : "`[]`";
     page += "| `" + std::string(key.name) + "` | " + fallback + " | " + allowed_values(key) + " | " +
             std::string(key.unit) + " | " + std::string(key.help) + " |\n";
   }
@@ -48,6 +52,10 @@ std::string configuration_page() {
     if (section.name == "cluster") {
       page += "\nEach entry of `nodes`:\n\n";
       print_keys(page, node_keys(), "");
+      page += "\nEach entry of `models`:\n\n";
+      print_keys(page, model_keys(), "");
+      page += "\nEach entry of `pipelines`:\n\n";
+      print_keys(page, pipeline_keys(), "");
     }
   }
   return page;

@@ -30,10 +30,10 @@ void from_setting(T& field, const Setting& setting) {
   }
 }
 
-using Key = ConfigKey<ClusterConfig>;
+using ClusterKey = ConfigKey<ClusterConfig>;
 
 template <auto Section, auto Field>
-Key key(std::string_view section, std::string_view name, std::string_view help) {
+ClusterKey key(std::string_view section, std::string_view name, std::string_view help) {
   return {.section = section,
           .name = name,
           .get = [](const ClusterConfig& c) { return to_setting((c.*Section).*Field); },
@@ -42,9 +42,9 @@ Key key(std::string_view section, std::string_view name, std::string_view help) 
 }
 
 template <auto Section, auto Field>
-Key number(std::string_view section, std::string_view name, std::string_view unit, int64_t least,
-           int64_t most, std::string_view help) {
-  Key k = key<Section, Field>(section, name, help);
+ClusterKey number(std::string_view section, std::string_view name, std::string_view unit, int64_t least,
+                  int64_t most, std::string_view help) {
+  ClusterKey k = key<Section, Field>(section, name, help);
   k.unit = unit;
   k.least = least;
   k.most = most;
@@ -52,20 +52,26 @@ Key number(std::string_view section, std::string_view name, std::string_view uni
 }
 
 template <auto Section, auto Field>
-Key choice(std::string_view section, std::string_view name, std::vector<std::string_view> choices,
-           std::string_view help) {
-  Key k = key<Section, Field>(section, name, help);
+ClusterKey choice(std::string_view section, std::string_view name, std::vector<std::string_view> choices,
+                  std::string_view help) {
+  ClusterKey k = key<Section, Field>(section, name, help);
   k.choices = std::move(choices);
   return k;
 }
 
-template <auto Field>
-ConfigKey<NodeConfig> node_key(std::string_view name, std::string_view help) {
+/// Of an entry of a list of maps.
+template <class Owner, auto Field>
+ConfigKey<Owner> entry_key(std::string_view name, std::string_view help, bool required) {
   return {.name = name,
-          .get = [](const NodeConfig& n) { return to_setting(n.*Field); },
-          .set = [](NodeConfig& n, const Setting& s) { from_setting(n.*Field, s); },
+          .get = [](const Owner& o) { return to_setting(o.*Field); },
+          .set = [](Owner& o, const Setting& s) { from_setting(o.*Field, s); },
           .help = help,
-          .required = true};
+          .required = required};
+}
+
+template <auto Field>
+ConfigKey<NodeConfig> node_key(std::string_view name, std::string_view help, bool required = false) {
+  return entry_key<NodeConfig, Field>(name, help, required);
 }
 
 }  // namespace convoy::actors

@@ -13,7 +13,7 @@ using C = ClusterConfig;
 constexpr int64_t hour_ms = 3'600'000;
 constexpr int64_t KiB = 1 << 10, MiB = 1 << 20, GiB = 1 << 30;
 
-void add_cluster_keys(std::vector<Key>& t) {
+void add_cluster_keys(std::vector<ClusterKey>& t) {
   using S = C::Cluster;
   constexpr auto s = &C::cluster;
   t.push_back(
@@ -28,6 +28,7 @@ void add_cluster_keys(std::vector<Key>& t) {
       "relative to this file; or "
       "random:NAME[:LAYERS], a model of random weights with the dimensions of a published one."));
   t.back().required = true;
+  t.back().instead = "models";
   t.push_back(key<s, &S::model_id>(
       "cluster", "model_id",
       "What clients name the model. Empty: the name of its file (without .gguf, nor a part's number) or "
@@ -37,6 +38,16 @@ void add_cluster_keys(std::vector<Key>& t) {
       "Chat template: a Jinja file, relative to this one, whose path ends in .jinja or has a slash; or the "
       "name of "
       "one that comes with Convoy (chat-templates.md). Empty: the checkpoint's own."));
+  t.push_back({.section = "cluster",
+               .name = "models",
+               .help =
+                   "Several models to serve, in place of `model`, `model_id` and `chat_template`: one map "
+                   "each (below). Requests that name the model \"default\" get the first."});
+  t.push_back({.section = "cluster",
+               .name = "pipelines",
+               .help =
+                   "What serves them: one map each (below). Each node is part of one; several of one model "
+                   "are its replicas. None: one for each model, named like it."});
   t.push_back(key<s, &S::run_dir>(
       "cluster", "run_dir", "Folder for sockets, logs, process ids and secrets. Relative to this file."));
   t.push_back(key<s, &S::tls_dir>(
@@ -45,15 +56,18 @@ void add_cluster_keys(std::vector<Key>& t) {
       "nodes that run here (`convoy ca issue`). Relative to this file."));
   t.push_back({.section = "cluster",
                .name = "nodes",
-               .help = "The machines, one map each (below). Layers are divided evenly over all stages, in "
-                       "the order of the nodes.",
+               .help = "The machines, one map each (below). Layers are divided evenly over all stages of a "
+                       "pipeline, in the order of the nodes.",
                .required = true});
 }
 
-void add_gateway_keys(std::vector<Key>& t) {
+void add_gateway_keys(std::vector<ClusterKey>& t) {
   using S = C::Gateway;
   constexpr auto s = &C::gateway;
-  t.push_back(key<s, &S::host>("gateway", "host", "Address to serve HTTP on. Loopback in this version."));
+  t.push_back(key<s, &S::host>(
+      "gateway", "host",
+      "Address to serve HTTP on, in numbers. Another one than loopback needs keys_file, tls_certificate and "
+      "tls_key."));
   t.push_back(number<s, &S::port>("gateway", "port", "", 0, 65'535,
                                   "Port to serve HTTP on. 0 takes a free one, which `convoy status` tells."));
   t.push_back(number<s, &S::threads>("gateway", "threads", "", 1, 256, "Threads that serve HTTP."));
@@ -66,7 +80,8 @@ void add_gateway_keys(std::vector<Key>& t) {
                                             "Longest body of a request; beyond it 413."));
   t.push_back(number<s, &S::header_timeout_ms>(
       "gateway", "header_timeout_ms", "ms", 10, hour_ms,
-      "From the connection, or a request's first byte, to its whole header."));
+      "From the connection, or a request's first byte, to its whole header; and as long for the handshake of "
+      "TLS before that."));
   t.push_back(number<s, &S::keepalive_timeout_ms>("gateway", "keepalive_timeout_ms", "ms", 10, 24 * hour_ms,
                                                   "From an answer to the next request's first byte."));
   t.push_back(number<s, &S::body_timeout_ms>("gateway", "body_timeout_ms", "ms", 10, hour_ms,
@@ -78,9 +93,13 @@ void add_gateway_keys(std::vector<Key>& t) {
                                       "How long a client may read nothing before its request is cancelled."));
   t.push_back(number<s, &S::drain_timeout_ms>(
       "gateway", "drain_timeout_ms", "ms", 0, hour_ms,
-      "How long answers under way may go on once the head is told to end (SIGTERM, `convoy down`); no other "
+      "How long answers under way may go on once a gateway is told to end (SIGTERM, `convoy down`); no other "
       "request is taken then. What is left after it ends with an error, as it does at once at a second "
       "SIGTERM."));
+  t.push_back(number<s, &S::head_wait_ms>("gateway", "head_wait_ms", "ms", 0, hour_ms,
+                                          "How long answers under way wait for a head that is away, in a "
+                                          "gateway that is not the head's: they go on "
+                                          "when another head serves, and end with an error after that."));
   t.push_back(number<s, &S::connections_max>("gateway", "connections_max", "", 1, 65'536,
                                              "Open connections; one more gets 503."));
   t.push_back(number<s, &S::descriptors_reserved>("gateway", "descriptors_reserved", "", 16, 65'536,
@@ -114,9 +133,23 @@ void add_gateway_keys(std::vector<Key>& t) {
       "Host names, beside localhost and loopback addresses, that requests may name in Host, and pages in "
       "their "
       "Origin. Others get 403, so that no web page can use the gateway through its reader's browser."));
+  t.push_back(key<s, &S::keys_file>(
+      "gateway", "keys_file",
+      "File of API keys, which `convoy key` makes and changes: requests need one of them, and belong to its "
+      "tenant. A change counts within a second. Relative to this file; empty: nobody is asked for a key, "
+      "which "
+      "is for loopback only."));
+  t.push_back(key<s, &S::tls_certificate>(
+      "gateway", "tls_certificate",
+      "PEM file of the certificate, and those between it and its authority, with which the gateway serves "
+      "HTTPS in place of HTTP. A new one counts within a second, for connections that come then. Relative to "
+      "this file; empty: HTTP is plain, which is for loopback only."));
+  t.push_back(key<s, &S::tls_key>(
+      "gateway", "tls_key",
+      "PEM file of the certificate's private key, which this user alone may read. Relative to this file."));
 }
 
-void add_pipeline_keys(std::vector<Key>& t) {
+void add_pipeline_keys(std::vector<ClusterKey>& t) {
   using S = C::Pipeline;
   constexpr auto s = &C::pipeline;
   t.push_back(number<s, &S::context_tokens_max>("pipeline", "context_tokens_max", "tokens", 0, 1 << 20,
@@ -172,10 +205,11 @@ void add_pipeline_keys(std::vector<Key>& t) {
       "pipeline", "kv_tokens", "tokens", 0, 1 << 26,
       "Keys and values held at once, over all requests, in blocks of 64 tokens. 0: as "
       "many as fit into the memory of the smallest stage, which its log explains."));
-  t.push_back(number<s, &S::kv_moves_per_step>(
-      "pipeline", "kv_moves_per_step", "blocks", 1, 1024,
-      "Blocks that one step brings to stage.kv_disk_bytes and back from there at most, beside the rows that "
-      "wait for it."));
+  t.push_back(
+      number<s, &S::kv_moves_per_step>("pipeline", "kv_moves_per_step", "blocks", 1, 1024,
+                                       "Blocks that one step brings to stage.kv_host_bytes or kv_disk_bytes "
+                                       "and back from there at most, beside the rows that "
+                                       "wait for it."));
   t.push_back(choice<s, &S::speculation>(
       "pipeline", "speculation", {"off", "prompt_lookup"},
       "For requests that don't say. `prompt_lookup`: how an answer goes on is guessed from where its last "
@@ -186,7 +220,7 @@ void add_pipeline_keys(std::vector<Key>& t) {
                                         "Most tokens of one answer that are guessed in one step."));
 }
 
-void add_stage_keys(std::vector<Key>& t) {
+void add_stage_keys(std::vector<ClusterKey>& t) {
   using S = C::Stage;
   constexpr auto s = &C::stage;
   const auto names = gpu::device_names();
@@ -224,17 +258,42 @@ void add_stage_keys(std::vector<Key>& t) {
   t.push_back(number<s, &S::edge_timeout_ms>(
       "stage", "edge_timeout_ms", "ms", 100, hour_ms,
       "How long two stages try to bring up such an edge before they use their link."));
-  t.push_back(number<s, &S::kv_disk_bytes>(
-      "stage", "kv_disk_bytes", "bytes", 0, 64 * 1024 * GiB,
-      "Keys and values that each stage keeps on disk when pipeline.kv_tokens has no more room for them, "
-      "until "
-      "a prompt asks for them again. Taken when the stage starts, encrypted, and gone when it ends. 0: none. "
-      "Not on a GPU in this version."));
+  t.push_back(number<s, &S::kv_host_bytes>(
+      "stage", "kv_host_bytes", "bytes", 0, 64 * 1024 * GiB,
+      "Keys and values that each stage on a GPU keeps in its machine's memory when pipeline.kv_tokens has no "
+      "more room for them, until a prompt asks for them again. Page-locked when the stage starts. 0: none. "
+      "For stages on a CPU raise pipeline.kv_tokens instead."));
+  t.push_back(number<s, &S::kv_disk_bytes>("stage", "kv_disk_bytes", "bytes", 0, 64 * 1024 * GiB,
+                                           "The same on disk, behind those of stage.kv_host_bytes. Taken "
+                                           "when the stage starts, encrypted, and gone "
+                                           "when it ends. 0: none."));
   t.push_back(key<s, &S::kv_disk_dir>("stage", "kv_disk_dir",
                                       "Folder on that disk. Relative to this file. Empty: cluster.run_dir."));
 }
 
-void add_cache_keys(std::vector<Key>& t) {
+void add_store_keys(std::vector<ClusterKey>& t) {
+  using S = C::Store;
+  constexpr auto s = &C::store;
+  t.push_back(key<s, &S::dir>(
+      "store", "dir",
+      "Folder for weights that came from the head, where cluster.model is not on this machine. Relative to "
+      "this file."));
+  t.push_back(number<s, &S::bytes_max>(
+      "store", "bytes_max", "bytes", 1 * MiB, 1024 * 1024 * GiB,
+      "Most that it holds: beyond it goes what no stage of this machine needs, longest unused first."));
+  t.push_back(number<s, &S::part_bytes>("store", "part_bytes", "bytes", 64 * KiB, 16 * MiB,
+                                        "Weights that a stage asks for at once."));
+  t.push_back(number<s, &S::parts_in_flight>("store", "parts_in_flight", "", 1, 1024,
+                                             "So many of those on their way to a stage."));
+  t.push_back(number<s, &S::attempts_max>(
+      "store", "attempts_max", "", 1, 100,
+      "How often a tensor may come with the wrong bytes before that is an error."));
+  t.push_back(number<s, &S::silence_ms>(
+      "store", "silence_ms", "ms", 100, hour_ms,
+      "How long a stage waits for weights that it asked for before it connects to the head anew."));
+}
+
+void add_cache_keys(std::vector<ClusterKey>& t) {
   using S = C::Cache;
   constexpr auto s = &C::cache;
   t.push_back(key<s, &S::enabled>("cache", "enabled",
@@ -257,7 +316,7 @@ void add_cache_keys(std::vector<Key>& t) {
                                    "Part of every key: raise it to forget all answers."));
 }
 
-void add_redis_keys(std::vector<Key>& t) {
+void add_redis_keys(std::vector<ClusterKey>& t) {
   using S = C::Redis;
   constexpr auto s = &C::redis;
   t.push_back(
@@ -269,7 +328,7 @@ void add_redis_keys(std::vector<Key>& t) {
       "Memory of Convoy's own Redis; the least recently used answers go first."));
 }
 
-void add_link_keys(std::vector<Key>& t) {
+void add_link_keys(std::vector<ClusterKey>& t) {
   using S = C::Link;
   constexpr auto s = &C::link;
   t.push_back(number<s, &S::handshake_timeout_ms>("link", "handshake_timeout_ms", "ms", 10, 60'000,
@@ -306,7 +365,7 @@ void add_link_keys(std::vector<Key>& t) {
                                          "How long a process that ends lets its last frames leave."));
 }
 
-void add_log_keys(std::vector<Key>& t) {
+void add_log_keys(std::vector<ClusterKey>& t) {
   using S = C::Log;
   constexpr auto s = &C::log;
   t.push_back(choice<s, &S::level>("log", "level", {"debug", "info", "warn", "error"},
@@ -326,6 +385,7 @@ std::span<const ConfigSection> config_sections() {
       {"gateway", "The HTTP server that applications talk to."},
       {"pipeline", "Requests, steps and the memory for keys and values; health of the stages."},
       {"stage", "How each stage process computes."},
+      {"store", "Weights on machines that have not the model's files."},
       {"cache", "The answer cache."},
       {"redis", "Where cached answers live."},
       {"link", "Connections between Convoy's own processes."},
@@ -335,12 +395,13 @@ std::span<const ConfigSection> config_sections() {
 }
 
 std::span<const ConfigKey<ClusterConfig>> cluster_keys() {
-  static const std::vector<Key> table = [] {
-    std::vector<Key> t;
+  static const std::vector<ClusterKey> table = [] {
+    std::vector<ClusterKey> t;
     add_cluster_keys(t);
     add_gateway_keys(t);
     add_pipeline_keys(t);
     add_stage_keys(t);
+    add_store_keys(t);
     add_cache_keys(t);
     add_redis_keys(t);
     add_link_keys(t);
@@ -353,23 +414,51 @@ std::span<const ConfigKey<ClusterConfig>> cluster_keys() {
 std::span<const ConfigKey<NodeConfig>> node_keys() {
   static const std::vector<ConfigKey<NodeConfig>> table = [] {
     std::vector<ConfigKey<NodeConfig>> t;
-    t.push_back(node_key<&NodeConfig::name>("name", "Name of the machine, unlike all others."));
+    t.push_back(node_key<&NodeConfig::name>("name", "Name of the machine, unlike all others.", true));
     t.push_back(
         node_key<&NodeConfig::listen>("listen",
                                       "HOST:PORT where other processes of the cluster reach it. Loopback in "
-                                      "this version; port 0 takes a free one in a cluster of one node."));
+                                      "this version; port 0 takes a free one in a cluster of one node.",
+                                      true));
     t.push_back(node_key<&NodeConfig::roles>("roles",
-                                             "What runs in the node's own process. In this version exactly "
-                                             "one node has all four roles and the others have none."));
+                                             "What runs on the node beside stages. Exactly one node, the "
+                                             "head's, has all four roles; others may have [\"gateway\"]."));
     t.back().choices = {"gateway", "router", "cache", "pipeline"};
-    t.back().required = false;
     t.push_back(
         node_key<&NodeConfig::stages>("stages", "Stage processes that the node starts and supervises."));
     t.back().least = 0;
-    t.back().most = 64;
+    t.back().most = node_stages_max;
+    t.push_back(node_key<&NodeConfig::pipeline>(
+        "pipeline",
+        "Which of `pipelines` its stages serve. Empty: the first. Of one machine that has stages of "
+        "several, each is a node with a port of its own."));
+    t.back().required = false;
+    t.push_back(node_key<&NodeConfig::http>(
+        "http",
+        "HOST:PORT where the node's own gateway serves HTTP, for a node that is not the head's and has the "
+        "role gateway. Empty: as gateway.host and gateway.port say, and under the same conditions."));
     t.back().required = false;
     return t;
   }();
+  return table;
+}
+
+std::span<const ConfigKey<ModelConfig>> model_keys() {
+  using M = ModelConfig;
+  static const std::vector<ConfigKey<M>> table = {
+      entry_key<M, &M::id>("id", "As `model_id` of a cluster of one.", false),
+      entry_key<M, &M::path>("path", "As `model` of a cluster of one.", true),
+      entry_key<M, &M::aliases>("aliases", "Further names by which clients may ask for it.", false),
+      entry_key<M, &M::chat_template>("chat_template", "As that of a cluster of one.", false)};
+  return table;
+}
+
+std::span<const ConfigKey<PipelineConfig>> pipeline_keys() {
+  using P = PipelineConfig;
+  static const std::vector<ConfigKey<P>> table = {
+      entry_key<P, &P::name>("name", "Its name, unlike all others: in `convoy status`, logs and metrics.",
+                             true),
+      entry_key<P, &P::model>("model", "Id of the model that it serves. Empty: the first one's.", false)};
   return table;
 }
 
@@ -390,5 +479,7 @@ std::string allowed_values(const ConfigKey<Owner>& key) {
 }
 template std::string allowed_values(const ConfigKey<ClusterConfig>&);
 template std::string allowed_values(const ConfigKey<NodeConfig>&);
+template std::string allowed_values(const ConfigKey<ModelConfig>&);
+template std::string allowed_values(const ConfigKey<PipelineConfig>&);
 
 }  // namespace convoy::actors

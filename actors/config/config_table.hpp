@@ -16,13 +16,13 @@ namespace convoy::actors {
 /// A key's value, in any of the types that keys have.
 using Setting = std::variant<int64_t, bool, std::string, std::vector<std::string>>;
 
-/// One key of an Owner (ClusterConfig, or NodeConfig for the entries of cluster.nodes). Its type and its
+/// One key of an Owner (ClusterConfig, or what the entries of its lists of maps are). Its type and its
 /// default are those of the field behind get and set in a default-made Owner.
 template <class Owner>
 struct ConfigKey {
-  std::string_view section;  // empty for NodeConfig
+  std::string_view section;  // empty for all but ClusterConfig
   std::string_view name;
-  Setting (*get)(const Owner&) = nullptr;  // null: cluster.nodes, the list of nodes
+  Setting (*get)(const Owner&) = nullptr;  // null: a list of maps
   void (*set)(Owner&, const Setting&) = nullptr;
   std::string_view help;
   std::string_view unit;
@@ -30,10 +30,13 @@ struct ConfigKey {
   std::vector<std::string_view> choices;        // texts and lists of texts; empty: any
   bool (*accepts)(std::string_view) = nullptr;  // instead of being one of the choices, which describe it
   bool required = false;
+  std::string_view instead = {};  // another key of the section that may be given in place of a required one
 };
 
 std::span<const ConfigKey<ClusterConfig>> cluster_keys();
 std::span<const ConfigKey<NodeConfig>> node_keys();
+std::span<const ConfigKey<ModelConfig>> model_keys();
+std::span<const ConfigKey<PipelineConfig>> pipeline_keys();
 
 /// The sections in the order of the file, each with what it is about.
 struct ConfigSection {

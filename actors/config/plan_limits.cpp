@@ -79,6 +79,12 @@ std::string settings_of(const ClusterConfig& config) {
          number("prefill_tokens_per_step", config.pipeline.prefill_tokens_per_step);
 }
 
+uint64_t step_frame_bytes(const ClusterConfig& config, const model::Config& model) {
+  // A stage passes on a row's hidden state and, with it, what the plan says of the row.
+  const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
+  return static_cast<uint64_t>(scheduler_limits(config, model).rows()) * row_bytes + plan_bytes;
+}
+
 void check_stages(const ClusterConfig& config, const model::Config& model) {
   const std::string file = config.file.string();
   if (config.stage_count() > model.layers)
@@ -87,10 +93,8 @@ void check_stages(const ClusterConfig& config, const model::Config& model) {
                      file + ": cluster.nodes", "give each stage at least one layer");
   gpu::device_named(config.stage.backend,
                     1)(gpu::stage_shape(model, {0, model.layers - 1}, config.stage.deterministic));
-  // A stage passes on a row's hidden state and, with it, what the plan says of the row.
-  const auto row_bytes = static_cast<uint64_t>(model.hidden) * sizeof(float) + plan_row_bytes;
-  const auto rows = static_cast<uint64_t>(scheduler_limits(config, model).rows());
-  const uint64_t frame_bytes = rows * row_bytes + plan_bytes, most = config.link.bulk_frame_bytes_max;
+  const int64_t rows = scheduler_limits(config, model).rows();
+  const uint64_t frame_bytes = step_frame_bytes(config, model), most = config.link.bulk_frame_bytes_max;
   if (config.stage_count() > 1 && frame_bytes > most)
     throw InputError("a step of " + std::to_string(rows) + " rows is a frame of up to " +
                          std::to_string(frame_bytes) +
@@ -145,15 +149,17 @@ StageMemory memory_of_nodes(const ClusterConfig& config, const model::Checkpoint
                             const std::vector<std::string>& nodes) {
   const model::Config& model = checkpoint.config();
   const int64_t rows = scheduler_limits(config, model).rows();
+  std::vector<NodeConfig> beside = config.cluster.nodes;  // who shares the machines
+  beside.insert(beside.end(), config.cluster.others.begin(), config.cluster.others.end());
   StageMemory all;
   const auto ranges = stage_layers(model.layers, config.stage_count(), head_layers(checkpoint));
   for (const auto& [node, first, count] : place_stages(config.cluster.nodes)) {
     if (count == 0 || std::ranges::find(nodes, node) == nodes.end()) continue;
-    if (place_stage(config, local_rank(config.cluster.nodes, first)).card) continue;
+    if (place_stage(config, local_rank(beside, node, 0)).card) continue;
     model::LayerRange layers;
     for (uint32_t i = first; i < first + count; ++i) {
       const StageMemory one =
-          stage_memory(config, checkpoint, ranges[i], rows, local_rank(config.cluster.nodes, i));
+          stage_memory(config, checkpoint, ranges[i], rows, local_rank(beside, node, i - first));
       all.kv += one.kv, all.buffers += one.buffers, all.scratch += one.scratch;
       if (i == first) layers.first = ranges[i].first;
       layers.last = ranges[i].last;

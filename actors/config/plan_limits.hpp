@@ -36,6 +36,9 @@ std::string arithmetic_of(const ClusterConfig& config);
 /// What all processes of a cluster must have read alike in cluster.conf, in words, for their Hellos.
 std::string settings_of(const ClusterConfig& config);
 
+/// What a step takes of a link between stages, in one frame, at most.
+uint64_t step_frame_bytes(const ClusterConfig& config, const model::Config& model);
+
 /// Throws InputError if this model cannot be served so, with the key to change: more stages than layers,
 /// a device that is not there or does not take the model, steps whose hidden states fit no frame.
 void check_stages(const ClusterConfig& config, const model::Config& model);

@@ -41,11 +41,16 @@ Links::Impl::Impl(caf::actor_system& system, LinkOptions options, PeerIdentity s
       key(link_key(this->options.secret)),
       self(std::move(self)),
       events(std::move(events)),
+      registry(this->options.metrics ? this->options.metrics : std::make_shared<prometheus::Registry>()),
       delivery(system) {
   if (!this->options.dev && !this->options.tls)
     throw InputError("links that are not plaintext need certificates", "LinkOptions.tls",
                      "name their folder");
+  if (!this->options.dev && !this->options.places.has_stage)
+    throw InputError("links that are not plaintext need to know whose the stages are", "LinkOptions.places",
+                     "say it");
   if (this->options.limits.lease_ms < 4) throw InputError("shorter than 4 ms", "lease_ms", "use 800");
+  if (this->options.enrol || this->options.renew) desk.emplace(1);
   thread = std::thread([this] {
     pthread_setname_np(pthread_self(), "convoy.links");
     if (this->options.tls) spawn(watch_certificates());
@@ -147,9 +152,9 @@ caf::actor Links::remote_handle(const PeerIdentity& peer, schema::Role role, uin
   return dead;
 }
 
-void Links::set_model(const std::string& digest) {
+void Links::set_model(const std::string& pipeline, const std::string& digest) {
   const std::lock_guard lock(impl_->mutex);
-  impl_->self.model = digest;
+  impl_->models[pipeline] = digest;
 }
 
 void Links::drop(const PeerIdentity& peer, const std::string& reason) {

@@ -5,6 +5,7 @@
 // here. A remote handle is an ordinary CAF handle (actor_proxy) whose mail becomes frames: send, monitor and
 // down mean the same near and far. When a link's lease ends its handles go down and are silent from then on.
 
+#include <prometheus/registry.h>
 #include <pthread.h>
 
 #include <caf/all.hpp>
@@ -12,13 +13,16 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "actors/config/cluster_config.hpp"
+#include "actors/link/link_roles.hpp"
 #include "actors/messages.hpp"
 
 namespace convoy::actors {
 
 class LinkTls;
+struct Outgoing;
 
 /// [link] of cluster.conf, and what else limits a link.
 struct LinkLimits : ClusterConfig::Link {
@@ -31,8 +35,17 @@ struct LinkOptions {
   std::string secret;  // load_or_create_secret's: who does not know it is told nothing, and gets no link
   bool dev = true;  // plaintext; only loopback addresses are then accepted, for listening and for connecting
   std::shared_ptr<LinkTls> tls;  // without dev: of all TCP connections, where it takes the secret's place
+  Places places;                 // without dev: what the certificate of a node is good for
   bool unix_sockets = true;      // beside TCP; without, or to a peer without, TCP is all there is
+  /// The head's, without dev: what is said to a machine without a certificate, which said that (Enrolment).
+  /// Called on a thread of its own. Null: such a machine is told nothing.
+  std::function<std::vector<Outgoing>(const std::string& connection_key, const schema::FrameBytes& said,
+                                      const schema::FrameBytes& proof)>
+      enrol;
+  /// The head's, as well: another certificate for that node, as PEM, or nothing. On the same thread.
+  std::function<std::string(const std::string& node, const std::string& request)> renew;
   LinkLimits limits;
+  std::shared_ptr<prometheus::Registry> metrics;  // of the process, if it has any
 };
 
 class Links {
@@ -74,8 +87,9 @@ class Links {
     return caf::actor_cast<Handle>(remote_handle(peer, role, instance));
   }
 
-  /// What a head's stages must compute with, once that is known: stages are told to try again until then.
-  void set_model(const std::string& digest);
+  /// What a head's stages of that pipeline must compute with: nothing yet if the digest is empty, then they
+  /// are told to try again. From the first call on stages of other pipelines are refused.
+  void set_model(const std::string& pipeline, const std::string& digest);
 
   /// Ends the link to that peer (same incarnation only), as if its lease had ended.
   void drop(const PeerIdentity& peer, const std::string& reason);

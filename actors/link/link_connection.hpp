@@ -5,6 +5,7 @@
 #include <boost/asio/ssl.hpp>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "actors/link/link_stream.hpp"
 
@@ -25,14 +26,23 @@ class LinkConnection {
   }
   bool encrypted() const { return tls_ != nullptr; }
 
-  /// Everything from here on is encrypted. Returns why that failed, or nothing.
+  /// Everything from here on is encrypted. Returns why that failed, or nothing. Strangers::allowed: as a
+  /// server, a peer that shows no certificate too; see certified().
+  enum class Strangers : uint8_t { refused, allowed };
   asio::awaitable<std::string> encrypt(asio::ssl::context& context,
-                                       asio::ssl::stream_base::handshake_type end);
+                                       asio::ssl::stream_base::handshake_type end,
+                                       Strangers strangers = Strangers::refused);
+  /// Of an encrypted one: whether the peer showed a certificate.
+  bool certified() const;
+  /// Of an encrypted one: all certificates that a server showed, its own first, as PEM.
+  std::vector<std::string> peer_chain() const;
 
   /// Of an encrypted one: the common name in the peer's certificate, which its authority vouches for.
   std::string peer_name() const;
   /// Of an encrypted one: the serial number of that certificate (certificates.hpp).
   std::string peer_serial() const;
+  /// Of an encrypted one: Unix time at which that certificate ends.
+  int64_t peer_until_s() const;
   /// Of an encrypted one: 32 bytes that its two ends have, and nobody else (RFC 5705, RFC 8446 section 7.5).
   std::string shared_key() const;
 

@@ -48,6 +48,11 @@ struct Outgoing {
   size_t sent = 0;  // bytes of header and frame that went out already (LinkPort's direct write)
 };
 
+template <class T>
+Outgoing outgoing(const schema::Frame<T>& frame) {
+  return {.type = schema::FrameTraits<T>::type_id, .bytes = frame.bytes()};
+}
+
 /// A frame as it came, its segment table checked; or why the connection is of no further use.
 struct Incoming {
   wire::Header header;

@@ -5,11 +5,11 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 
 #include "actors/link/openssl.hpp"
@@ -106,9 +106,26 @@ LinkTls::LinkTls(fs::path folder, const std::string& cluster, const std::string&
 
 void LinkTls::use(Files files) {
   context_ = std::move(files.context);
+  const X509* const ours = SSL_CTX_get0_certificate(context_->native_handle());
+  from_s_ = unix_seconds(X509_get0_notBefore(ours));
+  until_s_ = unix_seconds(X509_get0_notAfter(ours));
   revocations_ = std::move(files.revocations);
   revocations_number_ = files.number;
   revoked_ = std::move(files.revoked);
+}
+
+/// The key stays: so one file changes, all or nothing.
+std::optional<std::string> LinkTls::renewal() const {
+  if (!is_due(from_s_, until_s_, std::time(nullptr))) return std::nullopt;
+  return request_of(read_own(folder_ / key_file(node_), true));
+}
+
+void LinkTls::take_certificate(const std::string& pem) {
+  const auto refused = refuse_certificate(pem, read_own(folder_ / authority_file, false),
+                                          read_own(folder_ / key_file(node_), true), cluster_, node_);
+  if (refused) throw InputError("the certificate " + *refused, "what the head sent", "");
+  replace_private(folder_ / certificate_file(node_), pem);
+  context();
 }
 
 bool LinkTls::revoked(const std::string& serial) const { return revoked_.contains(serial); }
@@ -137,13 +154,9 @@ ssl::context& LinkTls::context() {
 
 std::string LinkTls::written() const {
   std::string all;
-  for (const std::string& name : {std::string(authority_file), certificate_file(node_), key_file(node_),
-                                  std::string(revocations_file)}) {
-    struct stat status {};
-    if (::stat((folder_ / name).c_str(), &status) != 0) continue;
-    all += name + " " + std::to_string(status.st_ino) + " " + std::to_string(status.st_mtim.tv_sec) + "." +
-           std::to_string(status.st_mtim.tv_nsec) + " ";
-  }
+  for (const std::string& name :
+       {std::string(authority_file), certificate_file(node_), key_file(node_), std::string(revocations_file)})
+    all += name + " " + stamp_of(folder_ / name) + " ";
   return all;
 }
 

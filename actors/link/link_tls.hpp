@@ -2,10 +2,12 @@
 // What a node's links need for TLS: the authority that it trusts, its own certificate and key, read from a
 // folder. Made by each process that has links; context() belongs to the links' I/O thread.
 
+#include <atomic>
 #include <boost/asio/ssl.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -36,6 +38,14 @@ class LinkTls {
   /// new ones count from the next connection on, and while they are no good those before them do.
   boost::asio::ssl::context& context();
 
+  /// Unix time at which our own certificate ends. Any thread.
+  int64_t until_s() const { return until_s_; }
+
+  /// A request for another certificate of our key, if ours has less than a third of its life before it.
+  std::optional<std::string> renewal() const;
+  /// That certificate: ours from now on, on disk too. Throws InputError if it is none of ours.
+  void take_certificate(const std::string& pem);
+
   /// The list of certificates that count no more, as the authority signed it: PEM, or nothing.
   const std::string& revocations() const { return revocations_; }
   bool revoked(const std::string& serial) const;
@@ -53,6 +63,8 @@ class LinkTls {
   const std::string cluster_, node_;
   std::string written_;
   std::unique_ptr<boost::asio::ssl::context> context_;
+  int64_t from_s_ = 0;
+  std::atomic<int64_t> until_s_ = 0;
   std::string revocations_;
   uint64_t revocations_number_ = 0;
   std::set<std::string> revoked_;  // serial numbers

@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "model/version.hpp"
+
 namespace convoy::actors::wire {
 
 static_assert(std::endian::native == std::endian::little, "headers are copied as they lie in memory");
@@ -68,14 +70,17 @@ schema::Frame<schema::Hello> encode(const Greeting& greeting) {
   hello->setMachine(peer.machine);
   hello->setCard(peer.card);
   hello->setEdges(peer.edges);
+  hello->setMemoryBytes(peer.memory_bytes);
   hello->setModel(peer.model);
   hello->setSettings(peer.settings);
   hello->setListenHost(peer.listen_host);
   hello->setListenPort(peer.listen_port);
+  hello->setProgram(std::string(version()));
   hello->setControlFrameBytesMax(greeting.terms.control_frame_bytes_max);
   hello->setBulkFrameBytesMax(greeting.terms.bulk_frame_bytes_max);
   hello->setBulkWindowBytes(greeting.terms.bulk_window_bytes);
   hello->setLeaseMs(greeting.terms.lease_ms);
+  hello->setPipeline(peer.pipeline);
   hello->setBulk(greeting.bulk);
   hello->setLinkId(greeting.link_id);
   return std::move(hello).finish();
@@ -96,10 +101,13 @@ Greeting read_greeting(const schema::Frame<schema::Hello>& frame) {
                    .machine = hello->getMachine(),
                    .card = hello->getCard(),
                    .edges = hello->getEdges(),
+                   .memory_bytes = hello->getMemoryBytes(),
                    .model = hello->getModel(),
                    .settings = hello->getSettings(),
                    .listen_host = hello->getListenHost(),
-                   .listen_port = hello->getListenPort()},
+                   .listen_port = hello->getListenPort(),
+                   .version = hello->getProgram(),
+                   .pipeline = hello->getPipeline()},
           .terms = {hello->getControlFrameBytesMax(), hello->getBulkFrameBytesMax(),
                     hello->getBulkWindowBytes(), hello->getLeaseMs()},
           .bulk = hello->getBulk(),
@@ -122,14 +130,16 @@ std::string text_of(Versions versions) {
 std::optional<GreetingRefused> refuse_shape(const Greeting& theirs) {
   using schema::Role;
   const PeerIdentity& peer = theirs.peer;
-  for (const auto* text : {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.device, &peer.machine,
-                           &peer.card, &peer.listen_host, &peer.model, &peer.settings})
+  for (const auto* text :
+       {&theirs.cluster, &peer.node, &peer.kernel_variant, &peer.device, &peer.machine, &peer.card,
+        &peer.listen_host, &peer.model, &peer.settings, &peer.version, &peer.pipeline})
     if (text->size() > text_bytes_max)
       return GreetingRefused{"a text of " + std::to_string(text->size()) + " bytes, the limit is " +
                              std::to_string(text_bytes_max)};
   if (peer.node.empty()) return GreetingRefused{"a peer without a node name"};
-  if (peer.role != Role::NODE && peer.role != Role::STAGE && peer.role != Role::CLIENT)
-    return GreetingRefused{"a peer must be a node, a stage or a client, not role " +
+  if (peer.role != Role::NODE && peer.role != Role::STAGE && peer.role != Role::GATEWAY &&
+      peer.role != Role::CLIENT)
+    return GreetingRefused{"a peer must be a node, a stage, a gateway or a client, not role " +
                            std::to_string(static_cast<unsigned>(peer.role))};
   const Terms& terms = theirs.terms;
   if (terms.control_frame_bytes_max == 0 || terms.bulk_frame_bytes_max == 0 || terms.bulk_window_bytes == 0 ||

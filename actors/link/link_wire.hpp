@@ -42,7 +42,7 @@ std::optional<std::string> refuse_header(const HeaderBytes& bytes, uint64_t payl
 struct Versions {
   uint16_t lowest = 0, newest = 0;
 };
-inline constexpr Versions our_versions{4, 4};
+inline constexpr Versions our_versions{5, 5};
 std::optional<uint16_t> common_version(Versions ours, Versions theirs);
 
 /// What both ends of a link must know of each other: of each the smaller one counts on both.

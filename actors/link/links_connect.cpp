@@ -108,6 +108,8 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::attempt(asio::ip::tcp::endpoi
       refusal = go_up(theirs, std::move(control_connection), std::move(bulk_connection));
     } else if (port(theirs.peer) || is_forming(theirs.peer)) {
       refusal = {};  // they chose their own connection to us
+    } else if (refusal.reason.empty()) {
+      refusal = {"no bulk connection within handshake_timeout_ms of the control connection", true};
     }
     give_up(*bulk);
   }
@@ -151,15 +153,18 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::open(Connection connection, a
 
 Links::Impl::Refusal Links::Impl::go_up(const wire::Greeting& theirs, LinkConnection control,
                                         LinkConnection bulk) {
-  const PeerIdentity& peer = theirs.peer;
+  PeerIdentity peer = theirs.peer;
+  if (control.encrypted()) peer.certificate_until_s = control.peer_until_s();
   if (stopping) return {"this process closes its links", false};
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) return refusal;
   const bool over_unix = unix_peer(control.socket()).has_value();
+  peer.here = over_unix;
   if (!over_unix)
     for (auto* connection : {&control, &bulk}) connection->socket().set_option(asio::ip::tcp::no_delay(true));
+  const bool of_heads_node = !control.encrypted() || peer.node == options.places.head;
   const char* over = over_unix ? "unix" : control.encrypted() ? "tls" : "tcp";
   const auto link = PeerLink::create(*this, io, system, agreed(options.limits, theirs.terms), peer,
-                                     std::move(control), std::move(bulk));
+                                     of_heads_node, std::move(control), std::move(bulk));
   links.insert(link);
   {
     const std::lock_guard lock(mutex);
@@ -178,6 +183,7 @@ asio::awaitable<void> Links::Impl::watch_certificates() {
   while (!stopping) {
     options.tls->context();
     apply_revocations();
+    ask_renewal();
     co_await nap(certificates_looked_at);
   }
 }

@@ -16,17 +16,12 @@ namespace {
 
 constexpr milliseconds accept_pause{100};
 
-template <class T>
-Outgoing frame_of(const schema::Frame<T>& frame) {
-  return {.type = FrameTraits<T>::type_id, .bytes = frame.bytes()};
-}
-
 Outgoing refusal_frame(const std::string& reason, bool retry, bool linked) {
   schema::FrameBuilder<schema::HelloRefused> refused;
   refused->setReason(reason);
   refused->setRetry(retry);
   refused->setLinked(linked);
-  return frame_of(std::move(refused).finish());
+  return outgoing(std::move(refused).finish());
 }
 
 }  // namespace
@@ -47,6 +42,11 @@ Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, Handshake::Fro
   auto connection = std::make_shared<Handshake>(Handshake{
       LinkConnection(std::move(socket)), asio::steady_timer(io), from, us, LinkProof(key, us, address)});
   live.insert(connection);
+  close_after(connection, timeout);
+  return connection;
+}
+
+void Links::Impl::close_after(const Connection& connection, milliseconds timeout) {
   connection->deadline.expires_after(timeout);
   connection->deadline.async_wait([this, weak = std::weak_ptr(connection)](boost::system::error_code error) {
     const auto connection = weak.lock();
@@ -54,7 +54,6 @@ Links::Impl::Connection Links::Impl::handshake(LinkSocket socket, Handshake::Fro
     connection->late = true;
     give_up(*connection);
   });
-  return connection;
 }
 
 void Links::Impl::give_up(Handshake& connection) {
@@ -71,13 +70,26 @@ asio::awaitable<void> Links::Impl::nap(milliseconds time) {
   naps.erase(&timer);
 }
 
-wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id) {
+wire::Greeting Links::Impl::greeting(bool bulk, uint64_t link_id, const PeerIdentity* to) {
   const std::lock_guard lock(mutex);
-  return {.cluster = options.cluster,
-          .peer = self,
-          .terms = terms_of(options.limits),
-          .bulk = bulk,
-          .link_id = link_id};
+  wire::Greeting greeting{.cluster = options.cluster,
+                          .peer = self,
+                          .terms = terms_of(options.limits),
+                          .bulk = bulk,
+                          .link_id = link_id};
+  if (!to || to->role != schema::Role::STAGE) return greeting;
+  if (const auto model = models.find(to->pipeline); model != models.end())
+    greeting.peer.model = model->second;
+  return greeting;
+}
+
+/// A stage that this head has no use for.
+std::optional<std::string> Links::Impl::refuse_pipeline(const PeerIdentity& peer) {
+  const std::lock_guard lock(mutex);
+  if (peer.role != schema::Role::STAGE || models.empty() || models.contains(peer.pipeline)) return {};
+  return "there is no pipeline \"" + peer.pipeline +
+         "\" here: cluster.conf was changed or differs between machines; give all machines the same, end the "
+         "cluster and start it again";
 }
 
 // ---- what is said and heard before a link is up ----
@@ -88,7 +100,8 @@ asio::awaitable<std::string> Links::Impl::encrypt(Handshake& connection) {
   if (!options.tls || unix_peer(connection.connection.socket())) co_return std::string();
   const bool first = connection.us == LinkProof::End::connector;
   auto failed = co_await connection.connection.encrypt(
-      options.tls->context(), first ? asio::ssl::stream_base::client : asio::ssl::stream_base::server);
+      options.tls->context(), first ? asio::ssl::stream_base::client : asio::ssl::stream_base::server,
+      !first && options.enrol ? LinkConnection::Strangers::allowed : LinkConnection::Strangers::refused);
   if (connection.late) failed = "no TLS within handshake_timeout_ms";
   if (failed.empty()) connection.proof.emplace(connection.connection.shared_key(), connection.us, "");
   co_return failed;
@@ -137,21 +150,29 @@ asio::awaitable<Links::Impl::Heard> Links::Impl::hear(Handshake& connection) {
 }
 
 asio::awaitable<std::string> Links::Impl::say_challenge(Handshake& connection) {
-  const Outgoing frame = frame_of(connection.proof->challenge());
+  const Outgoing frame = outgoing(connection.proof->challenge());
   if (const auto error = co_await write_frames(connection.connection, std::span(&frame, 1)))
     co_return "the challenge could not be written: " + error.message();
   co_return std::string();
 }
 
 asio::awaitable<std::string> Links::Impl::say(Handshake& connection, Outgoing what) {
-  const Outgoing frames[] = {what, frame_of(connection.proof->prove(what.type, what.bytes))};
+  const Outgoing frames[] = {what, outgoing(connection.proof->prove(what.type, what.bytes))};
   if (const auto error = co_await write_frames(connection.connection, frames))
     co_return "the Hello could not be written: " + error.message();
   co_return std::string();
 }
 
-asio::awaitable<std::string> Links::Impl::say_hello(Handshake& connection, bool bulk, uint64_t link_id) {
-  return say(connection, frame_of(wire::encode(greeting(bulk, link_id))));
+asio::awaitable<std::string> Links::Impl::say_hello(Handshake& connection, bool bulk, uint64_t link_id,
+                                                    const PeerIdentity* to) {
+  return say(connection, outgoing(wire::encode(greeting(bulk, link_id, to))));
+}
+
+/// Processes of this machine are one user's and know one secret: they are what they say.
+std::optional<std::string> Links::Impl::refuse_claim(const Handshake& connection, const PeerIdentity& peer) {
+  if (!connection.connection.encrypted()) return std::nullopt;
+  const auto refused = refuse_place(peer, self.role, options.places);
+  return refused ? std::optional(describe(peer) + ": " + *refused) : std::nullopt;
 }
 
 asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connection) {
@@ -165,11 +186,18 @@ asio::awaitable<Links::Impl::Answer> Links::Impl::read_answer(Handshake& connect
     if (heard.type == FrameTraits<schema::Hello>::type_id) {
       answer.greeting = wire::read_greeting(schema::Frame<schema::Hello>(heard.bytes));
       const std::string& node = answer.greeting.peer.node;
-      if (auto refused = wire::refuse_greeting(answer.greeting, greeting(false, 0)))
+      const PeerIdentity& peer = answer.greeting.peer;
+      const auto refused = wire::refuse_greeting(answer.greeting, greeting(false, 0, &peer));
+      const auto no_pipeline = refuse_pipeline(peer);
+      if (no_pipeline && (!refused || refused->retry))  // of none there will be no digest
+        answer.refusal = {*no_pipeline, false};
+      else if (refused)
         answer.refusal = {refused->reason, refused->retry};
       else if (connection.connection.encrypted() &&
                connection.connection.peer_name() != certificate_name(options.cluster, node))
         answer.refusal = {"says it is of node " + node + ", with another node's certificate", false};
+      else if (auto misplaced = refuse_claim(connection, answer.greeting.peer))
+        answer.refusal = {.reason = *misplaced, .retry = false, .silent = true};
     } else if (heard.type == FrameTraits<schema::HelloRefused>::type_id) {
       const schema::Frame<schema::HelloRefused> frame(heard.bytes);
       const schema::Reading refused(frame);
@@ -221,27 +249,28 @@ asio::awaitable<void> Links::Impl::greet(Connection connection) {
   const auto address = address_of(connection->connection.socket());
   Refusal refusal{.silent = true};
   refusal.reason = co_await encrypt(*connection);
-  if (refusal.reason.empty()) {
-    const Heard challenge = co_await hear_challenge(*connection);
-    refusal.reason = challenge.refused;
-  }
-  if (refusal.reason.empty()) refusal.reason = co_await say_challenge(*connection);
-  if (refusal.reason.empty()) {
-    auto answer = co_await read_answer(*connection);
-    refusal = answer.refusal;
-    if (refusal.reason.empty()) {
-      if (answer.greeting.bulk)
-        refusal = co_await greet_bulk(connection, answer.greeting);
-      else
-        refusal = co_await greet_control(connection, answer.greeting);
-    }
-  }
+  const bool is_link = !connection->connection.encrypted() || connection->connection.certified();
+  if (refusal.reason.empty() && is_link)
+    refusal = co_await greet_link(connection);
+  else if (refusal.reason.empty())
+    refusal = co_await enrol(connection);
   if (refusal.reason.empty()) co_return;
   if (!stopping) log::warn_limited("link.refused", {{"address", address}, {"reason", refusal.reason}});
   // Best effort, and only to one that knows the secret: a stranger is told nothing.
   if (connection->connection.is_open() && !refusal.silent)
     co_await say(*connection, refusal_frame(refusal.reason, refusal.retry, refusal.linked));
   give_up(*connection);
+}
+
+asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_link(Connection connection) {
+  const Heard challenge = co_await hear_challenge(*connection);
+  if (!challenge.refused.empty()) co_return Refusal{.reason = challenge.refused, .silent = true};
+  if (auto failed = co_await say_challenge(*connection); !failed.empty())
+    co_return Refusal{.reason = failed, .silent = true};
+  auto answer = co_await read_answer(*connection);
+  if (!answer.refusal.reason.empty()) co_return answer.refusal;
+  if (answer.greeting.bulk) co_return co_await greet_bulk(connection, answer.greeting);
+  co_return co_await greet_control(connection, answer.greeting);
 }
 
 asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection connection,
@@ -254,7 +283,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_control(Connection conn
   if (auto refusal = no_room_for(peer); !refusal.reason.empty()) co_return refusal;
   if (forming.contains(theirs.link_id)) co_return Refusal{"this link id is taken", true};
   forming.emplace(theirs.link_id, Forming{theirs, connection});
-  if (auto failed = co_await say_hello(*connection, false, theirs.link_id); !failed.empty())
+  if (auto failed = co_await say_hello(*connection, false, theirs.link_id, &peer); !failed.empty())
     co_return Refusal{failed, true};
   co_return Refusal{};  // the bulk connection takes it from here, or the deadline closes it
 }
@@ -269,7 +298,7 @@ asio::awaitable<Links::Impl::Refusal> Links::Impl::greet_bulk(Connection connect
     co_return Refusal{describe(peer) + " is being linked by our own connection", true};
   connection->chosen_for = key_of(peer);
   const Connection control = found->second.control;
-  if (auto failed = co_await say_hello(*connection, true, theirs.link_id); !failed.empty())
+  if (auto failed = co_await say_hello(*connection, true, theirs.link_id, &peer); !failed.empty())
     co_return Refusal{failed, true};
   if (!forming.contains(theirs.link_id)) co_return Refusal{"the control connection ended", true};
   auto control_connection = std::move(control->connection);

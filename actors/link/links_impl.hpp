@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "actors/link/delivery.hpp"
+#include "actors/link/enrolment.hpp"
 #include "actors/link/link.hpp"
 #include "actors/link/link_address.hpp"
 #include "actors/link/link_connection.hpp"
+#include "actors/link/link_metrics.hpp"
 #include "actors/link/link_port.hpp"
 #include "actors/link/link_proof.hpp"
 #include "actors/link/link_stream.hpp"
@@ -67,7 +69,10 @@ struct Links::Impl final : PeerLink::Owner {
                schema::FrameBytes bytes) override {
     delivery.deliver(type, to, sender, std::move(bytes));
   }
+  LinkMetrics& metrics() override { return counted; }
   void revocations(const std::string& list) override;
+  void renew(PeerLink& link, const std::string& request) override;
+  void renewed(PeerLink& link, const std::string& certificate) override;
   void ended(PeerLink& link, const std::string& reason) override;
 
   std::shared_ptr<LinkPort> port(const PeerIdentity& peer);  // any thread; null if no such link is up
@@ -106,14 +111,23 @@ struct Links::Impl final : PeerLink::Owner {
   // These return why it could not be written, or nothing.
   asio::awaitable<std::string> say_challenge(Handshake& connection);
   asio::awaitable<std::string> say(Handshake& connection, Outgoing what);
-  asio::awaitable<std::string> say_hello(Handshake& connection, bool bulk, uint64_t link_id);
+  asio::awaitable<std::string> say_hello(Handshake& connection, bool bulk, uint64_t link_id,
+                                         const PeerIdentity* to = nullptr);
   std::string refuse_connection(LinkSocket& socket, Handshake::From from) const;
   asio::awaitable<void> accept(std::shared_ptr<Listener> listener);
   asio::awaitable<void> greet(Connection connection);
+  asio::awaitable<Refusal> greet_link(Connection connection);
   asio::awaitable<Refusal> greet_control(Connection connection, wire::Greeting theirs);
   asio::awaitable<Refusal> greet_bulk(Connection connection, wire::Greeting theirs);
+  void close_after(const Connection& connection, std::chrono::milliseconds timeout);
   Connection handshake(LinkSocket socket, Handshake::From from, LinkProof::End us, const std::string& address,
                        std::chrono::milliseconds timeout);
+
+  // links_enrol.cpp, as the two functions of renewal above; on the I/O thread
+  /// As a node: once our certificate is old.
+  void ask_renewal();
+  asio::awaitable<void> renew_at_desk(std::shared_ptr<PeerLink> link, std::string request);
+  asio::awaitable<Refusal> enrol(Connection connection);
 
   // links_connect.cpp, but for read_answer; on the I/O thread
   asio::awaitable<void> connect(std::string host, uint16_t port, uint32_t give_up_ms);
@@ -122,6 +136,7 @@ struct Links::Impl final : PeerLink::Owner {
   asio::awaitable<Refusal> open(Connection connection, asio::ip::tcp::endpoint to, bool bulk,
                                 uint64_t link_id, wire::Greeting& theirs);
   asio::awaitable<Answer> read_answer(Handshake& connection);
+  std::optional<std::string> refuse_claim(const Handshake& connection, const PeerIdentity& peer);
   Refusal go_up(const wire::Greeting& theirs, LinkConnection control, LinkConnection bulk);
   /// Where links may lead: any address, or a loopback one as long as they are plaintext.
   std::optional<asio::ip::tcp::endpoint> endpoint(const std::string& host, uint16_t port) const;
@@ -134,7 +149,9 @@ struct Links::Impl final : PeerLink::Owner {
   bool is_forming(
       const PeerIdentity& peer) const;  // they connected to us, and their bulk connection is yet to come
   // links_handshake.cpp again
-  wire::Greeting greeting(bool bulk, uint64_t link_id);
+  /// to: whoever hears it, if that is known; the models of a head's pipelines differ.
+  wire::Greeting greeting(bool bulk, uint64_t link_id, const PeerIdentity* to = nullptr);
+  std::optional<std::string> refuse_pipeline(const PeerIdentity& peer);
   void give_up(Handshake& connection);
   asio::awaitable<void> nap(std::chrono::milliseconds time);
   void spawn(asio::awaitable<void> coroutine);
@@ -145,12 +162,15 @@ struct Links::Impl final : PeerLink::Owner {
 
   std::mutex mutex;
   PeerIdentity self;
+  std::map<std::string, std::string> models;  // a head's, by pipeline: see set_model()
   std::map<std::pair<schema::Role, uint32_t>, std::shared_ptr<PublishedActor>> actors;
   std::map<PeerKey, std::shared_ptr<LinkPort>> ports;
 
   asio::io_context io{1};
   asio::executor_work_guard<asio::io_context::executor_type> keep_running = asio::make_work_guard(io);
   const Events events;
+  const std::shared_ptr<prometheus::Registry> registry;  // ours if nobody else asks for what is counted
+  LinkMetrics counted{*registry};
   Delivery delivery;
   bool stopping = false;
   std::vector<std::shared_ptr<Listener>> listeners;
@@ -165,7 +185,10 @@ struct Links::Impl final : PeerLink::Owner {
   std::set<asio::steady_timer*> naps;
   std::string revocations_told;               // to all links that are up
   std::set<std::shared_ptr<PeerLink>> links;  // up
-  std::thread thread;                         // the I/O thread
+  EnrolmentPace enrolments;
+  std::chrono::steady_clock::time_point ask_renewal_after{};
+  std::optional<asio::thread_pool> desk;  // one thread that enrols, if anybody is enrolled
+  std::thread thread;                     // the I/O thread
 };
 
 }  // namespace convoy::actors

@@ -33,11 +33,14 @@ const char* name_of(Role role) {
       return "node";
     case Role::CLIENT:
       return "client";
+    case Role::WEIGHTS:
+      return "weights";
   }
   return "unknown";
 }
 
 constexpr milliseconds last_words{100};
+constexpr milliseconds renewal_pause{30'000};  // of one peer, so that it cannot fill the authority's disk
 
 Outgoing lease_frame(uint64_t sequence) {
   schema::FrameBuilder<schema::Lease> lease(8);
@@ -52,8 +55,8 @@ std::string describe(const PeerIdentity& peer) {
          " (pid " + std::to_string(peer.pid) + ")";
 }
 
-PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkConnection control,
-                   LinkConnection bulk)
+PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, bool of_heads_node,
+                   LinkConnection control, LinkConnection bulk)
     : owner_(owner),
       limits_(limits),
       io_(io),
@@ -61,12 +64,14 @@ PeerLink::PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits,
       bulk_{std::move(bulk), asio::steady_timer(io)},
       lease_out_(io),
       lease_in_(io),
-      peer_serial_(control_.connection.encrypted() ? control_.connection.peer_serial() : "") {}
+      peer_serial_(control_.connection.encrypted() ? control_.connection.peer_serial() : ""),
+      of_heads_node_(of_heads_node) {}
 
 std::shared_ptr<PeerLink> PeerLink::create(Owner& owner, asio::io_context& io, caf::actor_system& system,
-                                           const LinkLimits& limits, PeerIdentity peer,
+                                           const LinkLimits& limits, PeerIdentity peer, bool of_heads_node,
                                            LinkConnection control, LinkConnection bulk) {
-  std::shared_ptr<PeerLink> link(new PeerLink(owner, io, limits, std::move(control), std::move(bulk)));
+  std::shared_ptr<PeerLink> link(
+      new PeerLink(owner, io, limits, of_heads_node, std::move(control), std::move(bulk)));
   const std::weak_ptr<PeerLink> weak = link;
   LinkPort::Requests requests{.write =
                                   [weak, &io](Lane lane) {
@@ -239,6 +244,7 @@ void PeerLink::receive(Lane lane, Incoming in) {
   const auto* type = frame_type(header.type);
   if (!type) {
     // A newer peer may know more types than we do; schema evolution rests on dropping them.
+    owner_.metrics().unknown_type.Increment();
     if (unknown_types_.insert(header.type).second)
       log::warn_limited("link.unknown_type", {{"type", header.type}, {"peer", describe(peer())}});
     return;
@@ -246,19 +252,26 @@ void PeerLink::receive(Lane lane, Incoming in) {
   if (type->lane != lane) return end(std::string(type->name) + " came on the wrong connection");
   const auto to = owner_.published(header.role, header.instance);
   if (!to) {
+    owner_.metrics().to_nobody.Increment();
     log::warn_limited("link.mail_to_nobody", {{"type", type->name},
                                               {"role", name_of(header.role)},
                                               {"instance", header.instance},
                                               {"peer", describe(peer())}});
     return;
   }
-  if (!may_send(peer().role, header.type, header.role)) {
+  if (!may_send(peer().role, header.type, header.role, of_heads_node_)) {
+    owner_.metrics().not_allowed.Increment();
     log::warn_limited("link.not_allowed",
                       {{"type", type->name}, {"to", name_of(header.role)}, {"peer", describe(peer())}});
     return;
   }
   if (const auto refused = type->refuse(bytes))
     return end("malformed " + std::string(type->name) + ": " + *refused);
+  if (const auto refused = refuse_reply_to(peer(), header.type, bytes)) {
+    owner_.metrics().not_allowed.Increment();
+    return log::warn_limited("link.not_allowed",
+                             {{"type", type->name}, {"reason", *refused}, {"peer", describe(peer())}});
+  }
   owner_.deliver(*type, to->actor(), sender_, bytes);
 }
 
@@ -294,6 +307,19 @@ void PeerLink::receive_link_frame(const wire::Header& header, schema::FrameBytes
       const schema::Frame<schema::Revocations> frame(bytes);
       const auto list = schema::Reading(frame)->getList().asChars();
       return owner_.revocations({list.begin(), list.size()});
+    }
+    case FrameTraits<schema::Renew>::type_id: {
+      if (peer().role != Role::NODE || Clock::now() < renew_after_) return;
+      renew_after_ = Clock::now() + renewal_pause;
+      const schema::Frame<schema::Renew> frame(bytes);
+      const auto request = schema::Reading(frame)->getRequest().asChars();
+      return owner_.renew(*this, {request.begin(), request.size()});
+    }
+    case FrameTraits<schema::Renewed>::type_id: {
+      if (peer().role != Role::NODE || !of_heads_node_) return;
+      const schema::Frame<schema::Renewed> frame(bytes);
+      const auto certificate = schema::Reading(frame)->getCertificate().asChars();
+      return owner_.renewed(*this, {certificate.begin(), certificate.size()});
     }
     default:
       end("an unexpected link frame of type " + std::to_string(header.type));

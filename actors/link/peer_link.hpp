@@ -11,6 +11,7 @@
 #include <string>
 
 #include "actors/link/link_connection.hpp"
+#include "actors/link/link_metrics.hpp"
 #include "actors/link/link_port.hpp"
 #include "actors/link/published_actor.hpp"
 #include "actors/link/remote_handle.hpp"
@@ -26,15 +27,20 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
     /// Mails the frame to a local actor, which sees the peer's own handle as its sender.
     virtual void deliver(const FrameType& type, const caf::actor& to, const caf::strong_actor_ptr& sender,
                          schema::FrameBytes bytes) = 0;
+    virtual LinkMetrics& metrics() = 0;
     /// Another machine's list of certificates that count no more.
     virtual void revocations(const std::string& list) = 0;
+    /// The node at the other end asks for another certificate.
+    virtual void renew(PeerLink& link, const std::string& request) = 0;
+    /// The head sent one.
+    virtual void renewed(PeerLink& link, const std::string& certificate) = 0;
     /// Once; all handles are down already.
     virtual void ended(PeerLink& link, const std::string& reason) = 0;
   };
 
   static std::shared_ptr<PeerLink> create(Owner& owner, asio::io_context& io, caf::actor_system& system,
-                                          const LinkLimits& limits, PeerIdentity peer, LinkConnection control,
-                                          LinkConnection bulk);
+                                          const LinkLimits& limits, PeerIdentity peer, bool of_heads_node,
+                                          LinkConnection control, LinkConnection bulk);
   void start();
   void end(const std::string& reason);
   const std::shared_ptr<LinkPort>& port() const { return port_; }
@@ -50,8 +56,8 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
     asio::steady_timer wake;  // cancelled when there may be something to write
   };
 
-  PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, LinkConnection control,
-           LinkConnection bulk);
+  PeerLink(Owner& owner, asio::io_context& io, const LinkLimits& limits, bool of_heads_node,
+           LinkConnection control, LinkConnection bulk);
   LaneIo& io(schema::Lane lane) { return lane == schema::Lane::control ? control_ : bulk_; }
   template <class Coroutine>
   void run(Coroutine coroutine);
@@ -70,7 +76,9 @@ class PeerLink : public std::enable_shared_from_this<PeerLink> {
   LaneIo control_, bulk_;
   asio::steady_timer lease_out_, lease_in_;
   const std::string peer_serial_;
+  const bool of_heads_node_;  // may_send()
   std::shared_ptr<LinkPort> port_;
+  Clock::time_point renew_after_{};
   Clock::time_point last_heard_ = Clock::now();  // on the control connection
   // Control frames that an actor here still holds; shared with them, because they may outlive the link.
   const std::shared_ptr<std::atomic<uint64_t>> inbox_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);

@@ -19,7 +19,8 @@ namespace fs = std::filesystem;
 namespace {
 
 /// Throws unless what is open is this user's and closed to others.
-void require_private(int descriptor, const fs::path& path, const char* mode) {
+void require_private(int descriptor, const fs::path& path, const char* mode,
+                     const std::string& key = "place (for the run directory: cluster.run_dir)") {
   struct stat status {};
   std::string problem, mend;
   if (::fstat(descriptor, &status) != 0) {
@@ -27,7 +28,7 @@ void require_private(int descriptor, const fs::path& path, const char* mode) {
   } else if (status.st_uid != ::geteuid()) {
     problem = "belongs to user " + std::to_string(status.st_uid) + ", this process runs as user " +
               std::to_string(::geteuid());
-    mend = "run Convoy as that user, or choose another cluster.run_dir";
+    mend = "run Convoy as that user, or choose another " + key;
   } else if ((status.st_mode & 077) != 0) {
     problem = "is open to other users";
     mend = std::string("chmod ") + mode + " " + path.string();
@@ -39,22 +40,22 @@ void require_private(int descriptor, const fs::path& path, const char* mode) {
 
 }  // namespace
 
-void make_private_folder(const fs::path& folder) {
+void make_private_folder(const fs::path& folder, const std::string& key) {
   std::error_code error;
   fs::create_directories(folder.parent_path(), error);  // what is wrong there shows below
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
     throw InputError(std::string("cannot be made: ") + std::strerror(errno), folder.string(),
-                     mend_of(errno, "choose a cluster.run_dir that this user can write"));
+                     mend_of(errno, "choose a " + key + " that this user can write"));
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (descriptor < 0) {
     const int problem = errno;
     if (fs::is_symlink(folder, error))
       throw InputError("is a symbolic link, which another user may have put there", folder.string(),
-                       "name the folder that is meant as cluster.run_dir, or rm " + folder.string());
+                       "name the folder that is meant as " + key + ", or rm " + folder.string());
     throw InputError(std::string("cannot be opened as a folder: ") + std::strerror(problem), folder.string(),
-                     mend_of(problem, "choose another cluster.run_dir"));
+                     mend_of(problem, "choose another " + key));
   }
-  require_private(descriptor, folder, "700");
+  require_private(descriptor, folder, "700", key);
   ::close(descriptor);
 }
 
@@ -93,6 +94,13 @@ void replace_private(const fs::path& file, const std::string& text) {
   ::unlink(draft.c_str());
   throw InputError(std::string("cannot be written: ") + std::strerror(failed), file.string(),
                    mend_of(failed, "make its folder writable for this user"));
+}
+
+std::string stamp_of(const fs::path& file) {
+  struct stat status {};
+  if (::stat(file.c_str(), &status) != 0) return {};
+  return std::to_string(status.st_ino) + " " + std::to_string(status.st_size) + " " +
+         std::to_string(status.st_ctim.tv_sec) + "." + std::to_string(status.st_ctim.tv_nsec);
 }
 
 }  // namespace convoy::actors

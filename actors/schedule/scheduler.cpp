@@ -40,16 +40,19 @@ void Scheduler::forget_stages() {
   next_step_ = 0;
 }
 
-Scheduler::EpochEnd Scheduler::begin_epoch(Micros now) {
+Scheduler::EpochEnd Scheduler::begin_epoch(Micros now, EpochCause cause) {
   now_ = now;
   std::set<SequenceId> suspects;
+  const bool by_loss = cause == EpochCause::maybe_a_request;
   for (const FlyingStep& step : in_flight_)
     for (const FlyingRows& rows : step.sequences)
-      if (const Sequence* const s = living(rows.slot, rows.life); s && !s->canary) suspects.insert(s->id);
+      if (const Sequence* const s = living(rows.slot, rows.life); by_loss && s && !s->canary)
+        suspects.insert(s->id);
   if (canary_) erase(*canary_);
   while (!victims_.empty()) requeue(sequences_.at(~victims_.begin()->second));
   forget_stages();
-  alone_.clear();
+  lacks_blocks_ = false;
+  if (!suspects.empty()) alone_.clear();  // of those who waited for their turn nobody was why
   EpochEnd end;
   for (const SequenceId id : suspects) {
     Sequence& s = sequences_.at(id);
@@ -63,6 +66,11 @@ Scheduler::EpochEnd Scheduler::begin_epoch(Micros now) {
     }
   }
   return end;
+}
+
+void Scheduler::set_stages(uint32_t stages) {
+  assert(stages > 0 && next_step_ == 0);
+  limits_.stages = stages;
 }
 
 std::vector<Scheduler::Lost> Scheduler::set_kv_blocks(uint32_t blocks, uint32_t places, Micros now) {
@@ -127,7 +135,7 @@ std::optional<std::string> Scheduler::refuse_size(uint64_t prompt_tokens, uint64
 bool Scheduler::full() const { return running_ + waiting_ >= size_t{limits_.sequences} + limits_.queue; }
 
 Scheduler::Micros Scheduler::wait_estimate() const {
-  const size_t places = waiting_ == 0 ? limits_.sequences - running_ : 0;  // or they lack blocks
+  const size_t places = lacks_blocks_ ? 0 : limits_.sequences - running_;
   return load_.wait(waiting_, places, backlog_);
 }
 
@@ -171,15 +179,22 @@ Scheduler::Sequence* Scheduler::living(uint32_t slot, uint64_t life) const {
 
 void Scheduler::start_waiting() {
   start_canary();
+  lacks_blocks_ = false;
   if (!alone_.empty()) return start_alone();
-  if (!somebody_may_start()) return;
+  if (!somebody_may_start()) {
+    lacks_blocks_ = waiting_ > 0 && running_ < limits_.sequences;
+    return;
+  }
   // Whoever's turn it is is not overtaken, or who needs much room might never start: nor by one that made
   // room for it.
   for (auto next = tenants_.next_waiting(); next.tenant; next = tenants_.next_waiting()) {
     Sequence& s = sequences_.at(next.id);
     while (!start(s))
       // Slots come back with the next step, whoever is preempted.
-      if (free_slots_.empty() || !make_room_for(s)) return;
+      if (free_slots_.empty() || !make_room_for(s)) {
+        lacks_blocks_ = !free_slots_.empty() && running_ < limits_.sequences;
+        return;
+      }
   }
 }
 

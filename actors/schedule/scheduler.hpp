@@ -143,13 +143,17 @@ class Scheduler {
   };
   /// A new epoch: the stages have forgotten everything, and what is in flight never ends. Steps count from 0
   /// again. No sequence is lost by it: each that ran runs again when there is room, its tokens so far being
-  /// computed as a prompt's are. But one that was in a step that did not end may have been why: from its
-  /// second replay on it runs alone until it has its next token, and after replays_max it is lost.
+  /// computed as a prompt's are. But if a stage ended or hung, one that was in a step that did not end may
+  /// have been why: from its second replay on it runs alone until it has its next token, and after
+  /// replays_max it is lost.
+  enum class EpochCause : uint8_t { maybe_a_request, no_request };
   struct EpochEnd {
     std::vector<SequenceId> suspects;  // were in such a step, and are not lost
     std::vector<Lost> lost;
   };
-  EpochEnd begin_epoch(Micros now);
+  EpochEnd begin_epoch(Micros now, EpochCause cause = EpochCause::maybe_a_request);
+  /// Over how many stages steps go, in an epoch that has none yet.
+  void set_stages(uint32_t stages);
   /// How many blocks every stage has, and places in its second tier, in an epoch that has no step yet. Those
   /// that need more blocks are lost.
   std::vector<Lost> set_kv_blocks(uint32_t blocks, uint32_t places, Micros now);
@@ -312,6 +316,7 @@ class Scheduler {
   uint64_t backlog_ = 0;  // tokens of prompts that no step has yet
   float rows_per_step_ = 0;
   bool canary_wanted_ = false;
+  bool lacks_blocks_ = false;  // whoever's turn it is could run, but for them
   SchedulerCounters counters_;
   LoadMeter load_;
   Micros committed_at_{};

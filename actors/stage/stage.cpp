@@ -6,9 +6,11 @@
 #include "actors/process/log.hpp"
 #include "actors/stage/load_rate.hpp"
 #include "actors/stage/stage_edges.hpp"
+#include "actors/stage/stage_fetch.hpp"
 #include "actors/stage/stage_reporter.hpp"
 #include "actors/stage/step_codec.hpp"
 #include "actors/stage/step_runner.hpp"
+#include "actors/stage_name.hpp"
 #include "model/out_of_memory.hpp"
 
 namespace convoy::actors {
@@ -37,16 +39,20 @@ struct StageData {
                       if (next) self->send(next, offer);
                     },
                     [this](const StageActor& before, const auto& reply) { self->send(before, reply); }}};
+  StageFetch fetch{links.fetcher ? StageFetch::Ask([this](model::LayerRange layers) {
+    self->send(links.fetcher, FetchLayers{self, layers});
+  })
+                                 : nullptr};
   model::LayerRange range{};  // of the steps
   gpu::EngineLimits limits{};
   StageStatus status{};
-  uint32_t next_instance = 0;
+  StageName next_name{};
   uint64_t next_incarnation = 0;
-  uint16_t next_port = 0;                            // 0: a stage alone has no next one
-  std::string next_host{};                           // empty: it connects to us
-  std::map<uint32_t, PeerIdentity> linked_stages{};  // by instance
-  bool looking = false;                              // StepsInFlight is in the mailbox
-  bool looking_at_edges = false;                     // EdgesForming will be
+  uint16_t next_port = 0;   // 0: a stage alone has no next one
+  std::string next_host{};  // empty: it connects to us
+  std::map<StageName, PeerIdentity> linked_stages{};
+  bool looking = false;           // StepsInFlight is in the mailbox
+  bool looking_at_edges = false;  // EdgesForming will be
 
   bool loaded() const { return steps && status.loaded_permille == 1000; }
 
@@ -67,22 +73,43 @@ struct StageData {
     self->send(reporter, status);
   }
 
-  void assign(const msg::Assign::Reader& a) {
+  void assign(const Frame<msg::Assign>& frame) {
+    const msg::Reading read(frame);
+    const msg::Assign::Reader& a = *read;
+    if (!options.pipeline.empty() && a.getPipeline() != options.pipeline.c_str())
+      return log::warn_limited(
+          "stage.of_another_pipeline",
+          {{"stage", options.instance}, {"pipeline", a.getPipeline().cStr()}, {"ours", options.pipeline}});
     if (a.getEpoch() <= status.epoch) return;
-    status = {};
-    status.epoch = a.getEpoch();
+    status = {.epoch = a.getEpoch(), .lacks_model = fetch.lacks_model(), .fetched = fetch.fetched()};
     self->send(reporter, status);
     edges.begin(nullptr, status.epoch);
-    if (a.getNextPort() != next_port || !next) {
-      next = nullptr;
-      next_host = a.getNextHost();
-      next_port = a.getNextPort();
-      next_instance = a.getNextInstance();
-      if (const auto linked = linked_stages.find(next_instance); linked != linked_stages.end())
-        meet(linked->second);
-      connect();
-    }
-    load({a.getFirstLayer(), a.getLastLayer()},
+    follow(a);
+    if (fetch.assigned(frame, layers_of(a), steps && range == layers_of(a))) load(a);
+  }
+
+  void prepare(const Frame<msg::Prepare>& frame) {
+    const msg::Reading p(frame);
+    fetch.prepare({p->getFirstLayer(), p->getLastLayer()});
+  }
+
+  void heard(const FetchReport& report) {
+    const auto orders = fetch.heard(report);
+    status.fetched = fetch.fetched();
+    status.fetch_progress = report.progress;
+    if (status.health != msg::Health::DOWN) status.reason = report.text;
+    self->send(reporter, status);
+    if (!orders) return;
+    load(*msg::Reading(*orders));
+    fetch.go_on();
+  }
+
+  static model::LayerRange layers_of(const msg::Assign::Reader& a) {
+    return {a.getFirstLayer(), a.getLastLayer()};
+  }
+
+  void load(const msg::Assign::Reader& a) {
+    load(layers_of(a),
          {.kv_blocks = a.getKvBlocks(),
           .slots = a.getSlots(),
           .context_tokens = options.context_tokens,
@@ -90,14 +117,30 @@ struct StageData {
           .kv_type = options.kv_type,
           .deterministic = options.deterministic,
           .sharers = options.sharers,
-          .kv_disk_bytes = options.kv_disk_bytes,
-          .kv_disk_dir = options.kv_disk_dir},
+          .second_tier = options.second_tier},
          a.getKvBlocksBefore());
-    log::info(
-        "stage.loaded",
-        {{"stage", options.instance}, {"first", range.first}, {"last", range.last}, {"epoch", status.epoch}});
+    steps->expect(a.getStepsInFlight());
+    log::info("stage.loaded", {{"pipeline", a.getPipeline().cStr()},
+                               {"stage", options.instance},
+                               {"position", a.getPosition()},
+                               {"first", range.first},
+                               {"last", range.last},
+                               {"epoch", status.epoch}});
     edges.begin(&steps->engine(), status.epoch);
     tell();
+  }
+
+  /// Whom this stage hands on to. One that it has is kept, if it is the same process.
+  void follow(const msg::Assign::Reader& a) {
+    const StageName name{a.getNextNode(), a.getNextInstance()};
+    next_host = a.getNextHost();
+    if (next && name == next_name && a.getNextPort() == next_port) return;
+    next = nullptr;
+    next_port = a.getNextPort();
+    next_name = name;
+    if (const auto linked = linked_stages.find(next_name); linked != linked_stages.end())
+      meet(linked->second);
+    connect();
   }
 
   /// Keeps the weights if nothing changed: a new epoch, be it of another head, only forgets the sequences.
@@ -128,11 +171,12 @@ struct StageData {
       if (engine->kv_pool())
         log::info("stage.kv_blocks", {{"stage", options.instance}, {"fit", engine->kv_pool()->text()}});
       if (engine->kv_places() > 0)
-        log::info("stage.kv_disk", {{"stage", options.instance},
+        log::info("stage.kv_tier", {{"stage", options.instance},
                                     {"blocks", engine->kv_places()},
-                                    {"bytes", options.kv_disk_bytes},
-                                    {"folder", options.kv_disk_dir}});
-      steps = std::make_unique<StepRunner>(std::move(engine), clock, options.steps_in_flight_max);
+                                    {"host_bytes", options.second_tier.host_bytes},
+                                    {"disk_bytes", options.second_tier.disk_bytes},
+                                    {"folder", options.second_tier.disk_dir.string()}});
+      steps = std::make_unique<StepRunner>(std::move(engine), clock);
       range = wanted;
       limits = wanted_limits;
     }
@@ -146,7 +190,7 @@ struct StageData {
     if (!loaded() || status.health == msg::Health::DOWN) return;
     const bool linked = next_port == 0 || next;
     if (next) {
-      const PeerIdentity& peer = linked_stages.at(next_instance);
+      const PeerIdentity& peer = linked_stages.at(next_name);
       edges.offer(peer, self->clock().now());
       steps->hand_over_as(edges.to_next_is_up() ? gpu::HiddenForm::edge : common_form(peer));
     }
@@ -202,7 +246,7 @@ struct StageData {
       pipeline = links.pipeline(up.peer);
       self->send(reporter, up);
     } else {
-      linked_stages[up.peer.instance] = up.peer;
+      linked_stages[stage_name(up.peer)] = up.peer;
       meet(up.peer);
       tell();
     }
@@ -221,10 +265,10 @@ struct StageData {
   }
 
   /// On this machine.
-  bool next_is_here() const { return next && linked_stages.at(next_instance).node == options.node; }
+  bool next_is_here() const { return next && linked_stages.at(next_name).node == options.node; }
 
   void meet(const PeerIdentity& peer) {
-    if (peer.instance != next_instance || peer.listen_port != next_port) return;
+    if (stage_name(peer) != next_name || peer.listen_port != next_port) return;
     next = links.next_stage(peer);
     next_incarnation = peer.incarnation;
     self->monitor(next);
@@ -237,7 +281,7 @@ struct StageData {
     log::warn("stage.next_lost", {{"stage", options.instance}});
     next = nullptr;
     // Whoever took its place may have been linked before its end was heard.
-    if (const auto linked = linked_stages.find(next_instance);
+    if (const auto linked = linked_stages.find(next_name);
         linked != linked_stages.end() && linked->second.incarnation == next_incarnation)
       linked_stages.erase(linked);
     connect();  // only the connection may have ended; while loading nobody raises the epoch for that
@@ -326,19 +370,18 @@ StageStateHolder::~StageStateHolder() = default;
 StageActor::behavior_type stage(StageActor::stateful_pointer<StageStateHolder> self, StageOptions options,
                                 std::shared_ptr<const model::Checkpoint> checkpoint, StageLinks links) {
   const auto clock = std::make_shared<StepClock>(self->clock());
-  const auto reporter =
-      self->spawn<caf::linked>(stage_reporter, options.instance, options.report_ms, clock, links.pipeline);
+  const auto reporter = self->spawn<caf::linked>(stage_reporter, options.instance, options.pipeline,
+                                                 options.report_ms, clock, links.pipeline);
   self->state.data =
       std::make_unique<StageData>(self, options, std::move(checkpoint), std::move(links), clock, reporter);
   StageData* data = self->state.data.get();
+  data->status.lacks_model = data->fetch.lacks_model();
+  self->send(reporter, data->status);  // before the pipeline hears the first time
   self->set_down_handler([data](caf::down_msg& down) { data->next_down(down); });
   return {
-      [data](const Frame<msg::Assign>& frame) {
-        data->guarded([&] {
-          const msg::Reading a(frame);
-          data->assign(*a);
-        });
-      },
+      [data](const Frame<msg::Assign>& frame) { data->guarded([&] { data->assign(frame); }); },
+      [data](const Frame<msg::Prepare>& frame) { data->guarded([&] { data->prepare(frame); }); },
+      [data](const FetchReport& report) { data->guarded([&] { data->heard(report); }); },
       [data](const Frame<msg::StepPlan>& frame) { data->guarded([&] { data->plan(frame); }); },
       [data](const Frame<msg::Activations>& frame) { data->guarded([&] { data->activations(frame); }); },
       [data](const Frame<msg::StepResult>& frame) { data->guarded([&] { data->sampled(frame); }); },

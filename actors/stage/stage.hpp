@@ -18,19 +18,18 @@
 namespace convoy::actors {
 
 struct StageOptions {
-  uint32_t instance = 0;
+  uint32_t instance = 0;       // which of its node's
   std::string node;            // whose machine this is
+  std::string pipeline;        // that it serves; empty: the cluster's first
   gpu::DeviceFactory device;   // what computes
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;
   std::optional<model::DType> kv_type;  // of cached keys and values; else the device's choice
   bool deterministic = false;
-  uint32_t sharers = 1;              // stages that share the device's memory
-  uint64_t kv_disk_bytes = 0;        // of a second tier of KV blocks; 0: none
-  std::string kv_disk_dir;           // where it lies
-  uint32_t report_ms = 200;          // a quarter of failure_detection_ms
-  uint32_t steps_in_flight_max = 1;  // of the pipeline (SchedulerLimits)
-  PeerIdentity own;                  // what its Hello says, which decides about edges
+  uint32_t sharers = 1;                // stages that share the device's memory
+  gpu::SecondTierOptions second_tier;  // of KV blocks
+  uint32_t report_ms = 200;            // a quarter of failure_detection_ms
+  PeerIdentity own;                    // what its Hello says, which decides about edges
   uint32_t edge_timeout_ms = 10'000;
 };
 
@@ -39,7 +38,8 @@ struct StageLinks {
   std::function<PipelineActor(const PeerIdentity& head)> pipeline;
   std::function<StageActor(const PeerIdentity& next)> next_stage;
   std::function<void(const std::string& host, uint16_t port)> connect;
-  std::vector<pthread_t> threads;  // that bring the stage its work, and may be moved with it
+  WeightFetcherActor fetcher = {};  // null: the model's files are here
+  std::vector<pthread_t> threads;   // that bring the stage its work, and may be moved with it
 };
 
 struct StageData;

@@ -69,7 +69,10 @@ struct StageStatus {
   uint64_t epoch = 0;
   msg::Health health = msg::Health::LOADING;
   uint32_t loaded_permille = 0;
-  uint32_t kv_blocks = 0, kv_places = 0;  // once it is loaded
+  uint32_t kv_blocks = 0, kv_places = 0;       // once it is loaded
+  bool lacks_model = false;                    // it fetches what it needs
+  std::optional<model::LayerRange> fetched{};  // whose weights it has
+  uint64_t fetch_progress = 0;                 // of others
   std::string reason;
 };
 
@@ -90,7 +93,7 @@ struct StageReporterState {
 };
 
 StageReporter::behavior_type stage_reporter(StageReporter::stateful_pointer<StageReporterState> self,
-                                            uint32_t instance, uint32_t report_ms,
+                                            uint32_t instance, std::string pipeline, uint32_t report_ms,
                                             std::shared_ptr<const StepClock> clock,
                                             std::function<PipelineActor(const PeerIdentity&)> find_pipeline);
 

@@ -6,9 +6,8 @@
 
 namespace convoy::actors {
 
-StepRunner::StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock,
-                       uint32_t waiting_max)
-    : clock_(std::move(clock)), waiting_max_(waiting_max), engine_(std::move(engine)) {}
+StepRunner::StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock)
+    : clock_(std::move(clock)), engine_(std::move(engine)) {}
 
 void StepRunner::add(gpu::StepPlan plan) {
   const bool ahead = std::ranges::all_of(plan.sequences, &gpu::SeqStep::fed_back);

@@ -21,8 +21,10 @@ class StepRunner {
     Frame<msg::Activations> hidden;  // what any other stage has for the next one, if it is not told yet
   };
 
-  /// waiting_max: steps that may wait here; more are the pipeline's mistake.
-  StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock, uint32_t waiting_max);
+  StepRunner(std::unique_ptr<gpu::Engine> engine, std::shared_ptr<StepClock> clock);
+
+  /// So many steps may wait here in this epoch; more are the pipeline's mistake.
+  void expect(uint32_t waiting_max) { waiting_max_ = waiting_max; }
 
   const gpu::Engine& engine() const { return *engine_; }
   gpu::Engine& engine() { return *engine_; }
@@ -70,7 +72,7 @@ class StepRunner {
   bool goes_by_edge() const { return !engine_->last() && form_ == gpu::HiddenForm::edge; }
 
   std::shared_ptr<StepClock> clock_;
-  const uint32_t waiting_max_;
+  uint32_t waiting_max_ = 0;
   uint64_t steps_ = 0;
   std::deque<Waiting> waiting_;
   std::deque<Flying> in_flight_;

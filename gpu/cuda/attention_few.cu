@@ -95,20 +95,21 @@ __global__ void __launch_bounds__(Warps * 32, 8 / Warps)
   __shared__ __align__(16) __nv_bfloat16 own_key[D], own_value[D];
   let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
+  // Asked for together: each takes as long as all.
+  const int seen = tables.early_position(row) + 1;
+  const uint32_t* const table = tables.early_table(row);
   if (!has_row(a.rows, row)) return wait_for_previous();
   const int group_size = a.heads / a.kv_heads, tiles = (group_size + heads_max - 1) / heads_max;
   const int kv_head = static_cast<int>(blockIdx.y) / tiles, tile = static_cast<int>(blockIdx.y) % tiles;
   const int head = kv_head * group_size + tile * heads_max,
             heads = min(heads_max, group_size - tile * heads_max);
   const int part = static_cast<int>(blockIdx.z);
-  const int seen = tables.early_position(row) + 1;
   const Share share = share_of(seen, a.parts, part);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
   Shares shares(a, row, head, heads, room);
   shares.open();
 
-  const uint32_t* const table = tables.early_table(row);
   const auto* const all_keys = static_cast<const __nv_bfloat16*>(a.keys.data) + kv_head * D;
   const auto* const all_values = static_cast<const __nv_bfloat16*>(a.values.data) + kv_head * D;
   uint4 keys[2][key_loads], values[4][value_loads];

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstddef>
 
 #include "gpu/cuda/attention_tensor.cuh"
@@ -58,29 +57,34 @@ struct Entries<Chunk, false> {
   static __device__ const std::byte* further(const std::byte* at, int n) { return at + n * 32; }
 };
 
+/// No more than leaves room for it beside a block of the kernel before: of one row, a step waits for nothing
+/// else.
 template <int Chunk>
 struct Shared {
   using Own = Work<Chunk>;
   using Shares = SharedRow<latent, heads_max, Own::threads>;
-  struct Behind {
+  struct Chunks {
     float scores[Own::splits][heads_max][Chunk + 8];
     __nv_bfloat16 weights[heads_max][Chunk + 8];
-    float kept[heads_max];       // what earlier sums are multiplied by
-    typename Shares::Room room;  // last: where there are no clusters it is left out
+    float kept[heads_max];  // what earlier sums are multiplied by
+  };
+  struct Joining {
+    float values[heads_max][value_pitch];
+    typename Shares::Room room;
   };
 
-  Entries<Chunk, Own::by_tma> entries[2];
+  union {
+    Entries<Chunk, Own::by_tma> entries[2];
+    Joining joining;  // when they were read
+  };
   uint64_t there[2], read[2];  // whether they are, and were
   float2 weights[heads_max];   // the largest score, the sum of weights
   union {
     __nv_bfloat16 q[heads_max][pitch];  // until it is in registers
-    Behind behind;
+    Chunks behind;
   };
-  static_assert(sizeof(float) * heads_max * value_pitch <= sizeof(entries));
-  static constexpr size_t bytes(bool clusters) {
-    return tile_align + offsetof(Shared, q) +
-           (clusters ? sizeof(Behind) : std::max(sizeof(q), offsetof(Behind, room)));
-  }
+  static_assert(sizeof(joining) <= sizeof(entries));
+  static constexpr size_t bytes = tile_align + sizeof(Shared<Chunk>);
 };
 
 /// Tiles of the cache's entries: of a whole chunk, and of as many positions as are multiplied at once.
@@ -108,19 +112,19 @@ __global__ void __launch_bounds__(Work<Chunk>::block_threads, 1)
                                                             (-shared_address(memory) & (tile_align - 1)));
   let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
+  // Asked for together: each takes as long as all.
+  const int seen = tables.early_position(row) + 1, older = seen - tables.early_index(row);
+  const uint32_t* const table = tables.early_table(row);
   if (!has_row(a.rows, row)) return wait_for_previous();
   const int head = static_cast<int>(blockIdx.y) * heads_max, heads = min(heads_max, a.heads - head);
-  const int seen = tables.early_position(row) + 1;
   const Share share = share_of(seen, a.parts, static_cast<int>(blockIdx.z), Chunk);
   const int chunks = (share.end - share.begin + Chunk - 1) / Chunk;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;
-  Shares shares(a, row, head, heads, shared.behind.room);
+  Shares shares(a, row, head, heads, shared.joining.room);
 
-  // Two chunks are under way. Entries that this step does not write are there already.
-  const int older = seen - tables.early_index(row);
+  // Two chunks are under way. Entries that this step does not write (below `older`) are there already.
   const auto end_of = [&](int number) { return min(share.begin + (number + 1) * Chunk, share.end); };
-  const uint32_t* const table = tables.early_table(row);
   const auto place_of = [&](int number) {
     const int first = share.begin + number * Chunk;
     return first < share.end ? static_cast<int>(__ldcg(table + first / tokens)) * tokens + first % tokens : 0;
@@ -198,7 +202,6 @@ __global__ void __launch_bounds__(Work<Chunk>::block_threads, 1)
 #pragma unroll
   for (int i = 0; i < Own::steps; i++)
     load_matrices(q[i], &shared.q[lane % 16][(i * Own::splits + split) * 16 + lane / 16 * 8]);
-  shares.open();
   sync_warps<threads>();  // what lies behind is written from now on
 
   // What a warp reads of the first place's entries.
@@ -307,8 +310,9 @@ __global__ void __launch_bounds__(Work<Chunk>::block_threads, 1)
     const float sum = warp_sum(weight_sums[h]);
     if (lane == 0) shared.weights[warp * Own::heads + h] = {largest[h], sum};
   }
-  sync_warps<threads>();                                          // nobody reads entries any more
-  auto* const joined = reinterpret_cast<float*>(shared.entries);  // [heads][value_pitch]
+  sync_warps<threads>();  // nobody reads entries any more
+  shares.open();
+  auto& joined = shared.joining.values;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     const int own = group + 8 * r;
@@ -316,15 +320,13 @@ __global__ void __launch_bounds__(Work<Chunk>::block_threads, 1)
     const int column = warp * Own::columns + quarter * 2;
 #pragma unroll
     for (int n = 0; n < Own::columns / 8; n++)
-      *reinterpret_cast<float2*>(joined + own * value_pitch + column + n * 8) = {sums[n][2 * r],
-                                                                                 sums[n][2 * r + 1]};
+      *reinterpret_cast<float2*>(&joined[own][column + n * 8]) = {sums[n][2 * r], sums[n][2 * r + 1]};
   }
   sync_warps<threads>();
   shares.wait();
   for (int i = thread; i < heads * Shares::fours; i += threads) {
     const int own = i / Shares::fours, four = i % Shares::fours;
-    shares.put(own, four, *reinterpret_cast<const float4*>(joined + own * value_pitch + four * 4),
-               shared.weights[own]);
+    shares.put(own, four, *reinterpret_cast<const float4*>(&joined[own][four * 4]), shared.weights[own]);
   }
   shares.join();
 }
@@ -332,12 +334,11 @@ __global__ void __launch_bounds__(Work<Chunk>::block_threads, 1)
 template <int Chunk>
 void launch_entries(const Attention& a, const RowTables& tables, cudaStream_t stream) {
   const auto kernel = attend_entries<Chunk>;
-  constexpr bool by_tma = Work<Chunk>::by_tma;  // then there are clusters too
-  constexpr size_t bytes = Shared<Chunk>::bytes(by_tma);
+  constexpr size_t bytes = Shared<Chunk>::bytes;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
         "cudaFuncSetAttribute");
   EntryMaps maps{};
-  if (by_tma) {
+  if (Work<Chunk>::by_tma) {
     // No tile leaves its block of the cache.
     constexpr int64_t positions = INT32_MAX;
     const auto map = [&](int rows) {
@@ -352,7 +353,7 @@ void launch_entries(const Attention& a, const RowTables& tables, cudaStream_t st
 }
 
 bool takes_most() {
-  return knows_wgmma() && shared_memory_max() >= static_cast<int>(Shared<most_at_once>::bytes(true));
+  return knows_wgmma() && shared_memory_max() >= static_cast<int>(Shared<most_at_once>::bytes);
 }
 
 }  // namespace
@@ -360,7 +361,7 @@ bool takes_most() {
 ClusterRoom cluster_room_of_latents() {
   if (!takes_most()) return {};
   return cluster_room(attend_entries<most_at_once>, Work<most_at_once>::block_threads,
-                      Shared<most_at_once>::bytes(true));
+                      Shared<most_at_once>::bytes);
 }
 
 void attend_latent(const Attention& a, const RowTables& tables, cudaStream_t stream) {

@@ -87,7 +87,17 @@ __device__ __forceinline__ void store_at(float2* own, int rank, const float2& v)
   *own = v;
 #endif
 }
-
+__device__ __forceinline__ void store_at(float* own, int rank, float v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 at;\nmapa.shared::cluster.u32 at, %0, %1;\nst.shared::cluster.f32 [at], %2;\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(own))),
+      "r"(rank), "f"(v)
+      : "memory");
+#else
+  *own = v;
+#endif
+}
 __device__ __forceinline__ void store_at(unsigned long long* own, int rank, unsigned long long v) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(

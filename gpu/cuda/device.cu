@@ -106,6 +106,7 @@ CudaDevice::~CudaDevice() {
       if (event) cudaEventDestroy(event);
   graphs_.clear();
   cudaStreamDestroy(stream_);
+  for (void* memory : page_locked_) cudaHostUnregister(memory);
 }
 
 void CudaDevice::enter() const { check(cudaSetDevice(options_.ordinal), "cudaSetDevice"); }
@@ -387,6 +388,33 @@ EdgeKey CudaDevice::offer_edge() {
 void CudaDevice::join_edge(const EdgeKey& key) {
   end_edge(EdgeEnd::from_before);
   edges_[static_cast<size_t>(EdgeEnd::from_before)] = std::make_unique<Edge>(key);
+}
+
+void CudaDevice::save_block(uint32_t block, std::byte* to) {
+  forward_.each_stream_of(block, [&](std::byte* stream, size_t bytes) {
+    check(cudaMemcpyAsync(to, stream, bytes, cudaMemcpyDeviceToHost, stream_), "saving a KV block");
+    to += bytes;
+  });
+  check(cudaStreamSynchronize(stream_), "saving a KV block");
+}
+
+void CudaDevice::load_block(uint32_t block, const std::byte* from) {
+  forward_.each_stream_of(block, [&](std::byte* stream, size_t bytes) {
+    check(cudaMemcpyAsync(stream, from, bytes, cudaMemcpyHostToDevice, stream_), "loading a KV block");
+    from += bytes;
+  });
+  check(cudaStreamSynchronize(stream_), "loading a KV block");
+}
+
+void CudaDevice::page_lock(void* memory, uint64_t bytes) {
+  const cudaError_t locked = cudaHostRegister(memory, bytes, cudaHostRegisterDefault);
+  if (locked == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Failure(Code::out_of_memory, mebibytes(bytes) + " for KV blocks cannot be page-locked",
+                  "the host's memory", "lower stage.kv_host_bytes, or free memory on the host");
+  }
+  check(locked, "cudaHostRegister");
+  page_locked_.push_back(memory);
 }
 
 void CudaDevice::reset() {

@@ -37,6 +37,9 @@ class CudaDevice {
   bool next_done(int64_t wait_us, Done& done);
   void release(uint64_t number);
   void reset();
+  void save_block(uint32_t block, std::byte* to);
+  void load_block(uint32_t block, const std::byte* from);
+  void page_lock(void* memory, uint64_t bytes);
   EdgeKey offer_edge();
   void join_edge(const EdgeKey& key);
   void end_edge(EdgeEnd end) { edges_[static_cast<size_t>(end)].reset(); }
@@ -97,6 +100,7 @@ class CudaDevice {
   cudaStream_t stream_ = nullptr;
   std::array<Flight, depth> flights_;
   std::array<std::unique_ptr<Edge>, gpu::edge_ends> edges_;
+  std::vector<void*> page_locked_;      // memory of the host
   Bucket last_;                         // of the step that was begun last
   uint64_t begun_ = 0, given_out_ = 0;  // steps; a step's flight is its number's among them
 };

@@ -39,6 +39,9 @@ void gather_visits(const Rows& from, const RoutingTables& tables, int32_t visits
 /// Tiles that its rows may need.
 int tiles_max(const Route& route);
 void route_rows(const Route& route, cudaStream_t stream);
+/// The same of few rows without their logits, which it computes: the router's products with the rows of the
+/// norm, which are left in norm.out. False: there is no kernel for that.
+bool score_and_route(const Route& route, const Matrix& router, const Norm& norm, cudaStream_t stream);
 
 /// out[r] += Σ weight · results[visit], in the order of the experts' numbers.
 struct JoinExperts {
@@ -50,5 +53,11 @@ struct JoinExperts {
   RowRange rows;
 };
 void join_experts(const JoinExperts& join, cudaStream_t stream);
+/// The same of a single row, whose results it computes first, as products of `in` [visits] with its experts'
+/// matrices: `experts` of the product's weight, those behind them of its shared one's. Weights are fetched as
+/// soon as it begins: when the kernel before lets it, the list has to be there. False: there is no kernel for
+/// that.
+bool multiply_and_join(const Product& product, const Rows& in, int32_t experts, const JoinExperts& join,
+                       cudaStream_t stream);
 
 }  // namespace convoy::cuda

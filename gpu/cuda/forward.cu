@@ -318,10 +318,8 @@ void Forward::dense(const Launch& l, const Linear& gate, const Linear& up, const
   l.ended("down");
 }
 
-/// x += what the experts give that the norm's rows choose, and so many shared ones behind them. Leaves the
-/// norm in h.
-void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& before, int32_t shared) {
-  const model::Routing& routing = shape_.routing;
+/// The router's logits, and the norm's rows in h, where the experts read them.
+void Forward::score_experts(const Launch& l, const LayerParts& layer, const Norm& before) {
   GemmCall scores = call(l, h_);
   // Exact products, since which experts are chosen hangs on them.
   if (!blas_ || !streams(layer.matrix(Part::router), activations_)) scores.kind = GemmKind::few_rows;
@@ -329,7 +327,12 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
   normalised(scores, before, l.stream);
   scores.keeps_norm = true;  // the experts read it
   multiply(scores, l.stream);
-  l.ended("router");
+}
+
+/// x += what the experts give that the norm's rows choose, and so many shared ones behind them. Leaves the
+/// norm in h.
+void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& before, int32_t shared) {
+  const model::Routing& routing = shape_.routing;
   // Experts' shares of the rows differ: a tile holds somewhat more than the average.
   const int64_t average = (l.rows.max * routing.chosen + routing.experts - 1) / routing.experts;
   GemmKind of_experts = kind(average);
@@ -355,9 +358,15 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
       .tables = routing_,
       .rows = l.rows,
       .tile_rows = height};
-  route_rows(route, l.stream);
+  if (!shape_.deterministic && score_and_route(route, layer.matrix(Part::router), before, l.stream)) {
+    l.ended("router");
+  } else {
+    score_experts(l, layer, before);
+    l.ended("router");
+    route_rows(route, l.stream);
+    l.ended("routing");
+  }
   if (l.watch.after_routing) l.watch.after_routing(l.with_experts, routing_.expert, route.visits());
-  l.ended("routing");
   const int tiles = tiles_max(route);
   const RowRange visited{routing_.visits, 0, l.rows.max * route.visits()};
   const auto routed = static_cast<int32_t>(routing.experts);
@@ -393,28 +402,33 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
                                  .shared = slice(Part::gate)};
   both.products[both.count++] = {
       .weight = layer.matrix(Part::expert_up), .out = up.data, .pitch = up.pitch, .shared = slice(Part::up)};
-  if (!multiply_gated(both, expert_gated_.rows(), l.stream)) {
+  if (multiply_gated(both, expert_gated_.rows(), l.stream)) {
+    in_order.listed_before = by_tma == 0;
+  } else {
     multiply(both, l.stream);
     gate_rows(gate.data, up.data, gate.pitch, static_cast<int32_t>(shape_.expert_width), visited,
               expert_gated_.rows(), l.stream);
   }
   l.ended("experts_gate_up");
+  const Product product{.weight = layer.matrix(Part::expert_down),
+                        .out = expert_out_.f32(),
+                        .pitch = expert_out_.pitch,
+                        .shared = slice(Part::down)};
+  const JoinExperts join{.results = expert_out_.f32(),
+                         .out = x_.as<float>(),
+                         .pitch = shape_.hidden,
+                         .width = static_cast<int32_t>(shape_.hidden),
+                         .visits = route.visits(),
+                         .tables = routing_,
+                         .rows = l.rows};
+  if (in_order.listed_before && multiply_and_join(product, expert_gated_.rows(), routed, join, l.stream))
+    return l.ended("experts_down");
   GemmCall down = call(l, expert_gated_);
   down.visits = &in_order, down.kind = of_experts, down.tile_rows = height;
-  down.products[down.count++] = {.weight = layer.matrix(Part::expert_down),
-                                 .out = expert_out_.f32(),
-                                 .pitch = expert_out_.pitch,
-                                 .shared = slice(Part::down)};
+  down.products[down.count++] = product;
   multiply(down, l.stream);
   l.ended("experts_down");
-  join_experts({.results = expert_out_.f32(),
-                .out = x_.as<float>(),
-                .pitch = shape_.hidden,
-                .width = static_cast<int32_t>(shape_.hidden),
-                .visits = route.visits(),
-                .tables = routing_,
-                .rows = l.rows},
-               l.stream);
+  join_experts(join, l.stream);
   l.ended("join");
 }
 
@@ -422,19 +436,13 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
 void Forward::head(const Launch& l, Sampled* results) {
   for (int first = 0; first < l.bucket.sampled; first += head_rows_) {
     const RowRange rows{&l.tables.header->sampled, first, std::min(head_rows_, l.bucket.sampled - first)};
-    normalise({.in = x_.as<float>(),
-               .pitch = shape_.hidden,
-               .width = static_cast<int32_t>(shape_.hidden),
-               .weight = ends_.vector(Part::final_norm),
-               .eps = shape_.norm_eps,
-               .out = head_in_.rows(),
-               .rows = rows,
-               .chosen = l.tables.sampled_row},
-              l.stream);
     // Its rows are the chunk's own: they begin at the buffer's, so the count alone is shifted.
     GemmCall product = call(l, head_in_);
     product.rows = rows, product.kind = kind(rows.max);
     product.products[product.count++] = {ends_.matrix(Part::head), nullptr, logits_.f32(), logits_.pitch};
+    Norm before = norm(l, ends_.vector(Part::final_norm));
+    before.out = head_in_.rows(), before.rows = rows, before.chosen = l.tables.sampled_row;
+    normalised(product, before, l.stream);
     multiply(product, l.stream);
     l.ended("head");
     if (l.watch.after_logits) l.watch.after_logits(first, rows.max, logits_.f32());

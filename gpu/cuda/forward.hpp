@@ -58,6 +58,14 @@ class Forward {
 
   /// [rows, hidden]: what the step before the first layer begins with, and what it leaves.
   float* hidden() const { return x_.as<float>(); }
+  /// Calls use(where, bytes) for a block's part of each stream of each layer's cache.
+  template <class Use>
+  void each_stream_of(uint32_t block, const Use& use) const {
+    for (const DeviceMemory& stream : cache_) {
+      const size_t bytes = stream.bytes() / limits_.kv_blocks;
+      use(stream.as<std::byte>() + block * bytes, bytes);
+    }
+  }
 
  private:
   struct RowBuffer {
@@ -109,6 +117,7 @@ class Forward {
   void mlp(const Launch& launch, const LayerParts& layer);
   void dense(const Launch& launch, const Linear& gate, const Linear& up, const Linear& down,
              const Norm* before = nullptr, const Norm* after = nullptr);
+  void score_experts(const Launch& launch, const LayerParts& layer, const Norm& before);
   void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
   bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
   bool streams_experts(const LayerParts& layer) const;

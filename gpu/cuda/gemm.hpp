@@ -51,6 +51,8 @@ struct Visits {
   /// Rows are fetched as they lie: those of the visits, or, if `rows` says which they are, all of the step's,
   /// for which each tile then has room.
   bool by_tma = false;
+  /// The kernel before let this one begin when the list was there: weights are fetched while that still runs.
+  bool listed_before = false;
 };
 
 /// How a row's additions are ordered.

@@ -51,6 +51,10 @@ __device__ __forceinline__ void take_rows(const Norm& norm, int rows, __nv_bfloa
   constexpr int at_once = Rows == 1 ? 4 : 1;  // every load on its way before the first is looked at
   const int thread = static_cast<int>(threadIdx.x), fours = norm.width / 4, pitch = staged_pitch(norm.width);
   float sums[Rows] = {};
+  int64_t from[Rows];
+#pragma unroll
+  for (int r = 0; r < Rows; r++)
+    from[r] = (norm.chosen && r < rows ? norm.chosen[norm.rows.first + r] : r) * norm.pitch;
   for (int first = thread; first < fours; first += stream_threads * at_once) {
     float4 weights[at_once], x[at_once][Rows];
 #pragma unroll
@@ -59,8 +63,8 @@ __device__ __forceinline__ void take_rows(const Norm& norm, int rows, __nv_bfloa
       weights[i] = four < fours ? reinterpret_cast<const float4*>(norm.weight)[four] : float4{};
 #pragma unroll
       for (int r = 0; r < Rows; r++)
-        x[i][r] = four < fours && r < rows ? reinterpret_cast<const float4*>(norm.in + r * norm.pitch)[four]
-                                           : float4{};
+        x[i][r] =
+            four < fours && r < rows ? reinterpret_cast<const float4*>(norm.in + from[r])[four] : float4{};
     }
 #pragma unroll
     for (int i = 0; i < at_once; i++) {

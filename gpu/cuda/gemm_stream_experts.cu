@@ -32,20 +32,24 @@ __device__ __forceinline__ Matrix weights_of(const Product& product, const Visit
                                  : of_expert(product.shared, expert - visits.experts);
 }
 
-/// The tiles of a launch. A warp asks for as many as it has lanes while it asks how many there are.
+/// The tiles of a launch. A warp asks for as many as it has lanes while it asks how many there are. Past the
+/// first-level cache, which may hold the last step's.
 class Tiles {
  public:
   __device__ explicit Tiles(const Visits& visits)
-      : all_(visits.tiles),
-        own_(visits.tiles[min(static_cast<int>(threadIdx.x) % 32, visits.tiles_max - 1)]) {}
+      : all_(visits.tiles), own_(load(min(static_cast<int>(threadIdx.x) % 32, visits.tiles_max - 1))) {}
   /// All lanes ask for the same one.
   __device__ Tile operator[](int index) const {
-    if (index >= 32) return all_[index];
+    if (index >= 32) return load(index);
     return {__shfl_sync(0xffffffffu, own_.expert, index), __shfl_sync(0xffffffffu, own_.first, index),
             __shfl_sync(0xffffffffu, own_.rows, index)};
   }
 
  private:
+  __device__ Tile load(int index) const {
+    const Tile* const tile = all_ + index;
+    return {__ldcg(&tile->expert), __ldcg(&tile->first), __ldcg(&tile->rows)};
+  }
   const Tile* all_;
   Tile own_;
 };
@@ -81,15 +85,16 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
   // [ring][low, high][threads]: what a thread copies it reads itself, so nobody waits for another's.
   uint4* const own_ring = dynamic + threadIdx.x;
   auto* const staged = reinterpret_cast<__nv_bfloat16*>(dynamic + ring_bytes(Eights) / sizeof(uint4));
-  follow_previous();
+  if (!args.visits.listed_before) wait_for_previous();
+  let_next_begin();  // so what comes next finds the list there
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int group = lane / 4, quarter = lane % 4;  // a row of the weights; eight columns of 32
   const int outputs = args.product.weight.rows, columns = args.product.weight.columns;
   const Tiles tiles(args.visits);
-  const int64_t all = int64_t{*args.visits.tile_count} * outputs;
+  const int64_t all = int64_t{__ldcg(args.visits.tile_count)} * outputs;
   int begin = static_cast<int>(all * blockIdx.x / gridDim.x);
   const int end = static_cast<int>(all * (blockIdx.x + 1) / gridDim.x);
-  if (begin >= end) return;
+  if (begin >= end) return wait_for_previous();
 
   // What is loaded next: of a tile `left` outputs of this warp's, `load_round` at once; and where the tile
   // behind begins. What lies behind the last column is zeros.
@@ -133,6 +138,7 @@ __global__ void __launch_bounds__(stream_threads, blocks_of(Eights)) stream_expe
   };
   begin_round();
   for (int i = 0; i < ring; i++) fetch();
+  wait_for_previous();
 
   const int staged_row = staged_pitch(columns);
   while (begin < end) {

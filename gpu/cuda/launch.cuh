@@ -40,6 +40,10 @@ inline int card_attribute(cudaDeviceAttr attribute) {
 inline int multiprocessors() { return card_attribute(cudaDevAttrMultiProcessorCount); }
 /// Bytes that a block may have: 99 KiB on some cards, 227 on others.
 inline int shared_memory_max() { return card_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+/// Bytes that a multiprocessor's blocks share; 1 KiB of each is not theirs.
+inline int shared_memory_of_multiprocessor() {
+  return card_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+}
 
 /// Whether the current card knows dependent launches, and clusters.
 inline bool knows_dependent_launches() { return card_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }

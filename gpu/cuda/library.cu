@@ -76,6 +76,18 @@ void release(Handle* handle, uint64_t number, Status* status) {
 void reset(Handle* handle, Status* status) {
   guarded(status, [&] { handle->device.enter(), handle->device.reset(); });
 }
+void save_block(Handle* handle, uint32_t block, void* to, Status* status) {
+  guarded(status,
+          [&] { handle->device.enter(), handle->device.save_block(block, static_cast<std::byte*>(to)); });
+}
+void load_block(Handle* handle, uint32_t block, const void* from, Status* status) {
+  guarded(status, [&] {
+    handle->device.enter(), handle->device.load_block(block, static_cast<const std::byte*>(from));
+  });
+}
+void page_lock(Handle* handle, void* memory, uint64_t bytes, Status* status) {
+  guarded(status, [&] { handle->device.enter(), handle->device.page_lock(memory, bytes); });
+}
 void offer_edge(Handle* handle, EdgeKey* key, Status* status) {
   guarded(status, [&] { handle->device.enter(), *key = handle->device.offer_edge(); });
 }
@@ -110,6 +122,9 @@ constexpr Table table{.version = table_version,
                       .next_done = next_done,
                       .release = release,
                       .reset = reset,
+                      .save_block = save_block,
+                      .load_block = load_block,
+                      .page_lock = page_lock,
                       .offer_edge = offer_edge,
                       .join_edge = join_edge,
                       .edge_status = edge_status,

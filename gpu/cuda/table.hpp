@@ -139,6 +139,10 @@ struct Table {
   int32_t (*next_done)(Handle*, int64_t wait_us, Done*, Status*);
   void (*release)(Handle*, uint64_t number, Status*);
   void (*reset)(Handle*, Status*);
+  // gpu::Device's functions of these names. A block's bytes are those that Needs says.
+  void (*save_block)(Handle*, uint32_t block, void* to, Status*);
+  void (*load_block)(Handle*, uint32_t block, const void* from, Status*);
+  void (*page_lock)(Handle*, void* memory, uint64_t bytes, Status*);
   void (*offer_edge)(Handle*, EdgeKey*, Status*);
   void (*join_edge)(Handle*, const EdgeKey*, Status*);
   /// Why it failed, in words that end with a zero byte and are cut to fit.

@@ -46,6 +46,7 @@ SpecialTokens special_tokens(const Tokenizer& tokenizer) {
 ChatTemplate ChatTemplate::from_text(std::string_view jinja, const SpecialTokens& tokens) {
   const std::string_view text = jinja.substr(0, jinja.size() - (jinja.ends_with('\n') ? 1 : 0));
   ChatTemplate made;
+  made.text_ = jinja;
   Sha256 hash;
   hash.update(text);
   made.sha256_ = hash.hex();

@@ -54,6 +54,7 @@ class ChatTemplate final {
   const std::string& name() const { return name_; }
   /// Of the text, without the newline at its end.
   const std::string& sha256() const { return sha256_; }
+  const std::string& text() const { return text_; }  // Jinja, as given
   /// Whether what it renders depends on the time.
   bool reads_clock() const { return reads_clock_; }
   /// Byte for byte what jinja2 gives. Throws InputError where that fails, at the limits, and for no messages
@@ -66,7 +67,7 @@ class ChatTemplate final {
   template <class Messages>
   std::vector<Segment> segments(Messages& messages, const RenderOptions& options) const;
 
-  std::string name_, sha256_;
+  std::string name_, sha256_, text_;
   std::shared_ptr<const std::vector<jinja::Statement>> body_;
   SpecialTokens tokens_;
   bool reads_clock_ = false;

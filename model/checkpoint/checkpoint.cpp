@@ -130,6 +130,16 @@ bool Checkpoint::has_tokenizer() const {
                    : std::filesystem::exists(path() / "tokenizer.json", ignored);
 }
 
+std::shared_ptr<const Tokenizer> Checkpoint::tokenizer() const {
+  return has_tokenizer() ? Tokenizer::load(path()) : nullptr;
+}
+
+bool Checkpoint::is_there(const std::filesystem::path& path) {
+  std::error_code ignored;  // what cannot be looked at is there, and open() says why not
+  return names_random_model(path.native()) ||
+         std::filesystem::status(path, ignored).type() != std::filesystem::file_type::not_found;
+}
+
 std::shared_ptr<const Checkpoint> Checkpoint::open(const std::filesystem::path& path) {
   if (names_random_model(path.native())) return open_random(path.native());
   return make_checkpoint(read_parts(path));

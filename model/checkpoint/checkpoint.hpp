@@ -15,6 +15,7 @@
 #include "model/format/gguf_value.hpp"
 #include "model/mapping.hpp"
 #include "model/tensor.hpp"
+#include "model/tokenizer/tokenizer.hpp"
 
 namespace convoy::model {
 
@@ -22,6 +23,7 @@ namespace convoy::model {
 struct LayerRange {
   int64_t first = 0, last = 0;
   int64_t count() const { return last - first + 1; }
+  bool operator==(const LayerRange&) const = default;
 };
 
 /// Latent attention's own matrices. `query` is q_width = heads·(nope + rope).
@@ -68,6 +70,8 @@ class Checkpoint {
   /// Opens a directory, a GGUF file (of a split one any part) or random:NAME[:LAYERS] and checks every count,
   /// offset, type and size. Throws InputError.
   static std::shared_ptr<const Checkpoint> open(const std::filesystem::path& path);
+  /// Whether there is something to open: a machine may have been told a path that it has nothing at.
+  static bool is_there(const std::filesystem::path& path);
   virtual ~Checkpoint() = default;
 
   virtual const Config& config() const = 0;
@@ -93,6 +97,8 @@ class Checkpoint {
   virtual bool is_gguf() const = 0;
   /// Whether Tokenizer::load(path()) has something to load; without one a model serves token ids only.
   bool has_tokenizer() const;
+  /// Null: it has none. Throws InputError if it is none that we run.
+  virtual std::shared_ptr<const Tokenizer> tokenizer() const;
   /// Where its files contradict each other, and what is made of that: for the log.
   virtual std::vector<std::string> notes() const { return {}; }
   /// A GGUF's metadata; empty for a directory.

@@ -28,7 +28,8 @@ void check_shard_name(std::string_view name, const std::string& where) {
                      "a shard is a .safetensors file in the index's own directory");
 }
 
-void add_shards(const std::filesystem::path& directory, const Mapping& index_file, CheckpointParts& parts) {
+void add_shards(const std::filesystem::path& directory, const OpenFile& open, const Mapping& index_file,
+                CheckpointParts& parts) {
   const ShardIndex index = parse_shard_index(index_file.text(), index_file.path().string());
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : index) shards.insert(shard);
@@ -38,7 +39,9 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
         index_file.path().string(), "save the checkpoint in fewer shards");
   const std::string mend = "index and shards belong to different checkpoints; fetch them again";
   for (const std::string& shard : shards) {
-    const auto file = SafetensorsFile::open(directory / shard);
+    auto bytes = open(directory / shard);
+    if (!bytes) throw InputError("is missing", (directory / shard).string(), "fetch it again");
+    const auto file = SafetensorsFile::parse(std::move(bytes));
     for (const auto& [name, tensor] : file.tensors()) {
       const auto indexed = index.find(name);
       if (indexed == index.end() || indexed->second != shard)
@@ -54,8 +57,42 @@ void add_shards(const std::filesystem::path& directory, const Mapping& index_fil
                        index_file.path().string() + ": tensor " + in_quotes(name), mend);
 }
 
-/// Joins each FP8 and each I8 weight with its scales, which stand beside it under its name and "_scale_inv"
-/// or "_scale". (The former name says inverse; what stands there is multiplied.)
+bool equal(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+/// Reads as far as the two are equal, a piece at a time.
+bool same_values(const Tensor& a, const Tensor& b) {
+  constexpr size_t piece_bytes = 8 << 20;
+  if (a.type != b.type || a.shape != b.shape || !equal(a.scales, b.scales)) return false;
+  for (size_t at = 0; at < a.bytes.size(); at += piece_bytes) {
+    const size_t size = std::min(piece_bytes, a.bytes.size() - at);
+    const auto in_a = a.bytes.subspan(at, size), in_b = b.bytes.subspan(at, size);
+    a.owner->will_need(in_a), b.owner->will_need(in_b);
+    if (!equal(in_a, in_b)) return false;
+    a.owner->forget(in_a), b.owner->forget(in_b);
+  }
+  return true;
+}
+
+/// A head in the file is what the model was saved with, whatever the configuration says of it; transformers 5
+/// decides so too. A copy of the embedding is left where it lies.
+void keep_own_head(CheckpointParts& parts) {
+  const auto head = parts.tensors.find(names::head.hugging_face),
+             embedding = parts.tensors.find(names::embedding.hugging_face);
+  if (!parts.config.tied_head || head == parts.tensors.end() || embedding == parts.tensors.end()) return;
+  if (parts.narrow_scales) parts.narrow_scales->widen(std::array{&head->second, &embedding->second});
+  if (same_values(head->second, embedding->second)) return;
+  parts.config.tied_head = false;
+  parts.notes.emplace_back(
+      "tie_word_embeddings is true, but lm_head.weight in the file differs from the embedding: it is used as "
+      "the head");
+}
+
+}  // namespace
+
+/// They have the weight's name and "_scale_inv" or "_scale". (The former says inverse; what stands there is
+/// multiplied.)
 void attach_scales(CheckpointParts& parts) {
   TensorMap& tensors = parts.tensors;
   const std::string directory = parts.path.string();
@@ -94,40 +131,6 @@ void attach_scales(CheckpointParts& parts) {
   });
 }
 
-bool equal(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
-}
-
-/// Reads as far as the two are equal, a piece at a time.
-bool same_values(const Tensor& a, const Tensor& b) {
-  constexpr size_t piece_bytes = 8 << 20;
-  if (a.type != b.type || a.shape != b.shape || !equal(a.scales, b.scales)) return false;
-  for (size_t at = 0; at < a.bytes.size(); at += piece_bytes) {
-    const size_t size = std::min(piece_bytes, a.bytes.size() - at);
-    const auto in_a = a.bytes.subspan(at, size), in_b = b.bytes.subspan(at, size);
-    a.owner->will_need(in_a), b.owner->will_need(in_b);
-    if (!equal(in_a, in_b)) return false;
-    a.owner->forget(in_a), b.owner->forget(in_b);
-  }
-  return true;
-}
-
-/// A head in the file is what the model was saved with, whatever the configuration says of it; transformers 5
-/// decides so too. A copy of the embedding is left where it lies.
-void keep_own_head(CheckpointParts& parts) {
-  const auto head = parts.tensors.find(names::head.hugging_face),
-             embedding = parts.tensors.find(names::embedding.hugging_face);
-  if (!parts.config.tied_head || head == parts.tensors.end() || embedding == parts.tensors.end()) return;
-  if (parts.narrow_scales) parts.narrow_scales->widen(std::array{&head->second, &embedding->second});
-  if (same_values(head->second, embedding->second)) return;
-  parts.config.tied_head = false;
-  parts.notes.emplace_back(
-      "tie_word_embeddings is true, but lm_head.weight in the file differs from the embedding: it is used as "
-      "the head");
-}
-
-}  // namespace
-
 ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
   const json::value root = parse_json(text, where);
   const json::value* map = root.is_object() ? root.get_object().if_contains("weight_map") : nullptr;
@@ -144,31 +147,36 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& where) {
   return result;
 }
 
-CheckpointParts read_directory(const std::filesystem::path& directory) {
+CheckpointParts list_directory(const std::filesystem::path& directory, const OpenFile& open) {
   CheckpointParts parts;
   parts.path = directory;
-  const auto exists = [&](const char* name) { return std::filesystem::exists(directory / name); };
-  if (!exists("config.json"))
+  const auto add = [&](const char* name) {
+    auto file = open(directory / name);
+    if (file) parts.files.emplace_back(name, file);
+    return file;
+  };
+  const auto config = add("config.json");
+  if (!config)
     throw InputError("has no config.json", directory.string(),
                      "give a checkpoint's directory or a GGUF file");
-  parts.config = read_config_json(directory / "config.json");
-  for (const char* name : {"config.json", "generation_config.json"})
-    if (exists(name)) parts.files.emplace_back(name, Mapping::open(directory / name));
+  const auto generation = add("generation_config.json");
+  parts.config =
+      parse_config_json(config->text(), generation ? generation->text() : "", config->path().string());
 
   const char* const single = "model.safetensors";
   const char* const index = "model.safetensors.index.json";
-  if (exists(single)) {
-    const auto file = SafetensorsFile::open(directory / single);
-    parts.tensors = file.tensors();
-    parts.files.emplace_back(single, file.file());
-  } else if (exists(index)) {
-    const auto file = Mapping::open(directory / index);
-    parts.files.emplace_back(index, file);
-    add_shards(directory, *file, parts);
-  } else {
+  if (const auto weights = add(single))
+    parts.tensors = SafetensorsFile::parse(weights).tensors();
+  else if (const auto shards = add(index))
+    add_shards(directory, open, *shards, parts);
+  else
     throw InputError("has neither model.safetensors nor model.safetensors.index.json", directory.string(),
                      "fetch the weights as safetensors");
-  }
+  return parts;
+}
+
+CheckpointParts read_directory(const std::filesystem::path& directory) {
+  CheckpointParts parts = list_directory(directory, open_file);
   attach_scales(parts);
   keep_own_head(parts);
   return parts;

@@ -361,8 +361,8 @@ Config read_config(const GgufModel& gguf) {
 
 }  // namespace
 
-CheckpointParts read_gguf(std::shared_ptr<const Mapping> file) {
-  GgufModel gguf = read_gguf_model(std::move(file));
+CheckpointParts read_gguf(std::shared_ptr<const Mapping> file, const OpenFile& open) {
+  GgufModel gguf = read_gguf_model(std::move(file), open);
   CheckpointParts parts;
   parts.path = gguf.files.front()->path();
   parts.naming = Naming::gguf;

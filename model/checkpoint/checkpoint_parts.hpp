@@ -2,6 +2,7 @@
 // What the two kinds of checkpoint read from their files, before the common checks of checkpoint.cpp.
 // Internal to model/, and to tests and fuzz targets that bring bytes instead of files.
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -40,8 +41,12 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& where);
 /// A directory or a GGUF file, whichever it is.
 CheckpointParts read_parts(const std::filesystem::path& path);
 CheckpointParts read_directory(const std::filesystem::path& directory);
+/// The same, of files that need not lie there, before anything is made of its tensors.
+CheckpointParts list_directory(const std::filesystem::path& directory, const OpenFile& open);
+/// Joins each FP8 and each I8 weight with its scales, which stand beside it.
+void attach_scales(CheckpointParts& parts);
 /// A GGUF, with its other parts if it has any.
-CheckpointParts read_gguf(std::shared_ptr<const Mapping> file);
+CheckpointParts read_gguf(std::shared_ptr<const Mapping> file, const OpenFile& open = open_file);
 
 /// Random weights in memory, made when a stage asks for them. Throws InputError.
 std::shared_ptr<const Checkpoint> open_random(std::string_view name);

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
+#include <sstream>
 #include <thread>
 
 namespace convoy::model {
@@ -15,6 +15,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr size_t hex_chars = 64;
+constexpr off_t kept_bytes_max = 256 << 20;
+/// What is kept, by the ends of the files' names.
+constexpr const char *of_all = ".convoy-digest", *of_tensors = ".convoy-tensors";
 constexpr std::chrono::milliseconds lock_poll{20};
 
 struct Descriptor {
@@ -35,13 +38,13 @@ std::string describe_files(const Checkpoint& checkpoint) {
   return text + "sha256 ";
 }
 
-fs::path beside(const Checkpoint& checkpoint) {
-  if (checkpoint.is_gguf()) return checkpoint.path().string() + ".convoy-digest";
-  return checkpoint.path() / ".convoy-digest";
+fs::path beside(const Checkpoint& checkpoint, const char* kept) {
+  if (checkpoint.is_gguf()) return checkpoint.path().string() + kept;
+  return checkpoint.path() / kept;
 }
 
-fs::path in_folder(const Checkpoint& checkpoint, const fs::path& folder) {
-  return folder / (checkpoint.path().filename().string() + ".convoy-digest");
+fs::path in_folder(const Checkpoint& checkpoint, const fs::path& folder, const char* kept) {
+  return folder / (checkpoint.path().filename().string() + kept);
 }
 
 /// Whoever may write the model may say what its digest is; nobody else may.
@@ -50,20 +53,27 @@ bool is_trustworthy(const struct stat& status, const Checkpoint& checkpoint) {
   return status.st_uid == ::geteuid() || status.st_uid == checkpoint.files().front().second->identity().owner;
 }
 
+/// What stands behind the description, if that fits.
 std::optional<std::string> read_kept(const fs::path& path, const Checkpoint& checkpoint) {
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
   struct stat status {};
-  if (file.fd < 0 || ::fstat(file.fd, &status) != 0 || !is_trustworthy(status, checkpoint))
+  if (file.fd < 0 || ::fstat(file.fd, &status) != 0 || !is_trustworthy(status, checkpoint) ||
+      status.st_size > kept_bytes_max)
     return std::nullopt;
   const std::string expected = describe_files(checkpoint);
-  std::string text(expected.size() + hex_chars + 1, '\0');
-  if (status.st_size != static_cast<off_t>(text.size()) ||
-      ::read(file.fd, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+  std::string text(static_cast<size_t>(status.st_size), '\0');
+  if (::read(file.fd, text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
       !text.starts_with(expected))
     return std::nullopt;
-  const std::string digest = text.substr(expected.size(), hex_chars);
-  if (digest.find_first_not_of("0123456789abcdef") != std::string::npos) return std::nullopt;
-  return digest;
+  return text.substr(expected.size());
+}
+
+bool is_hex(std::string_view text) { return text.find_first_not_of("0123456789abcdef") == text.npos; }
+
+std::optional<std::string> read_digest(const fs::path& path, const Checkpoint& checkpoint) {
+  const auto kept = read_kept(path, checkpoint);
+  if (!kept || kept->size() != hex_chars + 1 || !is_hex({kept->data(), hex_chars})) return std::nullopt;
+  return kept->substr(0, hex_chars);
 }
 
 /// All or nothing. False if it cannot be written there.
@@ -91,8 +101,8 @@ Descriptor wait_for_turn(const fs::path& folder, const std::stop_token& stop) {
 
 std::optional<std::string> kept_digest(const Checkpoint& checkpoint, const fs::path& folder) {
   if (checkpoint.files().empty()) return checkpoint.weights_digest();  // not made from files: nothing is read
-  if (auto digest = read_kept(beside(checkpoint), checkpoint)) return digest;
-  return read_kept(in_folder(checkpoint, folder), checkpoint);
+  if (auto digest = read_digest(beside(checkpoint, of_all), checkpoint)) return digest;
+  return read_digest(in_folder(checkpoint, folder, of_all), checkpoint);
 }
 
 std::string find_digest(const Checkpoint& checkpoint, const fs::path& folder, std::stop_token stop) {
@@ -103,8 +113,28 @@ std::string find_digest(const Checkpoint& checkpoint, const fs::path& folder, st
   if (digest.empty()) return {};
   const std::string text = describe_files(checkpoint) + digest + "\n";
   // In neither place: then it is computed again next time.
-  if (!write_kept(beside(checkpoint), text)) write_kept(in_folder(checkpoint, folder), text);
+  if (!write_kept(beside(checkpoint, of_all), text)) write_kept(in_folder(checkpoint, folder, of_all), text);
   return digest;
+}
+
+TensorDigests kept_tensor_digests(const Checkpoint& checkpoint, const fs::path& folder) {
+  auto kept = read_kept(beside(checkpoint, of_tensors), checkpoint);
+  if (!kept) kept = read_kept(in_folder(checkpoint, folder, of_tensors), checkpoint);
+  TensorDigests digests;
+  if (!kept) return digests;
+  std::istringstream lines(*kept);
+  for (std::string line; std::getline(lines, line);)
+    if (line.size() > hex_chars + 1 && is_hex(std::string_view(line).substr(0, hex_chars)))
+      digests[line.substr(hex_chars + 1)] = line.substr(0, hex_chars);
+  return digests;
+}
+
+bool keep_tensor_digests(const Checkpoint& checkpoint, const fs::path& folder, const TensorDigests& digests) {
+  std::string text = describe_files(checkpoint) + "\n";
+  for (const auto& [name, digest] : digests)
+    if (name.find('\n') == name.npos) text += digest + " " + name + "\n";
+  return write_kept(beside(checkpoint, of_tensors), text) ||
+         write_kept(in_folder(checkpoint, folder, of_tensors), text);
 }
 
 }  // namespace convoy::model

@@ -1,7 +1,7 @@
 #pragma once
-// The digest of a checkpoint's weights, kept with size, time and inode of every file that it was computed
-// from, so that a start does not read hundreds of gigabytes. Asked by each process of a cluster before it
-// says what it computes with. Blocks while it reads; any thread.
+// The digests of a checkpoint's weights, of all and of each tensor, kept with size, time and inode of every
+// file that it was computed from, so that a start does not read hundreds of gigabytes. Asked by each process
+// of a cluster before it says what it computes with. Blocks while it reads; any thread.
 
 #include <filesystem>
 #include <optional>
@@ -9,6 +9,7 @@
 #include <string>
 
 #include "model/checkpoint/checkpoint.hpp"
+#include "model/checkpoint/weight_outline.hpp"
 
 namespace convoy::model {
 
@@ -21,5 +22,11 @@ std::optional<std::string> kept_digest(const Checkpoint& checkpoint, const std::
 /// was stopped.
 std::string find_digest(const Checkpoint& checkpoint, const std::filesystem::path& folder,
                         std::stop_token stop = {});
+
+/// Those of the tensors as they stand in its files, as they were kept there; none if nobody did.
+TensorDigests kept_tensor_digests(const Checkpoint& checkpoint, const std::filesystem::path& folder);
+/// False if they can be kept in neither place: then they are computed again next time.
+bool keep_tensor_digests(const Checkpoint& checkpoint, const std::filesystem::path& folder,
+                         const TensorDigests& digests);
 
 }  // namespace convoy::model

@@ -64,7 +64,7 @@ std::string suffix_of(uint64_t number, uint64_t count) {
   return text;
 }
 
-/// The files of all parts, each known to be there, from the name of one.
+/// The files of all parts, from the name of one.
 std::vector<fs::path> part_paths(const fs::path& file, const Split& split) {
   const std::string stem = file.stem().string(), suffix = suffix_of(split.number, split.count);
   if (!stem.ends_with(suffix) || file.extension() != ".gguf")
@@ -73,14 +73,21 @@ std::vector<fs::path> part_paths(const fs::path& file, const Split& split) {
         file.string(), "name it …" + suffix + ".gguf, as it was published, with the other parts beside it");
   const std::string name = stem.substr(0, stem.size() - suffix.size());
   std::vector<fs::path> paths;
-  for (uint64_t n = 0; n < split.count; ++n) {
+  for (uint64_t n = 0; n < split.count; ++n)
     paths.push_back(file.parent_path() / (name + suffix_of(n, split.count) + ".gguf"));
-    std::error_code ignored;  // a file that cannot be looked at is reported when it is opened
-    if (fs::status(paths.back(), ignored).type() == fs::file_type::not_found)
-      throw InputError("is missing: " + part_text(n, split.count) + " of the model", paths.back().string(),
-                       "put all parts into one folder; `scripts/fetch-model` brings them together");
-  }
   return paths;
+}
+
+[[noreturn]] void fail_missing(const std::vector<fs::path>& paths, uint64_t number) {
+  throw InputError("is missing: " + part_text(number, paths.size()) + " of the model", paths[number].string(),
+                   "put all parts into one folder; `scripts/fetch-model` brings them together");
+}
+
+std::shared_ptr<const Mapping> open_part(const std::vector<fs::path>& paths, uint64_t number,
+                                         const OpenFile& open) {
+  auto file = open(paths.at(number));
+  if (!file) fail_missing(paths, number);
+  return file;
 }
 
 /// given: the part that the whole is known by.
@@ -120,7 +127,7 @@ void take_tensors(GgufFile& part, TensorMap& tensors) {
 
 }  // namespace
 
-GgufModel read_gguf_model(std::shared_ptr<const Mapping> file) {
+GgufModel read_gguf_model(std::shared_ptr<const Mapping> file, const OpenFile& open) {
   GgufFile given = GgufFile::parse(std::move(file));
   const auto split = split_of(given.metadata, given.file->path().string());
   if (!split) return {{given.file}, std::move(given.metadata), std::move(given.tensors)};
@@ -128,7 +135,7 @@ GgufModel read_gguf_model(std::shared_ptr<const Mapping> file) {
   const std::vector<fs::path> paths = part_paths(path, *split);
   GgufModel model;
   for (uint64_t n = 0; n < split->count; ++n) {
-    GgufFile part = n == split->number ? std::move(given) : GgufFile::open(paths[n]);
+    GgufFile part = n == split->number ? std::move(given) : GgufFile::parse(open_part(paths, n, open));
     check_part(part, n, *split, path);
     if (n == 0)
       model.metadata = std::move(part.metadata);
@@ -148,7 +155,11 @@ GgufMetadata read_gguf_metadata(const fs::path& path) {
   GgufMetadata metadata = GgufFile::read_metadata(path);
   const auto split = split_of(metadata, path.string());
   if (!split || split->number == 0) return metadata;
-  return GgufFile::read_metadata(part_paths(path, *split).front());
+  const auto paths = part_paths(path, *split);
+  std::error_code ignored;  // a file that cannot be looked at is reported when it is opened
+  for (uint64_t n = 0; n < paths.size(); ++n)
+    if (fs::status(paths[n], ignored).type() == fs::file_type::not_found) fail_missing(paths, n);
+  return GgufFile::read_metadata(paths.front());
 }
 
 std::string_view without_part(std::string_view stem) {

@@ -22,7 +22,7 @@ struct GgufModel {
 
 /// What the file holds if it is whole by itself, else what all the parts do that lie beside it. Throws
 /// InputError that names a part which is missing or belongs to something else.
-GgufModel read_gguf_model(std::shared_ptr<const Mapping> file);
+GgufModel read_gguf_model(std::shared_ptr<const Mapping> file, const OpenFile& open = open_file);
 
 /// The metadata alone, whatever the tensors' types: of a part, the first part's.
 GgufMetadata read_gguf_metadata(const std::filesystem::path& path);

@@ -72,13 +72,19 @@ void add_decoder_tokens(const json::object& config, const JsonReader& read, Toke
 
 }  // namespace
 
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
-  TokenizerParts parts = parse_tokenizer_json(file_text(path), path.string());
+std::optional<std::string> find_tokenizer_file(const std::filesystem::path& path) {
   std::error_code error;
+  if (!std::filesystem::exists(path, error)) return std::nullopt;
+  return file_text(path);
+}
+
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path, const FindText& find) {
+  const auto text = find(path);
+  TokenizerParts parts = parse_tokenizer_json(text ? *text : file_text(path), path.string());
   const std::filesystem::path config_path = path.parent_path() / "tokenizer_config.json";
-  if (std::filesystem::exists(config_path, error)) {
+  if (const auto config_text = find(config_path)) {
     const JsonReader read(config_path.string());
-    const json::value value = parse_json(file_text(config_path), config_path.string());
+    const json::value value = parse_json(*config_text, config_path.string());
     const json::object& config = read.object(value, "the file");
     parts.bos = config_token(config, "bos_token", read);
     parts.eos = config_token(config, "eos_token", read);
@@ -88,7 +94,7 @@ TokenizerParts read_tokenizer_json(const std::filesystem::path& path) {
   }
   // Newer checkpoints keep the template in a file of its own.
   const std::filesystem::path template_path = path.parent_path() / "chat_template.jinja";
-  if (std::filesystem::exists(template_path, error)) parts.chat_template = file_text(template_path);
+  if (auto chat_template = find(template_path)) parts.chat_template = std::move(chat_template);
   return parts;
 }
 

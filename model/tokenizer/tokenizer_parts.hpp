@@ -2,7 +2,9 @@
 // What a tokenizer file says, whatever its format, and the tokenizer built from it. Used by the readers of
 // tokenizer.json and of GGUF metadata, at loading.
 
+#include <array>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,8 +45,16 @@ struct TokenizerParts {
 /// Checks the parts against each other. Throws InputError.
 std::shared_ptr<const Tokenizer> make_tokenizer(TokenizerParts parts);
 
-/// From a tokenizer.json and the tokenizer_config.json beside it, if there is one.
-TokenizerParts read_tokenizer_json(const std::filesystem::path& path);
+/// What a directory's tokenizer is made of: names of files, of which the first has to be there.
+inline constexpr std::array tokenizer_files{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+/// A file's text, by its path; nothing: there is none.
+using FindText = std::function<std::optional<std::string>(const std::filesystem::path&)>;
+/// On disk. Throws InputError for one that cannot be read, or is too long.
+std::optional<std::string> find_tokenizer_file(const std::filesystem::path& path);
+
+/// From a tokenizer.json and what is beside it.
+TokenizerParts read_tokenizer_json(const std::filesystem::path& path,
+                                   const FindText& find = find_tokenizer_file);
 /// From the text of a tokenizer.json alone; `where` names it in errors.
 TokenizerParts parse_tokenizer_json(std::string_view text, std::string where);
 /// Whether a GGUF has a tokenizer: not if it names none, or the kind "none", as llama.cpp calls it.

@@ -57,7 +57,7 @@ struct Inbox {
 
 inline RouterActor::behavior_type fake_router(RouterActor::pointer, Inbox* inbox) {
   return {[inbox](const Frame<msg::Generate>& f) { inbox->put(f); }, [](const Frame<msg::Cancel>&) {},
-          [](const AddPipeline&) {}, [](const Frame<msg::PipelineState>&) {}};
+          [](const AddPipeline&) {}, [](const Frame<msg::PipelineState>&) {}, [](const GatewayUp&) {}};
 }
 
 inline GatewayActor::behavior_type fake_gateway(GatewayActor::pointer, Inbox* inbox) {
@@ -66,12 +66,16 @@ inline GatewayActor::behavior_type fake_gateway(GatewayActor::pointer, Inbox* in
           [](const Frame<msg::StepTokens>&) {},
           [inbox](const Frame<msg::Tokens>& f) { inbox->put(f); },
           [inbox](const Frame<msg::Finished>& f) { inbox->put(f); },
-          [](const Frame<msg::PipelineState>&) {}};
+          [](const Frame<msg::PipelineState>&) {},
+          [](const Frame<msg::GatewayTerms>&) {},
+          [](const Frame<msg::GatewayKeys>&) {},
+          [](const Frame<msg::Shutdown>&) {}};
 }
 
 inline Frame<msg::Generate> request(uint64_t number, const std::string& key) {
   schema::FrameBuilder<msg::Generate> builder;
   builder->initReplyTo().setRequest(number);
+  builder->getReplyTo().setNode("node1");
   builder->setAttempt(3);
   builder->setCacheKey(kj::arrayPtr(reinterpret_cast<const kj::byte*>(key.data()), key.size()));
   return std::move(builder).finish();
@@ -117,7 +121,7 @@ struct Fixture {
     router = system.spawn(fake_router, &to_router);
     gateway = system.spawn(fake_gateway, &to_gateway);
     registry = std::make_shared<prometheus::Registry>();
-    cache.emplace(system, options, router, gateway, registry);
+    cache.emplace(system, options, router, GatewaysByNode{{"node1", gateway}}, registry);
   }
   ~Fixture() {
     cache.reset();
@@ -154,18 +158,21 @@ struct Fixture {
   /// Sends a request that must be answered with that many stored tokens.
   void hit(uint64_t number, const std::string& key, unsigned tokens) {
     mail(cache->actor(), request(number, key));
-    const auto first = to_gateway.take(), last = to_gateway.take();
-    const schema::Reading answer(std::get<Frame<msg::Tokens>>(first.mail));
-    BOOST_CHECK_EQUAL(answer->getRequest(), number);
-    BOOST_CHECK_EQUAL(answer->getAttempt(), 3u);
-    BOOST_CHECK_EQUAL(answer->getFirstIndex(), 0u);
-    BOOST_CHECK(answer->getFromCache());
-    const auto list = answer->getTokens();
-    BOOST_REQUIRE_EQUAL(list.size(), tokens);
-    for (unsigned i = 0; i < tokens; ++i) {
-      BOOST_CHECK_EQUAL(list[i].getId(), static_cast<int>(100 + i));
-      BOOST_CHECK_EQUAL(list[i].getTop()[0].getId(), 7);
+    for (unsigned got = 0; got < tokens;) {
+      const auto part = to_gateway.take();
+      const schema::Reading answer(std::get<Frame<msg::Tokens>>(part.mail));
+      BOOST_CHECK_EQUAL(answer->getRequest(), number);
+      BOOST_CHECK_EQUAL(answer->getAttempt(), 3u);
+      BOOST_CHECK_EQUAL(answer->getFirstIndex(), got);
+      BOOST_CHECK(answer->getFromCache());
+      const auto list = answer->getTokens();
+      BOOST_REQUIRE(list.size() > 0 && list.size() <= 1024);  // what a control frame takes
+      for (unsigned i = 0; i < list.size(); ++i, ++got) {
+        BOOST_CHECK_EQUAL(list[i].getId(), static_cast<int>(100 + got));
+        BOOST_CHECK_EQUAL(list[i].getTop()[0].getId(), 7);
+      }
     }
+    const auto last = to_gateway.take();
     const schema::Reading end(std::get<Frame<msg::Finished>>(last.mail));
     BOOST_CHECK_EQUAL(end->getRequest(), number);
     BOOST_CHECK_EQUAL(end->getAttempt(), 3u);

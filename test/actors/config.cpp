@@ -47,13 +47,15 @@ BOOST_AUTO_TEST_CASE(a_minimal_configuration_has_the_documented_defaults) {
 BOOST_AUTO_TEST_CASE(every_kind_of_value_reaches_its_field) {
   const ConfigResult result = read_cluster_config(
       with("; a comment\n[gateway]\nport = 9000 ; behind a value\ncontrol_tokens_in_prompts = true\n"
-           "[stage]\nbackend = \"cpu-reference\"\nkv_disk_bytes = 70368744177664\nkv_disk_dir = \"/disk\"\n"
+           "[stage]\nbackend = \"cpu-reference\"\nkv_host_bytes = 5\nkv_disk_bytes = "
+           "70368744177664\nkv_disk_dir = \"/disk\"\n"
            "[pipeline]\nkv_moves_per_step = 9\n[redis]\nurl = \"redis://127.0.0.1:6379\"\n"
            "[link]\nbulk_window_bytes = 4294967296\n[cache]\nepoch = 9223372036854775807"));
   BOOST_TEST(result.problems.empty());
   BOOST_TEST(result.config.gateway.port == 9000);
   BOOST_TEST(result.config.gateway.control_tokens_in_prompts);
   BOOST_TEST(result.config.stage.backend == "cpu-reference");
+  BOOST_TEST(result.config.stage.kv_host_bytes == 5u);
   BOOST_TEST(result.config.stage.kv_disk_bytes == 1ull << 46);
   BOOST_TEST(result.config.stage.kv_disk_dir == "/disk");
   BOOST_TEST(result.config.pipeline.kv_moves_per_step == 9u);
@@ -64,6 +66,7 @@ BOOST_AUTO_TEST_CASE(every_kind_of_value_reaches_its_field) {
 
 BOOST_AUTO_TEST_CASE(a_second_tier_of_keys_and_values_is_off_unless_it_is_given_a_size_that_can_be) {
   const ConfigResult result = read_cluster_config(with(""));
+  BOOST_TEST(result.config.stage.kv_host_bytes == 0u);
   BOOST_TEST(result.config.stage.kv_disk_bytes == 0u);
   BOOST_TEST(result.config.stage.kv_disk_dir.empty());
   expect_one(with("[stage]\nkv_disk_bytes = -1\n"), 6, {"`stage.kv_disk_bytes`", "0 to 70368744177664"});
@@ -226,7 +229,7 @@ BOOST_AUTO_TEST_CASE(values_that_contradict_each_other_are_reported) {
   };
   const std::string other = R"({name = "b", listen = "127.0.0.1:7412", stages = 1})";
   BOOST_TEST(problems(nodes(head_node + ", " + other)).empty());
-  expect_one(nodes(other), 4, {"0 nodes have roles"});
+  expect_one(nodes(other), 4, {"0 nodes have the roles of the head"});
   expect_one(nodes(head_node + R"(, {name = "a", listen = "127.0.0.1:7412"})"), 4,
              {"two nodes are named \"a\""});
   expect_one(nodes(head_node + R"(, {name = "b", listen = "127.0.0.1:7411"})"), 4, {"two nodes listen on"});
@@ -234,18 +237,37 @@ BOOST_AUTO_TEST_CASE(values_that_contradict_each_other_are_reported) {
   expect_one(nodes(head_node + R"(, {name = "b", listen = "10.0.0.1:7411"})"), 4, {"loopback"});
   expect_one(nodes(head_node + R"(, {name = "b", listen = "7411"})"), 4, {"HOST:PORT"});
   expect_one(nodes(head_node + R"(, {name = "b/c", listen = "127.0.0.1:7412"})"), 4, {"\"b/c\""});
+  for (const std::string taken : {"ca", "revoked", "redis"})  // by files in the same folders
+    expect_one(nodes(head_node + ", {name = \"" + taken + "\", listen = \"127.0.0.1:7412\"}"), 4,
+               {"\"" + taken + "\""});
   expect_one(nodes(head_node + R"(, {name = "b"})"), 4, {"cluster.nodes[1].listen", "missing"});
   const std::string two_heads =
       head_node +
       R"(, {name = "b", listen = "127.0.0.1:7412", roles = ["gateway", "router", "cache", "pipeline"]})";
-  expect_one(nodes(two_heads), 4, {"2 nodes have roles"});
-  expect_one(nodes(R"({name = "a", listen = "127.0.0.1:1", roles = ["gateway"], stages = 1})"), 4,
+  expect_one(nodes(two_heads), 4, {"2 nodes have the roles of the head"});
+  expect_one(nodes(R"({name = "a", listen = "127.0.0.1:1", roles = ["router"], stages = 1})"), 4,
              {"1 of the four roles"});
+  expect_one(nodes(R"({name = "a", listen = "127.0.0.1:1", roles = ["gateway"], stages = 1})"), 4,
+             {"0 nodes have the roles of the head"});
   expect_one(
       nodes(R"({name = "a", listen = "127.0.0.1:1", roles = ["gateway", "router", "cache", "pipeline"]})"), 4,
       {"no node has stages"});
   expect_one(with("[gateway]\nport = 7411\n"), 4, {"both listen"});
-  expect_one(with("[gateway]\nhost = \"0.0.0.0\"\n"), 6, {"loopback"});
+  const auto with_gateway = [&](const std::string& more) {
+    return nodes(head_node + R"(, {name = "b", listen = "127.0.0.1:7412")" + more + "}");
+  };
+  BOOST_TEST(problems(with_gateway(R"(, roles = ["gateway"], http = "127.0.0.1:8081")")).empty());
+  expect_one(with_gateway(R"(, roles = ["gateway"])"), 4, {"two gateways of one machine", "http"});
+  expect_one(with_gateway(R"(, http = "127.0.0.1:8081")"), 4, {"without a gateway"});
+  expect_one(with_gateway(R"(, roles = ["gateway"], http = "8081")"), 4, {"HOST:PORT"});
+  expect_one(with_gateway(R"(, roles = ["gateway"], http = "0.0.0.0:8081")"), 4,
+             {"cluster.nodes[1].http", "not a loopback address", "gateway.keys_file"});
+  const std::string keys = "keys_file = \"k\"\n", tls = "tls_certificate = \"c\"\ntls_key = \"p\"\n";
+  const std::string anywhere = "[gateway]\nhost = \"0.0.0.0\"\n";
+  for (const std::string& less : {std::string(), keys, tls})
+    expect_one(with(anywhere + less), 6, {"loopback", "gateway.keys_file", "gateway.tls_key", "convoy init"});
+  BOOST_TEST(problems(with(anywhere + keys + tls)).empty());
+  expect_one(with("[gateway]\nhost = \"a.name\"\n"), 6, {"no address", "127.0.0.1"});
   expect_one(with("[redis]\nurl = \"http://x\"\n"), 6, {"redis://HOST:PORT"});
   expect_one(with("[redis]\nurl = \"redis://127.0.0.1/2\"\n"), 6, {"database", "redis://HOST:PORT"});
   expect_one(with("[pipeline]\ncontext_tokens_max = 8192\nkv_tokens = 4096\n"), 6, {"8192", "4096"});

@@ -5,6 +5,8 @@
 #include "actors/config/cluster_config.hpp"
 #include "actors/config/placement.hpp"
 #include "actors/config/plan_limits.hpp"
+#include "actors/plan_check.hpp"
+#include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
 
 using namespace convoy;
@@ -112,17 +114,18 @@ BOOST_AUTO_TEST_CASE(a_stage_is_counted_among_those_of_its_machine) {
                                       {.name = "b", .listen = "127.0.0.2:2", .stages = 1},
                                       {.name = "c", .listen = "127.0.0.1:3", .stages = 0},
                                       {.name = "d", .listen = "127.0.0.1:4", .stages = 3}};
-  const auto rank = [&](uint32_t index) {
-    const gpu::LocalRank r = local_rank(nodes, index);
+  const auto rank = [&](const char* node, uint32_t instance) {
+    const gpu::LocalRank r = local_rank(nodes, node, instance);
     return std::pair(r.rank, r.size);
   };
   using Rank = std::pair<uint32_t, uint32_t>;
-  BOOST_CHECK(rank(0) == Rank(0, 5));
-  BOOST_CHECK(rank(1) == Rank(1, 5));
-  BOOST_CHECK(rank(2) == Rank(0, 1));
-  BOOST_CHECK(rank(3) == Rank(2, 5));
-  BOOST_CHECK(rank(5) == Rank(4, 5));
-  BOOST_CHECK(rank(6) == Rank(0, 1));  // of no node: the pipeline sends it away
+  BOOST_CHECK(rank("a", 0) == Rank(0, 5));
+  BOOST_CHECK(rank("a", 1) == Rank(1, 5));
+  BOOST_CHECK(rank("b", 0) == Rank(0, 1));
+  BOOST_CHECK(rank("d", 0) == Rank(2, 5));
+  BOOST_CHECK(rank("d", 2) == Rank(4, 5));
+  BOOST_CHECK(rank("d", 3) == Rank(0, 1));  // of no node: the pipeline sends it away
+  BOOST_CHECK(rank("e", 0) == Rank(0, 1));
 }
 
 BOOST_AUTO_TEST_CASE(a_node_needs_memory_for_its_own_stages_alone) {
@@ -190,4 +193,27 @@ BOOST_AUTO_TEST_CASE(as_many_keys_and_values_as_fit_are_divided_among_stages_and
   config.pipeline.kv_tokens = 640;
   BOOST_TEST(needs(1).kv_blocks == 11u);  // one is the canary's
   BOOST_TEST(needs(1).kv_arithmetic.empty());
+}
+
+BOOST_AUTO_TEST_CASE(a_plan_is_refused_whose_weights_do_not_fit_where_they_would_be) {
+  ClusterConfig config;
+  config.cluster.model = "random:deepseek-v2-lite:4";
+  const auto checkpoint = model::Checkpoint::open(config.cluster.model);
+  const std::vector<PlannedStage> plan{{{"a", 0}, {0, 1}}, {{"b", 0}, {2, 3}}};
+  const uint64_t first = model::stage_bytes(*checkpoint, {0, 1}),
+                 second = model::stage_bytes(*checkpoint, {2, 3});
+  std::vector<PeerIdentity> peers(2);
+  BOOST_TEST(!refuse_plan(config, *checkpoint, plan, peers));  // nobody knows
+  for (size_t i = 0; i < 2; ++i) peers[i].node = plan[i].name.node, peers[i].memory_bytes = first + second;
+  BOOST_TEST(!refuse_plan(config, *checkpoint, plan, peers));
+  for (PeerIdentity& peer : peers) peer.machine = "same", peer.memory_bytes = first + second - 1;
+  const auto why = refuse_plan(config, *checkpoint, plan, peers);
+  BOOST_REQUIRE(why);
+  BOOST_TEST(why->find("node b would have") != std::string::npos, *why);
+  peers[1].machine = "another";
+  BOOST_TEST(!refuse_plan(config, *checkpoint, plan, peers));
+  config.link.bulk_frame_bytes_max = 1 << 20;
+  BOOST_TEST(refuse_plan(config, *checkpoint, plan, peers)->find("bulk_frame_bytes_max") !=
+             std::string::npos);
+  BOOST_TEST(!refuse_plan(config, *checkpoint, {{{"a", 0}, {0, 3}}}, {PeerIdentity{}}));
 }

@@ -83,6 +83,12 @@ std::string down_reason(caf::scoped_actor& self, const Handle& handle,
   return reason;
 }
 
+EchoActor::behavior_type sender_witness(EchoActor::pointer self, Slot<caf::strong_actor_ptr>* sender) {
+  return {[](const Frame<msg::Assign>&) {},
+          [sender, self](const Frame<msg::StepPlan>&) { sender->set(self->current_sender()); },
+          [](const Frame<msg::Activations>&) {}};
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(the_bulk_window_holds_until_actors_let_go) {
@@ -191,11 +197,7 @@ BOOST_AUTO_TEST_CASE(a_handle_on_nobody_goes_down) {
 BOOST_AUTO_TEST_CASE(mail_has_the_peers_own_handle_as_its_sender) {
   Pair pair;
   Slot<caf::strong_actor_ptr> sender;
-  const auto witness = pair.system.spawn([&sender](EchoActor::pointer self) -> EchoActor::behavior_type {
-    return {[](const Frame<msg::Assign>&) {},
-            [&sender, self](const Frame<msg::StepPlan>&) { sender.set(self->current_sender()); },
-            [](const Frame<msg::Activations>&) {}};
-  });
+  const auto witness = pair.system.spawn(sender_witness, &sender);
   pair.there.links.publish(Role::STAGE, 3, caf::actor_cast<caf::actor>(witness));
   mail(pair.here.links.remote<EchoActor>(pair.peer, Role::STAGE, 3), plan(1));
   const auto seen = sender.wait();

@@ -29,7 +29,7 @@ BOOST_AUTO_TEST_CASE(another_protocol_version_is_refused_with_both_versions) {
   BOOST_REQUIRE_EQUAL(type, FrameTraits<msg::HelloRefused>::type_id);
   const Frame<msg::HelloRefused> frame(bytes);
   const Reading refused(frame);
-  BOOST_CHECK(contains(std::string(refused->getReason().cStr()), "protocol versions 5 to 6 there, 4 here"));
+  BOOST_CHECK(contains(std::string(refused->getReason().cStr()), "protocol versions 6 to 7 there, 5 here"));
   BOOST_CHECK(!refused->getRetry());
   BOOST_CHECK(raw.closed());
 }
@@ -75,6 +75,28 @@ BOOST_AUTO_TEST_CASE(who_says_nothing_is_closed_after_handshake_timeout_ms) {
   BOOST_CHECK(silent.closed());
   BOOST_CHECK(half.closed());
   BOOST_CHECK(!here.up.wait(50ms));
+}
+
+BOOST_AUTO_TEST_CASE(a_control_connection_that_ends_before_its_bulk_connection_is_there_is_tried_again) {
+  auto options = patient();
+  options.unix_sockets = false;
+  options.limits.handshake_timeout_ms = 1000;
+  asio::io_context io;
+  asio::ip::tcp::acceptor acceptor(io, loopback(0));
+  const uint16_t port = acceptor.local_endpoint().port();
+  Side here(system, options);
+  here.links.connect("127.0.0.1", port, 10 * patience_ms);
+  RawConnection control(LinkSocket(acceptor.accept()));
+  BOOST_REQUIRE(control.answer_hello(port, 600ms));
+  RawConnection bulk(LinkSocket(acceptor.accept()));
+  BOOST_REQUIRE(bulk.answer_hello(port, 800ms));  // within its own time
+  pollfd next{acceptor.native_handle(), POLLIN, 0};
+  BOOST_REQUIRE_EQUAL(poll(&next, 1, patience_ms), 1);
+  RawConnection again(LinkSocket(acceptor.accept()));
+  BOOST_REQUIRE(again.answer_hello(port, 0ms));
+  RawConnection again_bulk(LinkSocket(acceptor.accept()));
+  BOOST_REQUIRE(again_bulk.answer_hello(port, 0ms));
+  BOOST_CHECK(here.up.wait());
 }
 
 BOOST_AUTO_TEST_CASE(a_bulk_connection_without_control_is_refused) {

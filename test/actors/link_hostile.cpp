@@ -109,12 +109,49 @@ BOOST_AUTO_TEST_CASE(a_stage_of_other_settings_or_another_model_is_refused_with_
     return refused.wait();
   };
   BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "kv f32", "aa"), 1000), "not known yet"));
-  head.set_model("aa");
+  head.set_model("", "aa");
   const auto settings = refusal_of(with(Role::STAGE, "kv f16", "aa"), 10 * patience_ms);
   BOOST_CHECK(contains(settings, "\"kv f16\"") && contains(settings, "\"kv f32\""));
   const auto model = refusal_of(with(Role::STAGE, "kv f32", "bb"), 10 * patience_ms);
   BOOST_CHECK(contains(model, "model bb there, aa here"));
   BOOST_CHECK(!up.wait(1ms));
+}
+
+BOOST_AUTO_TEST_CASE(a_stages_model_is_held_against_that_of_its_pipeline) {
+  const auto with = [](Role role, const char* pipeline, const char* model) {
+    auto who = identity("n", role, 0, static_cast<uint64_t>(Clock::now().time_since_epoch().count()));
+    who.pipeline = pipeline;
+    who.model = model;
+    return who;
+  };
+  Slot<PeerIdentity> up;
+  Links head(system, options_of(), with(Role::NODE, "", ""),
+             {.up = [&](const PeerIdentity& peer) { up.set(peer); }, .down = {}, .refused = {}});
+  head.set_model("", "aa");  // the first, which is called "one"
+  head.set_model("one", "aa");
+  head.set_model("two", "bb");
+  const auto port = head.listen("127.0.0.1", 0);
+  const auto refusal_of = [&](const PeerIdentity& who) {
+    Slot<std::string> refused;
+    Links stage(system, options_of(), who,
+                {.up = {}, .down = {}, .refused = [&](const std::string&, const std::string& why) {
+                   refused.set(why);
+                 }});
+    stage.connect("127.0.0.1", port, 10 * patience_ms);
+    return refused.wait();
+  };
+  BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "two", "aa")), "model aa there, bb here"));
+  BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "", "bb")), "model bb there, aa here"));
+  BOOST_CHECK(contains(refusal_of(with(Role::STAGE, "three", "bb")), "there is no pipeline \"three\" here"));
+  BOOST_CHECK(!up.wait(1ms));
+  Slot<PeerIdentity> linked;
+  Links stage(system, options_of(), with(Role::STAGE, "two", "bb"),
+              {.up = [&](const PeerIdentity& peer) { linked.set(peer); }, .down = {}, .refused = {}});
+  stage.connect("127.0.0.1", port, 10 * patience_ms);
+  BOOST_REQUIRE(linked.wait());
+  const auto there = up.wait();
+  BOOST_REQUIRE(there);
+  BOOST_CHECK_EQUAL(there->pipeline, "two");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
@@ -195,6 +232,7 @@ BOOST_AUTO_TEST_CASE(a_newer_peers_message_type_is_dropped_and_the_link_goes_on)
   BOOST_REQUIRE(here.record->wait_for(1));
   BOOST_CHECK_EQUAL(here.record->steps().at(0), 2u);
   BOOST_CHECK(!here.down.wait(50ms));
+  BOOST_CHECK(convoy::test::comes_true([&] { return here.dropped("unknown_type") == 2; }));
 }
 
 BOOST_AUTO_TEST_CASE(mail_to_nobody_is_dropped_and_the_link_goes_on) {
@@ -204,6 +242,7 @@ BOOST_AUTO_TEST_CASE(mail_to_nobody_is_dropped_and_the_link_goes_on) {
   BOOST_REQUIRE(raw.control.send(uint16_t{32}, plan(1).bytes(), static_cast<Role>(500), 1));
   BOOST_REQUIRE(raw.control.send(plan(2), Role::STAGE, 1));
   BOOST_CHECK(here.record->wait_for(1));
+  BOOST_CHECK_EQUAL(here.dropped("to_nobody"), 2);
 }
 
 BOOST_AUTO_TEST_CASE(random_bytes_at_the_listener_harm_nobody) {

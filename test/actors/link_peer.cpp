@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   if (argc == 4) {
     options.dev = options.unix_sockets = false;
     options.tls = std::make_shared<LinkTls>(argv[3], options.cluster, "far");
+    options.places = {"near", [](const std::string&, uint32_t) { return true; }};
   }
   options.limits.lease_ms = static_cast<uint32_t>(std::atoi(argv[2]));
   std::optional<Links> links;

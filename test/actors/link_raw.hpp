@@ -46,6 +46,25 @@ class RawConnection {
   std::pair<uint16_t, convoy::schema::FrameBytes> say_hello(const wire::Greeting& hello) {
     return say_hello(wire::encode(hello));
   }
+  /// The accepting side's part: hears a Hello at that port, and says so much later that it agrees.
+  bool answer_hello(uint16_t port, std::chrono::milliseconds after) {
+    LinkProof proof(link_key(secret), LinkProof::End::acceptor, text_of(loopback(port)));
+    const auto [type, challenge] = receive();
+    if (type != FrameTraits<msg::Challenge>::type_id ||
+        proof.refuse_challenge(Frame<msg::Challenge>(challenge)))
+      return false;
+    send(proof.challenge());
+    const auto hello = receive();
+    const auto shown = receive();
+    if (hello.first != FrameTraits<msg::Hello>::type_id || shown.first != FrameTraits<msg::Proof>::type_id ||
+        proof.refuse(hello.first, hello.second, Frame<msg::Proof>(shown.second)))
+      return false;
+    std::this_thread::sleep_for(after);
+    wire::Greeting ours = wire::read_greeting(Frame<msg::Hello>(hello.second));
+    ours.peer = {.node = "raw", .role = Role::NODE, .instance = 9, .incarnation = 99};
+    const auto answer = wire::encode(ours);
+    return send(answer) && send(proof.prove(FrameTraits<msg::Hello>::type_id, answer.bytes()));
+  }
   /// All bytes that came.
   const std::string& heard() const { return heard_; }
   /// False if the other side has closed the connection.

@@ -13,7 +13,7 @@ struct Side {
                 uint64_t incarnation = 1)
       : echo_actor(system.spawn(echo, [this] { return ReplyActor{replies}; })),
         replies(system.spawn(recorder, record)),
-        links(system, std::move(options), identity(node, Role::NODE, 0, incarnation),
+        links(system, counted(std::move(options), metrics), identity(node, Role::NODE, 0, incarnation),
               {.up = [this](const PeerIdentity& peer) { up.set(peer); },
                .down = [this](const PeerIdentity&, const std::string& reason) { down.set(reason); },
                .refused = [this](const std::string&, const std::string& reason) { refused.set(reason); }}) {
@@ -25,8 +25,22 @@ struct Side {
     end_and_wait(echo_actor->home_system(), echo_actor, replies);
   }
 
+  static LinkOptions counted(LinkOptions options, const std::shared_ptr<prometheus::Registry>& metrics) {
+    options.metrics = metrics;
+    return options;
+  }
+  /// Frames of peers that were dropped for that reason.
+  double dropped(const std::string& reason) const {
+    for (const auto& family : metrics->Collect())
+      if (family.name == "convoy_link_frames_dropped_total")
+        for (const auto& metric : family.metric)
+          if (metric.label.at(0).value == reason) return metric.counter.value;
+    return -1;
+  }
+
   Slot<PeerIdentity> up;
   Slot<std::string> down, refused;
+  std::shared_ptr<prometheus::Registry> metrics = std::make_shared<prometheus::Registry>();
   std::shared_ptr<Record> record = std::make_shared<Record>();
   EchoActor echo_actor;
   ReplyActor replies;

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include <atomic>
 #include <boost/asio/ssl.hpp>
 #include <boost/test/unit_test.hpp>
 
@@ -19,6 +20,10 @@ LinkOptions over_tls(std::shared_ptr<LinkTls> tls) {
   LinkOptions options = options_of("test", false);
   options.dev = false;
   options.tls = std::move(tls);
+  // "here" has the head, and stage 1; "there" has the others.
+  options.places = {"here", [](const std::string& node, uint32_t instance) {
+                      return node == (instance == 1 ? "here" : "there");
+                    }};
   options.secret = std::string(32, 'o');  // of its own machine: others do not know it
   return options;
 }
@@ -61,6 +66,13 @@ std::string all_that_comes(Stream& stream, int socket) {
   return heard;
 }
 
+/// A cache that adds up the numbers of the requests it gets. What an actor captures it takes as an argument:
+/// without any, CAF 0.17.6 binds a reference to nothing, and UndefinedBehaviorSanitizer ends the test.
+CacheActor::behavior_type asked_cache(CacheActor::pointer, std::atomic<uint64_t>* asked) {
+  return {[asked](const Frame<msg::Generate>& f) { *asked += msg::Reading(f)->getReplyTo().getRequest(); },
+          [](const Frame<msg::Store>&) {}, [](const GatewayUp&) {}};
+}
+
 }  // namespace
 
 BOOST_FIXTURE_TEST_SUITE(of_certified_nodes, Certified)
@@ -68,13 +80,13 @@ BOOST_FIXTURE_TEST_SUITE(of_certified_nodes, Certified)
 BOOST_AUTO_TEST_CASE(nodes_of_one_authority_link_and_their_mail_arrives) {
   Side here(system, over_tls(files.tls("here"))), there(system, over_tls(files.tls("there")), "there", 2);
   there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
-  const auto peer = there.up.wait();
+  const auto peer = here.up.wait();
   BOOST_REQUIRE(peer);
-  const auto stage = there.links.remote<EchoActor>(*peer, Role::STAGE, 1);
+  const auto stage = here.links.remote<EchoActor>(*peer, Role::STAGE, 1);
   mail(stage, plan(1));
   mail(stage, activations(2, 5 << 20));  // of many TLS records
   mail(stage, plan(3));
-  BOOST_REQUIRE(here.record->wait_for(2));
+  BOOST_REQUIRE(there.record->wait_for(2));
 }
 
 BOOST_AUTO_TEST_CASE(another_authority_vouches_for_nobody) {
@@ -95,6 +107,70 @@ BOOST_AUTO_TEST_CASE(who_listens_with_another_nodes_certificate_is_refused) {
   Side there(system, over_tls(files.tls("there")), "there", 2);
   there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), 500);
   BOOST_CHECK(contains(there.refused.wait(), "another node's certificate"));
+}
+
+BOOST_AUTO_TEST_CASE(another_nodes_stage_is_refused_and_told_nothing) {
+  Side here(system, over_tls(files.tls("here")));
+  const uint16_t port = here.links.listen("127.0.0.1", 0);
+  const auto refused_as_stage = [&](uint32_t instance) {
+    Slot<PeerIdentity> up;
+    Slot<std::string> refused;
+    Links links(system, over_tls(files.tls("there")),
+                identity("there", Role::STAGE, instance, 100 + instance),
+                {.up = [&](const PeerIdentity& peer) { up.set(peer); },
+                 .down = [](const PeerIdentity&, const std::string&) {},
+                 .refused = [&](const std::string&, const std::string& reason) { refused.set(reason); }});
+    links.connect("127.0.0.1", port, instance == 1 ? 300 : patience_ms);
+    if (instance != 1) return !up.wait();
+    const auto reason = refused.wait();
+    BOOST_TEST_INFO(reason.value_or("(nothing)"));
+    return reason && reason->find("stage") == std::string::npos && !up.wait(0ms);
+  };
+  BOOST_CHECK(refused_as_stage(1));
+  BOOST_CHECK(!here.up.wait(0ms));
+  BOOST_CHECK(!refused_as_stage(2));
+}
+
+BOOST_AUTO_TEST_CASE(orders_of_another_node_than_the_heads_reach_nobody) {
+  Side here(system, over_tls(files.tls("here"))), there(system, over_tls(files.tls("there")), "there", 2);
+  there.links.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
+  const auto head = there.up.wait(), peer = here.up.wait();
+  BOOST_REQUIRE(head && peer);
+  mail(there.links.remote<EchoActor>(*head, Role::STAGE, 1), plan(1));  // whose answer would be on record
+  mail(here.links.remote<EchoActor>(*peer, Role::STAGE, 1), plan(2));
+  BOOST_CHECK(there.record->wait_for(1));
+  BOOST_CHECK(convoy::test::comes_true([&] { return here.dropped("not_allowed") == 1; }));
+  BOOST_CHECK(here.record->steps().empty());
+  BOOST_CHECK_EQUAL(there.dropped("not_allowed"), 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_gateway_asks_in_the_name_of_its_own_node_alone) {
+  std::atomic<uint64_t> asked = 0;  // the sum of the requests' numbers
+  const auto cache = system.spawn(asked_cache, &asked);
+  {
+    LinkOptions options = over_tls(files.tls("here"));
+    options.places.has_gateway = [](const std::string& node) { return node == "there"; };
+    Side here(system, options);
+    here.links.publish(Role::CACHE, 0, caf::actor_cast<caf::actor>(cache));
+    Slot<PeerIdentity> up;
+    Links there(system, over_tls(files.tls("there")), identity("there", Role::GATEWAY, 0, 7),
+                {.up = [&](const PeerIdentity& peer) { up.set(peer); },
+                 .down = [](const PeerIdentity&, const std::string&) {},
+                 .refused = [](const std::string&, const std::string&) {}});
+    there.connect("127.0.0.1", here.links.listen("127.0.0.1", 0), patience_ms);
+    const auto head = up.wait();
+    BOOST_REQUIRE(head);
+    for (const auto& [node, number] : {std::pair("here", 1), std::pair("there", 2)}) {
+      msg::FrameBuilder<msg::Generate> generate;
+      generate->initReplyTo().setNode(node);
+      generate->getReplyTo().setRequest(static_cast<uint64_t>(number));
+      mail(there.remote<CacheActor>(*head, Role::CACHE, 0), std::move(generate).finish());
+    }
+    BOOST_CHECK(convoy::test::comes_true([&] { return asked != 0; }));
+    BOOST_CHECK_EQUAL(asked.load(), 2u);
+    BOOST_CHECK_EQUAL(here.dropped("not_allowed"), 1);
+  }
+  end_and_wait(system, cache);
 }
 
 BOOST_AUTO_TEST_CASE(what_is_missing_ended_or_open_to_others_is_refused_before_anything_starts) {
@@ -169,6 +245,24 @@ BOOST_AUTO_TEST_CASE(a_stranger_is_told_nothing_by_bytes_or_by_tls) {
   BOOST_CHECK_EQUAL(names.find("test"), std::string::npos);
   BOOST_CHECK_EQUAL(all_that_comes(stranger, stranger.lowest_layer().native_handle()), "");
   BOOST_CHECK(!here.up.wait(0ms));
+}
+
+BOOST_AUTO_TEST_CASE(a_gateways_certificate_of_the_same_authority_opens_no_link) {
+  Side here(system, over_tls(files.tls("here")));
+  const Identity gateway = files.server({"here", "10.0.0.1"});
+  ssl::context context(ssl::context::tls_client);
+  context.use_certificate(asio::buffer(gateway.certificate), ssl::context::pem);
+  context.use_private_key(asio::buffer(gateway.key), ssl::context::pem);
+  asio::io_context io;
+  ssl::stream<asio::ip::tcp::socket> peer(io, context);
+  peer.lowest_layer().connect({asio::ip::address_v4::loopback(), here.links.listen("127.0.0.1", 0)});
+  boost::system::error_code error;
+  peer.handshake(ssl::stream_base::client, error);  // as TLS 1.3 has it, its end is refused behind that
+  char byte;
+  if (!error) peer.read_some(asio::buffer(&byte, 1), error);
+  BOOST_CHECK(error.message().find("certificate") != std::string::npos);
+  for (const char* wrong : {"", "a b", "a,DNS:b", "10.0.0.1,IP:10.0.0.2"})
+    BOOST_CHECK_THROW(files.server({wrong}), convoy::InputError);
 }
 
 BOOST_AUTO_TEST_CASE(who_says_nothing_in_tls_is_closed_after_handshake_timeout_ms) {
@@ -259,6 +353,13 @@ BOOST_AUTO_TEST_CASE(a_list_counts_that_the_authority_signed_and_that_is_later) 
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_CASE(a_certificate_is_renewed_in_the_last_third_of_its_life) {
+  BOOST_CHECK(!is_due(1000, 1300, 1000));
+  BOOST_CHECK(!is_due(1000, 1300, 1200));
+  BOOST_CHECK(is_due(1000, 1300, 1201));
+  BOOST_CHECK(is_due(1000, 1300, 1301));
+}
 
 BOOST_AUTO_TEST_CASE(names_in_certificates_are_of_one_cluster_and_node_alone) {
   BOOST_CHECK_EQUAL(certificate_name("a", "b"), certificate_name("a", "b"));

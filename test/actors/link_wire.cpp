@@ -105,7 +105,7 @@ BOOST_AUTO_TEST_CASE(a_hello_is_refused_with_both_sides_values) {
   auto other = greeting();
   other.versions = {9, 10};
   BOOST_CHECK_EQUAL(refused(other),
-                    "protocol versions 9 to 10 there, 4 here: run one version of Convoy on all machines");
+                    "protocol versions 9 to 10 there, 5 here: run one version of Convoy on all machines");
   other = greeting();
   other.cluster = "b";
   BOOST_CHECK_EQUAL(refused(other), "cluster \"b\" there, \"a\" here");

@@ -5,7 +5,7 @@
 #include <set>
 #include <thread>
 
-#include "actors/router.hpp"
+#include "actors/config/placement.hpp"
 #include "pipeline_rig.hpp"
 
 using namespace pipeline_rig;
@@ -30,13 +30,6 @@ BOOST_AUTO_TEST_CASE(layers_are_divided_evenly_where_half_of_the_head_counts) {
   BOOST_TEST(counts(28, 4, 4) == Counts({8, 7, 8, 5}), boost::test_tools::per_element());
   BOOST_TEST(counts(3, 3, 50) == Counts({1, 1, 1}), boost::test_tools::per_element());  // each has one
   BOOST_TEST(counts(4, 2, 50) == Counts({3, 1}), boost::test_tools::per_element());
-}
-
-BOOST_AUTO_TEST_CASE(the_least_loaded_accepting_replica_is_chosen) {
-  BOOST_CHECK_EQUAL(choose_replica({}), -1);
-  BOOST_CHECK_EQUAL(choose_replica({{false, 0, 0, ""}}), -1);
-  BOOST_CHECK_EQUAL(choose_replica({{true, 2, 1, ""}, {true, 1, 1, ""}, {false, 0, 0, ""}}), 1);
-  BOOST_CHECK_EQUAL(choose_replica({{true, 1, 1, ""}, {true, 2, 0, ""}}), 0);
 }
 
 BOOST_FIXTURE_TEST_CASE(stages_are_assigned_when_all_are_there_and_ready_means_a_token_came_through,
@@ -277,7 +270,8 @@ BOOST_FIXTURE_TEST_CASE(it_says_at_once_that_it_is_overloaded_and_that_it_is_no_
     break;
   }
   msg::FrameBuilder<msg::Cancel> cancel;
-  cancel->initReplyTo().setRequest(2);
+  cancel->initReplyTo().setNode("node1");
+  cancel->getReplyTo().setRequest(2);
   mail(pipeline, std::move(cancel).finish());
   const auto began = std::chrono::steady_clock::now();
   while (msg::Reading(next<msg::PipelineState>(gateway))->getOverloaded()) continue;
@@ -354,7 +348,8 @@ BOOST_FIXTURE_TEST_CASE(a_cancelled_request_gives_way_to_the_one_that_waits, Fix
   const auto first = next_plan(), ahead = next_plan();
   BOOST_CHECK_EQUAL(ahead.sequences.at(0).tokens.at(0), gpu::token_fed_back);
   msg::FrameBuilder<msg::Cancel> cancel;
-  cancel->initReplyTo().setRequest(1);
+  cancel->initReplyTo().setNode("node1");
+  cancel->getReplyTo().setRequest(1);
   mail(pipeline, std::move(cancel).finish());
   const auto second = next_plan();
   BOOST_REQUIRE_EQUAL(second.ends.size(), 1u);
@@ -400,4 +395,43 @@ BOOST_FIXTURE_TEST_CASE(results_count_from_the_last_stage_and_reports_from_the_s
   const msg::Reading step(frame);
   BOOST_CHECK_EQUAL(step->getAnswers()[0].getTokens()[0].getId(), 42);
   BOOST_CHECK(step->getFinished()[0].getReason() == msg::Finished::Reason::LENGTH);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_pipeline_says_its_name_its_model_and_its_incarnation, Fixture) {
+  start();
+  const auto frame = next<msg::PipelineState>(router);
+  const msg::Reading state(frame);
+  BOOST_CHECK_EQUAL(state->getName().cStr(), "main");
+  BOOST_CHECK_EQUAL(state->getModel().cStr(), "m");
+  BOOST_CHECK_EQUAL(state->getIncarnation(), 77u);
+  link_stage(0, 11);
+  link_stage(1, 12);
+  const auto assigned = next<msg::Assign>(*stages[0]);
+  BOOST_CHECK_EQUAL(msg::Reading(assigned)->getPipeline().cStr(), "main");
+  BOOST_CHECK_EQUAL(msg::Reading(assigned)->getIncarnation(), 77u);
+  for (uint32_t i = 0; i < 2; ++i) report(i, msg::Health::READY, 1);
+  answer(next_plan(), 3);
+  ask(5);
+  const auto accepted = next<msg::Accepted>(gateway);
+  BOOST_CHECK_EQUAL(msg::Reading(accepted)->getName().cStr(), "main");
+  BOOST_CHECK_EQUAL(msg::Reading(accepted)->getIncarnation(), 77u);
+}
+
+BOOST_FIXTURE_TEST_CASE(what_a_stage_says_to_another_pipeline_is_not_heard, Fixture) {
+  start();
+  link_stage(0, 11);
+  link_stage(1, 12);
+  for (uint32_t i = 0; i < 2; ++i) next<msg::Assign>(*stages[i]);
+  report(0, msg::Health::READY, 1);
+  mail_from(1, report_frame(1, msg::Health::READY, 1, 0, "second"));
+  mail_from(1, report_frame(1, msg::Health::LOADING, 1, 0, "main"));
+  // All are ready only by what was not heard.
+  for (auto frame = next<msg::PipelineState>(router);; frame = next<msg::PipelineState>(router)) {
+    const msg::Reading state(frame);
+    if (state->getStages()[0].getHealth() != msg::Health::READY) continue;
+    BOOST_CHECK(state->getStages()[1].getHealth() == msg::Health::LOADING);
+    break;
+  }
+  report(1, msg::Health::READY, 1);
+  BOOST_CHECK_EQUAL(next_plan().rows(), 1);
 }

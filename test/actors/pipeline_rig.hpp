@@ -3,6 +3,7 @@
 
 #include <prometheus/registry.h>
 
+#include <atomic>
 #include <boost/test/unit_test.hpp>
 #include <map>
 #include <memory>
@@ -10,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "actors/config/placement.hpp"
 #include "actors/pipeline.hpp"
 #include "actors/stage/step_codec.hpp"
+#include "model/error.hpp"
 #include "test/patience.hpp"
 
 namespace pipeline_rig {
@@ -32,28 +33,46 @@ struct Fixture : System {
   std::vector<std::unique_ptr<caf::scoped_actor>> stages;
   PipelineActor pipeline;
   std::shared_ptr<prometheus::Registry> metrics = std::make_shared<prometheus::Registry>();
+  Members members;                 // if a test says so before it starts; else node1 has all stages
+  std::vector<StageName> names;    // of the stages that link themselves; else node1's, in order
+  std::string plan_refused;        // why another plan cannot be
+  std::string not_kept;            // why members cannot be kept
+  std::atomic<uint64_t> kept = 0;  // revision that was kept last
+  uint64_t rebalance_steps = 1'000'000;
 
   void start(uint32_t step_timeout_ms = 30'000, uint32_t stage_count = 2, uint32_t failure_detection_ms = 100,
              uint32_t kv_blocks = 16, uint32_t queue = 1, uint32_t sequences = 1,
              uint32_t queue_max_ms = 30'000) {
     PipelineOptions options;
-    options.limits.stages = stage_count;
+    options.name = "main";
+    options.model = "m";
+    options.incarnation = 77;
+    options.members = members;
+    if (members.list.empty())
+      options.members.list = {{.node = "node1", .listen = "127.0.0.1:1", .stages = stage_count}};
     options.limits.queue = queue;
     options.limits.sequences = sequences;
     options.queue_max_ms = queue_max_ms;
     options.limits.kv_blocks = kv_blocks;
     options.limits.context_tokens = 512;
     options.limits.vocab = 100;
-    options.layers = stage_layers(5, stage_count, 0);
+    options.costs.layers = 5;
+    options.rebalance_steps = rebalance_steps;
     options.step_timeout_ms = step_timeout_ms;
     options.failure_detection_ms = failure_detection_ms;
     options.readiness_period_ms = 10'000;  // no canary of its own accord during a test
     PipelinePeers peers;
-    peers.gateway_node = "node1";
-    peers.gateway = caf::actor_cast<GatewayActor>(gateway);
+    peers.gateways["node1"] = caf::actor_cast<GatewayActor>(gateway);
     peers.router = caf::actor_cast<RouterActor>(router);
     peers.node = caf::actor_cast<NodeActor>(node);
     peers.drop = [](const PeerIdentity&, const std::string&) {};
+    peers.refuse_plan = [this](const auto&, const auto&) {
+      return plan_refused.empty() ? std::nullopt : std::optional(plan_refused);
+    };
+    peers.keep_members = [this](const Members& next) {
+      if (!not_kept.empty()) throw InputError(not_kept, "members", "");
+      kept = next.revision;
+    };
     peers.metrics = metrics;
     pipeline = system.spawn(actors::pipeline, options, peers);
   }
@@ -62,6 +81,9 @@ struct Fixture : System {
     if (pipeline) caf::anon_send_exit(pipeline, caf::exit_reason::user_shutdown);
   }
 
+  StageName name_of_stage(uint32_t index) const {
+    return index < names.size() ? names[index] : StageName{"node1", index};
+  }
   void link_stage(uint32_t index, uint64_t incarnation) {
     link_stage(index, incarnation, static_cast<uint16_t>(1000 + index));
   }
@@ -70,12 +92,14 @@ struct Fixture : System {
     if (stages.size() <= index) stages.resize(index + 1);
     stages[index] = std::make_unique<caf::scoped_actor>(system);
     PeerIdentity peer;
-    peer.node = "node1";
+    const StageName name = name_of_stage(index);
+    peer.node = name.node;
     peer.role = schema::Role::STAGE;
-    peer.instance = index;
+    peer.instance = name.instance;
     peer.incarnation = incarnation;
     peer.listen_host = "127.0.0.1";
     peer.listen_port = listen_port;
+    peer.machine = name.node;
     // In its name, so that its report comes behind it.
     (*stages[index])->send(pipeline, StageUp{peer, caf::actor_cast<StageActor>(*stages[index])});
     report(index, msg::Health::LOADING, epoch);
@@ -102,19 +126,21 @@ struct Fixture : System {
   }
 
   /// The request that the next step gives tokens to.
-  uint64_t answered() {
-    const auto frame = next<msg::StepTokens>(gateway);
+  uint64_t answered() { return answered(gateway); }
+  uint64_t answered(caf::scoped_actor& by) {
+    const auto frame = next<msg::StepTokens>(by);
     const msg::Reading step(frame);
     BOOST_REQUIRE_EQUAL(step->getAnswers().size(), 1u);
     return step->getAnswers()[0].getRequest();
   }
 
   void report(uint32_t instance, msg::Health health, uint64_t epoch, uint32_t oldest_age_ms = 0) {
-    mail_from(instance, report_frame(instance, health, epoch, oldest_age_ms));
+    mail_from(instance, report_frame(name_of_stage(instance).instance, health, epoch, oldest_age_ms));
   }
   static Frame<msg::StageReport> report_frame(uint32_t instance, msg::Health health, uint64_t epoch,
-                                              uint32_t oldest_age_ms = 0) {
+                                              uint32_t oldest_age_ms = 0, const char* pipeline = "") {
     msg::FrameBuilder<msg::StageReport> frame;
+    frame->setPipeline(pipeline);
     frame->setKvBlocks(20 - 8 * instance);
     frame->setInstance(instance);
     frame->setEpoch(epoch);
@@ -153,9 +179,10 @@ struct Fixture : System {
       if (msg::Reading(next<msg::PipelineState>(gateway))->getReady()) return;
   }
 
-  void ask(uint64_t number, uint32_t max_tokens = 5, const char* tenant = "", uint8_t priority = 5) {
+  void ask(uint64_t number, uint32_t max_tokens = 5, const char* tenant = "", uint8_t priority = 5,
+           const char* node = "node1") {
     msg::FrameBuilder<msg::Generate> frame;
-    frame->initReplyTo().setNode("node1");
+    frame->initReplyTo().setNode(node);
     frame->getReplyTo().setRequest(number);
     frame->initTokens(3).set(0, 7);
     frame->setMaxTokens(max_tokens);

@@ -193,3 +193,43 @@ BOOST_AUTO_TEST_CASE(an_answer_that_has_its_end_cannot_go_on) {
   r.generated = {7, -1};
   BOOST_CHECK_NE(s.refuse(r).value_or("").find("outside the vocabulary"), std::string::npos);
 }
+
+BOOST_AUTO_TEST_CASE(suspects_stay_apart_when_the_epoch_of_their_loss_is_raised) {
+  Scheduler s(limits());
+  for (int i = 0; i < 3; ++i) s.admit(request(20, 40));
+  lose(s), lose(s);      // all three ran both times
+  s.begin_epoch(s.now);  // the stages are there again
+  s.plan();
+  BOOST_CHECK_EQUAL(s.running(), 1u);
+}
+
+BOOST_AUTO_TEST_CASE(a_new_plan_is_held_against_nobody_and_lets_nobody_go_who_has_to_run_alone) {
+  auto l = limits();
+  l.replays_max = 1;
+  Scheduler s(l);
+  s.admit(request(20, 40)), s.admit(request(20, 40));
+  for (int times = 0; times < 3; ++times) {
+    while (s.plan()) continue;
+    const auto end = s.begin_epoch(s.now, actors::Scheduler::EpochCause::no_request);
+    BOOST_CHECK(end.lost.empty() && end.suspects.empty());
+    s.set_stages(1 + times % 2);
+  }
+  BOOST_CHECK(s.plan());
+  BOOST_CHECK_EQUAL(s.running(), 2u);
+}
+
+BOOST_AUTO_TEST_CASE(more_stages_have_more_steps_in_flight) {
+  auto l = limits();
+  l.stages = 1, l.slack = 0;
+  Scheduler s(l);
+  for (int i = 0; i < 4; ++i) s.admit(request(20, 40));
+  const auto fill = [&] {
+    size_t steps = 0;
+    while (s.plan()) ++steps;
+    return steps;
+  };
+  const size_t alone = fill();
+  s.begin_epoch(s.now, actors::Scheduler::EpochCause::no_request);
+  s.set_stages(3);
+  BOOST_CHECK_GT(fill(), alone);
+}

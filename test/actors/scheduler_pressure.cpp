@@ -282,6 +282,25 @@ BOOST_AUTO_TEST_CASE(a_finished_sequence_says_where_its_time_went) {
   BOOST_FAIL("it did not finish");
 }
 
+// When stages were lost all wait, but nobody has to finish before another can run.
+BOOST_AUTO_TEST_CASE(who_comes_while_all_are_computed_again_waits_for_that_alone) {
+  Scheduler s(one_stage(8, 64));
+  for (int i = 0; i < 20; ++i) s.admit(request(10, 100));
+  const auto step = [&] {
+    const auto plan = s.plan();
+    s.now += std::chrono::milliseconds(10);
+    s.commit(answer(*plan, 9));
+  };
+  while (s.waiting() > 0) step();  // so that it is known how fast sequences finish
+  while (s.running() > 4) step();
+  BOOST_CHECK_EQUAL(s.wait_estimate().count(), 0);
+  s.begin_epoch(s.now);
+  BOOST_REQUIRE_EQUAL(s.waiting(), 4u);
+  BOOST_CHECK_LT(s.wait_estimate(), std::chrono::milliseconds(300));  // 440 tokens, some 16 or more in 10 ms
+  for (int i = 0; i < 20; ++i) s.admit(request(10, 100));
+  BOOST_CHECK_GT(s.wait_estimate(), std::chrono::milliseconds(1500));  // 17 of 24 have to finish first
+}
+
 BOOST_AUTO_TEST_CASE(who_comes_is_told_how_long_it_would_wait) {
   Scheduler s(one_stage(2, 64));
   BOOST_CHECK_EQUAL(s.wait_estimate().count(), 0);

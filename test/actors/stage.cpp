@@ -118,7 +118,7 @@ BOOST_FIXTURE_TEST_CASE(a_first_stage_stays_on_its_core_while_steps_are_alone_an
 BOOST_FIXTURE_TEST_CASE(a_stage_whose_next_one_is_elsewhere_has_no_core_to_stay_on, StageRig) {
   start(0);
   link(1, 1001, "elsewhere");
-  assign(1, {0, 1}, 1, "127.0.0.1", 1001);
+  assign(1, {0, 1}, 1, "127.0.0.1", 1001, "elsewhere");
   await(msg::Health::READY);
   mail(stage, encode(prompt()));
   BOOST_REQUIRE(next<msg::Activations>(neighbour));

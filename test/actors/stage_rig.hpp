@@ -37,7 +37,6 @@ struct StageRig : System {
     options.instance = instance;
     options.node = "here";
     options.device = std::move(device);
-    options.steps_in_flight_max = 4;
     options.context_tokens = options.rows_per_step = 512;
     options.report_ms = 20;
     options.own = own;
@@ -67,14 +66,16 @@ struct StageRig : System {
     head->wait_for(stage);
   }
 
-  void assign(uint64_t epoch, model::LayerRange range, uint32_t next, const std::string& host,
-              uint16_t port) {
+  void assign(uint64_t epoch, model::LayerRange range, uint32_t next, const std::string& host, uint16_t port,
+              const std::string& next_node = "here") {
     msg::FrameBuilder<msg::Assign> frame;
     frame->setEpoch(epoch);
     frame->setFirstLayer(static_cast<uint32_t>(range.first));
     frame->setLastLayer(static_cast<uint32_t>(range.last));
     frame->setKvBlocks(8);
     frame->setSlots(4);
+    frame->setStepsInFlight(4);
+    frame->setNextNode(next_node);
     frame->setNextHost(host);
     frame->setNextPort(port);
     frame->setNextInstance(next);

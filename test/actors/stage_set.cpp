@@ -15,16 +15,17 @@ namespace {
 struct Fixture {
   StageSet::Time now{1000s};
   actors::StageSetOptions options;
+  std::vector<actors::StageName> plan;
   std::optional<StageSet> set;
 
   explicit Fixture(uint32_t stages = 3) {
-    options.stages = stages;
+    for (uint32_t i = 0; i < stages; ++i) plan.push_back({"here", i});
     options.stage_threads = 2;
     options.step_timeout_ms = 30'000;
     options.readiness_period_ms = 1000;
     options.load_timeout_ms = 600'000;
     options.ask_again_ms = 800;
-    set.emplace(options, now);
+    set.emplace(options, plan, now);
   }
 
   /// Links a process that says in which epoch it is: of a head before, if not 0. True if all are there now.
@@ -34,6 +35,7 @@ struct Fixture {
   }
   void link(uint32_t index, uint64_t incarnation = 7) {
     actors::PeerIdentity peer;
+    peer.node = "here";
     peer.instance = index;
     peer.incarnation = incarnation;
     set->join(peer, now);
@@ -53,9 +55,9 @@ struct Fixture {
   }
   /// All linked, loaded, and a token came through.
   void serve() {
-    for (uint32_t i = 0; i < options.stages; ++i) BOOST_REQUIRE_EQUAL(join(i), i + 1 == options.stages);
+    for (uint32_t i = 0; i < plan.size(); ++i) BOOST_REQUIRE_EQUAL(join(i), i + 1 == plan.size());
     set->raise(now);
-    for (uint32_t i = 0; i < options.stages; ++i) say(i, Health::READY);
+    for (uint32_t i = 0; i < plan.size(); ++i) say(i, Health::READY);
     BOOST_REQUIRE(set->phase() == StageSet::Phase::serving);
     set->sent_first(now);
     BOOST_REQUIRE(set->committed(now));
@@ -120,7 +122,7 @@ BOOST_FIXTURE_TEST_CASE(what_stages_hold_since_a_head_before_is_known, Fixture) 
 BOOST_FIXTURE_TEST_CASE(stages_are_on_own_cards_if_no_two_have_the_same, Fixture) {
   const auto join_on = [&](uint32_t index, const char* machine, const char* card) {
     actors::PeerIdentity peer;
-    peer.instance = index, peer.incarnation = 7, peer.machine = machine, peer.card = card;
+    peer.node = "here", peer.instance = index, peer.incarnation = 7, peer.machine = machine, peer.card = card;
     set->join(peer, now);
   };
   join_on(0, "a", "card 0"), join_on(1, "a", "card 1"), join_on(2, "b", "card 0");
@@ -135,14 +137,14 @@ BOOST_FIXTURE_TEST_CASE(three_stages_gather_load_and_serve, Fixture) {
   BOOST_CHECK(!join(0));
   BOOST_CHECK(!join(2));
   BOOST_CHECK(set->phase() == StageSet::Phase::gathering);
-  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is not there: not started");
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 of here is not there: not started");
   BOOST_CHECK(join(1));
   BOOST_CHECK_EQUAL(set->raise(now), 1u);
   BOOST_CHECK(say(0, Health::READY) == StageSet::Consequence::changed);
   BOOST_CHECK(say(1, Health::LOADING) == StageSet::Consequence::changed);
-  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 2 is loading (0 %)");
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 2 of here is loading (0 %)");
   BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::changed);
-  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is loading (50 %)");
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 of here is loading (50 %)");
   BOOST_CHECK(say(1, Health::READY) == StageSet::Consequence::serve);
   BOOST_CHECK(!set->ready(now, true));  // no token came through yet
   BOOST_CHECK(set->committed(now));
@@ -194,7 +196,7 @@ BOOST_FIXTURE_TEST_CASE(a_failed_stage_of_three_is_lost_replaced_and_the_epoch_r
   BOOST_CHECK(say(1, Health::DOWN) == StageSet::Consequence::lost);
   set->lose(1, Health::DOWN, "broke", now);
   BOOST_CHECK(!set->ready(now, false));
-  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 is not there: broke");
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 1 of here is not there: broke");
   BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::none);  // serves nothing while one is missing
   BOOST_CHECK(join(1, 8));
   BOOST_CHECK_EQUAL(set->stages()[1].restarts, 1u);
@@ -375,7 +377,93 @@ BOOST_AUTO_TEST_CASE(what_is_left_of_a_silent_stage_says_what_it_is) {
   using actors::loss_of_link, actors::ProcessState, actors::StageLoss;
   const char* const lease = "lease ended: nothing received for 800 ms";
   BOOST_CHECK(loss_of_link("closed by the peer", ProcessState::runs) == StageLoss::ended);
+  BOOST_CHECK(actors::may_be_by_a_request(loss_of_link("closed by the peer", ProcessState::runs)));
+  BOOST_CHECK(!actors::may_be_by_a_request(loss_of_link(lease, ProcessState::unknown)));
   BOOST_CHECK(loss_of_link(lease, ProcessState::stopped) == StageLoss::frozen);
   BOOST_CHECK(loss_of_link(lease, ProcessState::runs) == StageLoss::cut_off);
   BOOST_CHECK(loss_of_link(lease, ProcessState::unknown) == StageLoss::silent);
+}
+
+BOOST_FIXTURE_TEST_CASE(another_plan_takes_who_is_there_and_leaves_the_rest_beside, Fixture) {
+  serve();
+  BOOST_CHECK(set->replan({{"here", 2}, {"here", 0}}, now));
+  BOOST_CHECK(!set->ready(now, false));
+  BOOST_CHECK_EQUAL(set->raise(now), 2u);
+  BOOST_CHECK_EQUAL(set->stages().size(), 2u);
+  BOOST_CHECK_EQUAL(set->stages()[0].name.instance, 2u);
+  BOOST_CHECK_EQUAL(*set->find({"here", 1}), 2u);
+  BOOST_CHECK(say(2, Health::READY) == StageSet::Consequence::none);  // beside
+  BOOST_CHECK(say(0, Health::READY) == StageSet::Consequence::changed);
+  BOOST_CHECK(say(1, Health::READY) == StageSet::Consequence::serve);
+  set->lose(2, Health::DOWN, "ended", now);
+  BOOST_CHECK(!set->find({"here", 1}));
+  BOOST_CHECK(set->phase() == StageSet::Phase::serving);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_plan_with_a_stage_that_is_not_there_waits_for_it, Fixture) {
+  serve();
+  BOOST_CHECK(!set->replan({{"here", 0}, {"there", 0}}, now));
+  BOOST_CHECK_EQUAL(set->why_not_ready(), "stage 0 of there is not there: not started");
+  actors::PeerIdentity peer;
+  peer.node = "there", peer.incarnation = 9;
+  set->join(peer, now);
+  BOOST_CHECK(hear(1, 5) == StageSet::Consequence::raise);
+  BOOST_CHECK_EQUAL(set->raise(now), 6u);
+}
+
+BOOST_FIXTURE_TEST_CASE(who_stands_beside_arrives_once_and_its_epoch_counts_when_it_is_planned, Fixture) {
+  serve();
+  actors::PeerIdentity peer;
+  peer.node = "there", peer.incarnation = 9;
+  set->join(peer, now);
+  BOOST_CHECK_EQUAL(set->heard_of("there"), 0u);
+  BOOST_CHECK(hear(3, 40) == StageSet::Consequence::arrived);
+  BOOST_CHECK(hear(3, 40) == StageSet::Consequence::none);
+  BOOST_CHECK_EQUAL(set->heard_of("there"), 1u);
+  BOOST_CHECK_EQUAL(set->epoch(), 1u);
+  plan.push_back({"there", 0});
+  BOOST_CHECK(set->replan(plan, now));
+  BOOST_CHECK_EQUAL(set->raise(now), 41u);
+}
+
+BOOST_FIXTURE_TEST_CASE(blocks_for_other_layers_are_no_measure_for_a_new_plan, Fixture) {
+  serve();
+  const auto has = [&](uint32_t index, uint32_t blocks) {
+    set->report(index, {.epoch = set->epoch(), .health = Health::READY, .kv_blocks = blocks}, now);
+  };
+  has(0, 20), has(1, 30), has(2, 30);
+  BOOST_CHECK_EQUAL(set->kv_blocks_before(), 20u);
+  set->replan({{"here", 0}, {"here", 1}}, now);
+  has(0, 20);  // said before it heard of it
+  BOOST_CHECK_EQUAL(set->kv_blocks_before(), 0u);
+  set->raise(now);
+  has(0, 14), has(1, 15);
+  BOOST_CHECK_EQUAL(set->kv_blocks(), 14u);
+  BOOST_CHECK_EQUAL(set->kv_blocks_before(), 14u);
+}
+
+BOOST_FIXTURE_TEST_CASE(a_stage_that_fetches_its_weights_may_load_for_as_long_as_more_of_them_come, Fixture) {
+  for (uint32_t i = 0; i < plan.size(); ++i) join(i);
+  set->raise(now);
+  say(0, Health::READY), say(1, Health::READY);
+  const auto fetches = [&](uint64_t progress) {
+    set->report(2,
+                {.epoch = set->epoch(),
+                 .health = Health::LOADING,
+                 .reason = "fetches",
+                 .lacks_model = true,
+                 .fetch_progress = progress},
+                now);
+  };
+  for (uint64_t progress = 1; progress < 5; ++progress) {
+    now += 500s;
+    fetches(progress);
+    BOOST_TEST(set->due(now, false).lost.empty());
+  }
+  BOOST_TEST(set->why_not_ready() == "stage 2 of here fetches");
+  now += 500s;
+  fetches(3);  // thrown away, and come again
+  fetches(4);
+  now += 101s;
+  BOOST_TEST(set->due(now, false).lost.size() == 1u);
 }

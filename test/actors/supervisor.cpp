@@ -99,6 +99,20 @@ BOOST_AUTO_TEST_CASE(replace_kills_that_incarnation_alone_and_counts_no_crash) {
   BOOST_CHECK_EQUAL(next_child(supervisor, second.pid).restarts, 2u);
 }
 
+BOOST_AUTO_TEST_CASE(a_child_that_is_released_ends_and_comes_back_when_it_is_kept_again) {
+  Supervisor supervisor(running(sleeper));
+  supervisor.keep(0), supervisor.keep(1);
+  const auto first = next_child(supervisor);
+  supervisor.release(7);  // of no child
+  supervisor.release(0);
+  await([&] { return gone(first.pid); }, "it ends");
+  std::this_thread::sleep_for(milliseconds(20));
+  BOOST_CHECK_EQUAL(child(supervisor, 0).pid, 0);
+  BOOST_CHECK_NE(child(supervisor, 1).pid, 0);
+  supervisor.keep(0);
+  next_child(supervisor, first.pid);
+}
+
 BOOST_AUTO_TEST_CASE(a_child_that_keeps_ending_is_told_of_and_started_ever_later) {
   using Clock = std::chrono::steady_clock;
   std::atomic<uint32_t> ends = 0;

@@ -25,10 +25,14 @@ class TlsFiles {
   /// Makes the node's key and certificate, under another name if one is given.
   void issue(const std::string& node, int days = convoy::actors::node_days,
              const std::string& as = "") const {
-    write(as.empty() ? node : as, convoy::actors::issue(authority_, "test", node, days));
+    write(as.empty() ? node : as, convoy::actors::issue(authority_, "test", node, std::chrono::days(days)));
   }
   void write(const std::string& node, const convoy::actors::Identity& identity) const {
     convoy::actors::write_identity(folder(), node, identity);
+  }
+  /// Of a gateway that clients know by those names.
+  convoy::actors::Identity server(const std::vector<std::string>& names) const {
+    return convoy::actors::issue_server(authority_, names);
   }
   std::string certificate_of(const std::string& node) const {
     std::ifstream file(folder() / convoy::actors::certificate_file(node));

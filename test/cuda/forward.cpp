@@ -550,6 +550,34 @@ BOOST_AUTO_TEST_CASE(rewritten_positions_count_as_they_were_written_last) {
              "seed " << seed);
 }
 
+BOOST_AUTO_TEST_CASE(blocks_that_come_back_from_the_hosts_memory_are_as_they_left) {
+  if (!find_library()) return;
+  using Way = BlockMove::Way;
+  for (const ModelShape& shape : families())
+    for (const Activations activations : {Activations::f32, Activations::bf16}) {
+      const uint32_t seed = fresh_seed();
+      const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+      const auto feeds = feeds_of({150, 192}, shape.vocab, seed);
+      const Feed &own = feeds[0], &other = feeds[1];
+      EngineLimits limits = limits_of(true);
+      limits.second_tier.host_bytes = 64 << 20;
+      Engine engine(on_card(activations), checkpoint, {0, shape.layers - 1}, limits);
+      const auto expected = logits_of(engine, {own}, 512)[0];
+      // Two blocks leave, another sequence writes all three, and the two come back in each other's places.
+      engine.run({.step = 1, .moves = {{Way::save, own.blocks[0], 9}, {Way::save, own.blocks[1], 4}}}, {});
+      logits_of(engine, {{other.tokens, own.blocks, other.slot}}, 512);
+      StepPlan plan{.step = 2, .starts = {{own.slot, 150, {}, 128}}};
+      plan.block_changes = {
+          {own.slot, 0, own.blocks[1]}, {own.slot, 1, own.blocks[0]}, {own.slot, 2, own.blocks[2]}};
+      plan.moves = {{Way::load, own.blocks[0], 4}, {Way::load, own.blocks[1], 9}};
+      plan.sequences = {{own.slot, 128, {own.tokens.begin() + 128, own.tokens.end()}, 22}};
+      engine.run(plan, {});
+      BOOST_TEST(same_bits({engine.logits().begin(), engine.logits().end()},
+                           {expected.begin() + 128 * shape.vocab, expected.end()}),
+                 shape.name << ", seed " << seed);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(a_graph_gives_the_bits_of_its_launches) {
   if (!find_library()) return;
   for (const ModelShape& shape : {families()[2], families()[8]}) {

@@ -54,6 +54,16 @@ def wait_for(what, message, seconds=PATIENCE_S):
     raise AssertionError(f"not within {seconds} s: {message}")
 
 
+def maps(entries):
+    """A list of maps as a value of cluster.conf."""
+    return "[" + ", ".join("{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in e.items()) + " }" for e in entries) + "]"
+
+
+def labels_of(sample):
+    """Of a line of /metrics, or of its name: the set of NAME="VALUE"."""
+    return set(re.findall(r'\w+="[^"]*"', sample.partition("{")[2]))
+
+
 # Waits until the test's end of the pipe is closed, by whatever ended the test, and ends the cluster if that still has
 # its folder. Nobody's child and in a session of its own, so that what kills the test's processes does not reach it.
 GUARD = """exec 3<&0
@@ -63,23 +73,28 @@ GUARD = """exec 3<&0
 class Cluster:
     """One running cluster; a context manager that leaves nothing behind, even if its process is killed."""
 
-    def __init__(self, stages=2, model=MODEL, nodes=None, **sections):
+    def __init__(self, stages=2, model=MODEL, nodes=None, models=None, pipelines=None, **sections):
+        """nodes: (name, port, whether it is the head's, stages) and, if not of the first pipeline, its name. models: maps of
+        [cluster] models, in place of the one; pipelines: maps as well."""
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="convoy-"))
         self.config = self.dir / "cluster.conf"
-        self.model = pathlib.Path(model)
+        self.model = pathlib.Path(models[0]["path"] if models else model)
         self.gateway_port = free_port()
         if nodes is None:
             nodes = [("node1", free_port(), True, stages)]
         listed = ",\n".join(
             f'  {{ name = "{name}", listen = "127.0.0.1:{port}", roles = '
             + ('["gateway", "router", "cache", "pipeline"]' if head else "[]")
-            + f", stages = {count} }}"
-            for name, port, head, count in nodes
+            + f", stages = {count}" + "".join(f', pipeline = "{of}"' for of in pipeline) + " }"
+            for name, port, head, count, *pipeline in nodes
         )
+        served = f'model = "{self.model}"\n' if not models else f"models = {maps(models)}\n"
+        if pipelines:
+            served += f"pipelines = {maps(pipelines)}\n"
         settings = {"gateway": {"port": self.gateway_port}, "pipeline": {}, "stage": {}, "cache": {}, "log": {}}
         for section, values in sections.items():
             settings.setdefault(section, {}).update(values)
-        text = f'[cluster]\nname = "test"\nmodel = "{self.model}"\nrun_dir = "run"\nnodes = [\n{listed}\n]\n'
+        text = f'[cluster]\nname = "test"\n{served}run_dir = "run"\nnodes = [\n{listed}\n]\n'
         for section, values in settings.items():
             if values:
                 text += f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
@@ -180,10 +195,11 @@ class Cluster:
         return {line.split()[2] for line in self.get("/metrics")[1].splitlines() if line.startswith("# TYPE ")}
 
     def metric(self, name):
-        """The sum over a metric's labels, or of one labelled sample if the name has braces. One that is not there is
+        """The sum over a metric's samples, of those with these labels if the name has braces. One that is not there is
         an error, so that no test compares two numbers that nobody counts."""
+        family, wanted = name.split("{")[0], labels_of(name)
         samples = [float(line.rsplit(" ", 1)[1]) for line in self.get("/metrics")[1].splitlines()
-                   if line.startswith(name + " ") or (line.startswith(name + "{") and "{" not in name)]
+                   if re.match(re.escape(family) + r"[ {]", line) and wanted <= labels_of(line)]
         if not samples:
             raise KeyError(f"/metrics has no {name}")
         return sum(samples)

@@ -18,6 +18,17 @@ from machines import Network, Wire, possible
 
 PROMPT = "The lighthouse keeper of Hiddensee wrote in his diary that"
 TOKENS = 120
+ROUGH_TOKENS = 30
+# Until a connection that nobody listens for is refused: the least of some, in seconds.
+ROUND_TRIP = """
+import socket, sys, time
+def once():
+    began = time.monotonic()
+    with socket.socket() as s:
+        s.connect_ex((sys.argv[1], 1))
+    return time.monotonic() - began
+print(min(once() for _ in range(3)))
+"""
 
 
 class Node:
@@ -53,14 +64,12 @@ class SeveralMachines(unittest.TestCase):
                          "--listen", f"{cls.first.address}:7411")
         other = f'  {{ name = "mole", listen = "{cls.second.address}:7411", roles = [], stages = 1 }}\n]'
         cls.config.write_text(cls.config.read_text().replace("  }\n]", "  },\n" + other))
-        cls.run_on_first("ca", "issue", "mole", "--config", cls.config)
         there = cls.dir / "second"
-        (there / "tls").mkdir(parents=True, mode=0o700)
-        shutil.copy(cls.config, there)
-        for name in "ca.pem", "mole.pem", "mole.key":
-            shutil.copy(cls.config.parent / "tls" / name, there / "tls")
         cls.wire = Wire(cls.second, cls.dir / "wire")
         cls.quay = Node(cls.first, cls.config, "quay")
+        cls.token = cls.run_on_first("token", "create", "--config", cls.config).stdout.split()
+        join = [BINARY, *cls.token[1:], "--name", "mole", "--dir", there]
+        wait_for(lambda: cls.second.run(*join, check=False).returncode == 0, "the second machine joins")
         cls.mole = Node(cls.second, there / "cluster.conf", "mole")
         cls.addClassCleanup(lambda: [node.end() for node in (cls.mole, cls.quay)])
         try:
@@ -84,10 +93,10 @@ class SeveralMachines(unittest.TestCase):
         return cls.first.ask("GET", f"http://127.0.0.1:{port}/readyz", timeout=5)[0] == 200
 
     @classmethod
-    def answer(cls, port=8080):
+    def answer(cls, port=8080, tokens=TOKENS, timeout=60):
         status, text = cls.first.ask("POST", f"http://127.0.0.1:{port}/v1/completions", {
-            "model": MODEL.stem, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True,
-            "return_token_ids": True})
+            "model": MODEL.stem, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+            "return_token_ids": True}, timeout)
         assert status == 200, text
         return json.loads(text)["choices"][0]
 
@@ -111,6 +120,17 @@ class SeveralMachines(unittest.TestCase):
         self.assertEqual(answers[0]["token_ids"], self.expected["token_ids"])
         wait_for(self.ready, "ready again")
 
+    def test_an_answer_over_a_cable_that_loses_and_delays_is_the_same(self):
+        with self.second.rough(loss=0.05, delay_ms=50):
+            pings = self.first.run("python3", "-c", ROUND_TRIP, self.second.address)
+            self.assertGreaterEqual(float(pings.stdout), 0.1)  # it is rough
+            began = time.monotonic()
+            answer = self.answer(tokens=ROUGH_TOKENS, timeout=150)  # leases end now and then
+            print(f"{ROUGH_TOKENS} tokens over a rough cable took {time.monotonic() - began:.1f} s", flush=True)
+            self.assertEqual(answer["token_ids"], self.expected["token_ids"][:ROUGH_TOKENS])
+        wait_for(self.ready, "ready again")
+        self.assertEqual(self.answer()["token_ids"], self.expected["token_ids"])
+
     def stages(self):
         return json.loads(self.run_on_first("status", "--json", "--config", self.config).stdout)["stages"]
 
@@ -125,10 +145,58 @@ class SeveralMachines(unittest.TestCase):
         finally:
             node.end()
 
-    def test_a_machine_without_the_head_says_where_it_is(self):
-        done = self.second.run(BINARY, "status", "--config", self.mole.config, check=False)
-        self.assertNotEqual(done.returncode, 0)
-        self.assertIn("quay", done.stdout + done.stderr)
+    def test_a_machine_without_the_head_asks_it(self):
+        began = time.monotonic()
+        done = self.second.run(BINARY, "status", "--config", self.mole.config)
+        print(f"status of another machine took {1000 * (time.monotonic() - began):.0f} ms", flush=True)
+        self.assertIn("READY", done.stdout)
+        for node in "quay", "mole":
+            line = next(line for line in done.stdout.splitlines() if line.startswith("node") and node in line)
+            self.assertRegex(line, r"ready .*, certificate until 20\d\d-\d\d-\d\d$")
+
+    def nodes(self):
+        """What each has in the plan, whether all are ready or not."""
+        status = self.first.run(BINARY, "status", "--json", "--config", self.config, check=False)
+        return {node["name"]: node.get("state") for node in json.loads(status.stdout)["nodes"]}
+
+    def test_a_machine_that_no_file_lists_joins_by_a_token_and_leaves(self):
+        third, there, wrong = self.network.add(), self.dir / "third", []
+        over = threading.Event()
+
+        def ask():
+            while not over.is_set():
+                if self.answer()["token_ids"] != self.expected["token_ids"]:
+                    wrong.append("another answer")
+
+        def client():
+            try:
+                ask()
+            except Exception as e:
+                wrong.append(e)
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for one in clients:
+            one.start()
+        token = self.run_on_first("token", "create", "--config", self.config).stdout.split()
+        began = time.monotonic()
+        third.run(BINARY, *token[1:], "--name", "pier", "--dir", there)
+        self.assertEqual(self.nodes()["pier"], "joining")
+        pier = Node(third, there / "cluster.conf", "pier")
+        try:
+            wait_for(lambda: self.nodes()["pier"] == "serving" and self.ready(), "the third machine serves")
+            print(f"from `convoy join` to serving {time.monotonic() - began:.1f} s", flush=True)
+            self.assertEqual(len(self.stages()), 3)
+            time.sleep(1)
+            self.assertIn("is drained", self.run_on_first("drain", "pier", "--config", self.config).stdout)
+            self.assertEqual({s["node"] for s in self.stages()}, {"quay", "mole"})
+        finally:
+            pier.end()
+            over.set()
+            for one in clients:
+                one.join()
+        self.assertEqual(wrong, [])
+        self.run_on_first("remove", "pier", "--config", self.config)
+        self.assertNotIn("pier", self.nodes())
 
     def test_a_stage_of_the_other_machine_is_killed(self):
         pid = next(s["pid"] for s in self.stages() if s["node"] == "mole")
@@ -166,7 +234,7 @@ class SeveralMachines(unittest.TestCase):
         seen = self.wire.seen()
         self.assertGreater(len(seen), 100_000)
         text = self.expected["text"]
-        for secret in [PROMPT, text[:40], text[-40:], "harbour", "quay", "mole", MODEL.stem, "CNVY"]:
+        for secret in [PROMPT, text[:40], text[-40:], "harbour", "quay", "mole", MODEL.stem, "CNVY", self.token[-1]]:
             self.assertNotIn(secret.encode(), seen)
         ids = self.expected["token_ids"]
         for width in 2, 4:

@@ -258,6 +258,25 @@ BOOST_AUTO_TEST_CASE(the_cache_key_knows_what_every_stage_computes_with) {
   BOOST_TEST(key_with({"vnni", ""}).empty());  // a stage is not there yet
 }
 
+BOOST_AUTO_TEST_CASE(an_answer_over_a_change_of_what_stages_compute_with_is_not_stored) {
+  Cluster cluster({}, fake_model(), secret);
+  Client client(cluster.gateway->port());
+  // What they compute with before, in the middle of the answer, and at its end.
+  const auto stored = [&](const std::vector<std::vector<std::string>>& variants) {
+    cluster.stages_compute_with(variants[0]);
+    client.ask(http::verb::post, chat_path, chat_body(R"("temperature":0)"));
+    const Asked asked = cluster.asked();
+    for (size_t i = 1; i < variants.size(); ++i) cluster.stages_compute_with(variants[i]);
+    cluster.answer(asked.number, "text");
+    client.response();
+    return !cluster.stores.stays_empty(50ms);
+  };
+  BOOST_TEST(stored({{"cuda"}, {"cuda"}}));
+  BOOST_TEST(stored({{"cuda"}, {""}, {"cuda"}}));  // a stage was replaced by one like it
+  BOOST_TEST(!stored({{"cuda"}, {"cuda", "vnni"}}));
+  BOOST_TEST(!stored({{"cuda"}, {"cuda", "vnni"}, {"cuda"}}));  // a node came and went
+}
+
 BOOST_AUTO_TEST_CASE(nothing_is_cached_before_the_models_digest_is_known) {
   ServedModel model = fake_model();
   model.weights_digest = Later();

@@ -96,15 +96,24 @@ BOOST_AUTO_TEST_CASE(a_client_for_whom_there_is_no_descriptor_is_told_so_at_once
       char piece[4096];
       for (ssize_t bytes; (bytes = ::recv(client, piece, sizeof piece, 0)) > 0;)
         answer.append(piece, static_cast<size_t>(bytes));
+      if (over_tls()) {  // a handshake takes more than a word
+        BOOST_TEST(answer.empty());
+        continue;
+      }
       BOOST_TEST(answer.starts_with("HTTP/1.1 503"), answer);
       BOOST_TEST(answer.find("too_many_connections") != answer.npos);
       BOOST_TEST(answer.find("x-request-id") != answer.npos);
     }
   }
   for (const int client : clients) ::close(client);
-  // One more may be told so, whose accepting began before.
-  BOOST_TEST(convoy::test::comes_true(
-      [&] { return Client(cluster.gateway->port()).get("/livez").result_int() == 200; }));
+  // One more may be told so, or cut off in its handshake, whose accepting began before.
+  BOOST_TEST(convoy::test::comes_true([&] {
+    try {
+      return Client(cluster.gateway->port()).get("/livez").result_int() == 200;
+    } catch (const boost::system::system_error&) {
+      return false;
+    }
+  }));
 }
 
 }  // namespace convoy::gateway::test

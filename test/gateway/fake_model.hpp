@@ -72,6 +72,7 @@ inline constexpr std::string_view plain_template =
 
 inline ServedModel fake_model(int64_t context_tokens = 1000) {
   return {"fake-model",
+          {},
           1700000000,
           context_tokens,
           vocab,

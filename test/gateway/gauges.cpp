@@ -28,6 +28,7 @@ double sample(const Families& families, const std::string& name,
 
 PipelineView view(bool ready) {
   PipelineView v;
+  v.model = "m";
   v.ready = ready;
   v.running = 3;
   v.waiting = 2;
@@ -48,51 +49,51 @@ PipelineView view(bool ready) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(what_a_pipeline_said_is_shown_by_pipeline_and_stage) {
-  Readiness readiness(1000ms);
+  Readiness readiness(1000ms, {"m"});
   const Readiness::Clock::time_point now{};
-  readiness.heard(4, view(true), now);
+  readiness.heard("4", view(true), now);
   const Families families = cluster_gauges(readiness, now);
   BOOST_TEST(sample(families, "convoy_ready") == 1);
-  BOOST_TEST(sample(families, "convoy_requests_running", {"4"}) == 3);
-  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4", "blocks"}) == 2);
-  BOOST_TEST(sample(families, "convoy_requests_waiting", {"4", "slots"}) == 0);
-  BOOST_TEST(sample(families, "convoy_wait_estimate_seconds", {"4"}) == 1.5);
-  BOOST_TEST(sample(families, "convoy_overloaded", {"4"}) == 1);
-  BOOST_TEST(sample(families, "convoy_kv_blocks_cached", {"4"}) == 50);
-  BOOST_TEST(sample(families, "convoy_prompt_tokens_total", {"4"}) == 1000);
-  BOOST_TEST(sample(families, "convoy_prompt_cached_tokens_total", {"4"}) == 640);
-  BOOST_TEST(sample(families, "convoy_preemptions_total", {"4"}) == 3);
-  BOOST_TEST(sample(families, "convoy_drafted_tokens_total", {"4"}) == 20);
-  BOOST_TEST(sample(families, "convoy_accepted_tokens_total", {"4"}) == 15);
-  BOOST_TEST(sample(families, "convoy_kv_blocks_saved_total", {"4"}) == 12);
-  BOOST_TEST(sample(families, "convoy_kv_blocks_loaded_total", {"4"}) == 11);
-  BOOST_TEST(sample(families, "convoy_stage_bubble_ratio", {"4", "1"}) == 0.25);
-  BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"4"}) == 40);
-  BOOST_TEST(sample(families, "convoy_kv_blocks", {"4"}) == 64);
-  BOOST_TEST(sample(families, "convoy_steps_in_flight", {"4"}) == 3);
-  BOOST_TEST(sample(families, "convoy_micro_batches", {"4"}) == 2);
-  BOOST_TEST(sample(families, "convoy_rows_per_step", {"4"}) == 7.5);
-  BOOST_TEST(sample(families, "convoy_stage_up", {"4", "1"}) == 1);
-  BOOST_TEST(sample(families, "convoy_stage_restarts_total", {"4", "1"}) == 5);
+  BOOST_TEST(sample(families, "convoy_requests_running", {"m", "4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_requests_waiting", {"m", "4", "blocks"}) == 2);
+  BOOST_TEST(sample(families, "convoy_requests_waiting", {"m", "4", "slots"}) == 0);
+  BOOST_TEST(sample(families, "convoy_wait_estimate_seconds", {"m", "4"}) == 1.5);
+  BOOST_TEST(sample(families, "convoy_overloaded", {"m", "4"}) == 1);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_cached", {"m", "4"}) == 50);
+  BOOST_TEST(sample(families, "convoy_prompt_tokens_total", {"m", "4"}) == 1000);
+  BOOST_TEST(sample(families, "convoy_prompt_cached_tokens_total", {"m", "4"}) == 640);
+  BOOST_TEST(sample(families, "convoy_preemptions_total", {"m", "4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_drafted_tokens_total", {"m", "4"}) == 20);
+  BOOST_TEST(sample(families, "convoy_accepted_tokens_total", {"m", "4"}) == 15);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_saved_total", {"m", "4"}) == 12);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_loaded_total", {"m", "4"}) == 11);
+  BOOST_TEST(sample(families, "convoy_stage_bubble_ratio", {"m", "4", "1"}) == 0.25);
+  BOOST_TEST(sample(families, "convoy_kv_blocks_used", {"m", "4"}) == 40);
+  BOOST_TEST(sample(families, "convoy_kv_blocks", {"m", "4"}) == 64);
+  BOOST_TEST(sample(families, "convoy_steps_in_flight", {"m", "4"}) == 3);
+  BOOST_TEST(sample(families, "convoy_micro_batches", {"m", "4"}) == 2);
+  BOOST_TEST(sample(families, "convoy_rows_per_step", {"m", "4"}) == 7.5);
+  BOOST_TEST(sample(families, "convoy_stage_up", {"m", "4", "1"}) == 1);
+  BOOST_TEST(sample(families, "convoy_stage_restarts_total", {"m", "4", "1"}) == 5);
 }
 
 BOOST_AUTO_TEST_CASE(a_pipeline_that_fell_silent_is_not_up) {
-  Readiness readiness(1000ms);
+  Readiness readiness(1000ms, {"m"});
   const Readiness::Clock::time_point now{};
   BOOST_TEST(sample(cluster_gauges(readiness, now), "convoy_ready") == 0);
-  readiness.heard(0, view(true), now);
+  readiness.heard("0", view(true), now);
   const Families silent = cluster_gauges(readiness, now + 1001ms);
   BOOST_TEST(sample(silent, "convoy_ready") == 0);
-  BOOST_TEST(sample(silent, "convoy_stage_up", {"0", "0"}) == 0);
-  readiness.heard(0, view(false), now + 1002ms);
+  BOOST_TEST(sample(silent, "convoy_stage_up", {"m", "0", "0"}) == 0);
+  readiness.heard("0", view(false), now + 1002ms);
   const Families half = cluster_gauges(readiness, now + 1002ms);
   BOOST_TEST(sample(half, "convoy_ready") == 0);
-  BOOST_TEST(sample(half, "convoy_stage_up", {"0", "0"}) == 1);
-  BOOST_TEST(sample(half, "convoy_stage_up", {"0", "1"}) == 0);
+  BOOST_TEST(sample(half, "convoy_stage_up", {"m", "0", "0"}) == 1);
+  BOOST_TEST(sample(half, "convoy_stage_up", {"m", "0", "1"}) == 0);
 }
 
 BOOST_AUTO_TEST_CASE(a_gateway_is_overloaded_if_all_pipelines_that_are_ready_are) {
-  Readiness readiness(1000ms);
+  Readiness readiness(1000ms, {"m"});
   const Readiness::Clock::time_point now{};
   BOOST_TEST(!readiness.overload(now).has_value());
   const auto hear = [&](uint32_t pipeline, bool ready, bool overloaded, uint32_t retry_after_ms) {
@@ -100,7 +101,7 @@ BOOST_AUTO_TEST_CASE(a_gateway_is_overloaded_if_all_pipelines_that_are_ready_are
     v.overloaded = overloaded;
     v.retry_after_ms = retry_after_ms;
     v.reason = "reason " + std::to_string(pipeline);
-    readiness.heard(pipeline, v, now);
+    readiness.heard(std::to_string(pipeline), v, now);
   };
   hear(0, true, true, 4000);
   hear(1, true, true, 3000);
@@ -112,6 +113,38 @@ BOOST_AUTO_TEST_CASE(a_gateway_is_overloaded_if_all_pipelines_that_are_ready_are
   BOOST_TEST(!readiness.overload(now + 1001ms).has_value());  // nobody knows any more
   hear(0, true, false, 0);
   BOOST_TEST(!readiness.overload(now).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(of_several_models_each_has_an_overload_and_variants_of_its_own) {
+  Readiness readiness(1000ms, {"m", "n"});
+  const Readiness::Clock::time_point now{};
+  const auto hear = [&](const char* pipeline, const char* model, bool overloaded,
+                        const std::string& variant) {
+    PipelineView v = view(true);
+    v.model = model;
+    v.overloaded = overloaded;
+    v.stages = {{true, 0, variant}};
+    readiness.heard(pipeline, v, now);
+  };
+  hear("m1", "m", true, "x");
+  BOOST_TEST(readiness.why_not(now) == "model n: no pipeline has reported yet");
+  BOOST_TEST(readiness.overload(now).has_value());
+  hear("n1", "n", false, "y");
+  BOOST_TEST(readiness.why_not(now).empty());
+  BOOST_TEST(!readiness.overload(now).has_value());
+  BOOST_TEST(readiness.overload(now, "m").has_value());
+  BOOST_TEST(!readiness.overload(now, "n").has_value());
+  hear("m2", "m", false, "");  // whose stage is not there yet
+  BOOST_TEST(!readiness.overload(now, "m").has_value());
+  BOOST_TEST(readiness.kernel_variants("m").text == "x\n");
+  const uint64_t before = readiness.variants_revision("m"), of_other = readiness.variants_revision("n");
+  hear("m2", "m", false, "x");
+  BOOST_TEST(readiness.kernel_variants("m").text == "x\n");
+  hear("m2", "m", false, "z");  // two replicas would answer with different bits
+  BOOST_TEST(readiness.kernel_variants("m").text.empty());
+  BOOST_TEST(readiness.kernel_variants("n").text == "y\n");
+  BOOST_TEST(readiness.variants_revision("m") > before);
+  BOOST_TEST(readiness.variants_revision("n") == of_other);
 }
 
 BOOST_AUTO_TEST_CASE(the_process_says_what_it_uses_under_the_usual_names) {

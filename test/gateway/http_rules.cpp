@@ -165,7 +165,8 @@ BOOST_AUTO_TEST_CASE(the_document_lists_the_routes) {
   std::vector<std::string> expected;
   for (const Route& route : routes())
     expected.push_back("| `" + std::string(route.methods.substr(0, route.methods.find(','))) + " " +
-                       std::string(route.path) + "` | " + std::string(route.help) + " |");
+                       std::string(route.path) + "` | " + std::string(name_of(route.access)) + " | " +
+                       std::string(route.help) + " |");
   BOOST_TEST(written == expected, boost::test_tools::per_element());
 }
 

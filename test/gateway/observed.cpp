@@ -1,13 +1,9 @@
 // What an operator sees of requests: /metrics and the log.
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <boost/test/unit_test.hpp>
-#include <filesystem>
-#include <fstream>
 
 #include "model/version.hpp"
+#include "test/gateway/captured.hpp"
 #include "test/gateway/fake_cluster.hpp"
 
 namespace convoy::gateway::test {
@@ -28,38 +24,6 @@ void await_sample(Cluster& cluster, const std::string& name_and_labels, double w
              name_and_labels);
 }
 
-/// What this process writes to stderr meanwhile.
-class Captured {
- public:
-  Captured() : file_(std::filesystem::temp_directory_path() / ("convoy-log-" + std::to_string(::getpid()))) {
-    saved_ = ::dup(STDERR_FILENO);
-    const int to = ::open(file_.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_APPEND, 0600);
-    ::dup2(to, STDERR_FILENO);
-    ::close(to);
-  }
-  ~Captured() {
-    ::dup2(saved_, STDERR_FILENO);
-    ::close(saved_);
-    std::filesystem::remove(file_);
-  }
-  /// The lines of that event, once there are so many.
-  std::vector<std::string> lines(const std::string& event, size_t count) const {
-    std::vector<std::string> found;
-    convoy::test::comes_true([&] {
-      found.clear();
-      std::ifstream in(file_);
-      for (std::string line; std::getline(in, line);)
-        if (line.find(" " + event + " ") != std::string::npos) found.push_back(line);
-      return found.size() >= count;
-    });
-    return found;
-  }
-
- private:
-  std::filesystem::path file_;
-  int saved_;
-};
-
 std::string field(const std::string& line, const std::string& name) {
   const size_t at = line.find(" " + name + "=");
   if (at == std::string::npos) return "(absent)";
@@ -74,19 +38,22 @@ BOOST_AUTO_TEST_CASE(tokens_are_counted_as_they_come) {
   Client client(cluster.gateway->port());
   client.ask(http::verb::post, chat_path, chat_body(R"("stream":true)"));
   const Asked asked = cluster.asked();
-  const std::string prompt = R"(convoy_gateway_tokens_total{kind="prompt",source="computed"})",
-                    answer = R"(convoy_gateway_tokens_total{kind="completion",source="computed"})";
+  const std::string
+      prompt = R"(convoy_gateway_tokens_total{kind="prompt",model="fake-model",source="computed"})",
+      answer = R"(convoy_gateway_tokens_total{kind="completion",model="fake-model",source="computed"})";
   BOOST_TEST(sample(cluster, prompt) == 0);  // the cluster has not taken it yet
   cluster.accept(asked.number);
   await_sample(cluster, prompt, 8);
   cluster.text(asked.number, 0, "abc");
   await_sample(cluster, answer, 3);
-  await_sample(cluster, R"(convoy_gateway_first_token_seconds_count{source="computed"})", 1);
-  BOOST_TEST(sample(cluster, R"(convoy_gateway_request_seconds_count{source="computed"})") == 0);
+  await_sample(cluster, R"(convoy_gateway_first_token_seconds_count{model="fake-model",source="computed"})",
+               1);
+  BOOST_TEST(
+      sample(cluster, R"(convoy_gateway_request_seconds_count{model="fake-model",source="computed"})") == 0);
   cluster.text(asked.number, 3, "d");
   cluster.finish(asked.number, 4);
   client.response();
-  await_sample(cluster, R"(convoy_gateway_request_seconds_count{source="computed"})", 1);
+  await_sample(cluster, R"(convoy_gateway_request_seconds_count{model="fake-model",source="computed"})", 1);
   await_sample(cluster, "convoy_gateway_between_tokens_seconds_count", 1);
   await_sample(cluster,
                R"(convoy_gateway_requests_total{endpoint="chat_completions",reason="ok",status="200"})", 1);
@@ -100,12 +67,17 @@ BOOST_AUTO_TEST_CASE(what_comes_from_the_cache_is_counted_apart) {
   cluster.text(asked.number, 0, "abc", true);
   cluster.finish(asked.number, 3, Reason::STOP, true);
   BOOST_TEST(client.response()["x-cache"] == "hit");
-  await_sample(cluster, R"(convoy_gateway_tokens_total{kind="completion",source="cache"})", 3);
-  await_sample(cluster, R"(convoy_gateway_tokens_total{kind="prompt",source="cache"})", 8);
-  await_sample(cluster, R"(convoy_gateway_request_seconds_count{source="cache"})", 1);
+  await_sample(cluster, R"(convoy_gateway_tokens_total{kind="completion",model="fake-model",source="cache"})",
+               3);
+  await_sample(cluster, R"(convoy_gateway_tokens_total{kind="prompt",model="fake-model",source="cache"})", 8);
+  await_sample(cluster, R"(convoy_gateway_request_seconds_count{model="fake-model",source="cache"})", 1);
   await_sample(cluster, R"(convoy_gateway_cache_total{result="hit"})", 1);
-  BOOST_TEST(sample(cluster, R"(convoy_gateway_tokens_total{kind="completion",source="computed"})") == 0);
-  BOOST_TEST(sample(cluster, R"(convoy_gateway_first_token_seconds_count{source="computed"})") == 0);
+  BOOST_TEST(
+      sample(cluster,
+             R"(convoy_gateway_tokens_total{kind="completion",model="fake-model",source="computed"})") == 0);
+  BOOST_TEST(
+      sample(cluster, R"(convoy_gateway_first_token_seconds_count{model="fake-model",source="computed"})") ==
+      0);
   BOOST_TEST(sample(cluster, "convoy_gateway_between_tokens_seconds_count") == 0);
 }
 
@@ -163,7 +135,7 @@ BOOST_AUTO_TEST_CASE(what_the_pipelines_say_of_themselves_is_in_the_metrics) {
   BOOST_TEST(sample(cluster, "convoy_ready") == 0);
   cluster.pipeline_says(true, "");
   await_sample(cluster, "convoy_ready", 1);
-  BOOST_TEST(sample(cluster, R"(convoy_requests_running{pipeline="0"})") == 0);
+  BOOST_TEST(sample(cluster, R"(convoy_requests_running{model="fake-model",pipeline="main"})") == 0);
   BOOST_TEST(
       sample(cluster, "convoy_build_info{version=\"0.1.0\",commit=\"" + std::string(commit()) + "\"}") == 1);
   BOOST_TEST(sample(cluster, "process_open_fds") > 3);
@@ -176,6 +148,7 @@ BOOST_AUTO_TEST_CASE(every_request_leaves_one_line_that_says_how_it_ended) {
   const std::string peer = "127.0.0.1:" + std::to_string(client.socket().local_endpoint().port());
   client.ask(http::verb::post, chat_path, chat_body(R"("max_tokens":5)", "secret words"));
   const Asked asked = cluster.asked();
+  cluster.accept(asked.number);
   cluster.text(asked.number, 0, "abcde");
   cluster.finish(asked.number, 5, Reason::LENGTH, false, 3);
   const std::string id(json::parse(client.response().body()).at("id").as_string());
@@ -191,6 +164,7 @@ BOOST_AUTO_TEST_CASE(every_request_leaves_one_line_that_says_how_it_ended) {
                                                                       {"peer", peer},
                                                                       {"endpoint", "chat_completions"},
                                                                       {"model", "fake-model"},
+                                                                      {"pipeline", "main"},
                                                                       {"status", "200"},
                                                                       {"reason", "ok"},
                                                                       {"finish", "length"},

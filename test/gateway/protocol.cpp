@@ -196,6 +196,17 @@ BOOST_AUTO_TEST_CASE(a_connection_rests_between_requests_for_longer_than_a_heade
   BOOST_TEST((ec == asio::error::eof));
 }
 
+BOOST_AUTO_TEST_CASE(a_client_that_ends_its_side_while_it_is_answered_is_let_go) {
+  Cluster cluster;  // where a connection may rest for longer than this test is patient
+  Client client(cluster.gateway->port());
+  client.ask(http::verb::post, chat_path, R"({"model":"another","messages":[]})");
+  client.socket().shutdown(asio::ip::tcp::socket::shutdown_send);
+  BOOST_TEST(client.response().result_int() / 100 == 4u);
+  boost::system::error_code ec;
+  BOOST_TEST(client.rest(ec).empty());
+  BOOST_TEST((ec == asio::error::eof || ec == asio::ssl::error::stream_truncated));
+}
+
 BOOST_AUTO_TEST_CASE(a_client_that_reads_slowly_but_steadily_gets_all_of_it) {
   GatewayOptions options;
   options.write_timeout_ms = 2000;

@@ -54,7 +54,18 @@ std::map<std::string, std::function<void(Device&)>> requests() {
           {"submit", [](Device& d) { d.submit({.number = 1}); }},
           {"next_done", [](Device& d) { d.next_done(now); }},
           {"release", [](Device& d) { d.release(1); }},
-          {"reset", [](Device& d) { d.reset(); }}};
+          {"reset", [](Device& d) { d.reset(); }},
+          {"save_block",
+           [](Device& d) {
+             std::byte block[FakeCuda::kv_block_bytes];
+             d.save_block(0, block);
+           }},
+          {"load_block",
+           [](Device& d) {
+             const std::byte block[FakeCuda::kv_block_bytes]{};
+             d.load_block(0, block);
+           }},
+          {"page_lock", [](Device& d) { d.page_lock({}); }}};
 }
 
 bool says(const std::string& text, std::initializer_list<const char*> words) {
@@ -321,4 +332,18 @@ BOOST_AUTO_TEST_CASE(a_library_that_is_missing_is_named_with_how_to_build_it) {
     return e.where() == "/nowhere" && says(e.what(), {"there is no libconvoy_cuda.so"}) &&
            says(e.mend(), {"gpu/cuda/build", "\"cpu\""});
   });
+}
+
+BOOST_AUTO_TEST_CASE(blocks_move_between_a_card_and_page_locked_memory_of_the_host) {
+  FakeCuda fake;
+  EngineLimits limits = tiny_limits;
+  limits.second_tier.host_bytes = 7;
+  Engine engine(fake.device(), checkpoint, {0, 2}, limits);
+  BOOST_TEST(engine.kv_places() == 3u);
+  BOOST_TEST(fake.page_locked == 6u);
+  using Way = BlockMove::Way;
+  fake.sampled = {};
+  engine.run({.moves = {{Way::save, 3, 2}, {Way::save, 1, 0}, {Way::load, 4, 2}}}, {});
+  BOOST_TEST(fake.loaded.first == 4u);
+  BOOST_TEST(fake.loaded.second == "\3\3");
 }

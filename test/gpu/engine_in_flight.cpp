@@ -46,7 +46,7 @@ StepPlan decode(uint64_t step, uint32_t position) {
 
 BOOST_AUTO_TEST_CASE(a_second_tier_is_refused_where_the_device_moves_no_blocks) {
   EngineLimits limits = tiny_limits;
-  limits.kv_disk_bytes = 1 << 20;
+  limits.second_tier.disk_bytes = 1 << 20;
   BOOST_CHECK_EXCEPTION(Rig(true, limits), InputError, [](const InputError& e) {
     const std::string text = e.what();
     return text.find("the device late does not move KV blocks") != std::string::npos &&

@@ -64,7 +64,10 @@ class FakeCuda {
   std::vector<int32_t> end_tokens, history;
   cuda::Start start{};
   cuda::Step step{};
-  uint64_t released = 0;
+  uint64_t released = 0, page_locked = 0;
+  // Blocks: one that is saved is full of its number.
+  static constexpr size_t kv_block_bytes = 2;
+  std::pair<uint32_t, std::string> loaded;  // last
   std::vector<cuda::Sampled> sampled;
   std::vector<float> logits;
   bool completes = true;  // steps, when they are asked for
@@ -105,7 +108,7 @@ class FakeCuda {
         .variant = "fake-cuda", .card = "0000:01:00.0", .depth = 2, .feeds_back = true, .edges = now_->edges};
   }
   static void needs(const cuda::Handle*, const DeviceLimits*, cuda::Needs* needs) {
-    *needs = {.weight_bytes = 1, .kv_block_bytes = 2, .buffer_bytes = 3, .scratch_bytes = 4};
+    *needs = {.weight_bytes = 1, .kv_block_bytes = kv_block_bytes, .buffer_bytes = 3, .scratch_bytes = 4};
   }
   static void memory(const cuda::Handle*, uint64_t* bytes, cuda::Status* status) {
     *bytes = uint64_t{1} << 34;
@@ -149,6 +152,18 @@ class FakeCuda {
     now_->in_flight_.clear();
     for (const EdgeEnd end : {EdgeEnd::from_before, EdgeEnd::to_next}) now_->set_edge(end, {});
   }
+  static void save_block(cuda::Handle*, uint32_t block, void* to, cuda::Status* status) {
+    now_->say("save_block", status);
+    std::memset(to, static_cast<int>(block), kv_block_bytes);
+  }
+  static void load_block(cuda::Handle*, uint32_t block, const void* from, cuda::Status* status) {
+    now_->say("load_block", status);
+    now_->loaded = {block, std::string(static_cast<const char*>(from), kv_block_bytes)};
+  }
+  static void page_lock(cuda::Handle*, void*, uint64_t bytes, cuda::Status* status) {
+    now_->say("page_lock", status);
+    now_->page_locked += bytes;
+  }
   static void offer_edge(cuda::Handle*, EdgeKey* key, cuda::Status* status) {
     now_->say("offer_edge", status);
     *key = now_->offered;
@@ -191,6 +206,9 @@ class FakeCuda {
                                      .next_done = next_done,
                                      .release = release,
                                      .reset = reset,
+                                     .save_block = save_block,
+                                     .load_block = load_block,
+                                     .page_lock = page_lock,
                                      .offer_edge = offer_edge,
                                      .join_edge = join_edge,
                                      .edge_status = edge_status,

@@ -16,12 +16,28 @@ using Way = BlockMove::Way;
 
 namespace {
 
-/// An engine with a second tier of at least so many bytes.
-std::unique_ptr<Engine> tiered(const EngineMaker& maker, const Folder& folder,
-                               model::LayerRange range = {0, 2}, uint64_t bytes = 16 << 20) {
+constexpr uint64_t enough = 16 << 20;  // bytes of a second tier, for every place that tests name
+
+std::unique_ptr<Engine> tiered(const EngineMaker& maker, const SecondTierOptions& tier,
+                               model::LayerRange range = {0, 2}) {
   EngineMaker with = maker;
-  with.limits.kv_disk_bytes = bytes, with.limits.kv_disk_dir = folder.path;
+  with.limits.second_tier = tier;
   return with.make(range);
+}
+/// With one on disk.
+std::unique_ptr<Engine> tiered(const EngineMaker& maker, const Folder& folder,
+                               model::LayerRange range = {0, 2}, uint64_t bytes = enough) {
+  return tiered(maker, {.disk_bytes = bytes, .disk_dir = folder.path}, range);
+}
+/// Each way to have one: on disk, in memory, and places 0 to 3 there and the others on disk.
+std::vector<SecondTierOptions> tiers(const EngineMaker& maker, const Folder& folder) {
+  const uint64_t block_bytes = [&] {
+    const auto engine = tiered(maker, folder);
+    return file_bytes(folder) / engine->kv_places();
+  }();
+  return {{.disk_bytes = enough, .disk_dir = folder.path},
+          {.host_bytes = enough},
+          {.host_bytes = 4 * block_bytes + 1, .disk_bytes = enough, .disk_dir = folder.path}};
 }
 
 std::string thrown(const std::function<void()>& work) {
@@ -61,20 +77,22 @@ BOOST_AUTO_TEST_CASE(behind_blocks_that_came_back_logits_and_tokens_are_those_of
       fresh->run(start_of(alone, sampling, 0, {0, 1, 2}), {});
       const Answer expected = generate(*fresh, alone, 6);
 
-      const auto engine = tiered(maker, folder);
-      Log log{.slot = 0, .prompt_tokens = prompt.size(), .tokens = prompt};
-      engine->run(start_of(log, sampling, 0, {7, 2, 11}), {});
-      generate(*engine, log, 1);
-      engine->run({.ends = {0}}, {});
-      // Two are saved in the step that writes them next, and come back into others in one that reads them.
-      StepPlan plan{.moves = {{Way::save, 2, 5}, {Way::save, 7, 3}}};
-      engine->run(plan, {});
-      overwrite(*engine, maker, {2, 7, 4, 9});
-      Log again{.slot = 1, .prompt_tokens = prompt.size(), .tokens = prompt, .computed = 128};
-      plan = start_of(again, sampling, 128, {9, 4, 12});
-      plan.moves = {{Way::load, 9, 3}, {Way::load, 4, 5}};
-      engine->run(plan, {});
-      check_same(generate(*engine, again, 6), expected);
+      for (const SecondTierOptions& tier : tiers(maker, folder)) {
+        const auto engine = tiered(maker, tier);
+        Log log{.slot = 0, .prompt_tokens = prompt.size(), .tokens = prompt};
+        engine->run(start_of(log, sampling, 0, {7, 2, 11}), {});
+        generate(*engine, log, 1);
+        engine->run({.ends = {0}}, {});
+        // Two are saved in the step that writes them next, and come back into others in one that reads them.
+        StepPlan plan{.moves = {{Way::save, 2, 5}, {Way::save, 7, 3}}};
+        engine->run(plan, {});
+        overwrite(*engine, maker, {2, 7, 4, 9});
+        Log again{.slot = 1, .prompt_tokens = prompt.size(), .tokens = prompt, .computed = 128};
+        plan = start_of(again, sampling, 128, {9, 4, 12});
+        plan.moves = {{Way::load, 9, 3}, {Way::load, 4, 5}};
+        engine->run(plan, {});
+        check_same(generate(*engine, again, 6), expected);
+      }
     }
   });
 }
@@ -141,18 +159,23 @@ BOOST_AUTO_TEST_CASE(a_block_that_the_disk_gives_back_damaged_is_a_fault) {
 BOOST_AUTO_TEST_CASE(moves_that_cannot_be_are_refused_with_the_values) {
   const Folder folder;
   const EngineMaker maker = makers().front();
-  const auto engine = tiered(maker, folder);
   const auto refused = [&](Engine& of, BlockMove move) {
     return thrown([&] { of.run({.moves = {move}}, {}); });
   };
-  const std::string places = std::to_string(engine->kv_places());
-  BOOST_TEST(contains(refused(*engine, {Way::save, 24, 0}), "block 24 of 24 moves"));
-  BOOST_TEST(
-      contains(refused(*engine, {Way::save, 1, engine->kv_places()}), "place " + places + " of " + places));
-  BOOST_TEST(contains(refused(*engine, {Way::load, 1, 0}), "block 1 comes from place 0, which holds none"));
-  engine->run({.moves = {{Way::save, 1, 0}}}, {});
-  engine->reset();
-  BOOST_TEST(contains(refused(*engine, {Way::load, 1, 0}), "place 0, which holds none"));
+  for (const SecondTierOptions& tier : tiers(maker, folder)) {
+    const auto engine = tiered(maker, tier);
+    const std::string places = std::to_string(engine->kv_places());
+    BOOST_TEST(contains(refused(*engine, {Way::save, 24, 0}), "block 24 of 24 moves"));
+    BOOST_TEST(
+        contains(refused(*engine, {Way::save, 1, engine->kv_places()}), "place " + places + " of " + places));
+    for (const uint32_t place : {0u, 4u}) {
+      const std::string none = "block 1 comes from place " + std::to_string(place) + ", which holds none";
+      BOOST_TEST(contains(refused(*engine, {Way::load, 1, place}), none));
+      engine->run({.moves = {{Way::save, 1, place}}}, {});
+      engine->reset();
+      BOOST_TEST(contains(refused(*engine, {Way::load, 1, place}), none));
+    }
+  }
   const auto plain = maker.make();
   BOOST_TEST(plain->kv_places() == 0u);
   BOOST_TEST(contains(refused(*plain, {Way::save, 1, 0}), "place 0 of 0"));
@@ -169,6 +192,11 @@ BOOST_AUTO_TEST_CASE(a_second_tier_that_cannot_be_is_refused_with_the_key_to_cha
   Folder gone;
   std::filesystem::remove(gone.path);
   BOOST_TEST(contains(thrown([&] { tiered(maker, gone); }), "stage.kv_disk_dir"));
+  BOOST_TEST(
+      contains(thrown([&] { tiered(maker, {.host_bytes = 1000}); }), "stage.kv_host_bytes is 1000, and one"));
+  const std::string much = thrown([&] { tiered(maker, {.host_bytes = 1ull << 60}); });
+  BOOST_TEST(contains(much, "stage.kv_host_bytes is "));
+  BOOST_TEST(contains(much, " bytes are available ("));
 }
 
 BOOST_AUTO_TEST_CASE(a_file_has_as_many_places_as_fit_and_no_name) {

@@ -40,7 +40,8 @@ except ImportError:
 DEEPSEEK = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
 LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
 OTHERS = {"bos_token": "<s>", "eos_token": "</s>"}
-CONVERSATIONS, REFUSED_MAX = 500, 40  # a template; a refusal costs a process
+CONVERSATIONS = int(os.environ.get("CONVOY_CONVERSATIONS", "500"))  # a template
+REFUSED_MAX = max(1, CONVERSATIONS * 40 // 500)  # a refusal costs a process
 # Needs `functions` and `datetime`, which its publisher's programs give and transformers does not: both refuse all.
 REFUSE_ALL = {"fireworks-ai-llama-3-firefunction-v2"}
 

@@ -13,7 +13,6 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr uint32_t stable_ms = 100;          // a stage that lived longer did not fail to start
-constexpr milliseconds strike_again{20};     // where nobody was to be struck
 constexpr milliseconds rest_within{10'000};  // behind the last fault and the last request, beside work
 constexpr uint64_t turns_max = 100'000;      // in which no time passes
 
@@ -30,17 +29,16 @@ Timeline::Duration work_of(const ClusterWorld& world) {
   for (const Request& r : world.requests) {
     const double rows = static_cast<double>(r.sequence.prompt.size() + r.answer.size());
     const double steps = rows / world.limits.prefill_tokens + static_cast<double>(1 + r.answer.size());
-    work_us += world.limits.stages * (steps * (world.fixed_us + world.latency_us) + rows * world.per_row_us);
+    work_us += world.nodes * (steps * (world.fixed_us + world.latency_us) + rows * world.per_row_us);
   }
   return us(work_us);
 }
 
-/// A part of a lease, by what a fault has drawn.
+}  // namespace
+
 Timeline::Duration of_lease(const ClusterWorld& world, double least, double most, uint64_t draw) {
   return us(1000 * world.lease_ms * (least + (most - least) * static_cast<double>(draw % 1000) / 1000));
 }
-
-}  // namespace
 
 Cluster::Cluster(const ClusterWorld& world, ClusterPlant plant)
     : world_(world),
@@ -49,14 +47,19 @@ Cluster::Cluster(const ClusterWorld& world, ClusterPlant plant)
       network_(timeline_, random_, network_options(world)),
       site_{world, timeline_, random_, network_},
       clients_(world, timeline_),
-      places_(world.limits.stages),
+      places_(world.nodes),
       faults_left_(world.faults.size()) {
   network_.inspect = [this](const Process& from, const Process& to, actors::Outgoing& frame) {
     return inspect(from, to, frame);
   };
   for (const PlannedFault& fault : world.faults)
     timeline_.after(us(fault.at_us), [this, fault] { strike(fault); });
-  for (uint32_t i = 0; i < places_.size(); ++i) start_stage(i);
+  for (uint32_t i = 0; i < places_.size(); ++i) {
+    places_[i].kept = i < world.limits.stages;
+    members_.list.push_back({node_of(i), head_host, 1, true,
+                             places_[i].kept ? actors::MemberState::serving : actors::MemberState::drained});
+    start_stage(i);
+  }
   start_head();
 }
 
@@ -80,6 +83,7 @@ ClusterEvents Cluster::run() {
   happened_.stale = network_.stale();
   happened_.preemptions = clients_.preemptions();
   happened_.answers = clients_.answers();
+  if (head_) happened_.rebalanced += head_->rebalanced();
   happened_.virtual_ms = wall_ms(timeline_) - wall_ms(Timeline());
   return happened_;
 }
@@ -107,11 +111,10 @@ bool Cluster::resting() const {
 
 // ---- processes, and who keeps them alive ----
 
-actors::PeerIdentity Cluster::identity(schema::Role role, uint32_t instance) {
+actors::PeerIdentity Cluster::identity(schema::Role role, const std::string& node) {
   actors::PeerIdentity self;
-  self.node = "node";
+  self.node = node;
   self.role = role;
-  self.instance = instance;
   self.incarnation = next_incarnation_++;
   self.pid = static_cast<int32_t>(self.incarnation);
   self.listen_host = head_host;
@@ -127,16 +130,20 @@ void Cluster::start_head() {
     const bool step = said.match_elements<actors::Frame<schema::StepTokens>>();
     if (plant_ == ClusterPlant::doubled_tokens && step && due_for_plant()) clients_.hear(said);
   };
-  orders.replace = [this](uint32_t instance, uint64_t incarnation) {
+  orders.members = members_;
+  orders.keep_members = [this](const actors::Members& members) { keep_members(members); };
+  orders.keep = [this](uint32_t place, bool kept) { keep(place, kept); };
+  orders.replace = [this](uint32_t place, uint64_t incarnation) {
     // The order travels to the stage's node, which may be busy.
     const auto takes =
         random_.chance(0.3) ? of_lease(world_, 0, 3, random_.between(0, 999)) : us(world_.latency_us);
-    timeline_.after(takes, [=, this] { replace(instance, incarnation); });
+    order(place, takes, [=, this] { replace(place, incarnation); });
   };
   orders.process_state = [this](const actors::PeerIdentity& peer) { return state_of(peer); };
   orders.believes_links =
       plant_ == ClusterPlant::believed_links || plant_ == ClusterPlant::believed_links_unseen;
-  heads_.push_back(std::make_unique<HeadMember>(site_, identity(schema::Role::NODE, 0), std::move(orders)));
+  heads_.push_back(
+      std::make_unique<HeadMember>(site_, identity(schema::Role::NODE, head_host), std::move(orders)));
   head_ = heads_.back().get();
   running_.push_back(&head_->process());
   clients_.serve(head_->pipeline());
@@ -145,24 +152,52 @@ void Cluster::start_head() {
 void Cluster::end_head() {
   std::erase(running_, &head_->process());
   clients_.lose_head();
+  happened_.rebalanced += head_->rebalanced();
   head_->end();
   head_ = nullptr;
   timeline_.after(us(random_.time(world_.start_us)), [this] { start_head(); });
 }
 
-void Cluster::start_stage(uint32_t instance) {
-  const auto self = identity(schema::Role::STAGE, instance);
+void Cluster::keep_members(const actors::Members& members) {
+  require(members.revision > members_.revision, "members of revision ", members.revision, " come behind ",
+          members_.revision);
+  require(members.stages() > 0, "no stage is left");
+  members_ = members;
+}
+
+/// It travels to the node, when that can be reached.
+void Cluster::order(uint32_t place, Timeline::Duration takes, std::function<void()> what) {
+  timeline_.after(takes, [=, this, what = std::move(what)] {
+    const auto parted = network_.parted_until(head_host, node_of(place));
+    if (parted <= timeline_.now()) return what();
+    order(place, parted - timeline_.now(), what);
+  });
+}
+
+void Cluster::keep(uint32_t index, bool kept) {
+  if (std::exchange(places_[index].kept, kept) == kept) return;
+  order(index, us(world_.latency_us), [this, index] {
+    Place& place = places_[index];
+    if (!place.kept && place.member) end_stage(*place.member);
+    if (place.kept) timeline_.after(us(random_.time(world_.start_us)), [this, index] { start_stage(index); });
+  });
+}
+
+void Cluster::start_stage(uint32_t place) {
+  if (places_[place].member || !places_[place].kept) return;
+  auto self = identity(schema::Role::STAGE, node_of(place));
+  self.machine = self.node;
   StageMember::Orders orders;
-  orders.gives_up = [this, instance, incarnation = self.incarnation] { replace(instance, incarnation); };
+  orders.gives_up = [this, place, incarnation = self.incarnation] { replace(place, incarnation); };
   orders.skips = [this] { return plant_ == ClusterPlant::skipped_token && due_for_plant(); };
   stages_.push_back(std::make_unique<StageMember>(site_, self, std::move(orders)));
-  places_[instance].member = stages_.back().get();
-  places_[instance].started = timeline_.now();
+  places_[place].member = stages_.back().get();
+  places_[place].started = timeline_.now();
   running_.push_back(&stages_.back()->process());
 }
 
 void Cluster::end_stage(StageMember& member) {
-  Place& place = places_[member.instance()];
+  Place& place = places_[member.place()];
   happened_.faults[static_cast<size_t>(Fault::hang_stage)] += member.hung();
   std::erase(running_, &member.process());
   member.end();
@@ -171,11 +206,11 @@ void Cluster::end_stage(StageMember& member) {
   place.failures = actors::failures_in_a_row(place.failures, lived, stable_ms);
   const milliseconds waits = actors::restart_wait(place.failures, lived);
   timeline_.after(waits + us(random_.time(world_.start_us)),
-                  [this, instance = member.instance()] { start_stage(instance); });
+                  [this, index = member.place()] { start_stage(index); });
 }
 
-void Cluster::replace(uint32_t instance, uint64_t incarnation) {
-  StageMember* const member = places_[instance].member;
+void Cluster::replace(uint32_t place, uint64_t incarnation) {
+  StageMember* const member = places_[place].member;
   if (member && (incarnation == 0 || member->process().self().incarnation == incarnation)) end_stage(*member);
 }
 
@@ -208,7 +243,7 @@ void Cluster::renew(const Process& to, actors::Outgoing& frame) {
   const actors::Frame<schema::Activations> message(frame.bytes);
   const schema::Reading step(message);
   gpu::StepPlan plan = actors::decode(step->getPlan());
-  StageMember& stage = *places_[to.self().instance].member;
+  StageMember& stage = *places_[place_of(to.self().node)].member;
   const bool stale = plan.epoch < stage.epoch_told;
   plan.epoch = stage.epoch_told;
   plan.step = stage.steps_told++;
@@ -217,111 +252,13 @@ void Cluster::renew(const Process& to, actors::Outgoing& frame) {
 }
 
 void Cluster::check_assign(const Process& to, const actors::Outgoing& frame) {
-  StageMember* const stage = places_[to.self().instance].member;
+  StageMember* const stage = places_[place_of(to.self().node)].member;
   const actors::Frame<schema::Assign> message(frame.bytes);
   const uint64_t epoch = schema::Reading(message)->getEpoch();
   require(epoch > stage->epoch_told || plant_ == ClusterPlant::believed_links_unseen, "stage ",
-          stage->instance(), " is told epoch ", epoch, " in epoch ", stage->epoch_told);
+          stage->place(), " is told epoch ", epoch, " in epoch ", stage->epoch_told);
   stage->epoch_told = epoch;
   stage->steps_told = 0;
-}
-
-// ---- faults ----
-
-void Cluster::strike(PlannedFault fault) {
-  const bool of_requests = fault.kind == Fault::duplicate_request || fault.kind == Fault::ask_again;
-  const bool never =
-      (fault.kind == Fault::cut_stage_link && places_.size() == 1) || (of_requests && clients_.done());
-  if (!never) {
-    if (!happen(fault)) return timeline_.after(strike_again, [this, fault] { strike(fault); });
-    if (fault.kind != Fault::hang_stage) ++happened_.faults[static_cast<size_t>(fault.kind)];
-    last_fault_ = timeline_.now();
-  }
-  --faults_left_;
-}
-
-StageMember* Cluster::stage_for(uint64_t draw) { return places_[draw % places_.size()].member; }
-
-bool Cluster::happen(const PlannedFault& fault) {
-  const uint64_t draw = fault.draw / places_.size();
-  StageMember* const stage = stage_for(fault.draw);
-  switch (fault.kind) {
-    case Fault::kill_stage:
-      return stage && kill(*stage, draw);
-    case Fault::hang_stage:
-      return stage && clients_.ready() && (stage->hang(), true);
-    case Fault::freeze_stage:
-      return stage && freeze(stage->process(), draw);
-    case Fault::freeze_head:
-      return head_ && freeze(head_->process(), draw);
-    case Fault::cut_head_link:
-      return stage && head_ && break_link(head_->process(), stage->process(), draw);
-    case Fault::cut_stage_link: {
-      StageMember* const next = stage_for(fault.draw + 1);
-      return stage && next && break_link(stage->process(), next->process(), draw);
-    }
-    case Fault::delay_link:
-      return delay_link(fault.draw);
-    case Fault::kill_head:
-      return head_ && (end_head(), true);
-    case Fault::kill_head_and_stage:
-      return head_ && stage && (end_head(), end_stage(*stage), true);
-    case Fault::duplicate_request:
-      return clients_.duplicate(fault.draw);
-    case Fault::ask_again:
-      return clients_.ask_again(fault.draw);
-  }
-  return false;
-}
-
-/// At once; or what it said last is still on its way when its successor is there.
-bool Cluster::kill(StageMember& stage, uint64_t draw) {
-  if (draw % 4 == 0) return end_stage(stage), true;
-  const auto until = timeline_.now() + of_lease(world_, 0.6, 0.75, draw / 4);
-  if (head_) network_.hold(stage.process(), head_->process(), until);
-  for (const Place& place : places_)
-    if (place.member && place.member != &stage)
-      network_.hold(stage.process(), place.member->process(), until);
-  timeline_.after(of_lease(world_, 0.15, 0.35, draw / 4000),
-                  [this, instance = stage.instance(), incarnation = stage.process().self().incarnation] {
-                    replace(instance, incarnation);
-                  });
-  return true;
-}
-
-/// For longer than a lease, or so that nobody notices.
-bool Cluster::freeze(Process& process, uint64_t draw) {
-  if (process.frozen()) return false;
-  process.freeze();
-  const auto time = draw % 2 ? of_lease(world_, 1.2, 4, draw / 2) : of_lease(world_, 0.1, 0.7, draw / 2);
-  timeline_.after(time, [&process] { process.thaw(); });
-  return true;
-}
-
-/// It is reset, or silent for longer than a lease, in one direction or both.
-bool Cluster::break_link(Process& a, Process& b, uint64_t draw) {
-  if (!network_.linked(a, b)) return false;
-  if (draw % 2) return network_.cut(a, b), true;
-  const auto until = timeline_.now() + of_lease(world_, 1.2, 3, draw / 6);
-  if (draw / 2 % 3 != 0) network_.hold(a, b, until);
-  if (draw / 2 % 3 != 1) network_.hold(b, a, until);
-  return true;
-}
-
-bool Cluster::delay_link(uint64_t draw) {
-  const size_t members = places_.size() + 1;
-  const auto member = [&](uint64_t index) -> Process* {
-    if (index == 0) return head_ ? &head_->process() : nullptr;
-    StageMember* const stage = places_[index - 1].member;
-    return stage ? &stage->process() : nullptr;
-  };
-  const uint64_t one = draw % members, step = 1 + draw / members % (members - 1);
-  Process *const a = member(one), *const b = member((one + step) % members);
-  if (!a || !b || !network_.linked(*a, *b)) return false;
-  const auto until = timeline_.now() + of_lease(world_, 0.05, 0.6, draw);
-  network_.hold(*a, *b, until);
-  if (draw % 2) network_.hold(*b, *a, until);
-  return true;
 }
 
 }  // namespace sim

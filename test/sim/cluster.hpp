@@ -4,6 +4,7 @@
 //  - each request that is taken ends once, with the tokens that it gets alone, without gap or repeat; or with
 //    an error that its client sees: its deadline passed, or it was replayed more than replays_max times;
 //  - a stage is never told an epoch that is not above the one that it is in, whichever head says it;
+//  - nodes join and are drained meanwhile, and nobody notices by the answers;
 //  - when nothing fails any more the pipeline is ready, all requests end and no block stays held, in time.
 
 #include <array>
@@ -28,16 +29,18 @@ enum class ClusterPlant : uint8_t {
 /// What happened in a cluster.
 struct ClusterEvents {
   std::array<uint64_t, faults_count> faults{};
-  uint64_t reordered = 0, stale = 0, preemptions = 0, virtual_ms = 0, frames = 0;
+  uint64_t reordered = 0, stale = 0, preemptions = 0, virtual_ms = 0, frames = 0, drains = 0, joins = 0,
+           rebalanced = 0;
   Answers answers;
 
   /// What each of the many worlds is for; figures are all else.
   template <class Visit>
   void each(Visit visit) const {
-    constexpr const char* names[]{"stages killed",       "stages hung",         "stages frozen",
-                                  "heads frozen",        "head links cut",      "stage links cut",
-                                  "links delayed",       "heads killed",        "heads killed with a stage",
-                                  "requests duplicated", "requests asked again"};
+    constexpr const char* names[]{"stages killed",       "stages hung",          "stages frozen",
+                                  "heads frozen",        "head links cut",       "stage links cut",
+                                  "links delayed",       "heads killed",         "heads killed with a stage",
+                                  "requests duplicated", "requests asked again", "members changed",
+                                  "networks parted"};
     static_assert(std::size(names) == faults_count);
     for (size_t i = 0; i < faults_count; ++i) visit(names[i], faults[i]);
     visit("frames reordered", reordered), visit("frames of processes before", stale);
@@ -46,11 +49,16 @@ struct ClusterEvents {
   }
   template <class Visit>
   void each_figure(Visit visit) const {
+    visit("nodes drained", drains), visit("nodes joined", joins);
+    visit("layers moved for speed", rebalanced);
     visit("answers replayed too often", answers.replayed_too_often);
     visit("answers of a faulty row", answers.row_faults), visit("rejections", answers.rejected);
     visit("tokens", answers.tokens), visit("frames", frames), visit("virtual ms", virtual_ms);
   }
 };
+
+/// A part of a lease, by what a fault has drawn.
+Timeline::Duration of_lease(const ClusterWorld& world, double least, double most, uint64_t draw);
 
 class Cluster {
  public:
@@ -62,17 +70,20 @@ class Cluster {
  private:
   /// A stage's place, and who has it.
   struct Place {
-    StageMember* member = nullptr;  // null: to be started
+    StageMember* member = nullptr;  // null: to be started, if it is kept
+    bool kept = false;              // by its node, as the head said last
     uint32_t failures = 0;
     Timeline::Time started{};
   };
   void start_head();
-  void start_stage(uint32_t instance);
+  void start_stage(uint32_t place);
+  void keep_members(const convoy::actors::Members& members);
+  void keep(uint32_t place, bool keep);
   void end_head();
   void end_stage(StageMember& member);
-  void replace(uint32_t instance, uint64_t incarnation);
+  void replace(uint32_t place, uint64_t incarnation);
   convoy::actors::ProcessState state_of(const convoy::actors::PeerIdentity& peer) const;
-  convoy::actors::PeerIdentity identity(convoy::schema::Role role, uint32_t instance);
+  convoy::actors::PeerIdentity identity(convoy::schema::Role role, const std::string& node);
 
   bool step();
   Timeline::Time next_due() const;
@@ -85,11 +96,15 @@ class Cluster {
   // Faults. False: there is nobody to whom it could happen now.
   void strike(PlannedFault fault);
   bool happen(const PlannedFault& fault);
-  StageMember* stage_for(uint64_t draw);
+  std::vector<StageMember*> stages_there() const;
+  StageMember* stage_for(uint64_t draw) const;
   bool kill(StageMember& stage, uint64_t draw);
   bool freeze(Process& process, uint64_t draw);
   bool break_link(Process& a, Process& b, uint64_t draw);
   bool delay_link(uint64_t draw);
+  bool change_members(uint64_t draw);
+  bool part_nodes(uint64_t draw);
+  void order(uint32_t place, Timeline::Duration takes, std::function<void()> what);
 
   static constexpr uint64_t plant_every = 10;  // times that a mistake could be made
 
@@ -101,8 +116,9 @@ class Cluster {
   const Site site_;
   Clients clients_;
   std::vector<Process*> running_;
-  std::vector<Place> places_;
-  HeadMember* head_ = nullptr;  // null: to be started
+  std::vector<Place> places_;        // each is a node's
+  convoy::actors::Members members_;  // as the head keeps them
+  HeadMember* head_ = nullptr;       // null: to be started
   uint64_t next_incarnation_ = 1;
   size_t faults_left_;
   Timeline::Time last_fault_{};

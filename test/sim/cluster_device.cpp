@@ -17,7 +17,7 @@ void HashDevice::load(int64_t, std::span<const gpu::WeightRef>) {
 
 void HashDevice::open(const gpu::DeviceLimits& limits, const gpu::Rotations&) {
   slots_.resize(limits.slots);
-  blocks_.resize(limits.kv_blocks);
+  blocks_.assign(static_cast<size_t>(shape_.layers), std::vector<Block>(limits.kv_blocks));
 }
 
 void HashDevice::submit(const gpu::DeviceStep& step) {
@@ -45,7 +45,7 @@ void HashDevice::start(const gpu::SlotStart& start) {
     slot.penalties.push_back(sum += penalty_of(start.history[i], i < start.prompt_tokens));
 }
 
-/// What a row brings into this stage.
+/// What a row brings into this stage's first layer.
 uint64_t HashDevice::input(const gpu::DeviceStep& step, int64_t row, int32_t token) const {
   if (shape_.first) return input_of(token);
   uint64_t hidden = 0;
@@ -53,25 +53,30 @@ uint64_t HashDevice::input(const gpu::DeviceStep& step, int64_t row, int32_t tok
   return hidden;
 }
 
-Cell& HashDevice::cell(const Slot& slot, int64_t position) {
+Cell& HashDevice::cell(size_t layer, const Slot& slot, int64_t position) {
   const auto place = gpu::KvPlace::of(slot.table.data(), position);
-  return blocks_.at(static_cast<size_t>(place.block)).at(static_cast<size_t>(place.token));
+  return blocks_.at(layer).at(static_cast<size_t>(place.block)).at(static_cast<size_t>(place.token));
 }
 
 void HashDevice::run(const gpu::SlotRows& rows, const gpu::DeviceStep& step, bool skip,
                      std::vector<gpu::SampledToken>& sampled) {
   Slot& slot = slots_.at(rows.slot);
-  const auto cells = [&](int64_t position) -> const Cell& { return cell(slot, position); };
+  const auto last = [&](int64_t position) -> const Cell& { return cell(blocks_.size() - 1, slot, position); };
   const bool penalized = slot.sampling.penalized();
   if (penalized) slot.penalties.resize(static_cast<size_t>(rows.first_position));
   for (int64_t i = 0; i < rows.rows; ++i) {
     const int64_t position = rows.first_position + i, row = rows.first_row + i;
     const int32_t given = step.ids[static_cast<size_t>(row)];
     const int32_t token = given == gpu::token_fed_back ? slot.sampled : given;
-    const Cell computed = compute(cells, position, token, input(step, row, token));
-    if (!skip) cell(slot, position) = computed;
+    uint64_t hidden = input(step, row, token);
+    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+      const auto cells = [&](int64_t at) -> const Cell& { return cell(layer, slot, at); };
+      const Cell computed = compute(cells, position, token, hidden);
+      if (!skip) cell(layer, slot, position) = computed;
+      hidden = computed.read;
+    }
     if (!shape_.last) {
-      std::memcpy(step.out.values().data() + row * shape_.hidden, &computed.read, sizeof computed.read);
+      std::memcpy(step.out.values().data() + row * shape_.hidden, &hidden, sizeof hidden);
       continue;
     }
     if (penalized) {
@@ -80,7 +85,7 @@ void HashDevice::run(const gpu::SlotRows& rows, const gpu::DeviceStep& step, boo
     }
     if (i < rows.rows - rows.sampled_rows) continue;
     sampled.push_back(
-        sample(cells, position, slot.prompt_tokens, slot.sampling, penalized ? slot.penalties.back() : 0));
+        sample(last, position, slot.prompt_tokens, slot.sampling, penalized ? slot.penalties.back() : 0));
     slot.sampled = sampled.back().id;
   }
 }

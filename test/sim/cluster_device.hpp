@@ -1,7 +1,8 @@
 #pragma once
-// HashDevice: what a simulated stage computes on: the fake model's part of one stage, in virtual time. A
-// row's hidden states are a hash of all that its stage keeps of the positions so far and of what came in, so
-// a position that is skipped, written twice or stale in any one stage changes every token behind it.
+// HashDevice: what a simulated stage computes on: the fake model's layers of one stage, in virtual time. A
+// row's hidden states are a hash of all that each layer keeps of the positions so far and of what came in, so
+// a position that is skipped, written twice or stale in any one layer changes every token behind it; and it
+// does not matter which stage a layer is in.
 
 #include <array>
 #include <deque>
@@ -61,12 +62,12 @@ class HashDevice final : public convoy::gpu::Device {
   void run(const convoy::gpu::SlotRows& rows, const convoy::gpu::DeviceStep& step, bool skip,
            std::vector<convoy::gpu::SampledToken>& sampled);
   uint64_t input(const convoy::gpu::DeviceStep& step, int64_t row, int32_t token) const;
-  Cell& cell(const Slot& slot, int64_t position);
+  Cell& cell(size_t layer, const Slot& slot, int64_t position);
 
   const convoy::gpu::StageShape shape_;
   const DeviceSite site_;
   std::vector<Slot> slots_;
-  std::vector<Block> blocks_;
+  std::vector<std::vector<Block>> blocks_;  // of each layer
   std::deque<Flying> flying_;
 };
 

@@ -1,8 +1,5 @@
 #include "test/sim/cluster_members.hpp"
 
-#include <prometheus/registry.h>
-
-#include "actors/config/placement.hpp"
 #include "test/gpu/tiny_model.hpp"
 
 namespace sim {
@@ -59,7 +56,7 @@ StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders ord
                }}) {
   const actors::SchedulerLimits& limits = site.world.limits;
   actors::StageOptions options;
-  options.instance = instance();
+  options.instance = process_.self().instance;
   options.node = process_.self().node;
   options.device = [device = device_site(site, orders)](const gpu::StageShape& shape) {
     return std::make_unique<HashDevice>(shape, device);
@@ -67,7 +64,6 @@ StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders ord
   options.context_tokens = limits.context_tokens;
   options.rows_per_step = limits.rows();
   options.report_ms = site.world.lease_ms / 4;
-  options.steps_in_flight_max = limits.steps_in_flight();
   options.own = process_.self();
   actors::StageLinks reach;
   reach.pipeline = [this](const actors::PeerIdentity& head) {
@@ -82,7 +78,7 @@ StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders ord
   // Not detached: the fiber is its thread.
   actor_ = process_.system().spawn(actors::stage, options, checkpoint(), reach);
   process_.hold_blocking(caf::actor_cast<caf::actor>(actor_));
-  links_.publish(schema::Role::STAGE, instance(), caf::actor_cast<caf::actor>(actor_));
+  links_.publish(schema::Role::STAGE, options.instance, caf::actor_cast<caf::actor>(actor_));
   links_.listen();
   find_head();
 }
@@ -91,8 +87,9 @@ DeviceSite StageMember::device_site(const Site& site, Orders& orders) {
   DeviceSite device;
   device.now = [&timeline = site.timeline] { return timeline.now(); };
   device.sleep_until = [this](Timeline::Time until) { process_.sleep_until(until); };
-  device.step_time = [&world = site.world, &random = site.random](size_t rows) {
-    const double mean_us = world.fixed_us + world.per_row_us * static_cast<double>(rows);
+  device.step_time = [&world = site.world, &random = site.random,
+                      slowness = site.world.slowness.at(place())](size_t rows) {
+    const double mean_us = slowness * (world.fixed_us + world.per_row_us * static_cast<double>(rows));
     return us(mean_us / 2 + random.time(mean_us / 2));
   };
   device.load_time = us(site.world.load_us);
@@ -108,6 +105,24 @@ void StageMember::end() {
 
 // ---- head ----
 
+namespace {
+
+/// The node actor's part.
+void hear_as_node(const caf::message& said, const HeadMember::Orders& orders) {
+  if (said.match_elements<actors::Frame<schema::ReplaceStage>>()) {
+    const schema::Reading order(said.get_as<actors::Frame<schema::ReplaceStage>>(0));
+    orders.replace(place_of(order->getNode().cStr()), order->getIncarnation());
+  } else if (said.match_elements<actors::Frame<schema::PipelineState>>()) {
+    const schema::Reading state(said.get_as<actors::Frame<schema::PipelineState>>(0));
+    using State = schema::Member::State;
+    for (const auto member : state->getMembers())
+      orders.keep(place_of(member.getNode().cStr()),
+                  member.getState() == State::JOINING || member.getState() == State::SERVING);
+  }
+}
+
+}  // namespace
+
 HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders orders)
     : believes_links_(orders.believes_links),
       process_(site.timeline, std::move(self)),
@@ -118,14 +133,15 @@ HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders order
   const ClusterWorld& world = site.world;
   actors::PipelineOptions options;
   options.limits = world.limits;
-  options.layers = actors::stage_layers(checkpoint()->config().layers, world.limits.stages, 0);
+  options.members = orders.members;
+  options.costs.layers = cluster_layers;
+  options.rebalance_steps = world.rebalance_steps;
   options.step_timeout_ms = world.step_timeout_ms;
   options.readiness_period_ms = world.readiness_period_ms;
   options.load_timeout_ms = world.load_timeout_ms;
   options.failure_detection_ms = world.lease_ms;
   options.kv_secret = "secret";
   actors::PipelinePeers peers;
-  peers.gateway_node = "head";
   auto& system = process_.system();
   // Not within the pipeline's own turn.
   const auto later = [this, &timeline = site.timeline](Mailbox::Hear hear) -> Mailbox::Hear {
@@ -135,19 +151,17 @@ HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders order
       });
     };
   };
-  peers.gateway = caf::actor_cast<actors::GatewayActor>(Mailbox::make(system, later(orders.to_gateway)));
+  peers.gateways["head"] =
+      caf::actor_cast<actors::GatewayActor>(Mailbox::make(system, later(orders.to_gateway)));
   peers.router = caf::actor_cast<actors::RouterActor>(Mailbox::make(system, [](const caf::message&) {}));
   peers.node = caf::actor_cast<actors::NodeActor>(
-      Mailbox::make(system, later([replace = orders.replace](const caf::message& said) {
-                      if (!said.match_elements<actors::Frame<schema::ReplaceStage>>()) return;
-                      const schema::Reading order(said.get_as<actors::Frame<schema::ReplaceStage>>(0));
-                      replace(order->getInstance(), order->getIncarnation());
-                    })));
+      Mailbox::make(system, later([orders](const caf::message& said) { hear_as_node(said, orders); })));
+  peers.keep_members = orders.keep_members;
   peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
     links_.drop(peer, reason);
   };
   peers.process_state = orders.process_state;
-  peers.metrics = std::make_shared<prometheus::Registry>();
+  peers.metrics = metrics_;
   peers.wall_clock_ms = [&timeline = site.timeline] { return wall_ms(timeline); };
   pipeline_ = system.spawn(actors::pipeline, options, peers);
   process_.hold(caf::actor_cast<caf::actor>(pipeline_));
@@ -163,6 +177,13 @@ void HeadMember::stage_up(const actors::PeerIdentity& peer) {
   frame->setInstance(peer.instance);
   frame->setHealth(schema::Health::LOADING);
   caf::send_as(stage, pipeline_, std::move(frame).finish());
+}
+
+uint64_t HeadMember::rebalanced() const {
+  for (const auto& family : metrics_->Collect())
+    if (family.name == "convoy_rebalanced_total")
+      return static_cast<uint64_t>(family.metric.at(0).counter.value);
+  return 0;
 }
 
 void HeadMember::end() {

@@ -2,9 +2,12 @@
 // HeadMember, StageMember: the processes of a simulated cluster, each with its links and its production
 // actors, as cli/head_process.cpp and cli/stage.cpp put them together.
 
+#include <prometheus/registry.h>
+
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "actors/pipeline.hpp"
 #include "actors/stage/stage.hpp"
@@ -25,6 +28,10 @@ struct Site {
   Network& network;
 };
 
+/// Each stage is the only one of a node.
+inline std::string node_of(uint32_t place) { return "node" + std::to_string(place); }
+inline uint32_t place_of(std::string_view node) { return static_cast<uint32_t>(node.back() - '0'); }
+
 class StageMember {
  public:
   struct Orders {
@@ -35,7 +42,7 @@ class StageMember {
   ~StageMember() { end(); }
 
   Process& process() { return process_; }
-  uint32_t instance() const { return process_.self().instance; }
+  uint32_t place() const { return place_of(process_.self().node); }
   /// The next step that it begins never ends.
   void hang() { hangs_next_ = true; }
   bool hung() const { return hung_; }
@@ -59,7 +66,10 @@ class HeadMember {
  public:
   struct Orders {
     std::function<void(const caf::message&)> to_gateway;
-    std::function<void(uint32_t instance, uint64_t incarnation)> replace;
+    std::function<void(uint32_t place, uint64_t incarnation)> replace;
+    std::function<void(uint32_t place, bool keep)> keep;  // that its stage shall run, or not
+    std::function<void(const convoy::actors::Members&)> keep_members;
+    convoy::actors::Members members;
     std::function<convoy::actors::ProcessState(const convoy::actors::PeerIdentity&)> process_state;
     bool believes_links = false;  // a mistake on purpose: it takes a stage that is linked for one of no epoch
   };
@@ -68,12 +78,15 @@ class HeadMember {
 
   Process& process() { return process_; }
   const convoy::actors::PipelineActor& pipeline() const { return pipeline_; }
+  /// How often layers moved because stages are not equally fast.
+  uint64_t rebalanced() const;
   void end();
 
  private:
   void stage_up(const convoy::actors::PeerIdentity& peer);
 
   const bool believes_links_;
+  const std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();
   Process process_;
   convoy::actors::PipelineActor pipeline_;
   SimLinks links_;

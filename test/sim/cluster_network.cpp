@@ -203,7 +203,8 @@ class SimLink : public std::enable_shared_from_this<SimLink> {
     const auto& peer = end(other(side)).links->process_.self();
     network_.stale_ += std::ranges::any_of(links.links_, [&](const auto& link) {
       const auto& now = link->peer(links);
-      return now.role == peer.role && now.instance == peer.instance && now.incarnation > peer.incarnation;
+      return now.role == peer.role && now.node == peer.node && now.instance == peer.instance &&
+             now.incarnation > peer.incarnation;
     });
   }
 
@@ -252,8 +253,21 @@ Timeline::Duration Network::latency() {
 }
 
 Timeline::Time Network::held_until(const Process& from, const Process& to) const {
+  const auto parted = parted_until(from.self().node, to.self().node);
   const auto found = held_.find({from.self().incarnation, to.self().incarnation});
-  return found == held_.end() ? Timeline::Time() : found->second;
+  return found == held_.end() ? parted : std::max(parted, found->second);
+}
+
+Timeline::Time Network::parted_until(const std::string& from, const std::string& to) const {
+  Timeline::Time until{};
+  for (const Parted& parted : parted_)
+    if (parted.nodes.contains(from) != parted.nodes.contains(to)) until = std::max(until, parted.until);
+  return until;
+}
+
+void Network::part(std::set<std::string> nodes, Timeline::Time until) {
+  std::erase_if(parted_, [this](const Parted& parted) { return parted.until <= timeline_.now(); });
+  parted_.push_back({std::move(nodes), until});
 }
 
 void Network::hold(const Process& from, const Process& to, Timeline::Time until) {

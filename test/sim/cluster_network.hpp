@@ -19,6 +19,8 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "actors/link/link.hpp"
@@ -46,6 +48,10 @@ class Network {
 
   /// Frames from one to the other come no earlier, those on the way included.
   void hold(const Process& from, const Process& to, Timeline::Time until);
+  /// The same between these nodes and all others, in both directions, of processes to come too.
+  void part(std::set<std::string> nodes, Timeline::Time until);
+  /// Until when nothing goes from one node to the other; a time that is over: it goes.
+  Timeline::Time parted_until(const std::string& from, const std::string& to) const;
   /// Whether they have a link that is up at a's end.
   bool linked(const Process& a, const Process& b) const { return link_between(a, b) != nullptr; }
   /// Resets its connections.
@@ -68,6 +74,11 @@ class Network {
   const NetworkOptions options_;
   std::vector<SimLinks*> hosts_;
   std::map<std::pair<uint64_t, uint64_t>, Timeline::Time> held_;  // by incarnations
+  struct Parted {
+    std::set<std::string> nodes;
+    Timeline::Time until;
+  };
+  std::vector<Parted> parted_;
   uint64_t reordered_ = 0;  // frames that others overtook which left other processes later
   uint64_t stale_ = 0;      // frames that came while a later process had taken their sender's place
 };

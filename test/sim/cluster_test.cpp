@@ -13,7 +13,7 @@ namespace {
 
 using namespace sim;
 
-constexpr uint64_t seeds_all = 500;
+constexpr uint64_t seeds_all = 520;
 constexpr size_t requests_each = 40, faults_each = 3 * faults_count;
 constexpr uint64_t of_each_event = 1'000;  // over all seeds
 

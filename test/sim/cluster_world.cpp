@@ -1,5 +1,7 @@
 #include "test/sim/cluster_world.hpp"
 
+#include <array>
+
 #include <algorithm>
 
 namespace sim {
@@ -52,6 +54,7 @@ ClusterWorld random_cluster(uint64_t seed, size_t requests, size_t faults) {
   ClusterWorld world;
   world.seed = seed;
   world.limits = random_limits(random);
+  world.nodes = static_cast<uint32_t>(random.between(std::max(2u, world.limits.stages), cluster_layers));
   world.device_depth = static_cast<uint32_t>(random.between(1, 3));
   world.fixed_us = static_cast<double>(random.between(500, 4'000));
   world.per_row_us = static_cast<double>(random.between(1, 50));
@@ -69,13 +72,17 @@ ClusterWorld random_cluster(uint64_t seed, size_t requests, size_t faults) {
       r.ends = random.chance(0.5) ? Ends::cancelled : Ends::past_deadline;
       r.ends_after_us = 1'000 + random.time(200'000);
     }
-    answer_alone(r, world.limits.stages);
+    answer_alone(r, cluster_layers);
     world.requests.push_back(std::move(r));
   }
   for (size_t i = 0; i < faults; ++i)
     world.faults.push_back({.at_us = now * static_cast<double>(random.between(0, 1'000)) / 1'000,
                             .kind = static_cast<Fault>(i % faults_count),
                             .draw = random.between(0, 1'000'000'000)});
+  constexpr std::array<double, 4> slowness{1, 1, 1.7, 3};
+  for (uint32_t i = 0; i < world.nodes; ++i)
+    world.slowness.push_back(slowness[random.between(0, slowness.size() - 1)]);
+  world.rebalance_steps = random.between(8, 64);
   return world;
 }
 

@@ -21,8 +21,13 @@ enum class Fault : uint8_t {
   kill_head_and_stage,
   duplicate_request,  // the gateway's frame comes twice, maybe much later
   ask_again,          // the gateway takes a running request to be lost
+  change_members,     // a node joins, or is drained
+  part_nodes,         // some nodes hear nothing of the head and of others: for a short time, or for leases
 };
-inline constexpr size_t faults_count = static_cast<size_t>(Fault::ask_again) + 1;
+inline constexpr size_t faults_count = static_cast<size_t>(Fault::part_nodes) + 1;
+
+/// Of the model that is simulated.
+inline constexpr uint32_t cluster_layers = 3;
 
 struct PlannedFault {
   double at_us = 0;
@@ -33,10 +38,13 @@ struct PlannedFault {
 struct ClusterWorld {
   uint64_t seed = 0;
   convoy::actors::SchedulerLimits limits;
+  uint32_t nodes = 1;  // of one stage each; at first limits.stages of them are in the plan
   uint32_t device_depth = 1;
   uint32_t lease_ms = 100, step_timeout_ms = 400, readiness_period_ms = 400, load_timeout_ms = 60'000;
   double fixed_us = 0, per_row_us = 0;  // of a step, in each stage
-  double load_us = 0, start_us = 0;     // of a layer; of a process
+  std::vector<double> slowness;         // of each node: times as long
+  uint64_t rebalance_steps = 0;
+  double load_us = 0, start_us = 0;  // of a layer; of a process
   double latency_us = 0;
   std::vector<Request> requests;  // by arrival
   std::vector<PlannedFault> faults;

@@ -41,7 +41,7 @@ uint64_t read_before(const Cells& cells, int64_t position) {
   return h;
 }
 
-/// What a token brings into the first stage. Into each later one it brings what the one before read.
+/// What a token brings into the first layer. Into each later one it brings what the one before read.
 inline uint64_t input_of(int32_t token) { return static_cast<uint64_t>(token) + 1; }
 
 template <class Cells>
@@ -79,12 +79,12 @@ convoy::gpu::SampledToken sample(const Cells& cells, int64_t position, uint32_t 
   return sampled;
 }
 
-/// A request that has the stages for itself. stages: each keeps cells of its own; a simulation that has them
-/// all at once keeps one.
+/// A request that has the stages for itself. layers: each keeps cells of its own, whichever stage it is in; a
+/// simulation that has them all at once keeps one.
 class Alone {
  public:
-  Alone(const std::vector<int32_t>& prompt, convoy::model::Sampling sampling, size_t stages = 1)
-      : sampling_(std::move(sampling)), prompt_tokens_(static_cast<uint32_t>(prompt.size())), cells_(stages) {
+  Alone(const std::vector<int32_t>& prompt, convoy::model::Sampling sampling, size_t layers = 1)
+      : sampling_(std::move(sampling)), prompt_tokens_(static_cast<uint32_t>(prompt.size())), cells_(layers) {
     for (const int32_t token : prompt) feed(token);
   }
 
@@ -104,16 +104,16 @@ class Alone {
   void feed(int32_t token) {
     const auto position = static_cast<int64_t>(cells_.back().size());
     uint64_t input = input_of(token);
-    for (std::vector<Cell>& stage : cells_) {
-      stage.push_back(compute(Reader{stage}, position, token, input));
-      input = stage.back().read;
+    for (std::vector<Cell>& layer : cells_) {
+      layer.push_back(compute(Reader{layer}, position, token, input));
+      input = layer.back().read;
     }
     penalties_ += penalty_of(token, position < prompt_tokens_);
   }
 
   convoy::model::Sampling sampling_;
   uint32_t prompt_tokens_;
-  std::vector<std::vector<Cell>> cells_;  // of each stage
+  std::vector<std::vector<Cell>> cells_;  // of each layer
   uint64_t penalties_ = 0;
 };
 

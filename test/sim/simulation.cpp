@@ -11,7 +11,9 @@ using std::to_string;
 namespace {
 
 constexpr uint64_t plant_every = 10;     // steps
-constexpr double takeover_share = 0.25;  // of losses, those of the head
+constexpr double takeover_share = 0.25;  // of new epochs, those of a new head
+constexpr double plan_share = 0.25;      // of the others, those of a new plan
+constexpr uint64_t stages_max = 4;
 // Of one request: more say that its room is given away and taken back for nothing.
 constexpr uint32_t preemptions_max = 20;
 
@@ -19,6 +21,7 @@ constexpr uint32_t preemptions_max = 20;
 
 Simulation::Simulation(const World& world, Plant plant)
     : world_(world),
+      limits_(world.limits),
       plant_(plant),
       random_(~world.seed),
       scheduler_(std::in_place, world.limits, "secret"),
@@ -135,7 +138,7 @@ void Simulation::admit(size_t request) {
 void Simulation::take_over() {
   ++happened_.takeovers;
   count();
-  scheduler_.emplace(world_.limits, "secret");
+  scheduler_.emplace(limits_, "secret");
   auto before = std::exchange(by_id_, {});
   for (const auto& [id, request] : std::map(before.begin(), before.end())) {
     Life& life = lives_[request];
@@ -173,9 +176,37 @@ void Simulation::end(size_t request, Ends how) {
   admit_held();
 }
 
-/// A stage was lost: what is in flight never ends, and what all have so far is computed again.
+/// A new epoch, for whatever reason: what is in flight never ends, and what all have so far is computed
+/// again.
 void Simulation::reset() {
   if (random_.chance(takeover_share)) return take_over();
+  if (random_.chance(plan_share))
+    follow_plan();
+  else
+    lose_stage();
+  require(scheduler_->kv_cache().free() == limits_.kv_blocks - 1, "an epoch begins with blocks taken");
+  for (const auto& [id, request] : by_id_) ++lives_[request].epochs;
+  forget_stages();
+}
+
+/// Another number of stages, of which the smallest has another number of blocks: enough for the largest
+/// request.
+void Simulation::follow_plan() {
+  ++happened_.plans;
+  const auto end = scheduler_->begin_epoch(now(), actors::Scheduler::EpochCause::no_request);
+  require(end.lost.empty() && end.suspects.empty(), "a new plan is held against requests");
+  const uint64_t least = 1 + gpu::kv_blocks_for(limits_.context_tokens);
+  limits_.stages = static_cast<uint32_t>(random_.between(1, stages_max));
+  limits_.kv_blocks = static_cast<uint32_t>(random_.between(least, world_.limits.kv_blocks + least / 4));
+  scheduler_->set_stages(limits_.stages);
+  require(scheduler_->set_kv_blocks(limits_.kv_blocks, limits_.kv_tier.places, now()).empty(),
+          "what fits another plan is lost by it");
+  times_ = ChainTimes(limits_.stages, world_.costs, world_.seed + happened_.plans);
+  seen_.assign(limits_.kv_blocks, 0);
+  salts_.assign(limits_.kv_blocks, {});
+}
+
+void Simulation::lose_stage() {
   ++happened_.resets;
   for (const auto& lost : scheduler_->begin_epoch(now()).lost) {
     Life& life = lives_[by_id_.at(lost.id)];
@@ -185,16 +216,13 @@ void Simulation::reset() {
     ++happened_.lost;
   }
   if (random_.chance(0.5))
-    require(scheduler_->set_kv_blocks(world_.limits.kv_blocks, world_.limits.kv_tier.places, now()).empty(),
+    require(scheduler_->set_kv_blocks(limits_.kv_blocks, limits_.kv_tier.places, now()).empty(),
             "what fitted fits no more");
-  require(scheduler_->kv_cache().free() == world_.limits.kv_blocks - 1, "an epoch begins with blocks taken");
-  for (const auto& [id, request] : by_id_) ++lives_[request].epochs;
-  forget_stages();
 }
 
 void Simulation::forget_stages() {
   happened_.rows += stages_.rows_run();
-  stages_ = Stages(world_.limits);
+  stages_ = Stages(limits_);
   in_flight_.clear();
   owners_.assign(owners_.size(), {});
   admit_held();
@@ -315,7 +343,7 @@ void Simulation::check_blocks(const gpu::StepPlan& plan) {
 }
 
 void Simulation::check_limits() const {
-  const actors::SchedulerLimits& l = world_.limits;
+  const actors::SchedulerLimits& l = limits_;
   require(scheduler_->running() <= l.sequences, "too many run");
   require(scheduler_->running() + scheduler_->waiting() <= size_t{l.sequences} + l.queue, "too many wait");
   require(scheduler_->running() + scheduler_->waiting() == by_id_.size(),
@@ -388,7 +416,7 @@ void Simulation::check_end() const {
   for (const Life& life : lives_) require(life.state == Life::State::ended, "a request never ended");
   require(scheduler_->running() == 0 && scheduler_->waiting() == 0, "somebody runs behind the end");
   const uint32_t free = scheduler_->kv_cache().free(),
-                 all = world_.limits.kv_blocks - 1;  // one is the canary's
+                 all = limits_.kv_blocks - 1;  // one is the canary's
   require(free == all, all - free, " blocks are lost");
   require(scheduler_->kv_blocks_used() == 0, "blocks are used by nobody");
   require(scheduler_->micro_batches_in_flight() == 0, "micro-batches fly behind the end");

@@ -21,7 +21,7 @@ namespace sim {
 struct Events {
   uint64_t cancels = 0, deadlines = 0, preemptions = 0, prefix_hits = 0, follows = 0, forks = 0;
   uint64_t drafts_accepted = 0, drafts_rejected = 0, penalized_replays = 0, canaries = 0, resets = 0;
-  uint64_t replays = 0, lost = 0, takeovers = 0;
+  uint64_t replays = 0, lost = 0, takeovers = 0, plans = 0;
   uint64_t stops = 0, lengths = 0, faults = 0;
   uint64_t saved = 0, loaded = 0, moves_alone = 0;  // blocks; steps that only move some
   uint64_t requests = 0, steps = 0, rows = 0;
@@ -33,6 +33,7 @@ struct Events {
     visit("drafts accepted", drafts_accepted), visit("drafts rejected", drafts_rejected);
     visit("penalized replays", penalized_replays), visit("canaries", canaries), visit("resets", resets);
     visit("replays", replays), visit("takeovers", takeovers);
+    visit("plans", plans);
     visit("stops", stops), visit("lengths", lengths), visit("row faults", faults);
     visit("saved blocks", saved), visit("loaded blocks", loaded), visit("steps of moves alone", moves_alone);
     visit("requests", requests), visit("steps", steps), visit("rows", rows);
@@ -87,6 +88,8 @@ class Simulation {
   void admit(size_t request);
   void end(size_t request, Ends how);
   void reset();
+  void lose_stage();
+  void follow_plan();
   void take_over();
   void forget_stages();
   void count();
@@ -108,6 +111,7 @@ class Simulation {
   }
 
   const World& world_;
+  convoy::actors::SchedulerLimits limits_;  // of the plan that there is
   Plant plant_;
   bool planted_ = false;
   Random random_;

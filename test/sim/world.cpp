@@ -165,10 +165,10 @@ std::vector<int32_t> random_tokens(Random& random, uint64_t count) {
   return tokens;
 }
 
-void answer_alone(Request& r, size_t stages) {
+void answer_alone(Request& r, size_t layers) {
   r.answer.clear();
   r.finish = actors::FinishReason::length;
-  Alone alone(r.sequence.prompt, r.sequence.sampling, stages);
+  Alone alone(r.sequence.prompt, r.sequence.sampling, layers);
   while (r.answer.size() < r.sequence.max_tokens) {
     const gpu::SampledToken& token = r.answer.emplace_back(alone.next());
     const auto& ends = r.sequence.sampling.end_tokens;

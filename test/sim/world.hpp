@@ -55,7 +55,7 @@ struct World {
 
 std::vector<int32_t> random_tokens(Random& random, uint64_t count);
 World random_world(uint64_t seed, size_t requests);
-/// The answer that a request shall have of so many stages (Alone).
-void answer_alone(Request& request, size_t stages = 1);
+/// The answer that a request shall have of so many layers (Alone).
+void answer_alone(Request& request, size_t layers = 1);
 
 }  // namespace sim
