@@ -1,6 +1,6 @@
 #pragma once
-// Eight consecutive values of a weight's row as float32, decoded from the bytes of its file: the device's
-// side of model/tensor.cpp, which says where each bit lies.
+// Eight consecutive values of a weight's row as float32: the device's side of model/tensor.cpp, which says
+// where each bit lies in a file, and of matrix.hpp, which says where it lies here.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -70,16 +70,35 @@ struct Decoder<DType::f16> {
   }
 };
 
+/// The sixteen bytes of a row's units that hold eight values from `column` on, a run's, and eight of the
+/// other run. Nibbles: those of both runs' halves.
+template <DType T>
+__device__ __forceinline__ const std::byte* piece_of(const Matrix& m, int row, int column) {
+  return m.data + row * m.pitch + column / unit_values(T) * unit_bytes + column % 32 / chunk_values * 16;
+}
+/// What the file keeps with the block of a column.
+template <DType T>
+__device__ __forceinline__ const std::byte* head_of(const Matrix& m, int row, int column) {
+  return m.data + row * m.pitch + m.heads_from + column / block_size(T).values * head_bytes(T);
+}
+
+/// Eight bytes of a row's units.
+template <DType T>
+__device__ __forceinline__ uint2 read_values(const Matrix& m, int row, int column) {
+  return read<uint2>(piece_of<T>(m, row, column) + column % unit_values(T) / 32 * chunk_values);
+}
+__device__ __forceinline__ uint32_t byte_of(const uint2& v, int i) {
+  return (i < 4 ? v.x : v.y) >> (i % 4 * 8) & 255;
+}
+
 template <>
 struct Decoder<DType::f8_e4m3> {
   static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    const uint2 v = read<uint2>(m.data + row * m.pitch + column);
-    const uint32_t words[2] = {v.x, v.y};
-    const int blocks = (m.columns + 127) / 128;  // a chunk lies in one of them
-    const float scale = m.scales ? __ldg(m.scales + (row / 128) * blocks + column / 128) : 1.0f;
+    const uint2 v = read_values<DType::f8_e4m3>(m, row, column);
+    const float scale = m.scales ? __ldg(m.scales + (row / 128) * m.scale_pitch + column / 128) : 1.0f;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      const auto byte = static_cast<__nv_fp8_storage_t>(words[i / 4] >> (i % 4 * 8) & 255);
+      const auto byte = static_cast<__nv_fp8_storage_t>(byte_of(v, i));
       out[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(byte, __NV_E4M3))) * scale;
     }
   }
@@ -88,24 +107,52 @@ struct Decoder<DType::f8_e4m3> {
 template <>
 struct Decoder<DType::i8> {
   static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    const uint2 v = read<uint2>(m.data + row * m.pitch + column);
-    const uint32_t words[2] = {v.x, v.y};
+    const uint2 v = read_values<DType::i8>(m, row, column);
     const float scale = m.scales ? __ldg(m.scales + row) : 1.0f;
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-      out[i] = static_cast<float>(static_cast<int8_t>(words[i / 4] >> (i % 4 * 8) & 255)) * scale;
+    for (int i = 0; i < 8; i++) out[i] = static_cast<float>(static_cast<int8_t>(byte_of(v, i))) * scale;
   }
 };
 
 template <>
 struct Decoder<DType::q8_0> {
   static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    const std::byte* block = m.data + row * m.pitch + column / 32 * 34;
-    const float d = read_f16(block);
-    uint32_t bytes[8];
-    read_bytes(block + 2 + column % 32, bytes);
+    const uint2 v = read_values<DType::q8_0>(m, row, column);
+    const float d = read_f16(head_of<DType::q8_0>(m, row, column));
 #pragma unroll
-    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(static_cast<int8_t>(bytes[i]));
+    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(static_cast<int8_t>(byte_of(v, i)));
+  }
+};
+
+/// Eight halves of bytes of a row's units.
+template <DType T>
+__device__ __forceinline__ void read_halves(const Matrix& m, int row, int column, uint32_t out[8]) {
+  const int in_unit = column % unit_values(T), run = in_unit / 64;
+  const uint2 v = read<uint2>(piece_of<T>(m, row, column) + run * chunk_values);
+#pragma unroll
+  for (int i = 0; i < 8; i++) out[i] = byte_of(v, place_in_unit(T, 0, i)) >> (in_unit / 32 % 2 * 4) & 15;
+}
+
+template <>
+struct Decoder<DType::q4_0> {
+  static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
+    const float d = read_f16(head_of<DType::q4_0>(m, row, column));
+    uint32_t q[8];
+    read_halves<DType::q4_0>(m, row, column, q);
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(static_cast<int>(q[i]) - 8);
+  }
+};
+
+template <>
+struct Decoder<DType::q4_1> {
+  static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
+    const std::byte* const head = head_of<DType::q4_1>(m, row, column);
+    const float d = read_f16(head), least = read_f16(head + 2);
+    uint32_t q[8];
+    read_halves<DType::q4_1>(m, row, column, q);
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(q[i]) + least;
   }
 };
 
@@ -116,30 +163,6 @@ __device__ __forceinline__ void read_nibbles(const std::byte* nibbles, int value
 #pragma unroll
   for (int i = 0; i < 8; i++) out[i] = out[i] >> shift & 15;
 }
-
-template <>
-struct Decoder<DType::q4_0> {
-  static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    const std::byte* block = m.data + row * m.pitch + column / 32 * 18;
-    const float d = read_f16(block);
-    uint32_t q[8];
-    read_nibbles(block + 2, column % 32, q);
-#pragma unroll
-    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(static_cast<int>(q[i]) - 8);
-  }
-};
-
-template <>
-struct Decoder<DType::q4_1> {
-  static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    const std::byte* block = m.data + row * m.pitch + column / 32 * 20;
-    const float d = read_f16(block), least = read_f16(block + 2);
-    uint32_t q[8];
-    read_nibbles(block + 4, column % 32, q);
-#pragma unroll
-    for (int i = 0; i < 8; i++) out[i] = d * static_cast<float>(q[i]) + least;
-  }
-};
 
 template <>
 struct Decoder<DType::iq4_nl> {
@@ -158,9 +181,9 @@ struct Decoder<DType::iq4_nl> {
   }
 };
 
-/// Scale and minimum of part `part` of a q4_k or q5_k block.
-__device__ __forceinline__ float2 part_scale(const std::byte* block, int part) {
-  const auto at = [&](int i) { return static_cast<uint32_t>(read<unsigned char>(block + 4 + i)); };
+/// Scale and minimum of part `part` of a q4_k or q5_k block with this head.
+__device__ __forceinline__ float2 part_scale(const std::byte* head, int part) {
+  const auto at = [&](int i) { return static_cast<uint32_t>(read<unsigned char>(head + 4 + i)); };
   const int j = part & 3;
   const uint32_t a = at(j), b = at(j + 4);
   uint32_t scale = a & 63, least = b & 63;
@@ -168,38 +191,33 @@ __device__ __forceinline__ float2 part_scale(const std::byte* block, int part) {
     const uint32_t both = at(j + 8);
     scale = (both & 15) | (a >> 6) << 4, least = both >> 4 | (b >> 6) << 4;
   }
-  return {read_f16(block) * static_cast<float>(scale), read_f16(block + 2) * static_cast<float>(least)};
-}
-
-template <bool FiveBits>
-__device__ __forceinline__ void decode_k(const std::byte* block, int value, float out[8]) {
-  const int part = value / 32, j = value % 32;
-  const float2 scale = part_scale(block, part);
-  uint32_t q[8];
-  read_bytes(block + (FiveBits ? 48 : 16) + part / 2 * 32 + j, q);
-#pragma unroll
-  for (int i = 0; i < 8; i++) q[i] = q[i] >> (part % 2 * 4) & 15;
-  if constexpr (FiveBits) {
-    uint32_t top[8];
-    read_bytes(block + 16 + j, top);
-#pragma unroll
-    for (int i = 0; i < 8; i++) q[i] |= (top[i] >> part & 1) << 4;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++) out[i] = scale.x * static_cast<float>(q[i]) - scale.y;
+  return {read_f16(head) * static_cast<float>(scale), read_f16(head + 2) * static_cast<float>(least)};
 }
 
 template <>
 struct Decoder<DType::q4_k> {
   static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    decode_k<false>(m.data + row * m.pitch + column / 256 * 144, column % 256, out);
+    const float2 scale = part_scale(head_of<DType::q4_k>(m, row, column), column % 256 / 32);
+    uint32_t q[8];
+    read_halves<DType::q4_k>(m, row, column, q);
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = scale.x * static_cast<float>(q[i]) - scale.y;
   }
 };
 
 template <>
 struct Decoder<DType::q5_k> {
   static __device__ __forceinline__ void eight(const Matrix& m, int row, int column, float out[8]) {
-    decode_k<true>(m.data + row * m.pitch + column / 256 * 176, column % 256, out);
+    const std::byte* block = m.data + row * m.pitch + column / 256 * 176;
+    const int part = column % 256 / 32, j = column % 32;
+    const float2 scale = part_scale(block, part);
+    uint32_t q[8], top[8];
+    read_bytes(block + 48 + part / 2 * 32 + j, q), read_bytes(block + 16 + j, top);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const uint32_t value = (q[i] >> (part % 2 * 4) & 15) | (top[i] >> part & 1) << 4;
+      out[i] = scale.x * static_cast<float>(value) - scale.y;
+    }
   }
 };
 

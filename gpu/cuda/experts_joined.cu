@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(stream_threads, blocks_of_multiprocessor)
 bool multiply_and_join(const Product& product, const Rows& in, int32_t experts, const JoinExperts& join,
                        cudaStream_t stream) {
   const Matrix& weight = product.weight;
-  if (join.rows.max != 1 || join.visits % stream_warps != 0 || !streams(weight, in.type) ||
-      (product.shared.data && !streams(product.shared, in.type)) || weight.columns % chunk_values != 0)
+  if (join.rows.max != 1 || join.visits % stream_warps != 0 || weight.type != DType::bf16 ||
+      in.type != Activations::bf16 || weight.columns % chunk_values != 0)
     return false;
   const int blocks = std::min(blocks_of_multiprocessor * multiprocessors(), join.width);
   const int64_t bytes = int64_t{ring} * stream_threads * sizeof(uint4) +

@@ -25,6 +25,7 @@ GemmKind Forward::kind(int64_t rows) const {
 GemmCall Forward::call(const Launch& launch, const RowBuffer& in) const {
   GemmCall call;
   call.in = in.rows(), call.rows = launch.rows, call.kind = kind(launch.rows.max), call.blas = blas_.get();
+  call.expanded = {expanded_.as<std::byte>(), static_cast<int64_t>(expanded_.bytes())};
   return call;
 }
 
@@ -277,8 +278,14 @@ bool Forward::shared_among_experts(const Launch& l, const LayerParts& layer) con
   if (!layer.has(Part::gate) || !streams_experts(layer)) return false;
   for (const Part bias : {Part::gate_bias, Part::up_bias, Part::down_bias})
     if (layer.vector(bias)) return false;
-  for (const Part part : {Part::gate, Part::up, Part::down})
-    if (!streams(layer.matrix(part), activations_)) return false;
+  const int shared = static_cast<int>(shape_.shared_experts);
+  for (const auto& [part, of_experts] : {std::pair{Part::gate, Part::expert_gate},
+                                         {Part::up, Part::expert_up},
+                                         {Part::down, Part::expert_down}}) {
+    const Matrix& all = layer.matrix(part);
+    if (all.type != layer.matrix(of_experts).type) return false;
+    if (part == Part::down ? !columns_share(all, shared) : !rows_share(all, shared)) return false;
+  }
   return layer.matrix(Part::gate).rows == shape_.shared_experts * shape_.expert_width &&
          shape_.routing.experts + shape_.shared_experts <= experts_max &&
          (shape_.deterministic || l.rows.max <= shared_rows_max);
@@ -288,7 +295,14 @@ bool Forward::shared_among_experts(const Launch& l, const LayerParts& layer) con
 bool Forward::streams_experts(const LayerParts& layer) const {
   for (const Part part : {Part::expert_gate, Part::expert_up, Part::expert_down})
     if (!streams(layer.matrix(part), activations_)) return false;
-  return stream_experts_tile(1, shape_.hidden) > 0 && stream_experts_tile(1, shape_.expert_width) > 0;
+  return layer.matrix(Part::expert_gate).type == layer.matrix(Part::expert_up).type &&
+         streamed_tile(layer, 1) > 0;
+}
+
+/// The height of tiles for `rows` of an expert, 0: there is none.
+int Forward::streamed_tile(const LayerParts& layer, int64_t rows) const {
+  return std::min(stream_experts_tile(layer.matrix(Part::expert_gate).type, rows, shape_.hidden),
+                  stream_experts_tile(layer.matrix(Part::expert_down).type, rows, shape_.expert_width));
 }
 
 /// Whether they lie as kernels need it that fetch whole tiles.
@@ -343,10 +357,7 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
     if (by_tma > 0) {
       of_experts = GemmKind::few_rows, height = by_tma;
     } else if (shape_.deterministic || average <= stream_rows_max) {
-      const int64_t rows = average + average / 2;
-      of_experts = GemmKind::few_rows;
-      height =
-          std::min(stream_experts_tile(rows, shape_.hidden), stream_experts_tile(rows, shape_.expert_width));
+      of_experts = GemmKind::few_rows, height = streamed_tile(layer, average + average / 2);
     }
   }
   const Route route{
@@ -387,14 +398,11 @@ void Forward::experts(const Launch& l, const LayerParts& layer, const Norm& befo
     both.in = gathered_.rows(), both.visits = &in_order;
   }
   const Values gate{expert_gates_.f32(), expert_gates_.pitch}, up = gate.behind(padded(shape_.expert_width));
-  // A shared expert's part of the shared ones' matrices: some rows, or some columns.
+  // A shared expert's part of the shared ones' matrices.
   const auto slice = [&](Part part) {
-    Matrix m = layer.matrix(part);
+    const Matrix& m = layer.matrix(part);
     if (!m.data || shared == 0) return Matrix{};
-    const bool columns = part == Part::down;
-    (columns ? m.columns : m.rows) /= shared;
-    m.expert_bytes = columns ? row_bytes(m.type, m.columns) : m.rows * m.pitch;
-    return m;
+    return part == Part::down ? shared_columns(m, shared) : shared_rows(m, shared);
   };
   both.products[both.count++] = {.weight = layer.matrix(Part::expert_gate),
                                  .out = gate.data,

@@ -121,6 +121,7 @@ class Forward {
   void experts(const Launch& launch, const LayerParts& layer, const Norm& before, int32_t shared);
   bool shared_among_experts(const Launch& launch, const LayerParts& layer) const;
   bool streams_experts(const LayerParts& layer) const;
+  int streamed_tile(const LayerParts& layer, int64_t rows) const;
   bool fetches_experts(const LayerParts& layer) const;
   void head(const Launch& launch, Sampled* results);
   CacheStream stream(int64_t layer, size_t index) const;
@@ -132,6 +133,7 @@ class Forward {
   std::vector<LayerParts> layers_;
   LayerParts ends_;
   std::unique_ptr<Blas> blas_;  // if there is one, for steps of many rows
+  DeviceMemory expanded_;       // with it: weights that it does not take, a part at a time
   DeviceLimits limits_;
 
   DeviceMemory x_;        // [rows, hidden], float32: what each layer adds to

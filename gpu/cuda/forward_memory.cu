@@ -116,6 +116,8 @@ void Forward::take_scratch(const DeviceLimits& limits, Taker& take) {
                                      .tile_rows = skinny_rows}));
   }
   if (s.last) counts_ = take(head_rows_ * s.vocab * 4, "counts of tokens");
+  if (activations_ == Activations::bf16 && !s.deterministic && limits.rows > narrow_rows_max)
+    expanded_ = take(expanded_bytes, "weights in bf16");
   part_tokens_ = static_cast<int>(std::max(
       part_tokens_min,
       gpu::kv_blocks_for((limits.context_tokens + parts_limit - 1) / parts_limit) * gpu::kv_block_tokens));

@@ -86,6 +86,19 @@ struct NormHalves {
   int32_t tiles = 0;  // in a row of squares
 };
 
+/// Room for a part of a weight in bf16, where cuBLASLt computes and the weight is of another type.
+struct Expanded {
+  std::byte* data = nullptr;
+  int64_t bytes = 0;
+};
+/// Large enough that a product of part of the outputs fills a card, small enough that most of what is written
+/// is still in the second-level cache when it is read.
+inline constexpr int64_t expanded_bytes = int64_t{64} << 20;
+/// Rows of a weight that are expanded together: scales of FP8 belong to as many.
+inline constexpr int expanded_step = 128;
+/// Of more rows than this weights that are not bf16 are expanded.
+inline constexpr int narrow_rows_max = 64;
+
 /// Several products of the same rows.
 inline constexpr int products_max = 3;
 class Blas;
@@ -107,6 +120,7 @@ struct GemmCall {
   GemmKind kind = GemmKind::few_rows;
   /// Computes many rows of bf16, if it is there. All of rows.max are computed, those behind the last too.
   Blas* blas = nullptr;
+  Expanded expanded;  // for that
 };
 void multiply(const GemmCall& call, cudaStream_t stream);
 /// silu(gate) ⊙ up of a call's two products, into `gated` at once. False: there is no kernel for that.

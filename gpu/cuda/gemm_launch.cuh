@@ -67,8 +67,29 @@ void launch_heads(const HeadProduct& p, bool transposed, cudaStream_t stream) {
   }
 }
 
-#define CONVOY_COMPILE_GEMM(type)                                 \
-  template void launch_gemm<type>(const GemmCall&, cudaStream_t); \
-  template void launch_heads<type>(const HeadProduct&, bool, cudaStream_t);
+/// A weight in bf16, rows one behind the other: a thread eight values at a time. Bytes: what is read, and two
+/// a value.
+template <DType W>
+__global__ void __launch_bounds__(tiled_threads) expand_weight(const Matrix weight, __nv_bfloat16* to) {
+  follow_previous();
+  const int chunks = padded(weight.columns) / chunk_values;
+  const int64_t all = int64_t{weight.rows} * chunks, step = int64_t{gridDim.x} * tiled_threads;
+  for (int64_t i = int64_t{blockIdx.x} * tiled_threads + threadIdx.x; i < all; i += step)
+    reinterpret_cast<uint4*>(to)[i] =
+        eight_bf16<W>(weight, static_cast<int>(i / chunks), static_cast<int>(i % chunks) * chunk_values);
+}
+
+template <DType W>
+void launch_expand(const Matrix& weight, __nv_bfloat16* to, cudaStream_t stream) {
+  constexpr int blocks_of_multiprocessor = 8;
+  launch("expanding a weight", expand_weight<W>,
+         static_cast<unsigned>(blocks_of_multiprocessor * multiprocessors()), tiled_threads, 0, stream,
+         weight, to);
+}
+
+#define CONVOY_COMPILE_GEMM(type)                                           \
+  template void launch_gemm<type>(const GemmCall&, cudaStream_t);           \
+  template void launch_heads<type>(const HeadProduct&, bool, cudaStream_t); \
+  template void launch_expand<type>(const Matrix&, __nv_bfloat16*, cudaStream_t);
 
 }  // namespace convoy::cuda

@@ -1,6 +1,7 @@
 #pragma once
-// Products of few rows whose weights and activations are bf16, at the speed at which memory gives the
-// weights: on tensor cores, whose tile of 16 weight rows by 8 activation rows fits as it is.
+// Products of few rows whose activations are bf16, at the speed at which memory gives the weights: on tensor
+// cores, whose tile of 16 weight rows by 8 activation rows fits as it is. Weights are bf16, or of a type
+// whose values are exact in it: FP8, int8 and some of GGUF.
 
 #include "gpu/cuda/gemm.hpp"
 
@@ -31,6 +32,29 @@ constexpr int stream_tile(int64_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16
 void stream_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t cuda_stream);
 /// The height of tiles that suits `rows` of an expert; less where rows are too wide, 0 where a few do not
 /// fit.
-int stream_experts_tile(int64_t rows, int64_t columns);
+int stream_experts_tile(DType type, int64_t rows, int64_t columns);
+
+/// Calls use.operator()<type>() for a type that is_streamed().
+template <class Use>
+void for_streamed(DType type, const Use& use) {
+  switch (type) {
+    case DType::bf16:
+      return use.template operator()<DType::bf16>();
+    case DType::f8_e4m3:
+      return use.template operator()<DType::f8_e4m3>();
+    case DType::i8:
+      return use.template operator()<DType::i8>();
+    case DType::q8_0:
+      return use.template operator()<DType::q8_0>();
+    case DType::q4_0:
+      return use.template operator()<DType::q4_0>();
+    case DType::q4_1:
+      return use.template operator()<DType::q4_1>();
+    case DType::q4_k:
+      return use.template operator()<DType::q4_k>();
+    default:
+      return;
+  }
+}
 
 }  // namespace convoy::cuda

@@ -209,8 +209,8 @@ int wgmma_experts_tile(int64_t rows, int64_t average) {
 }
 
 bool takes_experts(const Matrix& weight) {
-  return weight.rows % chunk_values == 0 && weight.columns % chunk_values == 0 &&
-         weight.expert_bytes % weight.pitch == 0;
+  return weight.type == DType::bf16 && weight.rows % chunk_values == 0 &&
+         weight.columns % chunk_values == 0 && weight.expert_bytes % weight.pitch == 0;
 }
 
 void multiply_visits(const StreamCall& call, const Visits& visits, int tile_rows, cudaStream_t stream) {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "gpu/cuda/arrange.hpp"
+#include "gpu/cuda/check.hpp"
 #include "gpu/cuda/weights.hpp"
 
 namespace convoy::cuda {
@@ -49,13 +51,16 @@ constexpr Part q_a_kv_a[]{Part::q_a, Part::kv_a}, q_kv_a[]{Part::q, Part::kv_a};
 constexpr Part gate_up[]{Part::gate, Part::up}, gate_up_bias[]{Part::gate_bias, Part::up_bias};
 constexpr std::span<const Part> joined_parts[]{qkv, qkv_bias, q_a_kv_a, q_kv_a, gate_up, gate_up_bias};
 
-/// What a part takes with another behind it; 0: it cannot have one.
-size_t bytes_behind_others(std::span<const WeightRef* const> refs) {
-  if (refs.size() != 1) return 0;
+/// What a part takes with another behind it, and what its scales do; no bytes: it cannot have one.
+struct Room {
+  size_t bytes = 0, scales = 0;
+};
+Room room_behind_others(std::span<const WeightRef* const> refs) {
+  if (refs.size() != 1) return {};
   const WeightRef& ref = *refs.front();
-  if (is_vector(ref.part)) return static_cast<size_t>(ref.columns) * sizeof(float);
-  if (ref.type != DType::bf16 || ref.rows % chunk_values != 0) return 0;
-  return static_cast<size_t>(row_pitch(ref.type, ref.columns) * ref.rows);
+  if (is_vector(ref.part)) return {static_cast<size_t>(ref.columns) * sizeof(float)};
+  if ((ref.type != DType::bf16 && !is_arranged(ref.type)) || ref.rows % chunk_values != 0) return {};
+  return {static_cast<size_t>(row_pitch(ref.type, ref.columns) * ref.rows), ref.scales.size()};
 }
 
 }  // namespace
@@ -65,30 +70,56 @@ LayerParts WeightStore::load(std::span<const WeightRef> parts) {
   std::array<std::vector<const WeightRef*>, gpu::part_count> same;
   for (const WeightRef& ref : parts) same[static_cast<size_t>(ref.part)].push_back(&ref);
   for (auto& refs : same) std::ranges::sort(refs, {}, [](const WeightRef* ref) { return ref->expert; });
-  std::array<std::byte*, gpu::part_count> places{};
+  std::array<Place, gpu::part_count> places{};
   for (const std::span<const Part> joined : joined_parts) {
-    const auto bytes = [&](Part part) { return bytes_behind_others(same[static_cast<size_t>(part)]); };
-    const auto place = [&](Part part) -> std::byte*& { return places[static_cast<size_t>(part)]; };
-    if (!std::ranges::all_of(joined, [&](Part part) { return bytes(part) > 0 && !place(part); })) continue;
-    size_t all = 0;
-    for (const Part part : joined) all += bytes(part);
-    std::byte* to = take(all);
-    for (const Part part : joined) place(part) = to, to += bytes(part);
+    const auto room = [&](Part part) { return room_behind_others(same[static_cast<size_t>(part)]); };
+    const auto place = [&](Part part) -> Place& { return places[static_cast<size_t>(part)]; };
+    if (!std::ranges::all_of(joined, [&](Part part) { return room(part).bytes > 0 && !place(part).data; }))
+      continue;
+    Room all;
+    for (const Part part : joined) all.bytes += room(part).bytes, all.scales += room(part).scales;
+    Place to{take(all.bytes), all.scales > 0 ? take(all.scales) : nullptr};
+    for (const Part part : joined) {
+      place(part) = to;
+      to.data += room(part).bytes;
+      if (to.scales) to.scales += room(part).scales;
+    }
   }
   Batch batch;
   for (size_t part = 0; part < same.size(); part++) {
     if (same[part].empty()) continue;
     if (is_vector(static_cast<Part>(part)))
-      layer.vectors[part] = place_vector(*same[part].front(), places[part], batch);
+      layer.vectors[part] = place_vector(*same[part].front(), places[part].data, batch);
     else
       layer.matrices[part] = place(same[part], places[part], batch);
   }
   if (!uploader_) uploader_ = std::make_unique<Uploader>();
   uploader_->send(batch.copies);
+  for (const auto& [weight, experts] : batch.matrices) arrange(weight, experts, not_numbers(), nullptr);
   return layer;
 }
 
-Matrix WeightStore::place(std::span<const WeightRef* const> same, std::byte* to, Batch& batch) {
+void WeightStore::end_loading() {
+  uploader_.reset();
+  if (not_numbers_.bytes() == 0) return;
+  uint32_t found = 0;
+  check(cudaMemcpy(&found, not_numbers_.as<void>(), sizeof found, cudaMemcpyDeviceToHost),
+        "arranging weights");
+  not_numbers_ = {};
+  if (found > 0)
+    throw refusal(std::to_string(found) + " weights are NaN", "checkpoint", "convert the model again");
+}
+
+/// Where arrange() counts.
+uint32_t* WeightStore::not_numbers() {
+  if (not_numbers_.bytes() == 0) {
+    not_numbers_ = DeviceMemory(sizeof(uint32_t), "a count of weights");
+    check(cudaMemset(not_numbers_.as<void>(), 0, sizeof(uint32_t)), "cudaMemset");
+  }
+  return not_numbers_.as<uint32_t>();
+}
+
+Matrix WeightStore::place(std::span<const WeightRef* const> same, Place to, Batch& batch) {
   const WeightRef& first = *same.front();
   if (first.type == DType::i64)
     throw refusal("a weight of whole numbers", "checkpoint", "convert it to a type that is computed with");
@@ -97,16 +128,20 @@ Matrix WeightStore::place(std::span<const WeightRef* const> same, std::byte* to,
         ref->scales.size() != first.scales.size())
       throw refusal("experts of one layer differ in type or shape", "checkpoint",
                     "quantise them alike, or run this layer on a CPU");
-  if (same.size() == 1 && !to)
+  if (same.size() == 1 && !to.data)
     if (const auto known = shared_.find(first.bytes.data()); known != shared_.end()) return known->second;
   Matrix m{.pitch = row_pitch(first.type, first.columns),
            .rows = static_cast<int32_t>(first.rows),
            .columns = static_cast<int32_t>(first.columns),
            .expert_bytes = (row_pitch(first.type, first.columns) * first.rows + 255) / 256 * 256,
            .expert_scales = static_cast<int64_t>(first.scales.size() / sizeof(float)),
+           .scale_pitch = static_cast<int32_t>((first.columns + 127) / 128),
+           .heads_from = static_cast<int32_t>(units_bytes(first.type, first.columns)),
            .type = first.type};
-  std::byte* const data = to ? to : take(static_cast<size_t>(m.expert_bytes) * same.size());
-  std::byte* const scales = first.scales.empty() ? nullptr : take(first.scales.size() * same.size());
+  std::byte* const data = to.data ? to.data : take(static_cast<size_t>(m.expert_bytes) * same.size());
+  std::byte* const scales = first.scales.empty() ? nullptr
+                            : to.scales          ? to.scales
+                                                 : take(first.scales.size() * same.size());
   for (size_t e = 0; e < same.size(); e++) {
     batch.copies.push_back({same[e]->bytes.data(), data + e * static_cast<size_t>(m.expert_bytes),
                             static_cast<size_t>(row_bytes(first.type, first.columns)),
@@ -114,6 +149,7 @@ Matrix WeightStore::place(std::span<const WeightRef* const> same, std::byte* to,
     if (scales) batch.add(same[e]->scales.data(), first.scales.size(), scales + e * first.scales.size());
   }
   m.data = data, m.scales = reinterpret_cast<const float*>(scales);
+  batch.matrices.emplace_back(m, static_cast<int>(same.size()));
   if (same.size() == 1) shared_[first.bytes.data()] = m;
   return m;
 }

@@ -28,8 +28,9 @@ class WeightStore {
  public:
   /// Throws Failure for types that there are no kernels for, and when memory is short.
   LayerParts load(std::span<const WeightRef> parts);
-  /// No part comes any more: gives back what loading took.
-  void end_loading() { uploader_.reset(); }
+  /// No part comes any more: gives back what loading took. Throws Failure for FP8 that is not a number, which
+  /// kernels take for one.
+  void end_loading();
   size_t bytes() const { return bytes_; }
 
  private:
@@ -37,19 +38,25 @@ class WeightStore {
   struct Batch {
     std::vector<HostCopy> copies;
     std::vector<std::vector<float>> widened;
+    std::vector<std::pair<Matrix, int>> matrices;  // and of how many experts
     void add(const void* from, size_t bytes, std::byte* to) {
       copies.push_back({static_cast<const std::byte*>(from), to, bytes, bytes, 1});
     }
   };
-  /// Matrices of one type and shape, one behind the other: an expert each, or one alone. `to`: where there is
-  /// room for them; nullptr: it is taken.
-  Matrix place(std::span<const WeightRef* const> same, std::byte* to, Batch& batch);
+  /// Room for a part and its scales; nullptr: it is taken.
+  struct Place {
+    std::byte *data = nullptr, *scales = nullptr;
+  };
+  /// Matrices of one type and shape, one behind the other: an expert each, or one alone.
+  Matrix place(std::span<const WeightRef* const> same, Place to, Batch& batch);
   const float* place_vector(const WeightRef& ref, std::byte* to, Batch& batch);
   std::byte* take(size_t bytes);
+  uint32_t* not_numbers();
 
   std::vector<DeviceMemory> memory_;
   std::map<const void*, Matrix> shared_;  // by their bytes in the file
   size_t bytes_ = 0;
+  DeviceMemory not_numbers_;            // while weights are loaded
   std::unique_ptr<Uploader> uploader_;  // while weights are loaded
 };
 

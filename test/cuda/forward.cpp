@@ -173,6 +173,22 @@ ModelShape in_type(ModelShape shape, DType type) {
   return shape;
 }
 
+/// Latents and experts, two shared, whose parts of one matrix are whole blocks and units.
+ModelShape deepseek_in(DType type, bool split) {
+  const int64_t block = std::max<int64_t>(128, model::info(type).block_values);
+  return {.name = "deepseek",
+          .hidden = block,
+          .intermediate = block,
+          .pairs = model::RopePairs::interleaved,
+          .latent = latent_of(block, block, block, 16, block),
+          .split_latent = split,
+          .moe = model::Experts{.routing = {.experts = 8, .chosen = 3, .normalised = true},
+                                .width = block,
+                                .shared = 2,
+                                .dense_layers = 1},
+          .type = type};
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_float32) {
@@ -334,30 +350,30 @@ BOOST_AUTO_TEST_CASE(every_kind_of_layer_in_bf16) {
 // What is left of the errors where rows go to the experts that they chose in float32.
 BOOST_AUTO_TEST_CASE(bf16_with_the_experts_of_float32_replayed) {
   if (!find_library()) return;
+  std::vector<ModelShape> shapes;
   for (const DType type : {DType::f32, DType::bf16})
-    for (ModelShape shape : families()) {
-      if (!shape.moe) continue;
-      shape.type = type;
-      for (const size_t chunk : {1, 3, 77}) {
-        const uint32_t seed = fresh_seed();
-        BOOST_TEST_CONTEXT(shape.name << ' ' << model::info(type).name << ", chunks of " << chunk << ", seed "
-                                      << seed) {
-          const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
-          const auto feeds = feeds_of(ragged, shape.vocab, seed);
-          const model::LayerRange all{0, shape.layers - 1};
-          Engine expected(reference(), checkpoint, all, limits_of()),
-              own(on_card(Activations::bf16), checkpoint, all, limits_of());
-          Routings routings;
-          const auto reference_logits = recorded(expected, feeds, chunk, routings);
-          const auto errors =
-              all_errors(replayed(own, feeds, chunk, routings), reference_logits, shape.vocab);
-          BOOST_TEST_MESSAGE(shape.name << ' ' << model::info(type).name << " replayed, chunk " << chunk
-                                        << ": median " << errors[errors.size() / 2] << ", most "
-                                        << errors.back());
-          BOOST_TEST(errors.back() <= replayed_tolerance);
-          BOOST_TEST(errors[errors.size() / 2] <= bf16_median);
-          BOOST_TEST(errors.front() > 0);
-        }
+    for (ModelShape shape : families())
+      if (shape.moe) shape.type = type, shapes.push_back(shape);
+  for (const DType type : all_types) shapes.push_back(deepseek_in(type, false));
+  for (const ModelShape& shape : shapes)
+    for (const size_t chunk : {1, 3, 77}) {
+      const uint32_t seed = fresh_seed();
+      BOOST_TEST_CONTEXT(shape.name << ' ' << model::info(shape.type).name << ", chunks of " << chunk
+                                    << ", seed " << seed) {
+        const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, seed);
+        const auto feeds = feeds_of(ragged, shape.vocab, seed);
+        const model::LayerRange all{0, shape.layers - 1};
+        Engine expected(reference(), checkpoint, all, limits_of()),
+            own(on_card(Activations::bf16), checkpoint, all, limits_of());
+        Routings routings;
+        const auto reference_logits = recorded(expected, feeds, chunk, routings);
+        const auto errors = all_errors(replayed(own, feeds, chunk, routings), reference_logits, shape.vocab);
+        BOOST_TEST_MESSAGE(shape.name << ' ' << model::info(shape.type).name << " replayed, chunk " << chunk
+                                      << ": median " << errors[errors.size() / 2] << ", most "
+                                      << errors.back());
+        BOOST_TEST(errors.back() <= replayed_tolerance);
+        BOOST_TEST(errors[errors.size() / 2] <= bf16_median);
+        BOOST_TEST(errors.front() > 0);
       }
     }
 }
@@ -455,21 +471,9 @@ BOOST_AUTO_TEST_CASE(every_type_of_weight_in_bf16) {
 BOOST_AUTO_TEST_CASE(latent_attention_and_experts_in_every_type_of_weight) {
   if (!find_library()) return;
   for (const DType type : all_types)
-    for (const bool split : {false, true}) {
-      const int64_t block = std::max<int64_t>(64, model::info(type).block_values);
-      ModelShape shape{.name = "deepseek",
-                       .hidden = block,
-                       .intermediate = block,
-                       .pairs = model::RopePairs::interleaved,
-                       .latent = latent_of(block, block, block, 16, block),
-                       .split_latent = split,
-                       .moe = model::Experts{.routing = {.experts = 8, .chosen = 3, .normalised = true},
-                                             .width = block,
-                                             .shared = 1,
-                                             .dense_layers = 1},
-                       .type = type};
-      compare(shape, on_card(Activations::f32), limits_of(), ragged, {1, 77}, f32_tolerance, f32_tolerance);
-    }
+    for (const bool split : {false, true})
+      compare(deepseek_in(type, split), on_card(Activations::f32), limits_of(), ragged, {1, 77},
+              f32_tolerance, f32_tolerance);
 }
 
 BOOST_AUTO_TEST_CASE(widths_beside_the_edges_of_tiles) {
@@ -492,20 +496,24 @@ BOOST_AUTO_TEST_CASE(caches_of_every_type_and_sequences_of_several_parts) {
 
 BOOST_AUTO_TEST_CASE(batches_at_and_beside_the_edges_of_buckets) {
   if (!find_library()) return;
-  for (const size_t sequences : {1, 2, 5, 8, 9, 31, 33, 64, 65, 70})
-    for (const Activations activations : {Activations::f32, Activations::bf16}) {
-      const std::vector<size_t> lengths(sequences, 3);
-      ModelShape shape = families()[0];
-      shape.type = DType::bf16;
-      compare(shape, on_card(activations), limits_of(), lengths, {1},
-              activations == Activations::f32 ? f32_tolerance : bf16_tolerance, bf16_median);
-    }
+  for (const size_t sequences : {1, 2, 5, 8, 9, 31, 33, 64, 65, 70}) {
+    const std::vector<size_t> lengths(sequences, 3);
+    compare(in_type(families()[0], DType::bf16), on_card(Activations::f32), limits_of(), lengths, {1},
+            f32_tolerance, f32_tolerance);
+    for (const DType type : all_types)
+      compare(in_type(families()[1], type), on_card(Activations::bf16), limits_of(), lengths, {1},
+              bf16_tolerance, bf16_median);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_deterministic_row_has_the_same_bits_in_any_company_chunks_and_stages) {
   if (!find_library()) return;
   std::vector<ModelShape> shapes{families()[2], families()[7], families()[9]};
-  for (size_t i = 0; i < 3; i++) shapes.push_back(shapes[i]), shapes.back().type = DType::bf16;
+  for (size_t i = 0; i < 3; i++) shapes.push_back(in_type(shapes[i], DType::bf16));
+  for (const DType type : {DType::f8_e4m3, DType::q8_0, DType::q4_k}) {
+    shapes.push_back(in_type(families()[0], type));
+    shapes.push_back(deepseek_in(type, false));
+  }
   for (const ModelShape& shape : shapes)
     for (const Activations activations : {Activations::f32, Activations::bf16})
       BOOST_TEST_CONTEXT(shape.name << ' ' << model::info(shape.type).name) {
@@ -602,5 +610,21 @@ BOOST_AUTO_TEST_CASE(a_graph_gives_the_bits_of_its_launches) {
       return found;
     };
     BOOST_TEST(same_bits(run(true), run(false)), shape.name << ", seed " << seed);
+  }
+}
+
+// Kernels that stream FP8 would take it for a number.
+BOOST_AUTO_TEST_CASE(a_weight_in_fp8_that_is_no_number_is_refused) {
+  if (!find_library()) return;
+  ModelShape shape = families()[0];
+  shape.type = DType::f8_e4m3;
+  const auto checkpoint = std::make_shared<ShapedCheckpoint>(shape, fresh_seed());
+  const std::span<const std::byte> bytes = checkpoint->stage({0, 0}).layers[0].down.bytes;
+  for (const auto no_number : {std::byte{0x7f}, std::byte{0xff}}) {
+    const_cast<std::byte&>(bytes[bytes.size() - 1]) = no_number;
+    BOOST_CHECK_EXCEPTION(Engine(on_card(Activations::bf16), checkpoint, {0, 1}, limits_of()), InputError,
+                          [](const InputError& e) {
+                            return std::string(e.what()).find("1 weights are NaN") != std::string::npos;
+                          });
   }
 }

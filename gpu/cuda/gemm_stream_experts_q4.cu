@@ -1,0 +1,6 @@
+#include "gpu/cuda/gemm_stream_experts_kernel.cuh"
+
+namespace convoy::cuda {
+template void stream_experts_type<DType::q4_0>(const ExpertArgs&, int, cudaStream_t);
+template void stream_experts_type<DType::q4_1>(const ExpertArgs&, int, cudaStream_t);
+}  // namespace convoy::cuda

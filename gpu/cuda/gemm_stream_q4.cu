@@ -1,0 +1,6 @@
+#include "gpu/cuda/gemm_stream_kernel.cuh"
+
+namespace convoy::cuda {
+template void stream_type<DType::q4_0>(const StreamArgs&, cudaStream_t);
+template void stream_type<DType::q4_1>(const StreamArgs&, cudaStream_t);
+}  // namespace convoy::cuda

@@ -1,0 +1,5 @@
+#include "gpu/cuda/gemm_stream_kernel.cuh"
+
+namespace convoy::cuda {
+template void stream_type<DType::q4_k>(const StreamArgs&, cudaStream_t);
+}  // namespace convoy::cuda
