@@ -308,23 +308,4 @@ float quantize_row_i8(std::span<const float> row, std::span<std::byte> out) {
   return scale;
 }
 
-// Each adds half of the last place that stays, less one if that place is even, and lets the carry run into
-// the exponent. Below the smallest normal number the last place has a fixed size: a sum with a number of that
-// precision rounds to it.
-
-uint8_t f32_to_f8_e4m3(float x) {
-  constexpr uint32_t largest = 0x7e;
-  const auto bits = std::bit_cast<uint32_t>(x);
-  const uint32_t sign = bits >> 24 & 0x80, magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint8_t>(sign | 0x7f);
-  if (magnitude >= 0x43e00000) return static_cast<uint8_t>(sign | largest);  // 448
-  if (magnitude < 0x3c800000) {                                              // 2^-6
-    constexpr float precision = 0x1p14f;                                     // its last place is 2^-9
-    const float sum = std::bit_cast<float>(magnitude) + precision;
-    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(sum) - std::bit_cast<uint32_t>(precision)));
-  }
-  const uint32_t rounded = magnitude + 0x7ffff + (magnitude >> 20 & 1);
-  return static_cast<uint8_t>(sign | (rounded - (120u << 23)) >> 20);
-}
-
 }  // namespace convoy::model
