@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(attend_threads) join_parts(const Attention a, 
 extern template void attend_over<float>(const Attention&, const RowTables&, cudaStream_t);
 extern template void attend_over<__half>(const Attention&, const RowTables&, cudaStream_t);
 extern template void attend_over<__nv_bfloat16>(const Attention&, const RowTables&, cudaStream_t);
+extern template void attend_over<Float8>(const Attention&, const RowTables&, cudaStream_t);
 
 bool attends_on_tensor_cores(const Attention& a) {
   if (a.ordered || a.keys.type != DType::bf16) return false;
@@ -56,6 +57,9 @@ void attend(const Attention& a, const RowTables& tables, cudaStream_t stream) {
       break;
     case DType::f16:
       attend_over<__half>(a, tables, stream);
+      break;
+    case DType::f8_e4m3:
+      attend_over<Float8>(a, tables, stream);
       break;
     default:
       attend_over<__nv_bfloat16>(a, tables, stream);

@@ -9,10 +9,17 @@ namespace convoy::cuda {
 
 inline constexpr int attend_threads = 128, attend_warps = attend_threads / 32;
 
+/// A value of a cache in f8_e4m3.
+struct Float8 {
+  __nv_fp8_storage_t bits;
+};
+
 template <class T>
 __device__ __forceinline__ float cached(const T* from) {
   if constexpr (sizeof(T) == 4)
     return *from;
+  else if constexpr (std::is_same_v<T, Float8>)
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(from->bits, __NV_E4M3)));  // which holds it exactly
   else if constexpr (std::is_same_v<T, __half>)
     return __half2float(*from);
   else

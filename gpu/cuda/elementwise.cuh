@@ -41,6 +41,9 @@ __device__ __forceinline__ void store_cached(const CacheStream& cache, int64_t i
     static_cast<float*>(cache.data)[index] = value;
   else if (cache.type == DType::bf16)
     static_cast<__nv_bfloat16*>(cache.data)[index] = __float2bfloat16_rn(value);
+  else if (cache.type == DType::f8_e4m3)  // to nearest even, ±448 at most, as the CPU's
+    static_cast<__nv_fp8_storage_t*>(cache.data)[index] =
+        __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
   else
     static_cast<__half*>(cache.data)[index] = __float2half_rn(value);
 }
