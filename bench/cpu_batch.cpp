@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "bench/timed_backend.hpp"
 #include "gpu/cpu/cpu_device.hpp"
 #include "gpu/engine.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
 namespace {
@@ -115,8 +115,6 @@ int main(int argc, char** argv) try {
   float temperature = 0;
   bool phases = false;
   model::DType kv_type = model::DType::f32;
-  const std::map<std::string, model::DType> kv_types{
-      {"f32", model::DType::f32}, {"bf16", model::DType::bf16}, {"f16", model::DType::f16}};
   CLI::App app{"Measures steps of several decodes of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
   app.add_option("--backend", backend)->check(CLI::IsMember({"cpu", "cpu-reference"}));
@@ -126,7 +124,7 @@ int main(int argc, char** argv) try {
   app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 20));
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
   app.add_option("--kv-type", kv_type, "of cached keys and values")
-      ->transform(CLI::CheckedTransformer(kv_types));
+      ->transform(CLI::CheckedTransformer(gpu::kv_types_by_name()));
   app.add_flag("--phases", phases, "what each operation takes of a step, of the processor");
   CLI11_PARSE(app, argc, argv);
 

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "bench/step_floor.hpp"
 #include "gpu/devices.hpp"
 #include "gpu/engine.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 
 namespace {
@@ -141,8 +141,6 @@ int main(int argc, char** argv) try {
   std::vector<uint32_t> rows_list{1, 8, 32, 64, 256};
   float temperature = 0;
   model::DType kv_type = model::DType::bf16;
-  const std::map<std::string, model::DType> kv_types{
-      {"f32", model::DType::f32}, {"bf16", model::DType::bf16}, {"f16", model::DType::f16}};
   CLI::App app{"Measures prompts and batches of decodes on a GPU, beside the floor of an H200"};
   app.add_option("--model", path, "checkpoint: a directory, a GGUF file or random:NAME")->required();
   app.add_option("--backend", backend)->check([](const std::string& name) {
@@ -153,7 +151,7 @@ int main(int argc, char** argv) try {
   app.add_option("--prompt-rows", prompt_rows, "of a step")->check(CLI::Range(1, 1 << 16));
   app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 16));
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
-  app.add_option("--kv-type", kv_type)->transform(CLI::CheckedTransformer(kv_types));
+  app.add_option("--kv-type", kv_type)->transform(CLI::CheckedTransformer(gpu::kv_types_by_name()));
   bool profiled = false;
   bool deterministic = false;
   app.add_flag("--deterministic", deterministic, "a row's bits depend on itself alone (stage.deterministic)");

@@ -11,6 +11,7 @@
 #include "cli/backend_option.hpp"
 #include "cli/commands.hpp"
 #include "cli/model_option.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/error.hpp"
 #include "model/json.hpp"
 #include "model/memory_limit.hpp"
@@ -194,7 +195,7 @@ void add_inspect(CLI::App& app, int& exit_code) {
   options->model.add_to(*command, true, "MODEL,--model");
   CLI::Option* stage = command->add_option("--stage", options->stage, "Layers of a stage, such as 0-15");
   command->add_option("--kv-type", options->kv_type, "How keys and values are kept")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+      ->check(CLI::IsMember(gpu::kv_types_by_name()))
       ->capture_default_str();
   command
       ->add_option("--kv-tokens", options->kv_tokens,

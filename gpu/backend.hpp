@@ -73,7 +73,7 @@ struct KvStream {
 struct KvLayer {
   std::vector<KvStream> streams;
   int64_t blocks = 0;
-  model::DType type = model::DType::f32;  // f32, bf16 or f16
+  model::DType type = model::DType::f32;  // one of kv_types
 };
 
 struct AttentionShape {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "gpu/block_tables.hpp"
+#include "gpu/kv_types.hpp"
 #include "gpu/sampler.hpp"
 #include "gpu/stage_shape.hpp"
 #include "gpu/weight_pages.hpp"
@@ -48,10 +49,9 @@ void check_limits(const EngineLimits& l, const model::Config& config) {
   if (l.context_tokens <= 0 || l.context_tokens > config.context)
     throw InputError("context of " + to_string(l.context_tokens) + " tokens", "engine limits",
                      "the model takes 1 to " + to_string(config.context));
-  constexpr model::DType known[]{model::DType::f32, model::DType::bf16, model::DType::f16};
-  if (l.kv_type && std::ranges::find(known, *l.kv_type) == std::end(known))
+  if (l.kv_type && std::ranges::find(kv_types, *l.kv_type, &KvType::type) == kv_types.end())
     throw InputError("keys and values in " + std::string(model::info(*l.kv_type).name), "engine limits",
-                     "use f32, bf16 or f16");
+                     "use f32, bf16, f16 or f8_e4m3");
 }
 
 model::LayerRange checked(model::LayerRange range, const model::Config& config) {

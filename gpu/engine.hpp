@@ -25,7 +25,7 @@ struct EngineLimits {
   int64_t context_tokens = 0;  // positions per sequence
   int64_t rows_per_step = 0;   // buffers are sized for it
   std::optional<model::DType>
-      kv_type;  // of cached keys and values: f32, bf16 or f16; else the device's choice
+      kv_type;  // of cached keys and values: one of kv_types; else the device's choice
   /// The same tokens whatever chunks a prompt was cut into: latent attention keeps to one of its two forms.
   bool deterministic = false;
   // If kv_blocks is 0: engines that share the device's memory; and if they hold their parts of it already,

@@ -4,6 +4,7 @@
 
 #include "actors/config/config_keys.hpp"
 #include "gpu/devices.hpp"
+#include "gpu/kv_types.hpp"
 
 namespace convoy::actors {
 
@@ -241,10 +242,13 @@ void add_stage_keys(std::vector<ClusterKey>& t) {
                                     "Processes of each node that has stages which wait, with the model "
                                     "mapped, to take the place of a stage "
                                     "that ends."));
-  t.push_back(choice<s, &S::kv_type>("stage", "kv_type", {"auto", "f32", "bf16", "f16"},
-                                     "How cached keys and values are stored. The narrow ones take half of "
-                                     "the memory and round. `auto`: as the device is "
-                                     "quickest with, f32 on a CPU and with `cuda-f32`, bf16 with `cuda`."));
+  std::vector<std::string_view> types{"auto"};
+  for (const gpu::KvType& type : gpu::kv_types) types.push_back(type.name);
+  t.push_back(choice<s, &S::kv_type>(
+      "stage", "kv_type", types,
+      "How cached keys and values are stored. bf16 and f16 take half of the memory that f32 does and round; "
+      "f8_e4m3 takes a quarter, and rounds enough to change answers (docs/gpu.md says how much). `auto`: as "
+      "the device is quickest with, f32 on a CPU and with `cuda-f32`, bf16 with `cuda`."));
   t.push_back(key<s, &S::deterministic>(
       "stage", "deterministic",
       "Whether an answer may not depend on the chunks that its prompt was computed in, nor on what is "

@@ -6,6 +6,7 @@
 #include "actors/config/placement.hpp"
 #include "gpu/devices.hpp"
 #include "gpu/kv_pool.hpp"
+#include "gpu/kv_types.hpp"
 #include "gpu/stage_shape.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
@@ -58,9 +59,9 @@ gpu::PlacedDevice place_stage(const ClusterConfig& config, gpu::LocalRank rank) 
 
 std::optional<model::DType> kv_type_named(std::string_view name) {
   if (name == "auto") return std::nullopt;
-  assert(name == "f32" || name == "bf16" || name == "f16");
-  if (name == "bf16") return model::DType::bf16;
-  return name == "f16" ? model::DType::f16 : model::DType::f32;
+  const auto* const found = std::ranges::find(gpu::kv_types, name, &gpu::KvType::name);
+  assert(found != gpu::kv_types.end());
+  return found->type;
 }
 
 std::string arithmetic_of(const ClusterConfig& config) {

@@ -27,7 +27,7 @@ uint32_t stage_threads(const ClusterConfig& config);
 /// What computes a stage: stage.backend, for one of the stages of its machine.
 gpu::PlacedDevice place_stage(const ClusterConfig& config, gpu::LocalRank rank);
 
-/// What stage.kv_type says: "f32", "bf16" or "f16"; nothing for "auto", the device's choice.
+/// What stage.kv_type says: a name of gpu::kv_types; nothing for "auto", the device's choice.
 std::optional<model::DType> kv_type_named(std::string_view name);
 /// Names what in the configuration shapes the bits of an answer beside the devices of its stages, for the
 /// cache's key.

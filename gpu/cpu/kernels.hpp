@@ -63,7 +63,7 @@ struct AttentionTask {
   int64_t head_dim = 0;        // a multiple of attention_values_step
   float scale = 0;
   const uint32_t* blocks = nullptr;       // block table of the sequence
-  model::DType type = model::DType::f32;  // of keys and values: f32, bf16 or f16
+  model::DType type = model::DType::f32;  // of keys and values: one of kv_types
   const void* keys = nullptr;             // of the key head in block 0: [4 strips, head_dim, 16 tokens]
   const void* values = nullptr;           // of the key head in block 0: [64 tokens, head_dim]
   int64_t width = 0;                      // of all key heads
@@ -96,7 +96,7 @@ struct LatentTask {
   int64_t width = 0, values = 0;  // of an entry, and how many of its first are values
   float scale = 0;
   const uint32_t* blocks = nullptr;       // block table of the sequence
-  model::DType type = model::DType::f32;  // of entries: f32, bf16 or f16
+  model::DType type = model::DType::f32;  // of entries: one of kv_types
   const void* entries = nullptr;          // in block 0: [64 tokens, width]
   float* scores = nullptr;                // scratch: [queries, score_stride(keys)]
   [[gnu::always_inline]] static constexpr int64_t score_stride(int64_t keys) { return (keys + 15) / 16 * 16; }

@@ -1,8 +1,8 @@
 // Causal attention over the paged cache. Part of kernels.inl.
 //
-// T is what the cache holds: float, or Half or Bfloat, which become float32 as they are loaded. The cache is
-// mostly in memory, and its blocks lie anywhere: while one piece of it is computed with, the next one is
-// fetched, a few lines with each key.
+// T is what the cache holds: float, or Half, Bfloat or Float8, which become float32 as they are loaded. The
+// cache is mostly in memory, and its blocks lie anywhere: while one piece of it is computed with, the next one
+// is fetched, a few lines with each key.
 
 /// How many inputs ahead the rows of a matrix are fetched that linear_transposed goes through.
 constexpr int64_t rows_ahead = 8;
@@ -31,6 +31,20 @@ struct Ahead {
 /// fetched in the time that one is computed with.
 template <class T>
 constexpr int lines_each = sizeof(T);
+
+/// What the cache holds, as float32. What load() leaves for a weight's scale is brought here: there is none.
+template <class T>
+[[gnu::always_inline]] inline Vf cached(const T* from) {
+  if constexpr (unit<T> == 1) return load(from);
+  return mul(load(from), splat(unit<T>));
+}
+/// n values, up to 16.
+template <class T>
+[[gnu::always_inline]] inline Vf cached(const T* from, int64_t n) {
+  if (n >= lanes) return cached(from);
+  if constexpr (unit<T> == 1) return load_part(from, n);
+  return mul(load_part(from, n), splat(unit<T>));
+}
 
 /// The strips of 16 keys of one block.
 static_assert(lanes == kv_strip_tokens);
@@ -83,7 +97,7 @@ void score_strips(const AttentionTask& a, int64_t query, const T* keys, int64_t 
     next.fetch<lines_each<T>>();
     Vf key[S];
 #pragma GCC unroll 4
-    for (int s = 0; s < S; ++s) key[s] = load(keys + s * apart + d * lanes);
+    for (int s = 0; s < S; ++s) key[s] = cached(keys + s * apart + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf value = splat(q[i][d]);
@@ -154,7 +168,7 @@ void add_values(const AttentionTask& a, int64_t query, int64_t dim, const T* val
     next.fetch<lines_each<T>>();
     Vf value[D];
 #pragma GCC unroll 4
-    for (int d = 0; d < D; ++d) value[d] = load(values + k * a.head_dim + dim + d * lanes);
+    for (int d = 0; d < D; ++d) value[d] = cached(values + k * a.head_dim + dim + d * lanes);
 #pragma GCC unroll 6
     for (int i = 0; i < Q; ++i) {
       const Vf weight = splat(p[i][k]);
@@ -254,6 +268,8 @@ void attention(const AttentionTask& a) {
       return attention_over<Bfloat>(a);
     case model::DType::f16:
       return attention_over<Half>(a);
+    case model::DType::f8_e4m3:
+      return attention_over<Float8>(a);
     default:
       __builtin_abort();  // Engine let no other type in
   }

@@ -128,8 +128,7 @@ void score_entries(const LatentTask& a, int64_t query, const T* entries, float* 
     Vf entry[K];
 #pragma GCC unroll 4
     for (int k = 0; k < K; ++k) {
-      const T* from = entries + k * a.width + c;
-      entry[k] = n < lanes ? load_part(from, n) : load(from);
+      entry[k] = cached(entries + k * a.width + c, n);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < Q; ++i) {
@@ -195,7 +194,7 @@ void add_entries(const LatentTask& a, int64_t query, const Entries<T>& entries, 
 #pragma GCC unroll 4
     for (int d = 0; d < D; ++d) {
       const T* from = entries.first + k * a.width + c + d * lanes;
-      value[d] = part ? load_part(from, n) : load(from);
+      value[d] = part ? cached(from, n) : cached(from);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < Q; ++i) {
@@ -256,6 +255,8 @@ void latent_attention(const LatentTask& a) {
       return latent_attention_over<Bfloat>(a);
     case model::DType::f16:
       return latent_attention_over<Half>(a);
+    case model::DType::f8_e4m3:
+      return latent_attention_over<Float8>(a);
     default:
       __builtin_abort();  // Engine let no other type in
   }

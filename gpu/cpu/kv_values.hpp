@@ -1,5 +1,5 @@
 #pragma once
-// Cached values in their type: f32, bf16 or f16. Rounded to nearest even when they are written.
+// Cached values in their type, one of kv_types (gpu/kv_types.hpp), and how they are written and read.
 
 #include <cstdint>
 #include <cstring>

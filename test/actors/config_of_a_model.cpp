@@ -1,6 +1,7 @@
 // What a configuration means for the model that it names: its name, its context, its memory.
 
 #include <boost/test/unit_test.hpp>
+#include <set>
 
 #include "actors/config/cluster_config.hpp"
 #include "actors/config/placement.hpp"
@@ -8,6 +9,7 @@
 #include "actors/plan_check.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
+#include "test/actors/config_text.hpp"
 
 using namespace convoy;
 using namespace convoy::actors;
@@ -149,6 +151,31 @@ BOOST_AUTO_TEST_CASE(a_node_needs_memory_for_its_own_stages_alone) {
   BOOST_TEST(memory_warning(config, *checkpoint, {"a", "b"}, between).has_value());
 }
 
+BOOST_AUTO_TEST_CASE(a_cache_has_a_type_that_is_in_the_keys_of_answers) {
+  const auto read = [](const std::string& kv_type) {
+    return read_cluster_config(test::with("[stage]\nkv_type = \"" + kv_type + "\""));
+  };
+  const std::pair<const char*, std::optional<model::DType>> known[]{{"auto", std::nullopt},
+                                                                    {"f32", model::DType::f32},
+                                                                    {"bf16", model::DType::bf16},
+                                                                    {"f16", model::DType::f16},
+                                                                    {"f8_e4m3", model::DType::f8_e4m3}};
+  std::set<std::string> arithmetic, settings;
+  for (const auto& [name, type] : known) {
+    const ConfigResult result = read(name);
+    BOOST_TEST(result.problems.empty(), name);
+    BOOST_CHECK(kv_type_named(result.config.stage.kv_type) == type);
+    arithmetic.insert(arithmetic_of(result.config)), settings.insert(settings_of(result.config));
+  }
+  BOOST_TEST(arithmetic.size() == std::size(known));
+  BOOST_TEST(settings.size() == std::size(known));
+  for (const char* name : {"", "f8", "fp8", "F8_E4M3", "f8_e5m2", "f64", "q8_0"}) {
+    const auto problems = read(name).problems;
+    BOOST_TEST_REQUIRE(problems.size() == 1u, name);
+    BOOST_TEST(problems[0].text.find("\"f16\" or \"f8_e4m3\"") != std::string::npos, problems[0].text);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(more_threads_and_longer_contexts_take_more_to_compute_in) {
   ClusterConfig config;
   config.cluster.model = "random:r1-distill-llama-8b:2";
@@ -163,6 +190,8 @@ BOOST_AUTO_TEST_CASE(more_threads_and_longer_contexts_take_more_to_compute_in) {
   BOOST_TEST(longer > before);
   config.stage.kv_type = "bf16";
   BOOST_TEST(scratch() == longer);  // narrow caches are read as they are stored
+  config.stage.kv_type = "f8_e4m3";
+  BOOST_TEST(scratch() == longer);
   config.stage.threads = 9;
   const uint64_t nine = scratch();
   config.stage.threads = 16;

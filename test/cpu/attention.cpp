@@ -123,21 +123,32 @@ BOOST_AUTO_TEST_CASE(a_query_gives_the_same_bits_in_any_chunk) {
 }
 
 BOOST_AUTO_TEST_CASE(a_narrow_cache_gives_the_bits_of_its_values_in_float32) {
-  using namespace convoy::model;
   Random random;
-  for (const auto& [type, narrow, widen] :
-       {std::tuple{DType::bf16, &f32_to_bf16, &bf16_to_f32}, {DType::f16, &f32_to_f16, &f16_to_f32}}) {
+  for (const DType type : narrow_kv_types) {
     Scene scene(random, 80, 2, 7, 150);
-    std::vector<uint16_t> keys, values;
-    for (float& x : scene.key_cache) keys.push_back(narrow(x)), x = widen(keys.back());
-    for (float& x : scene.value_cache) values.push_back(narrow(x)), x = widen(values.back());
+    const auto keys = narrowed(scene.key_cache, type), values = narrowed(scene.value_cache, type);
     for (const KernelTable* kernels : runnable_kernels()) {
       BOOST_TEST(same_bits(scene.run(*kernels, 0, 150, type, keys.data(), values.data()),
                            scene.run(*kernels, 0, 150)),
-                 kernels->name << " " << info(type).name);
+                 kernels->name << " " << convoy::model::info(type).name);
       BOOST_TEST(same_bits(scene.run(*kernels, 149, 1, type, keys.data(), values.data()),
                            scene.run(*kernels, 149, 1)),
-                 kernels->name << " " << info(type).name << ", one row");
+                 kernels->name << " " << convoy::model::info(type).name << ", one row");
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(every_value_of_8_bits_is_read_exactly) {
+  Random random;
+  const Scene scene(random, 256, 1, 1, 1);  // one key: what comes out is its value
+  const auto keys = random.weights(DType::f8_e4m3, 64, 256);
+  std::vector<std::byte> values(64 * 256);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::byte>(i);
+  for (const KernelTable* kernels : runnable_kernels()) {
+    const auto out = scene.run(*kernels, 0, 1, DType::f8_e4m3, keys.data(), values.data());
+    for (size_t i = 0; i < 256; ++i) {
+      const float value = convoy::model::f8_e4m3_to_f32(static_cast<uint8_t>(i));
+      BOOST_TEST((i % 128 == 127 ? std::isnan(out[i]) : out[i] == value), kernels->name << " " << i);
     }
   }
 }

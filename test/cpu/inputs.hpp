@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gpu/cpu/kernels.hpp"
+#include "gpu/cpu/kv_values.hpp"
 #include "model/tensor.hpp"
 
 namespace convoy::gpu::test {
@@ -16,6 +17,17 @@ using model::DType;
 inline constexpr DType weight_types[] = {DType::q4_1, DType::q4_0, DType::q8_0,    DType::iq4_nl,
                                          DType::q4_k, DType::q5_k, DType::q6_k,    DType::f32,
                                          DType::f16,  DType::bf16, DType::f8_e4m3, DType::i8};
+
+inline constexpr DType narrow_kv_types[] = {DType::bf16, DType::f16, DType::f8_e4m3};
+
+/// A cache's values as it holds them in that type, which they are rounded to.
+inline std::vector<std::byte> narrowed(std::vector<float>& values, DType type) {
+  const auto count = static_cast<int64_t>(values.size());
+  std::vector<std::byte> bytes(values.size() * model::info(type).block_bytes);
+  store_kv(values.data(), count, type, bytes.data());
+  load_kv(bytes.data(), count, type, values.data());
+  return bytes;
+}
 
 inline std::vector<const KernelTable*> runnable_kernels() {
   std::vector<const KernelTable*> tables{&scalar_kernels()};

@@ -162,15 +162,13 @@ BOOST_AUTO_TEST_CASE(latent_attention_is_the_softmax_weighted_mean_of_the_entrie
 }
 
 BOOST_AUTO_TEST_CASE(narrow_entries_give_the_bits_of_their_values_in_float32) {
-  using namespace convoy::model;
   Random random;
-  for (const auto& [type, narrow, widen] :
-       {std::tuple{DType::bf16, &f32_to_bf16, &bf16_to_f32}, {DType::f16, &f32_to_f16, &f16_to_f32}}) {
-    Scene scene(random, 72, 64, 6, 150);
-    std::vector<uint16_t> entries;
-    for (float& x : scene.cache) entries.push_back(narrow(x)), x = widen(entries.back());
-    for (const KernelTable* kernels : runnable_kernels())
-      BOOST_TEST(same_bits(scene.run(*kernels, 0, 6, type, entries.data()), scene.run(*kernels, 0, 6)),
-                 kernels->name << " " << info(type).name);
-  }
+  for (const DType type : narrow_kv_types)
+    for (const auto& [width, values] : {std::pair{72, 64}, {576, 512}, {50, 37}}) {
+      Scene scene(random, width, values, 6, 150);
+      const auto entries = narrowed(scene.cache, type);
+      for (const KernelTable* kernels : runnable_kernels())
+        BOOST_TEST(same_bits(scene.run(*kernels, 0, 6, type, entries.data()), scene.run(*kernels, 0, 6)),
+                   kernels->name << " " << convoy::model::info(type).name << " " << width);
+    }
 }

@@ -22,9 +22,10 @@ struct Case {
   bool deterministic = false;
 };
 constexpr Case cases[] = {
-    {Tiny::llama, DType::q8_0, DType::f32},    {Tiny::qwen2, DType::bf16, DType::bf16},
-    {Tiny::deepseek, DType::bf16, DType::f16}, {Tiny::deepseek, DType::q4_0, DType::f32, true},
-    {Tiny::llama, DType::f8_e4m3, DType::f16},
+    {Tiny::llama, DType::q8_0, DType::f32},     {Tiny::qwen2, DType::bf16, DType::bf16},
+    {Tiny::deepseek, DType::bf16, DType::f16},  {Tiny::deepseek, DType::q4_0, DType::f32, true},
+    {Tiny::llama, DType::f8_e4m3, DType::f16},  {Tiny::deepseek, DType::q8_0, DType::f8_e4m3},
+    {Tiny::qwen2, DType::bf16, DType::f8_e4m3},
 };
 
 void for_each_case(auto body) {

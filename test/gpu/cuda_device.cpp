@@ -276,7 +276,7 @@ BOOST_FIXTURE_TEST_CASE(keys_and_values_are_in_bf16_with_bf16_activations_unless
   };
   BOOST_CHECK(opened_with(cuda::Activations::bf16) == model::DType::bf16);
   BOOST_CHECK(opened_with(cuda::Activations::f32) == model::DType::f32);
-  for (const model::DType type : {model::DType::f32, model::DType::f16}) {
+  for (const model::DType type : {model::DType::f32, model::DType::f16, model::DType::f8_e4m3}) {
     limits.kv_type = type;
     BOOST_CHECK(opened_with(cuda::Activations::bf16) == type);
   }

@@ -331,6 +331,11 @@ BOOST_AUTO_TEST_CASE(limits_and_layers_that_the_model_does_not_have_are_refused)
   limits = tiny_limits;
   limits.slots = 0;
   BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
+  limits = tiny_limits;
+  for (const model::DType type : {model::DType::q8_0, model::DType::i8, model::DType::i64}) {
+    limits.kv_type = type;
+    BOOST_CHECK_THROW(engine_of({0, 2}, limits), InputError);
+  }
   for (model::LayerRange range : {model::LayerRange{0, 3}, {2, 1}, {-1, 0}})
     BOOST_CHECK_THROW(engine_of(range), InputError);
 }

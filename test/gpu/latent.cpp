@@ -259,8 +259,8 @@ BOOST_AUTO_TEST_CASE(projections_of_every_type_give_what_the_reference_makes_of_
 BOOST_AUTO_TEST_CASE(a_row_has_the_same_bits_in_any_company) {
   const std::vector<Sequence> sequences = ragged();
   for (Way way : {Way{}, Way{.joint = false}, Way{.type = DType::bf16}, Way{.type = DType::f16},
-                  Way{.weights = DType::q8_0}, Way{.joint = false, .weights = DType::q8_0},
-                  Way{.absorbed_rows_max = never_absorbed}}) {
+                  Way{.type = DType::f8_e4m3}, Way{.weights = DType::q8_0},
+                  Way{.joint = false, .weights = DType::q8_0}, Way{.absorbed_rows_max = never_absorbed}}) {
     std::vector<std::vector<float>> alone_with[2];
     for_each_backend([&](const BackendChoice& choice, Backend& backend) {
       auto& alone = alone_with[choice.kernels == Kernels::fast];
@@ -288,9 +288,9 @@ BOOST_AUTO_TEST_CASE(a_narrow_cache_costs_no_more_than_its_rounding) {
   for_each_backend([&](const BackendChoice&, Backend& backend) {
     for (const int64_t form : {always_absorbed, never_absorbed}) {
       const auto wide = run(backend, sequences, {.absorbed_rows_max = form});
-      // To nearest: half of the last of 8 and of 11 bits. Scores and values are rounded both, hence twice.
+      // To nearest: half of the last of 8, 11 and 4 bits. Scores and values are rounded both, hence twice.
       for (const auto& [type, rounding] :
-           {std::pair{DType::bf16, 1.0 / 512}, std::pair{DType::f16, 1.0 / 4096}}) {
+           {std::pair{DType::bf16, 1.0 / 512}, {DType::f16, 1.0 / 4096}, {DType::f8_e4m3, 1.0 / 32}}) {
         const auto narrow = run(backend, sequences, {.absorbed_rows_max = form, .type = type});
         for (size_t i = 0; i < sequences.size(); i++) {
           BOOST_TEST(difference(narrow[i], wide[i]) < 2 * rounding);
@@ -311,6 +311,7 @@ BOOST_AUTO_TEST_CASE(an_entry_takes_latent_and_key_in_the_caches_type_and_nothin
   };
   BOOST_TEST(token_bytes(DType::bf16) == 1152);
   BOOST_TEST(token_bytes(DType::f16) == 1152);
+  BOOST_TEST(token_bytes(DType::f8_e4m3) == 576);
   BOOST_TEST(token_bytes(DType::f32) == 2304);
 
   // 70 tokens into blocks 7 and 4: bytes that kept two different fillings were not written.
@@ -318,7 +319,7 @@ BOOST_AUTO_TEST_CASE(an_entry_takes_latent_and_key_in_the_caches_type_and_nothin
   for_each_backend([&](const BackendChoice&, Backend& backend) {
     const RotationTable rotations({}, rope, 512);
     backend.set_rope(rotations.view());
-    for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    for (const DType type : {DType::f32, DType::bf16, DType::f16, DType::f8_e4m3}) {
       const int64_t block_bytes = kv_block_tokens * entry * model::info(type).block_bytes;
       std::vector<bool> written(static_cast<size_t>(all_blocks * block_bytes), false);
       for (const int filling : {0x55, 0xaa}) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "gpu/kv_types.hpp"
 #include "gpu/sampler.hpp"
 #include "test/gpu/tiny_model.hpp"
 #include "test/patience.hpp"
@@ -27,7 +28,7 @@ inline std::vector<EngineMaker> makers() {
   std::vector<EngineMaker> all;
   for (const Tiny kind : {Tiny::llama, Tiny::qwen3_moe, Tiny::deepseek}) {
     const auto checkpoint = std::make_shared<TinyCheckpoint>(model::DType::f32, kind);
-    for (const model::DType kv_type : {model::DType::f32, model::DType::bf16, model::DType::f16})
+    for (const auto& [name, kv_type] : kv_types)
       for (const BackendChoice& choice : backends())
         if (choice.threads == (choice.kernels == Kernels::fast ? 3 : 1)) {
           const auto own_type = choice.kernels == Kernels::fast ? model::DType::bf16 : model::DType::f32;

@@ -120,6 +120,7 @@ BOOST_AUTO_TEST_CASE(keys_and_values_take_what_the_attention_keeps) {
   const Config latent = Checkpoint::open("random:deepseek-v3")->config();
   BOOST_TEST(kv_bytes_per_token(latent, 1, DType::bf16) == 1152u);
   BOOST_TEST(kv_bytes_per_token(latent, 61, DType::f32) == 61u * 2304);
+  BOOST_TEST(kv_bytes_per_token(latent, 61, DType::f8_e4m3) == 61u * 576);
   const Config grouped = Checkpoint::open("random:r1-distill-llama-70b")->config();
   BOOST_TEST(kv_bytes_per_token(grouped, 80, DType::f16) == 80u * 2 * 8 * 128 * 2);
 }
