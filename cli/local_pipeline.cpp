@@ -13,12 +13,13 @@ namespace convoy::cli {
 
 LocalPipeline::LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint,
                              const gpu::DeviceFactory& device, std::span<const int64_t> split,
-                             int64_t tokens_max)
+                             int64_t tokens_max, std::optional<model::DType> kv_type)
     : vocab_(static_cast<size_t>(checkpoint->config().vocab)) {
   const gpu::EngineLimits limits{.kv_blocks = static_cast<uint32_t>(gpu::kv_blocks_for(tokens_max)),
                                  .slots = 1,
                                  .context_tokens = tokens_max,
-                                 .rows_per_step = rows_per_step};
+                                 .rows_per_step = rows_per_step,
+                                 .kv_type = kv_type};
   const int64_t layers = checkpoint->config().layers;
   int64_t first = 0;
   for (size_t stage = 0; stage <= split.size(); stage++) {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,9 +26,10 @@ struct StepRouting {
 class LocalPipeline {
  public:
   /// split: the first layer of every stage but the first, ascending; empty: one stage. tokens_max: of a
-  /// sequence. Throws InputError.
+  /// sequence. kv_type: of cached keys and values; else the device's choice. Throws InputError.
   LocalPipeline(std::shared_ptr<const model::Checkpoint> checkpoint, const gpu::DeviceFactory& device,
-                std::span<const int64_t> split, int64_t tokens_max);
+                std::span<const int64_t> split, int64_t tokens_max,
+                std::optional<model::DType> kv_type = std::nullopt);
 
   /// Begins a new sequence of up to `tokens` tokens.
   void start(size_t prompt_tokens, size_t tokens);

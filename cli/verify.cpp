@@ -9,9 +9,11 @@
 #include <cstring>
 #include <memory>
 
+#include "actors/config/plan_limits.hpp"
 #include "cli/commands.hpp"
 #include "cli/local_pipeline.hpp"
 #include "gpu/devices.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/error.hpp"
 #include "model/format/safetensors.hpp"
 
@@ -195,13 +197,14 @@ int verify_golden(const VerifyOptions& options) {
       throw InputError("prompts are not numbered from 0 without gaps", options.golden + " " + name,
                        "renumber them");
 
-  const auto pipeline = [&](const std::string& backend) {
+  const auto pipeline = [&](const std::string& backend, std::optional<model::DType> kv_type) {
     return LocalPipeline(checkpoint, gpu::device_named(backend, options.threads), options.split,
-                         static_cast<int64_t>(longest));
+                         static_cast<int64_t>(longest), kv_type);
   };
-  Runs runs{.checked = pipeline(options.backend.name.empty() ? float32_backend : options.backend.name),
+  Runs runs{.checked = pipeline(options.backend.name.empty() ? float32_backend : options.backend.name,
+                                options.kv_type),
             .replay = options.routing == RoutingRule::replay};
-  if (options.routing) runs.float32.emplace(pipeline(float32_backend));
+  if (options.routing) runs.float32.emplace(pipeline(float32_backend, std::nullopt));
   Verdict all;
   for (size_t i = 0; i < prompts.size(); i++) {
     const Verdict verdict = judge(prompts[i], runs, static_cast<size_t>(config.vocab));
@@ -229,6 +232,11 @@ void add_verify(CLI::App& app, int& exit_code) {
   CLI::Option* against =
       options->against.add_to(*command, "Another backend to compare it with over a text", "--against")
           ->excludes(golden);
+  command
+      ->add_option_function<std::string>(
+          "--kv-type", [options](const std::string& name) { options->kv_type = actors::kv_type_named(name); },
+          "How what is checked keeps keys and values (default: its device's choice)")
+      ->check(CLI::IsMember(gpu::kv_types_by_name()));
   command->add_option("--text", options->text, "The text to compare over (default: one of our own)")
       ->needs(against);
   command

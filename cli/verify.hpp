@@ -10,6 +10,7 @@
 #include "cli/logit_errors.hpp"
 #include "cli/model_option.hpp"
 #include "model/parallel.hpp"
+#include "model/tensor.hpp"
 
 namespace convoy::cli {
 
@@ -25,6 +26,7 @@ struct VerifyOptions {
   BackendOption backend, against;
   std::vector<int64_t> split;
   std::optional<RoutingRule> routing;
+  std::optional<model::DType> kv_type;  // of what is checked; else its device's choice
   ErrorLimits limits;
   int threads = static_cast<int>(model::all_cores());
   bool json = false;

@@ -22,10 +22,12 @@ int verify_text(const VerifyOptions& options) {
   const std::vector<int32_t> tokens = tokens_to_compare(options.model.model, *checkpoint, options.text);
   const int64_t window = std::min(window_tokens_max, checkpoint->config().context);
   const std::string backend = options.backend.name.empty() ? "auto" : options.backend.name;
-  const auto pipeline = [&](const std::string& name) {
-    return LocalPipeline(checkpoint, gpu::device_named(name, options.threads), options.split, window);
+  const auto pipeline = [&](const std::string& name, std::optional<model::DType> kv_type) {
+    return LocalPipeline(checkpoint, gpu::device_named(name, options.threads), options.split, window,
+                         kv_type);
   };
-  LocalPipeline reference = pipeline(options.against.name), checked = pipeline(backend);
+  LocalPipeline reference = pipeline(options.against.name, std::nullopt),
+                checked = pipeline(backend, options.kv_type);
   const bool replay = options.routing == RoutingRule::replay, experts = checkpoint->config().moe.has_value();
   Comparison c;
   c.add(tokens, window, reference, checked, replay);

@@ -34,6 +34,14 @@ void require_every_split(const std::string& model, int layers) {
   }
 }
 
+/// Of the first JSON line that it printed.
+double figure(const Run& run, const char* key) {
+  const size_t begin = run.output.find('{');
+  BOOST_REQUIRE_MESSAGE(begin != std::string::npos, run.output);
+  const auto line = boost::json::parse(run.output.substr(begin, run.output.find('\n', begin) - begin));
+  return line.at(key).to_number<double>();
+}
+
 /// A safetensors file without tensors, or with one prompt that is not numbered from 0.
 std::string write_file(const std::string& name, const std::string& header, size_t data_bytes) {
   const std::string path = (std::filesystem::temp_directory_path() / name).string();
@@ -161,12 +169,6 @@ BOOST_AUTO_TEST_CASE(int8_is_near_float32_over_a_text_where_experts_are_replayed
                                  "deepseek-v2-lite' --out '" + out + "'");
   BOOST_REQUIRE_MESSAGE(written.exit_code == 0, written.output);
   const std::string compare = "verify --model '" + out + "' --backend cpu --against cpu-reference --json ";
-  const auto figure = [](const Run& run, const char* key) {
-    const size_t begin = run.output.find('{');
-    BOOST_REQUIRE_MESSAGE(begin != std::string::npos, run.output);
-    const auto line = boost::json::parse(run.output.substr(begin, run.output.find('\n', begin) - begin));
-    return line.at(key).to_number<double>();
-  };
   // Eight bits round more than the sixteen that the usual limits are of.
   const Run own = run_convoy(compare + "--max-kl 10"),
             replayed = run_convoy(compare + "--routing replay --max-median-rel 0.08 --max-kl 0.008");
@@ -180,6 +182,37 @@ BOOST_AUTO_TEST_CASE(int8_is_near_float32_over_a_text_where_experts_are_replayed
   const Run refused = run_convoy(compare + "--routing replay --max-median-rel 1e-9");
   BOOST_TEST(refused.exit_code == 1, refused.output);
   BOOST_TEST(refused.output.find("above --max-median-rel 1e-09") != std::string::npos, refused.output);
+}
+
+// What docs/gpu.md says of it, and little more. Rows go to the experts that they go to over the wide cache.
+BOOST_AUTO_TEST_CASE(a_narrow_cache_costs_as_much_as_it_is_said_to) {
+  struct Cost {
+    const char *model, *kv_type;
+    double median_rel, mean_kl, agreement;
+  };
+  for (const Cost& cost : {Cost{"llama-gqa", "f16", 1.2e-3, 1.8e-6, 0.98},
+                           {"llama-gqa", "bf16", 9e-3, 1.1e-4, 0.98},
+                           {"llama-gqa", "f8_e4m3", 0.14, 0.024, 0.8},
+                           {"qwen3-moe", "f8_e4m3", 0.06, 1.8e-3, 0.9},
+                           {"deepseek-v3", "f16", 1.6e-3, 4.5e-6, 0.98},
+                           {"deepseek-v3", "bf16", 1.3e-2, 3e-4, 0.97},
+                           {"deepseek-v3", "f8_e4m3", 0.2, 0.066, 0.66}}) {
+    const Run run = run_convoy("verify --model '" + models + cost.model +
+                               "' --backend cpu-reference --against cpu-reference --routing replay --json "
+                               "--max-rel 1 --max-median-rel 1 --max-kl 1 --kv-type " +
+                               cost.kv_type);
+    BOOST_TEST_CONTEXT(cost.model << ", " << cost.kv_type << ": " << run.output) {
+      BOOST_TEST(run.exit_code == 0);
+      BOOST_TEST(figure(run, "median_rel") <= cost.median_rel);
+      BOOST_TEST(figure(run, "median_rel") > cost.median_rel / 2);  // or it was not that narrow
+      BOOST_TEST(figure(run, "mean_kl") <= cost.mean_kl);
+      BOOST_TEST(figure(run, "top1_agreement") >= cost.agreement);
+    }
+  }
+  const Run wide =
+      run_convoy("verify --model '" + models +
+                 "llama-gqa' --backend cpu-reference --against cpu-reference --kv-type f32 --json");
+  BOOST_TEST(figure(wide, "max_rel") == 0);
 }
 
 BOOST_AUTO_TEST_CASE(logits_of_another_model_fail) {
@@ -217,6 +250,7 @@ BOOST_AUTO_TEST_CASE(missing_arguments_are_a_usage_error) {
   BOOST_TEST(run_convoy(verify("llama-gqa") + "--text x").exit_code == 2);
   BOOST_TEST(run_convoy(verify("llama-gqa") + "--routing theirs").exit_code == 2);
   BOOST_TEST(run_convoy(verify("llama-gqa") + "--backend quick").exit_code == 2);
+  BOOST_TEST(run_convoy(verify("llama-gqa") + "--kv-type f8_e5m2").exit_code == 2);
 }
 
 // However far off logits may be: a token that the model would not choose is no matter of tolerance.

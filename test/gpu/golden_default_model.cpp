@@ -44,3 +44,18 @@ BOOST_AUTO_TEST_CASE(fast_kernels_stay_close_to_the_reference_over_a_text,
   BOOST_TEST(number("perplexity_against") > 1);
   BOOST_TEST(std::abs(number("perplexity") / number("perplexity_against") - 1) < 0.05);
 }
+
+// What docs/gpu.md says of it, and little more.
+BOOST_AUTO_TEST_CASE(a_cache_of_8_bits_costs_as_much_as_it_is_said_to, *utf::precondition(model_is_there)) {
+  const Run run = run_convoy("verify --model '" + default_model() +
+                             "' --backend cpu-reference --against cpu-reference --kv-type f8_e4m3 "
+                             "--max-kl 1 --json");
+  BOOST_TEST(run.exit_code == 0, run.output);
+  const boost::json::value result = boost::json::parse(run.output);
+  const auto number = [&](const char* key) { return result.at(key).to_number<double>(); };
+  BOOST_TEST(number("median_rel") <= 0.027);
+  BOOST_TEST(number("median_rel") > 0.01);  // or it was not that narrow
+  BOOST_TEST(number("mean_kl") <= 0.012);
+  BOOST_TEST(number("top1_agreement") >= 0.93);
+  BOOST_TEST(number("perplexity") / number("perplexity_against") <= 1.03);
+}
