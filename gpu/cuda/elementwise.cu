@@ -6,37 +6,6 @@ namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-__device__ void decode_any(const Matrix& m, int row, int column, float out[8]) {
-  switch (m.type) {
-    case DType::f32:
-      return Decoder<DType::f32>::eight(m, row, column, out);
-    case DType::f16:
-      return Decoder<DType::f16>::eight(m, row, column, out);
-    case DType::bf16:
-      return Decoder<DType::bf16>::eight(m, row, column, out);
-    case DType::f8_e4m3:
-      return Decoder<DType::f8_e4m3>::eight(m, row, column, out);
-    case DType::i8:
-      return Decoder<DType::i8>::eight(m, row, column, out);
-    case DType::q8_0:
-      return Decoder<DType::q8_0>::eight(m, row, column, out);
-    case DType::q4_0:
-      return Decoder<DType::q4_0>::eight(m, row, column, out);
-    case DType::q4_1:
-      return Decoder<DType::q4_1>::eight(m, row, column, out);
-    case DType::iq4_nl:
-      return Decoder<DType::iq4_nl>::eight(m, row, column, out);
-    case DType::q4_k:
-      return Decoder<DType::q4_k>::eight(m, row, column, out);
-    case DType::q5_k:
-      return Decoder<DType::q5_k>::eight(m, row, column, out);
-    case DType::q6_k:
-      return Decoder<DType::q6_k>::eight(m, row, column, out);
-    case DType::i64:
-      break;  // refused when it was loaded
-  }
-}
-
 __global__ void __launch_bounds__(threads)
     embed_rows(const Matrix table, const RowTables tables, const RowRange rows, float* x, int64_t pitch) {
   follow_previous();

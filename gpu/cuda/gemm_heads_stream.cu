@@ -1,5 +1,6 @@
-// Products for each head (gemm.hpp) whose weights and activations are bf16: on tensor cores. A block keeps
-// its part of a head's matrix in registers while rows pass by, eight at a time.
+// Products for each head (gemm.hpp) whose activations are bf16: on tensor cores. A block keeps its part of a
+// head's matrix in registers while rows pass by, eight at a time; weights of other types than bf16 are
+// rounded to it as they are read.
 
 #include <algorithm>
 
@@ -22,8 +23,15 @@ __device__ __forceinline__ uint4 load_as_bf16(const __nv_bfloat16* from) {
   return *reinterpret_cast<const uint4*>(from);
 }
 
-/// out[o] = Σ weight[o][c] · in[c]: a block 16 outputs of a head, a warp a quarter of the columns.
-template <int Chunks, class Value>
+__device__ __forceinline__ uint4 rounded_eight(const Matrix& weight, int row, int column) {
+  float values[chunk_values];
+  decode_any(weight, row, column, values);
+  return packed_bf16(values);
+}
+
+/// out[o] = Σ weight[o][c] · in[c]: a block 16 outputs of a head, a warp a quarter of the columns. Rounds:
+/// the weight is of any type.
+template <int Chunks, class Value, bool Rounds>
 __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   __shared__ float4 parts[2][warps][32];
   let_next_begin();
@@ -32,14 +40,14 @@ __global__ void __launch_bounds__(threads) head_rows(const HeadProduct p) {
   const int group = lane / 4, quarter = lane % 4;
   const int column = warp * Chunks * 32 + quarter * chunk_values;
   uint4 low[Chunks], high[Chunks];
-  const std::byte* const from = p.weight.data +
-                                (head * p.row_stride + p.row_first + first_output + group) * p.weight.pitch +
-                                column * 2;
+  const int own_row = head * p.row_stride + p.row_first + first_output + group;
+  const auto weights = [&](int row, int i) {
+    const int at = column + i * 32;
+    return Rounds ? rounded_eight(p.weight, row, at)
+                  : read<uint4>(p.weight.data + row * p.weight.pitch + at * 2);
+  };
 #pragma unroll
-  for (int i = 0; i < Chunks; i++) {
-    low[i] = read<uint4>(from + i * 64);
-    high[i] = read<uint4>(from + 8 * p.weight.pitch + i * 64);
-  }
+  for (int i = 0; i < Chunks; i++) low[i] = weights(own_row, i), high[i] = weights(own_row + 8, i);
   wait_for_previous();
   const int rows = min(p.rows.max, *p.rows.count - p.rows.first);
   const int begin = static_cast<int>(blockIdx.y) * block_rows_max, end = min(begin + block_rows_max, rows);
@@ -80,7 +88,7 @@ constexpr int turns_at_once = 4;  // of a thread: those of 64 rows, where eight 
 /// out[c] = Σ weight[i][c] · in[i], in float32: a block 64 columns of a head, a warp sixteen. Writes: blocks
 /// behind the last head's write the cache's entries, a warp a row, and heads' blocks share out the rows whose
 /// queries they turn.
-template <bool Writes>
+template <bool Writes, bool Rounds>
 __global__ void __launch_bounds__(threads, 5)
     head_columns(const HeadProduct p, const LatentWrite write, const RowTables tables) {
   constexpr int pitch = transposed_columns + 8, steps_max = transposed_rows_max / 16;
@@ -105,9 +113,11 @@ __global__ void __launch_bounds__(threads, 5)
   }
   for (int i = thread; i < p.rows_of_head * (transposed_columns / 8); i += threads) {
     const int row = i / (transposed_columns / 8), column = i % (transposed_columns / 8) * 8;
-    copy_async(&weights[row][column], p.weight.data +
-                                          (head * p.row_stride + p.row_first + row) * p.weight.pitch +
-                                          (first_column + column) * 2);
+    const int own_row = head * p.row_stride + p.row_first + row, at = first_column + column;
+    if constexpr (Rounds)
+      *reinterpret_cast<uint4*>(&weights[row][column]) = rounded_eight(p.weight, own_row, at);
+    else
+      copy_async(&weights[row][column], p.weight.data + own_row * p.weight.pitch + at * 2);
   }
   end_copies();
   wait_for_copies<0>();
@@ -187,15 +197,25 @@ dim3 grid_for(const HeadProduct& p, int64_t outputs, int of_block, int more_head
           static_cast<unsigned>(outputs / of_block)};
 }
 
-template <int Chunks>
+template <int Chunks, bool Rounds>
 void launch_rows(const HeadProduct& p, cudaStream_t stream) {
   launch("a head product",
-         p.out_type == Activations::bf16 ? head_rows<Chunks, __nv_bfloat16> : head_rows<Chunks, float>,
+         p.out_type == Activations::bf16 ? head_rows<Chunks, __nv_bfloat16, Rounds>
+                                         : head_rows<Chunks, float, Rounds>,
          grid_for(p, p.rows_of_head, 16), threads, 0, stream, p);
 }
 
+template <bool Writes>
+void launch_columns(const HeadProduct& p, const LatentWrite& write, const RowTables& tables,
+                    cudaStream_t stream) {
+  launch("a head product",
+         p.weight.type == DType::bf16 ? head_columns<Writes, false> : head_columns<Writes, true>,
+         grid_for(p, p.weight.columns, transposed_columns, Writes ? 1 : 0), threads, 0, stream, p, write,
+         tables);
+}
+
 bool takes(const HeadProduct& p, bool transposed) {
-  if (p.weight.type != DType::bf16 || p.rows_of_head % 16 != 0) return false;
+  if (p.rows_of_head % 16 != 0) return false;
   // Rows are read sixteen bytes at once.
   const int at_once = p.in_type == Activations::bf16 ? 8 : 4;
   if (p.in_pitch % at_once != 0 || p.in_head % at_once != 0) return false;
@@ -209,19 +229,20 @@ bool takes(const HeadProduct& p, bool transposed) {
 
 bool stream_heads(const HeadProduct& p, bool transposed, cudaStream_t stream) {
   if (!takes(p, transposed)) return false;
+  const bool rounds = p.weight.type != DType::bf16;
   if (transposed)
-    launch("a head product", head_columns<false>, grid_for(p, p.weight.columns, transposed_columns), threads,
-           0, stream, p, LatentWrite{}, RowTables{});
+    launch_columns<false>(p, {}, {}, stream);
+  else if (p.weight.columns == 128)
+    rounds ? launch_rows<1, true>(p, stream) : launch_rows<1, false>(p, stream);
   else
-    p.weight.columns == 128 ? launch_rows<1>(p, stream) : launch_rows<4>(p, stream);
+    rounds ? launch_rows<4, true>(p, stream) : launch_rows<4, false>(p, stream);
   return true;
 }
 
 bool stream_heads_and_write(const HeadProduct& p, const LatentWrite& write, const RowTables& tables,
                             cudaStream_t stream) {
   if (!p.rounds || !takes(p, true)) return false;
-  launch("a head product", head_columns<true>, grid_for(p, p.weight.columns, transposed_columns, 1), threads,
-         0, stream, p, write, tables);
+  launch_columns<true>(p, write, tables, stream);
   return true;
 }
 
