@@ -89,6 +89,12 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
   constexpr int ring = experts_ring_of(W, Eights), rows_max = Gated ? 8 : 16,
                 chunk_columns = in_units ? unit_values(W) : 32;
   static_assert(ring % at_once == 0);
+  constexpr int units_of_scales = [] {
+    if constexpr (in_units)
+      return StreamType<W>::units_of_scales;
+    else
+      return 1;
+  }();
   extern __shared__ uint4 dynamic[];
   // [ring][low, high][threads]: what a thread copies it reads itself, so nobody waits for another's.
   uint4* const own_ring = dynamic + threadIdx.x;
@@ -118,7 +124,8 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
   int low_row = 0;
   int64_t pitch = 0;
   int left = 0, load_round = 0, behind = begin, next = 0;
-  bool low_there = false, high_there = false;
+  bool low_there = false, high_there = false, has_scales = false;
+  if constexpr (in_units) has_scales = StreamType<W>::has_scales(args.product.weight);
   const auto begin_round = [&] {
     while (left == 0 && behind < end) {
       const Segment segment(tiles, outputs, behind, end);
@@ -137,31 +144,36 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
     }
     left -= count, next = 0;
   };
-  int fetched = 0, read = 0;  // places of the ring
+  int fetched = 0, read = 0;  // places of the ring, of as many chunks as are multiplied at once
   const auto turn = [](int& place) {
     const int now = place;
-    place = now + 1 == ring ? 0 : now + 1;
-    return now;
+    place = now + 1 == ring / at_once ? 0 : now + 1;
+    return now * at_once * 2 * stream_threads;
   };
   const auto fetch = [&] {
-    const int place = turn(fetched) * 2 * stream_threads;
-    uint4* const to = own_ring + place;
-    const bool there = next < own_chunks;
-    copy_async_or_zeros(to, low_from + next * unit_bytes, there && low_there);
-    copy_async_or_zeros(to + stream_threads, high_from + next * unit_bytes, there && high_there);
-    if constexpr (in_units) {
-      const int column = next * chunk_columns;
-      copy_scales<W>(own_scales + place, args.product.weight, low_scales, column, there && low_there);
-      copy_scales<W>(own_scales + place + stream_threads, args.product.weight, high_scales, column,
-                     there && high_there);
+    const int place = turn(fetched);
+#pragma unroll
+    for (int i = 0; i < at_once; i++) {
+      uint4* const to = own_ring + place + i * 2 * stream_threads;
+      const bool there = next + i < own_chunks;
+      copy_async_or_zeros(to, low_from + (next + i) * unit_bytes, there && low_there);
+      copy_async_or_zeros(to + stream_threads, high_from + (next + i) * unit_bytes, there && high_there);
+      if constexpr (in_units)
+        if (has_scales && i % units_of_scales == 0) {
+          uint32_t* const scales_to = own_scales + place + i * 2 * stream_threads;
+          const int at = StreamType<W>::scale_at((next + i) * chunk_columns);
+          copy_word_or_zeros(scales_to, low_scales + at, there && low_there);
+          copy_word_or_zeros(scales_to + stream_threads, high_scales + at, there && high_there);
+        }
     }
     end_copies();
-    if (++next < chunks) return;
+    next += at_once;
+    if (next < chunks) return;
     low_from += load_round * pitch, high_from += load_round * pitch, low_row += load_round;
     begin_round();
   };
   begin_round();
-  for (int i = 0; i < ring; i++) fetch();
+  for (int i = 0; i < ring / at_once; i++) fetch();
   wait_for_previous();
 
   const int staged_row = staged_pitch(columns);
@@ -188,14 +200,17 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
       float of_tile[1][Eights][4] = {};
       auto& sums = of_tile[0];
       for (int chunk = 0; chunk < chunks; chunk += at_once) {
-        wait_for_copies<ring - at_once>();
+        wait_for_copies<ring / at_once - 1>();
+        const int place = turn(read);
         if constexpr (in_units) {
 #pragma unroll
           for (int i = 0; i < at_once; i++) {
-            const int place = turn(read) * 2 * stream_threads, column = (chunk + i) * chunk_columns;
+            const int column = (chunk + i) * chunk_columns, own = place + i * 2 * stream_threads,
+                      of_scales = place + i / units_of_scales * units_of_scales * 2 * stream_threads;
             multiply_units<W>(
-                of_tile, {own_ring[place]}, {own_ring[place + stream_threads]}, {own_scales[place]},
-                {own_scales[place + stream_threads]}, column,
+                of_tile, {own_ring[own]}, {own_ring[own + stream_threads]},
+                {has_scales ? own_scales[of_scales] : StreamType<W>::one},
+                {has_scales ? own_scales[of_scales + stream_threads] : StreamType<W>::one}, column,
                 [&](int piece, int j) {
                   const int at = column + piece * 32;
                   return at + quarter * chunk_values < columns ? *reinterpret_cast<const uint4*>(in[j] + at)
@@ -209,7 +224,7 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
           uint4 low[at_once], high[at_once], x[at_once][Eights];
 #pragma unroll
           for (int i = 0; i < at_once; i++) {
-            const uint4* const from = own_ring + turn(read) * 2 * stream_threads;
+            const uint4* const from = own_ring + place + i * 2 * stream_threads;
             low[i] = from[0], high[i] = from[stream_threads];
 #pragma unroll
             for (int j = 0; j < Eights; j++)
@@ -225,8 +240,7 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
             for (int j = 0; j < Eights; j++) mma(sums[j], {l.z, h.z, l.w, h.w}, x[i][j].z, x[i][j].w);
           }
         }
-#pragma unroll
-        for (int i = 0; i < at_once; i++) fetch();
+        fetch();
       }
       // A thread has rows group and group + 8 of the weights, each by two rows of activations.
       const int here = min(round, count - at);

@@ -84,6 +84,7 @@ __device__ __forceinline__ uint32_t word_of(uint32_t own, int word) {
 template <DType W>
 struct PlainType : UnitType<W, 2, false> {
   static constexpr uint32_t one = 0x3f800000;
+  static constexpr int units_of_scales = 2;  // that have the same, at least
   using Opened = float;
   static __device__ __forceinline__ bool has_scales(const Matrix& m) { return m.scales != nullptr; }
   static __device__ __forceinline__ Opened open(uint32_t scale, int) { return __uint_as_float(scale); }
@@ -116,6 +117,9 @@ struct StreamType<DType::i8> : PlainType<DType::i8> {
 template <DType W, bool HasLeast, int Words>
 struct BlockType : UnitType<W, 1, HasLeast> {
   static constexpr uint32_t one = 0;  // is never asked for
+  static constexpr int units_of_scales = block_size(W).values > unit_values(W)
+                                             ? block_size(W).values / unit_values(W)
+                                             : 1;
   static __device__ __forceinline__ bool has_scales(const Matrix&) { return true; }
   static __device__ __forceinline__ const std::byte* scales_of(const Matrix& m, int row, int quarter) {
     return m.data + row * m.pitch + m.heads_from + quarter % Words * 4;
@@ -195,17 +199,6 @@ struct StreamType<DType::q4_k> : BlockType<DType::q4_k, true, 4> {
     return {fmaf(value(o.scales), o.scale, o.scale_zero), fmaf(value(o.leasts), o.least, o.least_zero)};
   }
 };
-
-/// A thread's word of the scales of the unit at `column`, into shared memory, behind the thread's back; zeros
-/// if they are not there.
-template <DType W>
-__device__ __forceinline__ void copy_scales(uint32_t* to, const Matrix& m, const std::byte* scales,
-                                            int column, bool there) {
-  if (StreamType<W>::has_scales(m))  // what is not there has no address either
-    copy_word_or_zeros(to, there ? scales + StreamType<W>::scale_at(column) : m.data, there);
-  else
-    *to = StreamType<W>::one;
-}
 
 /// Adds the products of Tiles · 16 rows of a weight, as a thread has sixteen bytes of two of each (tile m:
 /// low[m] and high[m]), with Eights · 8 rows of activations. activations(piece, j): eight values of row
