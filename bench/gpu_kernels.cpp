@@ -24,7 +24,7 @@ using gpu::Part;
 constexpr size_t instances_min = 16;  // of a group in a chain that is timed
 
 struct Options {
-  std::string like = "r1-distill-qwen-7b";
+  std::string like = "r1-distill-qwen-7b", model;
   int64_t layers = 8, context = 1024;
   std::vector<uint32_t> rows{1, 8, 32};
   int repeats = 30, card = 0;
@@ -206,7 +206,11 @@ void measure(bench::Card& card, const Options& options, const model::Checkpoint&
   cudaDeviceProp properties{};
   cuda::check(cudaGetDeviceProperties(&properties, options.card), "cudaGetDeviceProperties");
   const auto print = [&](boost::json::object line) {
-    line["like"] = options.like, line["layers"] = checkpoint.config().layers, line["rows"] = rows;
+    if (options.model.empty())
+      line["like"] = options.like;
+    else
+      line["model"] = options.model;
+    line["layers"] = checkpoint.config().layers, line["rows"] = rows;
     line["context_tokens"] = options.context + 1;
     line["card"] = properties.name, line["commit"] = std::string(commit());
     std::cout << boost::json::serialize(line) << std::endl;
@@ -245,6 +249,9 @@ int main(int argc, char** argv) try {
   CLI::App app{"Measures the kernels of a model's decodes on a GPU, beside the floor of an H200"};
   app.add_option("--like", options.like, "whose dimensions: one of make-model's")->capture_default_str();
   app.add_option("--layers", options.layers, "of it, at most; 0: all")->capture_default_str();
+  app.add_option("--model", options.model, "a checkpoint in place of random weights")
+      ->excludes("--like")
+      ->excludes("--layers");
   app.add_option("--rows", options.rows, "sequences of a step")->delimiter(',')->check(CLI::Range(1, 256));
   app.add_option("--context", options.context, "tokens in each sequence's cache")
       ->check(CLI::Range(1, 1 << 17))
@@ -254,9 +261,9 @@ int main(int argc, char** argv) try {
       ->capture_default_str();
   app.add_option("--card", options.card, "as CUDA counts them")->check(CLI::Range(0, 999));
   CLI11_PARSE(app, argc, argv);
-  const std::string name =
+  const std::string random =
       "random:" + options.like + (options.layers > 0 ? ":" + std::to_string(options.layers) : "");
-  const auto checkpoint = model::Checkpoint::open(name);
+  const auto checkpoint = model::Checkpoint::open(options.model.empty() ? random : options.model);
   bench::Card card(options.card, *checkpoint, std::ranges::max(options.rows), options.context);
   for (const uint32_t rows : options.rows) measure(card, options, *checkpoint, rows);
 } catch (const std::exception& e) {
