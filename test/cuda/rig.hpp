@@ -1,6 +1,7 @@
 #pragma once
 // What the tests of the CUDA device share. They need a GPU: without one each says that it was skipped.
 
+#include <cstdlib>
 #include <functional>
 #include <random>
 #include <thread>
@@ -25,6 +26,15 @@ inline std::shared_ptr<const CudaLibrary> find_library() {
   }();
   return found;
 }
+
+/// compute-sanitizer slows every launch down a hundred times: with CONVOY_TEST_FEW in the environment
+/// sequences are as short as the kernels that they are to meet allow.
+inline bool few() {
+  static const bool few = std::getenv("CONVOY_TEST_FEW") != nullptr;
+  return few;
+}
+/// Steps that a comparison may take then.
+inline constexpr size_t few_steps = 40;
 
 inline DeviceFactory on_card(cuda::Activations activations, bool graphs = true, bool poison = true) {
   return cuda_device(find_library(), {.activations = activations, .graphs = graphs, .poison = poison});
