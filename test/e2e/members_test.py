@@ -161,7 +161,10 @@ class Members(unittest.TestCase):
         self.assertEqual(more["stages"][2]["last_layer"], status[-1]["last_layer"])
         self.assertGreater(more["tokens_per_s_full"], now["tokens_per_s_full"])
         card = json.loads(self.cluster.convoy("plan", "--json", "--with", "mole=cuda:80GiB:3350").stdout)["with"]
-        self.assertGreater(card["stages"][2]["last_layer"] - card["stages"][2]["first_layer"], 20)  # of 30
+        # How many of the layers depends on how fast this machine is beside the card.
+        layers = [s["last_layer"] - s["first_layer"] + 1 for s in card["stages"]]
+        self.assertGreater(layers[2], layers[0] + layers[1])
+        self.assertGreater(card["tokens_per_s_full"], more["tokens_per_s_full"])
         for wrong, words in (("mole", "no name"), ("mole=tpu:1GiB", "no device"), ("mole=cpu:much", "no size"),
                              ("mole=cuda:80GiB", "no such device was measured"), ("mole=cpu:1GiB:x", "GB/s")):
             refused = self.cluster.convoy("plan", "--with", wrong, check=False)
