@@ -26,7 +26,7 @@
 #include "cli/run_dir.hpp"
 #include "cli/runtime.hpp"
 #include "gateway/gateway_actor.hpp"
-#include "gateway/gateway_terms.hpp"
+#include "gateway/served_terms.hpp"
 #include "gateway/heard_keys.hpp"
 #include "model/checkpoint/checkpoint.hpp"
 #include "model/error.hpp"

@@ -16,7 +16,7 @@
 #include "cli/gateway_url.hpp"
 #include "cli/node_options.hpp"
 #include "gateway/answer_key.hpp"
-#include "gateway/gateway_terms.hpp"
+#include "gateway/served_terms.hpp"
 #include "model/checkpoint/kept_digest.hpp"
 #include "model/error.hpp"
 

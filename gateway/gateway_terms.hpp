@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "gateway/gateway.hpp"
 #include "schema/frame.hpp"
 
 namespace convoy::gateway {
@@ -32,7 +31,6 @@ struct GatewayTerms {
   uint64_t frame_bytes_max = 0;  // of a Generate or a Store
 };
 
-ModelTerms terms_of(const ServedModel& model, std::string pipeline);
 schema::Frame<schema::GatewayTerms> encode(const GatewayTerms& terms);
 /// Throws InputError if they cannot be a head's, kj::Exception if the bytes are malformed.
 GatewayTerms decode(const schema::Frame<schema::GatewayTerms>& frame);
@@ -41,9 +39,5 @@ GatewayTerms decode(const schema::Frame<schema::GatewayTerms>& frame);
 /// answer. A digest that one of them does not know yet is no difference.
 bool go_on(const GatewayTerms& ours, const GatewayTerms& theirs);
 bool all_digests_known(const GatewayTerms& terms);
-
-/// As the terms say, with the tokenizer of a copy of the model's files; null: there is none here, and none is
-/// needed. Throws InputError if it is another tokenizer.
-ServedModel served_model(const ModelTerms& terms, std::shared_ptr<const model::Tokenizer> tokenizer);
 
 }  // namespace convoy::gateway

@@ -1,6 +1,6 @@
 // What the head tells gateways of other processes.
 
-#include "gateway/gateway_terms.hpp"
+#include "gateway/served_terms.hpp"
 
 #include <boost/test/unit_test.hpp>
 
