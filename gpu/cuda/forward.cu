@@ -279,6 +279,7 @@ bool Forward::shared_among_experts(const Launch& l, const LayerParts& layer) con
   for (const Part bias : {Part::gate_bias, Part::up_bias, Part::down_bias})
     if (layer.vector(bias)) return false;
   const int shared = static_cast<int>(shape_.shared_experts);
+  if (shared == 0 || layer.matrix(Part::gate).rows != shared * shape_.expert_width) return false;
   for (const auto& [part, of_experts] : {std::pair{Part::gate, Part::expert_gate},
                                          {Part::up, Part::expert_up},
                                          {Part::down, Part::expert_down}}) {
@@ -286,8 +287,7 @@ bool Forward::shared_among_experts(const Launch& l, const LayerParts& layer) con
     if (all.type != layer.matrix(of_experts).type) return false;
     if (part == Part::down ? !columns_share(all, shared) : !rows_share(all, shared)) return false;
   }
-  return layer.matrix(Part::gate).rows == shape_.shared_experts * shape_.expert_width &&
-         shape_.routing.experts + shape_.shared_experts <= experts_max &&
+  return shape_.routing.experts + shared <= experts_max &&
          (shape_.deterministic || l.rows.max <= shared_rows_max);
 }
 

@@ -14,8 +14,8 @@ __device__ __forceinline__ uint4 bf16_of_signed(uint32_t first, uint32_t second)
   const auto value = [](uint32_t word, uint32_t selector) {
     return __float_as_uint(__uint_as_float(__byte_perm(word, magic, selector)) - 8388736.0f);
   };
-  const auto two = [&](uint32_t word,
-                       int i) {  // a whole number below 256 has nothing in float32's lower half
+  // A whole number below 256 has nothing in float32's lower half.
+  const auto two = [&](uint32_t word, int i) {
     return __byte_perm(value(word, 0x7540u | static_cast<uint32_t>(i)),
                        value(word, 0x7541u + static_cast<uint32_t>(i)), 0x7632);
   };
