@@ -21,40 +21,6 @@ void launch_expand(const Matrix& weight, __nv_bfloat16* to, cudaStream_t stream)
 
 namespace {
 
-/// Calls use.operator()<type>() for the type.
-template <class Use>
-void for_type(DType type, const Use& use) {
-  switch (type) {
-    case DType::f32:
-      return use.template operator()<DType::f32>();
-    case DType::f16:
-      return use.template operator()<DType::f16>();
-    case DType::bf16:
-      return use.template operator()<DType::bf16>();
-    case DType::f8_e4m3:
-      return use.template operator()<DType::f8_e4m3>();
-    case DType::i8:
-      return use.template operator()<DType::i8>();
-    case DType::q8_0:
-      return use.template operator()<DType::q8_0>();
-    case DType::q4_0:
-      return use.template operator()<DType::q4_0>();
-    case DType::q4_1:
-      return use.template operator()<DType::q4_1>();
-    case DType::iq4_nl:
-      return use.template operator()<DType::iq4_nl>();
-    case DType::q4_k:
-      return use.template operator()<DType::q4_k>();
-    case DType::q5_k:
-      return use.template operator()<DType::q5_k>();
-    case DType::q6_k:
-      return use.template operator()<DType::q6_k>();
-    case DType::i64:
-      break;
-  }
-  throw refusal("a weight of whole numbers", "checkpoint", "convert it");
-}
-
 /// Whether the scales of `next` lie where those of further rows of `weight` would.
 bool scales_behind(const Matrix& weight, const Matrix& next) {
   if (!weight.scales) return !next.scales;

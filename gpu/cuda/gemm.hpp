@@ -5,10 +5,45 @@
 
 #include <cuda_runtime.h>
 
+#include "gpu/cuda/failure.hpp"
 #include "gpu/cuda/matrix.hpp"
 #include "gpu/cuda/table.hpp"
 
 namespace convoy::cuda {
+
+/// Calls use.operator()<type>() for the type.
+template <class Use>
+void for_type(DType type, const Use& use) {
+  switch (type) {
+    case DType::f32:
+      return use.template operator()<DType::f32>();
+    case DType::f16:
+      return use.template operator()<DType::f16>();
+    case DType::bf16:
+      return use.template operator()<DType::bf16>();
+    case DType::f8_e4m3:
+      return use.template operator()<DType::f8_e4m3>();
+    case DType::i8:
+      return use.template operator()<DType::i8>();
+    case DType::q8_0:
+      return use.template operator()<DType::q8_0>();
+    case DType::q4_0:
+      return use.template operator()<DType::q4_0>();
+    case DType::q4_1:
+      return use.template operator()<DType::q4_1>();
+    case DType::iq4_nl:
+      return use.template operator()<DType::iq4_nl>();
+    case DType::q4_k:
+      return use.template operator()<DType::q4_k>();
+    case DType::q5_k:
+      return use.template operator()<DType::q5_k>();
+    case DType::q6_k:
+      return use.template operator()<DType::q6_k>();
+    case DType::i64:
+      break;
+  }
+  throw refusal("a weight of whole numbers", "checkpoint", "convert it");
+}
 
 /// Activations in their type. Rows begin `pitch` values after each other; values behind a row's last up to
 /// whole chunks are zeros.

@@ -37,24 +37,9 @@ int stream_experts_tile(DType type, int64_t rows, int64_t columns);
 /// Calls use.operator()<type>() for a type that is_streamed().
 template <class Use>
 void for_streamed(DType type, const Use& use) {
-  switch (type) {
-    case DType::bf16:
-      return use.template operator()<DType::bf16>();
-    case DType::f8_e4m3:
-      return use.template operator()<DType::f8_e4m3>();
-    case DType::i8:
-      return use.template operator()<DType::i8>();
-    case DType::q8_0:
-      return use.template operator()<DType::q8_0>();
-    case DType::q4_0:
-      return use.template operator()<DType::q4_0>();
-    case DType::q4_1:
-      return use.template operator()<DType::q4_1>();
-    case DType::q4_k:
-      return use.template operator()<DType::q4_k>();
-    default:
-      return;
-  }
+  for_type(type, [&]<DType W>() {
+    if constexpr (is_streamed(W)) use.template operator()<W>();
+  });
 }
 
 }  // namespace convoy::cuda
