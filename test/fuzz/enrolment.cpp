@@ -4,26 +4,15 @@
 
 #include <kj/exception.h>
 
-#include <cstring>
-
 #include "actors/link/enrolment_wire.hpp"
 #include "actors/link/join_token.hpp"
-#include "test/fuzz/target.hpp"
+#include "test/fuzz/frame.hpp"
 
 using namespace convoy;
 using namespace convoy::fuzz;
 using namespace convoy::actors;
 
 namespace {
-
-/// As read_frame() takes a frame from a connection; null if it is refused.
-schema::FrameBytes frame_of(std::span<const uint8_t> bytes) {
-  if (bytes.size() < 16 || bytes.size() % 8 != 0) return nullptr;
-  auto buffer = std::make_shared<schema::FrameBuffer>(bytes.size());
-  std::memcpy(buffer->data(), bytes.data(), bytes.size());
-  if (schema::refuse_frame({buffer->data(), buffer->size()})) return nullptr;
-  return buffer;
-}
 
 void read_request(const schema::FrameBytes& bytes) {
   const EnrolRequest request = read_enrol(bytes);

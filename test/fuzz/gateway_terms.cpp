@@ -1,18 +1,14 @@
 // What a head tells a gateway of another process, as a link that took the frame hands it on.
 
 #include "gateway/gateway_terms.hpp"
-#include "schema/frame_walk.hpp"
-#include "test/fuzz/target.hpp"
+#include "test/fuzz/frame.hpp"
 
 using namespace convoy;
 using namespace convoy::fuzz;
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  constexpr size_t word = sizeof(capnp::word);
-  auto bytes = std::make_shared<schema::FrameBuffer>(size / word * word);
-  std::copy_n(reinterpret_cast<const std::byte*>(data), bytes->size(), bytes->data());
-  if (schema::refuse_frame({bytes->data(), bytes->size()})) return 0;
-  if (schema::refuse_message<schema::GatewayTerms>(bytes)) return 0;
+  const auto bytes = frame_of_message<schema::GatewayTerms>(data, size);
+  if (!bytes) return 0;
   return load_or_refuse([&] {
     const gateway::GatewayTerms terms = gateway::decode(schema::Frame<schema::GatewayTerms>(bytes));
     demand(!terms.models.empty(), "a gateway serves something");

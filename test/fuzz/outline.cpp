@@ -3,18 +3,14 @@
 
 #include "actors/weights/outline_codec.hpp"
 #include "model/checkpoint/weight_outline.hpp"
-#include "schema/frame_walk.hpp"
-#include "test/fuzz/target.hpp"
+#include "test/fuzz/frame.hpp"
 
 using namespace convoy;
 using namespace convoy::fuzz;
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  constexpr size_t word = sizeof(capnp::word);
-  auto bytes = std::make_shared<schema::FrameBuffer>(size / word * word);
-  std::copy_n(reinterpret_cast<const std::byte*>(data), bytes->size(), bytes->data());
-  if (schema::refuse_frame({bytes->data(), bytes->size()})) return 0;
-  if (schema::refuse_message<schema::ModelOutline>(bytes)) return 0;
+  const auto bytes = frame_of_message<schema::ModelOutline>(data, size);
+  if (!bytes) return 0;
   return load_or_refuse([&] {
     const auto outline = actors::decode(schema::Frame<schema::ModelOutline>{bytes});
     const auto checkpoint = model::StoredCheckpoint::open(outline, [](const auto&) { return nullptr; });
