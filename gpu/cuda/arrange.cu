@@ -6,8 +6,6 @@ namespace convoy::cuda {
 namespace {
 
 constexpr int threads = 256;
-/// Grids have no more blocks along y.
-constexpr int experts_at_once = 65535;
 
 /// What a row's values in its file are made of.
 struct FileRow {
@@ -62,20 +60,15 @@ __global__ void __launch_bounds__(threads)
 }  // namespace
 
 void arrange(const Matrix& weight, int experts, uint32_t* not_numbers, cudaStream_t stream) {
-  if (!is_arranged(weight.type)) return;
   if (weight.pitch > shared_memory_max())
     throw refusal("a weight with rows of " + std::to_string(weight.columns) + " values", "checkpoint",
                   "no kernel holds them; convert it to bf16");
   check(cudaFuncSetAttribute(arrange_rows, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_max()),
         "cudaFuncSetAttribute");
-  for (int first = 0; first < experts; first += experts_at_once) {
-    const Matrix from = of_expert(weight, first);
-    const dim3 grid(static_cast<unsigned>(weight.rows),
-                    static_cast<unsigned>(std::min(experts_at_once, experts - first)));
-    arrange_rows<<<grid, threads, static_cast<size_t>(weight.pitch), stream>>>(
-        from, const_cast<std::byte*>(from.data), not_numbers);
-    check(cudaGetLastError(), "arranging a weight");
-  }
+  const dim3 grid(static_cast<unsigned>(weight.rows), static_cast<unsigned>(experts));
+  arrange_rows<<<grid, threads, static_cast<size_t>(weight.pitch), stream>>>(
+      weight, const_cast<std::byte*>(weight.data), not_numbers);
+  check(cudaGetLastError(), "arranging a weight");
 }
 
 }  // namespace convoy::cuda

@@ -8,9 +8,9 @@
 
 namespace convoy::cuda {
 
-/// Arranges the rows of `experts` matrices in their place, where each row's bytes are the file's, behind them
-/// zeros up to the pitch. Adds to `not_numbers`, on the card, how many FP8 values are NaN. Does nothing for
-/// types that stay as they are. Throws Failure for rows that do not fit the shared memory of a block.
+/// Arranges the rows of `experts` matrices of a type that is_arranged() in their place, where each row's
+/// bytes are the file's, behind them zeros up to the pitch. Adds to `not_numbers`, on the card, how many FP8
+/// values are NaN. Throws Failure for rows that do not fit the shared memory of a block.
 void arrange(const Matrix& weight, int experts, uint32_t* not_numbers, cudaStream_t stream);
 
 }  // namespace convoy::cuda

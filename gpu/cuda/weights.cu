@@ -59,7 +59,7 @@ Room room_behind_others(std::span<const WeightRef* const> refs) {
   if (refs.size() != 1) return {};
   const WeightRef& ref = *refs.front();
   if (is_vector(ref.part)) return {static_cast<size_t>(ref.columns) * sizeof(float)};
-  if ((ref.type != DType::bf16 && !is_arranged(ref.type)) || ref.rows % chunk_values != 0) return {};
+  if (!is_streamed(ref.type) || ref.rows % chunk_values != 0) return {};
   return {static_cast<size_t>(row_pitch(ref.type, ref.columns) * ref.rows), ref.scales.size()};
 }
 
@@ -95,7 +95,7 @@ LayerParts WeightStore::load(std::span<const WeightRef> parts) {
   }
   if (!uploader_) uploader_ = std::make_unique<Uploader>();
   uploader_->send(batch.copies);
-  for (const auto& [weight, experts] : batch.matrices) arrange(weight, experts, not_numbers(), nullptr);
+  for (const auto& [weight, experts] : batch.arranged) arrange(weight, experts, not_numbers(), nullptr);
   return layer;
 }
 
@@ -149,7 +149,7 @@ Matrix WeightStore::place(std::span<const WeightRef* const> same, Place to, Batc
     if (scales) batch.add(same[e]->scales.data(), first.scales.size(), scales + e * first.scales.size());
   }
   m.data = data, m.scales = reinterpret_cast<const float*>(scales);
-  batch.matrices.emplace_back(m, static_cast<int>(same.size()));
+  if (is_arranged(m.type)) batch.arranged.emplace_back(m, static_cast<int>(same.size()));
   if (same.size() == 1) shared_[first.bytes.data()] = m;
   return m;
 }

@@ -38,7 +38,7 @@ class WeightStore {
   struct Batch {
     std::vector<HostCopy> copies;
     std::vector<std::vector<float>> widened;
-    std::vector<std::pair<Matrix, int>> matrices;  // and of how many experts
+    std::vector<std::pair<Matrix, int>> arranged;  // and of how many experts
     void add(const void* from, size_t bytes, std::byte* to) {
       copies.push_back({static_cast<const std::byte*>(from), to, bytes, bytes, 1});
     }
