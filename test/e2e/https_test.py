@@ -7,24 +7,14 @@ import pathlib
 import shutil
 import ssl
 import subprocess
-import sys
 import tempfile
 import unittest
 import urllib.error
 import urllib.request
 import uuid
 
-SKIPPED = 77  # ctest's SKIP_RETURN_CODE
-VENV_PYTHON = pathlib.Path(os.environ.get("CONVOY_SOURCE_DIR", ".")).resolve() / ".venv/bin/python"
-try:
-    import openai
-except ImportError:
-    if VENV_PYTHON.exists() and pathlib.Path(sys.prefix) != VENV_PYTHON.parents[1]:
-        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
-    print("skipped: the package openai is not installed; scripts/test installs it into .venv")
-    sys.exit(SKIPPED)
-
 from cluster import BINARY, MODEL, free_port, wait_for
+from with_openai import openai
 
 QUESTION = [{"role": "user", "content": "Name three colours."}]
 BAD_INPUT, FAILED = 3, 1

@@ -7,20 +7,11 @@ Answers are compared with each other, never with fixed text: any chat model will
 """
 
 import os
-import pathlib
 import sys
 import unittest
 import uuid
 
-SKIPPED = 77  # ctest's SKIP_RETURN_CODE
-VENV_PYTHON = pathlib.Path(os.environ.get("CONVOY_SOURCE_DIR", ".")).resolve() / ".venv/bin/python"
-try:
-    import openai
-except ImportError:
-    if VENV_PYTHON.exists() and pathlib.Path(sys.prefix) != VENV_PYTHON.parents[1]:
-        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
-    print("skipped: the package openai is not installed; scripts/test installs it into .venv")
-    sys.exit(SKIPPED)
+from with_openai import SKIPPED, openai
 
 URL = os.environ.get("CONVOY_URL", "")
 QUESTION = [{"role": "user", "content": "Name three colours."}]
