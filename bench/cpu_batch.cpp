@@ -7,6 +7,7 @@
 #include <boost/json.hpp>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bench/seconds.hpp"
@@ -34,8 +35,9 @@ struct Steps {
 class Batches {
  public:
   Batches(const std::string& path, gpu::Kernels kernels, int threads, int64_t sequences, int64_t context,
-          model::DType kv_type)
+          std::optional<model::DType> kv_type)
       : checkpoint_(model::Checkpoint::open(path)),
+        kv_type_(kv_type),
         blocks_(static_cast<uint32_t>(gpu::kv_blocks_for(context))),
         engine_(
             [&](const gpu::StageShape& shape) {
@@ -48,6 +50,8 @@ class Batches {
              std::max(prompt_rows, sequences), kv_type}) {
     engine_.bind_thread();  // as a stage does
   }
+
+  model::DType kv_type() const { return kv_type_.value_or(backend_->kv_type()); }
 
   /// Starts all sequences anew, each with so many tokens in its cache.
   void fill(int64_t sequences, int64_t context, float temperature) {
@@ -99,6 +103,7 @@ class Batches {
 
  private:
   std::shared_ptr<const model::Checkpoint> checkpoint_;
+  std::optional<model::DType> kv_type_;  // else the backend's choice
   uint32_t blocks_;
   TimedBackend* backend_ = nullptr;  // the device's
   gpu::Engine engine_;
@@ -114,7 +119,7 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> rows_list{1, 2, 4, 8, 16, 32, 64}, contexts{64};
   float temperature = 0;
   bool phases = false;
-  model::DType kv_type = model::DType::f32;
+  std::optional<model::DType> kv_type;
   CLI::App app{"Measures steps of several decodes of a checkpoint in one process"};
   app.add_option("--model", path, "checkpoint: a directory or a GGUF file")->required();
   app.add_option("--backend", backend)->check(CLI::IsMember({"cpu", "cpu-reference"}));
@@ -123,7 +128,7 @@ int main(int argc, char** argv) try {
   app.add_option("--contexts", contexts, "tokens in each sequence's cache")->check(CLI::Range(1, 1 << 20));
   app.add_option("--steps", steps, "of each measurement")->check(CLI::Range(1, 1 << 20));
   app.add_option("--temperature", temperature)->check(CLI::Range(0.f, 100.f));
-  app.add_option("--kv-type", kv_type, "of cached keys and values")
+  app.add_option("--kv-type", kv_type, "of cached keys and values (default: the backend's choice)")
       ->transform(CLI::CheckedTransformer(gpu::kv_types_by_name()));
   app.add_flag("--phases", phases, "what each operation takes of a step, of the processor");
   CLI11_PARSE(app, argc, argv);
@@ -139,7 +144,7 @@ int main(int argc, char** argv) try {
       boost::json::object line{{"threads", threads},
                                {"rows", rows},
                                {"context_tokens", context},
-                               {"kv_type", std::string(model::info(kv_type).name)},
+                               {"kv_type", std::string(model::info(batches.kv_type()).name)},
                                {"temperature", temperature},
                                {"tokens_per_s", count / took.median.wall},
                                {"tokens_per_s_best", count / took.best.wall},

@@ -24,6 +24,8 @@ class TimedBackend final : public gpu::Backend {
 
   std::string_view variant() const override { return backend_->variant(); }
   void bind_thread() override { backend_->bind_thread(); }
+  bool copies_weights() const override { return backend_->copies_weights(); }
+  model::DType kv_type() const override { return backend_->kv_type(); }
   void check_heads(int64_t head_dim) const override { backend_->check_heads(head_dim); }
   gpu::Buffer allocate(size_t bytes) override { return backend_->allocate(bytes); }
   gpu::Weight adopt(const model::Tensor& tensor) override { return backend_->adopt(tensor); }

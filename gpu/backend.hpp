@@ -147,6 +147,8 @@ class Backend {
 
   /// Whether it keeps copies of what it adopted.
   virtual bool copies_weights() const { return false; }
+  /// Of cached keys and values: what it is quickest with.
+  virtual model::DType kv_type() const { return model::DType::f32; }
 
   /// Throws InputError if it cannot attend over heads of that many values. Asked before a weight is read.
   virtual void check_heads(int64_t) const {}

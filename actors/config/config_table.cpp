@@ -248,7 +248,8 @@ void add_stage_keys(std::vector<ClusterKey>& t) {
       "stage", "kv_type", types,
       "How cached keys and values are stored. bf16 and f16 take half of the memory that f32 does and round; "
       "f8_e4m3 takes a quarter, and rounds enough to change answers (docs/gpu.md says how much). `auto`: as "
-      "the device is quickest with, f32 on a CPU and with `cuda-f32`, bf16 with `cuda`."));
+      "the device is quickest with, f16 with `cpu`, bf16 with `cuda`, f32 with `cpu-reference` and "
+      "`cuda-f32`."));
   t.push_back(key<s, &S::deterministic>(
       "stage", "deterministic",
       "Whether an answer may not depend on the chunks that its prompt was computed in, nor on what is "

@@ -20,8 +20,10 @@ class CpuDevice final : public Device {
   CpuDevice(std::unique_ptr<Backend> backend, const StageShape& shape, int threads);
 
   DeviceFacts facts() const override {
-    return {
-        .variant = backend_->variant(), .copies_weights = backend_->copies_weights(), .moves_blocks = true};
+    return {.variant = backend_->variant(),
+            .kv_type = backend_->kv_type(),
+            .copies_weights = backend_->copies_weights(),
+            .moves_blocks = true};
   }
   DeviceNeeds needs(const DeviceLimits& limits) const override;
   void enter_thread(std::span<const pthread_t> bringing_work) override;

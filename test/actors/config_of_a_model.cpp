@@ -217,7 +217,7 @@ BOOST_AUTO_TEST_CASE(as_many_keys_and_values_as_fit_are_divided_among_stages_and
   // Each of 34 slots could fill 16 blocks; a machine of 4 GB has room for these.
   BOOST_TEST(one.kv_blocks == 34u * 16);
   BOOST_TEST(one.kv_arithmetic.ends_with("could be used: 544 blocks"), one.kv_arithmetic);
-  BOOST_TEST(one.kv == uint64_t{one.kv_blocks} * 64 * 2 * 8 * 128 * sizeof(float));  // keys, values; heads
+  BOOST_TEST(one.kv == uint64_t{one.kv_blocks} * 64 * 2 * 8 * 128 * sizeof(uint16_t));  // keys, values; heads
   BOOST_TEST(many.kv_blocks == 0u);
   config.pipeline.kv_tokens = 640;
   BOOST_TEST(needs(1).kv_blocks == 11u);  // one is the canary's

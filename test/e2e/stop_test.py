@@ -62,11 +62,11 @@ class Stop(unittest.TestCase):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="convoy-"))
         self.addCleanup(shutil.rmtree, self.folder)
 
-    def chat(self, model, stages=1, max_tokens=24):
+    def chat(self, model, stages=1, max_tokens=24, question="Is it so?"):
         """What the model says, and why it ends."""
         with Cluster(stages=stages, model=model, stage={"threads": 1}, pipeline=SMALL) as running:
             response, answer = running.post("/v1/chat/completions", {
-                "model": running.model_id(), "messages": [{"role": "user", "content": "Is it so?"}],
+                "model": running.model_id(), "messages": [{"role": "user", "content": question}],
                 "max_tokens": max_tokens, "temperature": 0}, {"Cache-Control": "no-store"})
             self.assertEqual(response.status, 200, answer)
             choice, = answer["choices"]
@@ -168,7 +168,7 @@ class Tokenizers(Stop):
 
     @unittest.skipUnless(MODEL.exists(), f"no {MODEL}")
     def test_smollm2_with_its_own_weights(self):
-        text, reason = self.chat(MODEL, max_tokens=200)
+        text, reason = self.chat(MODEL, max_tokens=200, question="What is 2+2?")
         self.assertEqual(reason, "stop", text)
         self.assertTrue(text)
 

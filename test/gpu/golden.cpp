@@ -128,14 +128,15 @@ BOOST_AUTO_TEST_CASE(deepseek_v3_in_fp8_agrees_with_the_golden_logits_in_every_s
 
 BOOST_AUTO_TEST_CASE(fast_kernels_agree_with_the_golden_logits_where_weights_are_floats,
                      *boost::unit_test::precondition(has_fast_kernels)) {
+  const std::string fast = "--backend cpu --kv-type f32";
   for (const char* model : {"llama-gqa", "llama3-rope", "qwen2-bias", "deepseek-v2-lite", "deepseek-v3"}) {
-    require_golden(verify(model) + "--backend cpu", tolerance, tiny_positions, tiny_greedy);
-    require_golden(verify(model) + "--backend cpu --split 1,2", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + fast, tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + fast + " --split 1,2", tolerance, tiny_positions, tiny_greedy);
   }
   for (const char* model :
        {"llama-bias", "llama-mlp-bias", "mistral", "qwen3", "qwen3-moe", "qwen3-moe-mixed"})
-    require_golden(verify(model) + "--backend cpu --split 1", tolerance, tiny_positions, tiny_greedy);
-  require_golden(verify("deepseek-v3-fp8") + "--backend cpu", tolerance, tiny_positions, tiny_greedy);
+    require_golden(verify(model) + fast + " --split 1", tolerance, tiny_positions, tiny_greedy);
+  require_golden(verify("deepseek-v3-fp8") + fast, tolerance, tiny_positions, tiny_greedy);
 }
 
 BOOST_AUTO_TEST_CASE(a_limit_that_is_not_met_fails) {

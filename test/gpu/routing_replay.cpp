@@ -34,9 +34,11 @@ Outcome run(const std::shared_ptr<const model::Checkpoint>& checkpoint, Kernels 
   const int64_t layers = checkpoint->config().layers, chosen = checkpoint->config().moe->routing.chosen;
   Outcome outcome;
   std::vector<float> hidden;
+  EngineLimits limits = tiny_limits;
+  limits.kv_type = model::DType::f32;
   for (int64_t first = 0; first < layers;) {
     const int64_t end = split > first ? split : layers;
-    Engine engine(cpu_device(kernels, 2), checkpoint, {first, end - 1}, tiny_limits);
+    Engine engine(cpu_device(kernels, 2), checkpoint, {first, end - 1}, limits);
     int64_t with_experts = 0;
     for (int64_t l = first; l < end; l++) with_experts += model::has_experts(checkpoint->config(), l);
     engine.keep_logits(end == layers), engine.record_routing(true);
