@@ -64,14 +64,15 @@ __global__ void __launch_bounds__(stream_threads, blocks_of_multiprocessor)
     there = place.group < min(per_round, left);
     left -= min(per_round, left), next = 0;
   };
+  const uint64_t policy = read_once();
   const auto turn = [](int& at) {
     const int now = at;
     at = now + 1 == ring ? 0 : now + 1;
     return now;
   };
   const auto fetch = [&] {
-    copy_async_or_zeros(own_ring + turn(fetched) * stream_threads, from + next * 64,
-                        there && next < own_chunks);
+    copy_weights_or_zeros(own_ring + turn(fetched) * stream_threads, from + next * 64,
+                          there && next < own_chunks, policy);
     end_copies();
     if (++next < chunks) return;
     from += per_round * pitch;

@@ -144,6 +144,7 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
     }
     left -= count, next = 0;
   };
+  const uint64_t policy = read_once();
   int fetched = 0, read = 0;  // places of the ring, of as many chunks as are multiplied at once
   const auto turn = [](int& place) {
     const int now = place;
@@ -156,8 +157,9 @@ __global__ void __launch_bounds__(stream_threads, experts_blocks_of(Eights))
     for (int i = 0; i < at_once; i++) {
       uint4* const to = own_ring + place + i * 2 * stream_threads;
       const bool there = next + i < own_chunks;
-      copy_async_or_zeros(to, low_from + (next + i) * unit_bytes, there && low_there);
-      copy_async_or_zeros(to + stream_threads, high_from + (next + i) * unit_bytes, there && high_there);
+      copy_weights_or_zeros(to, low_from + (next + i) * unit_bytes, there && low_there, policy);
+      copy_weights_or_zeros(to + stream_threads, high_from + (next + i) * unit_bytes, there && high_there,
+                            policy);
       if constexpr (in_units)
         if (has_scales && i % units_of_scales == 0) {
           uint32_t* const scales_to = own_scales + place + i * 2 * stream_threads;

@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(stream_threads, stream_blocks_of(W, Eights))
   for (int j = 0; j < Eights; j++) {
     const int row = min(j * 8 + place.group, rows - 1);
     in[j] = row * static_cast<int>(Normed > 0 ? staged_pitch(weight.columns) : args.in_pitch) +
-            place.warp * Ring::chunk_columns + place.quarter * chunk_values;
+            place.warp * Ring::warp_columns + place.quarter * chunk_values;
   }
   const __nv_bfloat16* const from = args.in + first_row * args.in_pitch;
   const auto activations = [&](int column, int j) {

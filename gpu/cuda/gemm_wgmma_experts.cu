@@ -5,6 +5,7 @@
 #include "gpu/cuda/gemm_args.cuh"
 #include "gpu/cuda/gemm_wgmma.cuh"
 #include "gpu/cuda/gemm_wgmma.hpp"
+#include "gpu/cuda/mma.cuh"
 
 namespace convoy::cuda {
 namespace {
@@ -93,6 +94,7 @@ __global__ void __launch_bounds__(block_threads, 1)
   };
   if (thread >= consumers) {
     if (lane > 0) return;
+    const uint64_t policy = read_once();
     bool filled = false;
     while (jobs.take(job)) {
       const bool is_shared = job.tile.expert >= args.visits.experts;
@@ -105,11 +107,12 @@ __global__ void __launch_bounds__(block_threads, 1)
         const int column = chunk * tile_columns, from = expert * place.column_step + column;
         arrive_and_expect(full[stage], static_cast<uint32_t>((job.count * matrices + Rows) * line_bytes));
         for (int i = 0; i < job.count; i += unit) {
-          fetch_tile(to + i * line_bytes, is_shared ? weights.shared : weights.routed, first + i, from,
-                     full[stage]);
+          fetch_weight_tile(to + i * line_bytes, is_shared ? weights.shared : weights.routed, first + i, from,
+                            full[stage], policy);
           if constexpr (Gated)
-            fetch_tile(to + (outputs_max + i) * line_bytes, is_shared ? weights.shared_up : weights.routed_up,
-                       first + i, from, full[stage]);
+            fetch_weight_tile(to + (outputs_max + i) * line_bytes,
+                              is_shared ? weights.shared_up : weights.routed_up, first + i, from, full[stage],
+                              policy);
         }
         fetch_tile(to + weight_bytes, in, row, column, full[stage]);
         next_stage();

@@ -65,11 +65,19 @@ __device__ __forceinline__ void copy_async(void* to, const void* from) {
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
                "l"(from));
 }
-/// The same, or zeros if they are not there.
-__device__ __forceinline__ void copy_async_or_zeros(void* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
+/// For weights, which a step reads once: they make room first in the second-level cache, so that what every
+/// layer reads (rows, tables, rotations) is still there in the next.
+__device__ __forceinline__ uint64_t read_once() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// The same of weights, or zeros if they are not there.
+__device__ __forceinline__ void copy_weights_or_zeros(void* to, const void* from, bool there,
+                                                      uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;\n" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(there ? 16 : 0));
+               "l"(from), "r"(there ? 16 : 0), "l"(policy));
 }
 /// The same of four bytes.
 __device__ __forceinline__ void copy_word_or_zeros(void* to, const void* from, bool there) {

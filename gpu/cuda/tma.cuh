@@ -80,6 +80,15 @@ __device__ __forceinline__ void fetch_tile(void* to, const CUtensorMap& map, int
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier))
       : "memory");
 }
+/// The same of weights, by read_once().
+__device__ __forceinline__ void fetch_weight_tile(void* to, const CUtensorMap& map, int row, int column,
+                                                  uint64_t& barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier)), "l"(policy)
+      : "memory");
+}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map));
 }
