@@ -116,7 +116,6 @@ std::variant<size_t, std::string> Replicas::choose(std::string_view model, uint6
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using Self = RouterActor::stateful_pointer<RouterState>;
 
 void reject(Self self, const msg::Generate::Reader& request, const std::string& why) {
@@ -134,7 +133,7 @@ void route(Self self, const Frame<msg::Generate>& frame) {
   const msg::Reading request(frame);
   const std::string_view model = request->getModel().cStr();
   const uint64_t prefix = PrefixOwners::key_of(model, request->getSalt().cStr(), request->getTokens());
-  const auto choice = self->state.replicas->choose(model, prefix, Clock::now());
+  const auto choice = self->state.replicas->choose(model, prefix, self->clock().now());
   if (const auto* const replica = std::get_if<size_t>(&choice))
     self->send(self->state.pipelines[*replica], frame);
   else
@@ -177,7 +176,7 @@ RouterActor::behavior_type router(Self self, RouterOptions options, GatewaysByNo
       },
       [self](const Frame<msg::PipelineState>& frame) {
         const msg::Reading said(frame);
-        self->state.replicas->heard(said->getName(), load_of(*said), said->getReason(), Clock::now());
+        self->state.replicas->heard(said->getName(), load_of(*said), said->getReason(), self->clock().now());
       },
       [self](const AddPipeline& added) {
         self->state.replicas->add(added.name, added.model);
