@@ -29,7 +29,8 @@ Timeline::Duration work_of(const ClusterWorld& world) {
   for (const Request& r : world.requests) {
     const double rows = static_cast<double>(r.sequence.prompt.size() + r.answer.size());
     const double steps = rows / world.limits.prefill_tokens + static_cast<double>(1 + r.answer.size());
-    work_us += world.nodes * (steps * (world.fixed_us + world.latency_us) + rows * world.per_row_us);
+    work_us += static_cast<double>(world.nodes.size()) *
+               (steps * (world.fixed_us + world.latency_us) + rows * world.per_row_us);
   }
   return us(work_us);
 }
@@ -47,19 +48,23 @@ Cluster::Cluster(const ClusterWorld& world, ClusterPlant plant)
       network_(timeline_, random_, network_options(world)),
       site_{world, timeline_, random_, network_},
       clients_(world, timeline_),
-      places_(world.nodes),
+      places_(world.nodes.size()),
       faults_left_(world.faults.size()) {
   network_.inspect = [this](const Process& from, const Process& to, actors::Outgoing& frame) {
     return inspect(from, to, frame);
   };
   for (const PlannedFault& fault : world.faults)
     timeline_.after(us(fault.at_us), [this, fault] { strike(fault); });
+  actors::MembersByPipeline members;
   for (uint32_t i = 0; i < places_.size(); ++i) {
-    places_[i].kept = i < world.limits.stages;
-    members_.list.push_back({node_of(i), head_host, 1, true,
-                             places_[i].kept ? actors::MemberState::serving : actors::MemberState::drained});
+    const ClusterWorld::Node& node = world.nodes[i];
+    places_[i].kept = node.serves;
+    members[name_of_pipeline(node.pipeline)].list.push_back(
+        {node_of(i), head_host, 1, true,
+         node.serves ? actors::MemberState::serving : actors::MemberState::drained});
     start_stage(i);
   }
+  members_file_ = actors::text_of(members);
   start_head();
 }
 
@@ -77,13 +82,14 @@ ClusterEvents Cluster::run() {
     const auto rest_by = std::max(last_fault_, last_arrival) + rest_within + work;
     if (faults_left_ == 0 && timeline_.now() > rest_by)
       throw Violation("no rest " + std::to_string(rest_within.count()) +
-                      " ms behind the last fault: " + clients_.why_not_ready() + ";" + clients_.describe());
+                      " ms behind the last fault:" + clients_.describe());
   }
   happened_.reordered = network_.reordered();
   happened_.stale = network_.stale();
   happened_.preemptions = clients_.preemptions();
   happened_.answers = clients_.answers();
   if (head_) happened_.rebalanced += head_->rebalanced();
+  happened_.two_pipelines = world_.pipelines > 1;
   happened_.virtual_ms = wall_ms(timeline_) - wall_ms(Timeline());
   return happened_;
 }
@@ -105,7 +111,7 @@ Timeline::Time Cluster::next_due() const {
 }
 
 bool Cluster::resting() const {
-  return faults_left_ == 0 && clients_.done() && head_ && clients_.ready() && clients_.idle() &&
+  return faults_left_ == 0 && clients_.done() && head_ && clients_.rest() &&
          std::ranges::none_of(running_, &Process::frozen);
 }
 
@@ -130,8 +136,10 @@ void Cluster::start_head() {
     const bool step = said.match_elements<actors::Frame<schema::StepTokens>>();
     if (plant_ == ClusterPlant::doubled_tokens && step && due_for_plant()) clients_.hear(said);
   };
-  orders.members = members_;
-  orders.keep_members = [this](const actors::Members& members) { keep_members(members); };
+  orders.members = kept_members();
+  orders.keep_members = [this](const std::string& pipeline, const actors::Members& members) {
+    keep_members(pipeline, members);
+  };
   orders.keep = [this](uint32_t place, bool kept) { keep(place, kept); };
   orders.replace = [this](uint32_t place, uint64_t incarnation) {
     // The order travels to the stage's node, which may be busy.
@@ -146,7 +154,7 @@ void Cluster::start_head() {
       std::make_unique<HeadMember>(site_, identity(schema::Role::NODE, head_host), std::move(orders)));
   head_ = heads_.back().get();
   running_.push_back(&head_->process());
-  clients_.serve(head_->pipeline());
+  clients_.serve(head_->router(), head_->pipelines());
 }
 
 void Cluster::end_head() {
@@ -158,11 +166,17 @@ void Cluster::end_head() {
   timeline_.after(us(random_.time(world_.start_us)), [this] { start_head(); });
 }
 
-void Cluster::keep_members(const actors::Members& members) {
-  require(members.revision > members_.revision, "members of revision ", members.revision, " come behind ",
-          members_.revision);
+void Cluster::keep_members(const std::string& pipeline, const actors::Members& members) {
+  auto all = kept_members();
+  const uint64_t before = all.at(pipeline).revision;
+  require(members.revision > before, "members of revision ", members.revision, " come behind ", before);
   require(members.stages() > 0, "no stage is left");
-  members_ = members;
+  all[pipeline] = members;
+  members_file_ = actors::text_of(all);
+}
+
+actors::MembersByPipeline Cluster::kept_members() const {
+  return actors::read_members(members_file_, "the members");
 }
 
 /// It travels to the node, when that can be reached.
@@ -187,6 +201,9 @@ void Cluster::start_stage(uint32_t place) {
   if (places_[place].member || !places_[place].kept) return;
   auto self = identity(schema::Role::STAGE, node_of(place));
   self.machine = self.node;
+  // Who names none serves the first.
+  if (const size_t pipeline = world_.nodes[place].pipeline; pipeline > 0)
+    self.pipeline = name_of_pipeline(pipeline);
   StageMember::Orders orders;
   orders.gives_up = [this, place, incarnation = self.incarnation] { replace(place, incarnation); };
   orders.skips = [this] { return plant_ == ClusterPlant::skipped_token && due_for_plant(); };
@@ -223,8 +240,10 @@ actors::ProcessState Cluster::state_of(const actors::PeerIdentity& peer) const {
 
 // ---- what is seen of frames ----
 
-unsigned Cluster::inspect(const Process&, const Process& to, actors::Outgoing& frame) {
+unsigned Cluster::inspect(const Process& from, const Process& to, actors::Outgoing& frame) {
   ++happened_.frames;
+  const bool of_stages = from.self().role == schema::Role::STAGE && to.self().role == schema::Role::STAGE;
+  require(!of_stages || from.self().pipeline == to.self().pipeline, "a stage has one of another pipeline");
   using schema::FrameTraits;
   if (frame.type == FrameTraits<schema::Assign>::type_id) check_assign(to, frame);
   if (frame.type == FrameTraits<schema::StageReport>::type_id) {
@@ -254,7 +273,10 @@ void Cluster::renew(const Process& to, actors::Outgoing& frame) {
 void Cluster::check_assign(const Process& to, const actors::Outgoing& frame) {
   StageMember* const stage = places_[place_of(to.self().node)].member;
   const actors::Frame<schema::Assign> message(frame.bytes);
-  const uint64_t epoch = schema::Reading(message)->getEpoch();
+  const schema::Reading assign(message);
+  const uint64_t epoch = assign->getEpoch();
+  require(assign->getPipeline() == name_of_pipeline(pipeline_of(*stage)).c_str(), "stage ", stage->place(),
+          " is told by ", assign->getPipeline().cStr());
   require(epoch > stage->epoch_told || plant_ == ClusterPlant::believed_links_unseen, "stage ",
           stage->place(), " is told epoch ", epoch, " in epoch ", stage->epoch_told);
   stage->epoch_told = epoch;

@@ -1,11 +1,12 @@
 #pragma once
-// Cluster: one world's pipeline and its stages, as production runs them but for sockets, devices and time,
-// with their supervisor, their gateway and what fails. Checked all the while:
+// Cluster: one world's pipelines with their router and their stages, as production runs them but for sockets,
+// devices and time, with their supervisor, their gateway and what fails. Checked all the while:
 //  - each request that is taken ends once, with the tokens that it gets alone, without gap or repeat; or with
 //    an error that its client sees: its deadline passed, or it was replayed more than replays_max times;
 //  - a stage is never told an epoch that is not above the one that it is in, whichever head says it;
 //  - nodes join and are drained meanwhile, and nobody notices by the answers;
-//  - when nothing fails any more the pipeline is ready, all requests end and no block stays held, in time.
+//  - pipelines of one model are no part of each other: a request may begin in one and go on in the other;
+//  - when nothing fails any more each pipeline is ready, all requests end and no block stays held, in time.
 
 #include <array>
 #include <memory>
@@ -30,7 +31,7 @@ enum class ClusterPlant : uint8_t {
 struct ClusterEvents {
   std::array<uint64_t, faults_count> faults{};
   uint64_t reordered = 0, stale = 0, preemptions = 0, virtual_ms = 0, frames = 0, drains = 0, joins = 0,
-           rebalanced = 0;
+           rebalanced = 0, two_pipelines = 0;
   Answers answers;
 
   /// What each of the many worlds is for; figures are all else.
@@ -46,9 +47,12 @@ struct ClusterEvents {
     visit("frames reordered", reordered), visit("frames of processes before", stale);
     visit("preemptions", preemptions), visit("cancels", answers.cancelled);
     visit("deadlines", answers.past_deadline), visit("answers complete", answers.complete);
+    visit("answers of a second pipeline", answers.by_second);
+    visit("answers that went on in another pipeline", answers.moved);
   }
   template <class Visit>
   void each_figure(Visit visit) const {
+    visit("clusters of two pipelines", two_pipelines);
     visit("nodes drained", drains), visit("nodes joined", joins);
     visit("layers moved for speed", rebalanced);
     visit("answers replayed too often", answers.replayed_too_often);
@@ -64,7 +68,7 @@ class Cluster {
  public:
   explicit Cluster(const ClusterWorld& world, ClusterPlant plant = ClusterPlant::none);
 
-  /// Until all requests ended and the pipeline rests. Throws Violation if something is wrong.
+  /// Until all requests ended and the pipelines rest. Throws Violation if something is wrong.
   ClusterEvents run();
 
  private:
@@ -77,7 +81,8 @@ class Cluster {
   };
   void start_head();
   void start_stage(uint32_t place);
-  void keep_members(const convoy::actors::Members& members);
+  void keep_members(const std::string& pipeline, const convoy::actors::Members& members);
+  convoy::actors::MembersByPipeline kept_members() const;
   void keep(uint32_t place, bool keep);
   void end_head();
   void end_stage(StageMember& member);
@@ -98,10 +103,14 @@ class Cluster {
   bool happen(const PlannedFault& fault);
   std::vector<StageMember*> stages_there() const;
   StageMember* stage_for(uint64_t draw) const;
+  size_t pipeline_of(const StageMember& stage) const { return world_.nodes[stage.place()].pipeline; }
   bool kill(StageMember& stage, uint64_t draw);
   bool freeze(Process& process, uint64_t draw);
   bool break_link(Process& a, Process& b, uint64_t draw);
+  bool cut_stage_link(uint64_t draw);
   bool delay_link(uint64_t draw);
+  using Linked = std::pair<Process*, Process*>;
+  std::optional<Linked> any_linked(const std::vector<Process*>& of, uint64_t draw) const;
   bool change_members(uint64_t draw);
   bool part_nodes(uint64_t draw);
   void order(uint32_t place, Timeline::Duration takes, std::function<void()> what);
@@ -116,9 +125,9 @@ class Cluster {
   const Site site_;
   Clients clients_;
   std::vector<Process*> running_;
-  std::vector<Place> places_;        // each is a node's
-  convoy::actors::Members members_;  // as the head keeps them
-  HeadMember* head_ = nullptr;       // null: to be started
+  std::vector<Place> places_;   // each is a node's
+  std::string members_file_;    // as heads keep it
+  HeadMember* head_ = nullptr;  // null: to be started
   uint64_t next_incarnation_ = 1;
   size_t faults_left_;
   Timeline::Time last_fault_{};

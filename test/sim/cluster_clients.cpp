@@ -24,7 +24,11 @@ struct Name {
 }  // namespace
 
 Clients::Clients(const ClusterWorld& world, Timeline& timeline)
-    : world_(world), timeline_(timeline), sessions_(world.requests.size()), open_(world.requests.size()) {
+    : world_(world),
+      timeline_(timeline),
+      views_(world.pipelines),
+      sessions_(world.requests.size()),
+      open_(world.requests.size()) {
   for (size_t i = 0; i < sessions_.size(); ++i)
     timeline_.after(us(world.requests[i].arrives_us), [this, i] { come(i); });
 }
@@ -46,8 +50,7 @@ void Clients::ask(size_t index) {
   if (session.state == Session::State::ended) return;
   session.state = Session::State::asked;
   ++session.attempt;
-  session.epochs = epochs_;
-  if (pipeline_) actors::mail(pipeline_, frame_of(index));
+  if (router_) actors::mail(router_, frame_of(index));
 }
 
 Frame<schema::Generate> Clients::frame_of(size_t index) const {
@@ -55,6 +58,7 @@ Frame<schema::Generate> Clients::frame_of(size_t index) const {
   const actors::NewSequence& s = r.sequence;
   const Session& session = sessions_[index];
   schema::FrameBuilder<schema::Generate> frame(256);
+  frame->setModel(model_id);
   frame->initReplyTo().setNode("head");
   frame->getReplyTo().setRequest(r.number);
   auto tokens = frame->initTokens(static_cast<unsigned>(s.prompt.size()));
@@ -83,11 +87,17 @@ void Clients::give_up(size_t index) {
   Session& session = sessions_[index];
   if (session.state == Session::State::ended) return;
   end(session, &Answers::cancelled);
-  if (!pipeline_) return;
+  cancel(index, session.pipeline);
+}
+
+/// At whichever pipeline has it, if none is named.
+void Clients::cancel(size_t index, const std::optional<size_t>& pipeline) {
+  if (!router_) return;
   schema::FrameBuilder<schema::Cancel> cancel;
   cancel->initReplyTo().setNode("head");
   cancel->getReplyTo().setRequest(world_.requests[index].number);
-  actors::mail(pipeline_, std::move(cancel).finish());
+  if (pipeline) cancel->setPipeline(name_of_pipeline(*pipeline));
+  actors::mail(router_, std::move(cancel).finish());
 }
 
 void Clients::end(Session& session, uint64_t Answers::*how) {
@@ -96,33 +106,37 @@ void Clients::end(Session& session, uint64_t Answers::*how) {
   ++(answers_.*how);
 }
 
-void Clients::serve(actors::PipelineActor pipeline) {
-  pipeline_ = std::move(pipeline);
+void Clients::serve(actors::RouterActor router, std::vector<actors::PipelineActor> pipelines) {
+  router_ = std::move(router);
+  pipelines_ = std::move(pipelines);
   for (size_t i = 0; i < sessions_.size(); ++i)
     if (sessions_[i].state == Session::State::asked || sessions_[i].state == Session::State::accepted) ask(i);
 }
 
 void Clients::lose_head() {
-  pipeline_ = nullptr;
-  ready_ = idle_ = false;
-  epoch_ = 0;
-  why_not_ready_ = "there is no head";
-  preempted_before_ += std::exchange(preempted_, 0);
+  router_ = nullptr;
+  pipelines_.clear();
+  for (View& view : views_)
+    view = {.epochs = view.epochs, .preempted_before = view.preempted_before + view.preempted};
 }
 
+/// The frame comes twice to the pipeline that took it: by the router it might come to another one, or be
+/// rejected while it runs. No link does that.
 bool Clients::duplicate(uint64_t draw) {
   const size_t index = draw % sessions_.size();
-  if (sessions_[index].state == Session::State::coming) return false;
+  const Session& session = sessions_[index];
+  if (session.state == Session::State::coming || session.state == Session::State::asked) return false;
   ++answers_.duplicates;
-  timeline_.after(std::chrono::microseconds(draw % 300'000), [this, frame = frame_of(index)] {
-    if (pipeline_) actors::mail(pipeline_, frame);
-  });
+  timeline_.after(std::chrono::microseconds(draw % 300'000),
+                  [this, frame = frame_of(index), to = session.pipeline.value_or(0)] {
+                    if (!pipelines_.empty()) actors::mail(pipelines_[to], frame);
+                  });
   return true;
 }
 
 bool Clients::ask_again(uint64_t draw) {
   const size_t index = draw % sessions_.size();
-  if (!pipeline_ || sessions_[index].state != Session::State::accepted) return false;
+  if (!router_ || sessions_[index].state != Session::State::accepted) return false;
   ++answers_.asked_again;
   ask(index);
   return true;
@@ -156,10 +170,15 @@ Clients::Session* Clients::current(uint64_t number, uint32_t attempt) {
 }
 
 void Clients::accepted(schema::Accepted::Reader accepted) {
+  const size_t index = accepted.getRequest() - 1;
   Session* session = current(accepted.getRequest(), accepted.getAttempt());
+  // Nobody waits for it: its Cancel went elsewhere, or overtook it.
+  if (sessions_[index].state == Session::State::ended) cancel(index, {});
   if (!session) return;
-  require(session->state == Session::State::asked, Name{accepted.getRequest() - 1}, " is accepted twice");
+  require(session->state == Session::State::asked, Name{index}, " is accepted twice");
   session->state = Session::State::accepted;
+  session->pipeline = pipeline_named(accepted.getName().cStr());
+  session->epochs = views_[*session->pipeline].epochs;
 }
 
 void Clients::rejected(schema::Rejected::Reader rejected) {
@@ -190,6 +209,8 @@ void Clients::take(schema::Tokens::Reader tokens) {
     ++session->received;
     ++answers_.tokens;
   }
+  const auto gave_before = std::exchange(session->gave, session->pipeline);
+  answers_.moved += gave_before && gave_before != session->gave;
 }
 
 void Clients::take(schema::Finished::Reader finished) {
@@ -206,6 +227,7 @@ void Clients::take(schema::Finished::Reader finished) {
     require(r.finish != actors::FinishReason::failed && finished.getReason() == right &&
                 session->received == r.answer.size(),
             Name{index}, " ends otherwise than alone");
+    answers_.by_second += session->pipeline > size_t{0};
     return end(*session, &Answers::complete);
   }
   const std::string why = finished.getMessage();
@@ -216,7 +238,7 @@ void Clients::take(schema::Finished::Reader finished) {
   }
   if (why.find("pipeline.replays_max") != why.npos) {
     // Each replay needs an epoch that ended.
-    require(epochs_ >= session->epochs + world_.limits.replays_max, Name{index},
+    require(views_[*session->pipeline].epochs >= session->epochs + world_.limits.replays_max, Name{index},
             " fails although it was not often replayed: ", why);
     return end(*session, &Answers::replayed_too_often);
   }
@@ -227,24 +249,43 @@ void Clients::take(schema::Finished::Reader finished) {
 }
 
 void Clients::take(schema::PipelineState::Reader state) {
-  ready_ = state.getReady();
-  why_not_ready_ = state.getReason();
+  View& view = views_.at(pipeline_named(state.getName().cStr()));
+  view.ready = state.getReady();
+  view.why_not_ready = state.getReason();
   // Nothing that happens here makes a stage fail.
   for (const auto stage : state.getStages()) {
     const std::string why = stage.getReason();
     require(!why.starts_with("failed"), "a stage is given up: ", why);
   }
-  idle_ = state.getRunning() + state.getWaiting() == 0 && state.getKvBlocksUsed() == 0;
-  epochs_ += state.getEpoch() > epoch_;
-  require(state.getEpoch() >= epoch_, "the epoch goes back to ", state.getEpoch(), " from ", epoch_);
-  epoch_ = state.getEpoch();
-  preempted_ = state.getCounters().getPreemptions();
-  running_ = state.getRunning(), waiting_ = state.getWaiting();
+  view.idle = state.getRunning() + state.getWaiting() == 0 && state.getKvBlocksUsed() == 0;
+  view.epochs += state.getEpoch() > view.epoch;
+  require(state.getEpoch() >= view.epoch, "the epoch of ", state.getName().cStr(), " goes back to ",
+          state.getEpoch(), " from ", view.epoch);
+  view.epoch = state.getEpoch();
+  view.preempted = state.getCounters().getPreemptions();
+  view.running = state.getRunning(), view.waiting = state.getWaiting();
+  view.stages = state.getStages().size();
+}
+
+bool Clients::all_of_one_stage() const {
+  return std::ranges::all_of(views_, [](const View& view) { return view.stages == 1; });
+}
+
+bool Clients::rest() const {
+  return std::ranges::all_of(views_, [](const View& view) { return view.ready && view.idle; });
+}
+
+uint64_t Clients::preemptions() const {
+  uint64_t all = 0;
+  for (const View& view : views_) all += view.preempted_before + view.preempted;
+  return all;
 }
 
 std::string Clients::describe() const {
   std::ostringstream text;
-  text << " " << running_ << " run, " << waiting_ << " wait, " << preempted_ << " preemptions;";
+  for (const View& view : views_)
+    text << " " << (view.ready ? "ready" : view.why_not_ready) << ", " << view.running << " run, "
+         << view.waiting << " wait, " << view.preempted << " preemptions;";
   for (size_t i = 0; i < sessions_.size(); ++i)
     if (sessions_[i].state != Session::State::ended)
       text << " " << Name(i) << " has " << sessions_[i].received << " of " << world_.requests[i].answer.size()

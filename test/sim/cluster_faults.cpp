@@ -11,14 +11,14 @@ using namespace convoy;
 namespace {
 
 constexpr std::chrono::milliseconds strike_again{20};  // where nobody was to be struck
+constexpr uint64_t of_links = 1'000;                   // what chooses one of them: more than there are
 
 }  // namespace
 
 void Cluster::strike(PlannedFault fault) {
   const bool of_requests = fault.kind == Fault::duplicate_request || fault.kind == Fault::ask_again;
-  const bool never =
-      (fault.kind == Fault::cut_stage_link && std::ranges::count_if(places_, &Place::kept) < 2) ||
-      (of_requests && clients_.done());
+  const bool never = (fault.kind == Fault::cut_stage_link && clients_.all_of_one_stage()) ||
+                     (of_requests && clients_.done());
   if (!never) {
     if (!happen(fault)) return timeline_.after(strike_again, [this, fault] { strike(fault); });
     if (fault.kind != Fault::hang_stage) ++happened_.faults[static_cast<size_t>(fault.kind)];
@@ -46,17 +46,15 @@ bool Cluster::happen(const PlannedFault& fault) {
     case Fault::kill_stage:
       return stage && kill(*stage, draw);
     case Fault::hang_stage:
-      return stage && clients_.ready() && (stage->hang(), true);
+      return stage && clients_.ready(pipeline_of(*stage)) && (stage->hang(), true);
     case Fault::freeze_stage:
       return stage && freeze(stage->process(), draw);
     case Fault::freeze_head:
       return head_ && freeze(head_->process(), draw);
     case Fault::cut_head_link:
       return stage && head_ && break_link(head_->process(), stage->process(), draw);
-    case Fault::cut_stage_link: {
-      StageMember* const next = stage_for(fault.draw + 1);
-      return stage && next && stage != next && break_link(stage->process(), next->process(), draw);
-    }
+    case Fault::cut_stage_link:
+      return cut_stage_link(fault.draw);
     case Fault::delay_link:
       return delay_link(fault.draw);
     case Fault::kill_head:
@@ -109,21 +107,31 @@ bool Cluster::break_link(Process& a, Process& b, uint64_t draw) {
   return true;
 }
 
+bool Cluster::cut_stage_link(uint64_t draw) {
+  std::vector<Process*> stages;
+  for (StageMember* const stage : stages_there()) stages.push_back(&stage->process());
+  const auto link = any_linked(stages, draw);
+  return link && break_link(*link->first, *link->second, draw / of_links);
+}
+
 bool Cluster::delay_link(uint64_t draw) {
-  const auto there = stages_there();
-  if (there.empty()) return false;
-  const size_t members = there.size() + 1;
-  const auto member = [&](uint64_t index) -> Process* {
-    if (index == 0) return head_ ? &head_->process() : nullptr;
-    return &there[index - 1]->process();
-  };
-  const uint64_t one = draw % members, step = 1 + draw / members % (members - 1);
-  Process *const a = member(one), *const b = member((one + step) % members);
-  if (!a || !b || !network_.linked(*a, *b)) return false;
+  const auto link = any_linked(running_, draw);
+  if (!link) return false;
+  const auto [a, b] = *link;
+  draw /= of_links;
   const auto until = timeline_.now() + of_lease(world_, 0.05, 0.6, draw);
   network_.hold(*a, *b, until);
   if (draw % 2) network_.hold(*b, *a, until);
   return true;
+}
+
+std::optional<Cluster::Linked> Cluster::any_linked(const std::vector<Process*>& of, uint64_t draw) const {
+  std::vector<Linked> all;
+  for (Process* const a : of)
+    for (Process* const b : of)
+      if (a != b && network_.linked(*a, *b)) all.emplace_back(a, b);
+  if (all.empty()) return std::nullopt;
+  return all[draw % all.size()];
 }
 
 /// Any of the nodes with stages, from the head's and from each other's.
@@ -138,19 +146,21 @@ bool Cluster::part_nodes(uint64_t draw) {
   return true;
 }
 
-/// A node is drained if others are left, or comes back.
+/// A node of a pipeline is drained if others are left there, or comes back.
 bool Cluster::change_members(uint64_t draw) {
   using actors::MemberState;
-  const auto& list = members_.list;
+  const size_t pipeline = draw / places_.size() % world_.pipelines;
+  const actors::Members members = kept_members().at(name_of_pipeline(pipeline));
+  const auto& list = members.list;
   const actors::Member* member = &list[draw % list.size()];
-  if (member->state == MemberState::serving && members_.stages() == member->stages)
+  if (member->state == MemberState::serving && members.stages() == member->stages)
     member = &list[(draw + 1) % list.size()];
   const bool joins = member->state == MemberState::drained;
   schema::FrameBuilder<schema::MemberCommand> command;
   command->setKind(joins ? schema::MemberCommand::Kind::UNDRAIN : schema::MemberCommand::Kind::DRAIN);
   command->setNode(member->node);
-  head_->process().hear([this, frame = std::move(command).finish()] {
-    if (head_) caf::anon_send(head_->pipeline(), frame);
+  head_->process().hear([this, pipeline, frame = std::move(command).finish()] {
+    if (head_) caf::anon_send(head_->pipelines()[pipeline], frame);
   });
   ++(joins ? happened_.joins : happened_.drains);
   return true;

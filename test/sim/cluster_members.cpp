@@ -1,5 +1,6 @@
 #include "test/sim/cluster_members.hpp"
 
+#include "actors/pipeline_name.hpp"
 #include "test/gpu/tiny_model.hpp"
 
 namespace sim {
@@ -58,6 +59,7 @@ StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders ord
   actors::StageOptions options;
   options.instance = process_.self().instance;
   options.node = process_.self().node;
+  options.pipeline = process_.self().pipeline;
   options.device = [device = device_site(site, orders)](const gpu::StageShape& shape) {
     return std::make_unique<HashDevice>(shape, device);
   };
@@ -67,7 +69,8 @@ StageMember::StageMember(const Site& site, actors::PeerIdentity self, Orders ord
   options.own = process_.self();
   actors::StageLinks reach;
   reach.pipeline = [this](const actors::PeerIdentity& head) {
-    return links_.remote<actors::PipelineActor>(head, schema::Role::PIPELINE, 0);
+    return links_.remote<actors::PipelineActor>(head, schema::Role::PIPELINE,
+                                                actors::pipeline_instance(process_.self().pipeline));
   };
   reach.next_stage = [this](const actors::PeerIdentity& next) {
     return links_.remote<actors::StageActor>(next, schema::Role::STAGE, next.instance);
@@ -88,7 +91,7 @@ DeviceSite StageMember::device_site(const Site& site, Orders& orders) {
   device.now = [&timeline = site.timeline] { return timeline.now(); };
   device.sleep_until = [this](Timeline::Time until) { process_.sleep_until(until); };
   device.step_time = [&world = site.world, &random = site.random,
-                      slowness = site.world.slowness.at(place())](size_t rows) {
+                      slowness = site.world.nodes.at(place()).slowness](size_t rows) {
     const double mean_us = slowness * (world.fixed_us + world.per_row_us * static_cast<double>(rows));
     return us(mean_us / 2 + random.time(mean_us / 2));
   };
@@ -130,20 +133,9 @@ HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders order
              {.up = [this](const actors::PeerIdentity& peer) { stage_up(peer); },
               .down = [](const actors::PeerIdentity&, const std::string&) {},
               .refused = nullptr}) {
-  const ClusterWorld& world = site.world;
-  actors::PipelineOptions options;
-  options.limits = world.limits;
-  options.members = orders.members;
-  options.costs.layers = cluster_layers;
-  options.rebalance_steps = world.rebalance_steps;
-  options.step_timeout_ms = world.step_timeout_ms;
-  options.readiness_period_ms = world.readiness_period_ms;
-  options.load_timeout_ms = world.load_timeout_ms;
-  options.failure_detection_ms = world.lease_ms;
-  options.kv_secret = "secret";
   actors::PipelinePeers peers;
   auto& system = process_.system();
-  // Not within the pipeline's own turn.
+  // Not within an actor's own turn.
   const auto later = [this, &timeline = site.timeline](Mailbox::Hear hear) -> Mailbox::Hear {
     return [this, &timeline, hear = std::move(hear)](caf::message said) {
       timeline.at(timeline.now(), [this, hear, said] {
@@ -153,41 +145,79 @@ HeadMember::HeadMember(const Site& site, actors::PeerIdentity self, Orders order
   };
   peers.gateways["head"] =
       caf::actor_cast<actors::GatewayActor>(Mailbox::make(system, later(orders.to_gateway)));
-  peers.router = caf::actor_cast<actors::RouterActor>(Mailbox::make(system, [](const caf::message&) {}));
+  router_ =
+      system.spawn(actors::router, actors::RouterOptions{site.world.readiness_period_ms}, peers.gateways);
+  process_.hold(caf::actor_cast<caf::actor>(router_));
+  peers.router = router_;
   peers.node = caf::actor_cast<actors::NodeActor>(
       Mailbox::make(system, later([orders](const caf::message& said) { hear_as_node(said, orders); })));
-  peers.keep_members = orders.keep_members;
   peers.drop = [this](const actors::PeerIdentity& peer, const std::string& reason) {
     links_.drop(peer, reason);
   };
   peers.process_state = orders.process_state;
   peers.metrics = metrics_;
   peers.wall_clock_ms = [&timeline = site.timeline] { return wall_ms(timeline); };
-  pipeline_ = system.spawn(actors::pipeline, options, peers);
-  process_.hold(caf::actor_cast<caf::actor>(pipeline_));
-  links_.publish(schema::Role::PIPELINE, 0, caf::actor_cast<caf::actor>(pipeline_));
+  for (size_t i = 0; i < site.world.pipelines; ++i) {
+    const std::string name = name_of_pipeline(i);
+    peers.keep_members = [name, keep = orders.keep_members](const actors::Members& members) {
+      keep(name, members);
+    };
+    start_pipeline(name, site, orders.members.at(name), peers);
+  }
   links_.listen();
+}
+
+void HeadMember::start_pipeline(const std::string& name, const Site& site, const actors::Members& members,
+                                const actors::PipelinePeers& peers) {
+  const ClusterWorld& world = site.world;
+  actors::PipelineOptions options;
+  options.name = name;
+  options.model = model_id;
+  options.incarnation = process_.self().incarnation;
+  options.limits = world.limits;
+  options.members = members;
+  options.costs.layers = cluster_layers;
+  options.rebalance_steps = world.rebalance_steps;
+  options.step_timeout_ms = world.step_timeout_ms;
+  options.readiness_period_ms = world.readiness_period_ms;
+  options.load_timeout_ms = world.load_timeout_ms;
+  options.failure_detection_ms = world.lease_ms;
+  options.kv_secret = "secret";
+  const auto pipeline = process_.system().spawn(actors::pipeline, options, peers);
+  process_.hold(caf::actor_cast<caf::actor>(pipeline));
+  caf::anon_send(router_, actors::AddPipeline{name, model_id, pipeline});
+  const auto publish = [&](const std::string& by) {
+    links_.publish(schema::Role::PIPELINE, actors::pipeline_instance(by),
+                   caf::actor_cast<caf::actor>(pipeline));
+  };
+  publish(name);
+  if (pipelines_.empty()) publish("");
+  pipelines_.push_back(pipeline);
 }
 
 void HeadMember::stage_up(const actors::PeerIdentity& peer) {
   const auto stage = links_.remote<actors::StageActor>(peer, schema::Role::STAGE, peer.instance);
-  caf::anon_send(pipeline_, actors::StageUp{peer, stage});
+  const actors::PipelineActor& pipeline =
+      pipelines_.at(peer.pipeline.empty() ? 0 : pipeline_named(peer.pipeline));
+  caf::anon_send(pipeline, actors::StageUp{peer, stage});
   if (!believes_links_) return;
   schema::FrameBuilder<schema::StageReport> frame;
+  frame->setPipeline(peer.pipeline);
   frame->setInstance(peer.instance);
   frame->setHealth(schema::Health::LOADING);
-  caf::send_as(stage, pipeline_, std::move(frame).finish());
+  caf::send_as(stage, pipeline, std::move(frame).finish());
 }
 
 uint64_t HeadMember::rebalanced() const {
+  double times = 0;
   for (const auto& family : metrics_->Collect())
     if (family.name == "convoy_rebalanced_total")
-      return static_cast<uint64_t>(family.metric.at(0).counter.value);
-  return 0;
+      for (const auto& of_pipeline : family.metric) times += of_pipeline.counter.value;
+  return static_cast<uint64_t>(times);
 }
 
 void HeadMember::end() {
-  process_.end([this] { links_.die(), pipeline_ = nullptr; });
+  process_.end([this] { links_.die(), router_ = nullptr, pipelines_.clear(); });
 }
 
 }  // namespace sim

@@ -8,8 +8,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "actors/pipeline.hpp"
+#include "actors/router.hpp"
 #include "actors/stage/stage.hpp"
 #include "test/sim/cluster_device.hpp"
 #include "test/sim/cluster_network.hpp"
@@ -68,8 +70,8 @@ class HeadMember {
     std::function<void(const caf::message&)> to_gateway;
     std::function<void(uint32_t place, uint64_t incarnation)> replace;
     std::function<void(uint32_t place, bool keep)> keep;  // that its stage shall run, or not
-    std::function<void(const convoy::actors::Members&)> keep_members;
-    convoy::actors::Members members;
+    std::function<void(const std::string& pipeline, const convoy::actors::Members&)> keep_members;
+    convoy::actors::MembersByPipeline members;
     std::function<convoy::actors::ProcessState(const convoy::actors::PeerIdentity&)> process_state;
     bool believes_links = false;  // a mistake on purpose: it takes a stage that is linked for one of no epoch
   };
@@ -77,18 +79,22 @@ class HeadMember {
   ~HeadMember() { end(); }
 
   Process& process() { return process_; }
-  const convoy::actors::PipelineActor& pipeline() const { return pipeline_; }
+  const convoy::actors::RouterActor& router() const { return router_; }
+  const std::vector<convoy::actors::PipelineActor>& pipelines() const { return pipelines_; }
   /// How often layers moved because stages are not equally fast.
   uint64_t rebalanced() const;
   void end();
 
  private:
+  void start_pipeline(const std::string& name, const Site& site, const convoy::actors::Members& members,
+                      const convoy::actors::PipelinePeers& peers);
   void stage_up(const convoy::actors::PeerIdentity& peer);
 
   const bool believes_links_;
   const std::shared_ptr<prometheus::Registry> metrics_ = std::make_shared<prometheus::Registry>();
   Process process_;
-  convoy::actors::PipelineActor pipeline_;
+  convoy::actors::RouterActor router_;
+  std::vector<convoy::actors::PipelineActor> pipelines_;  // in the world's order
   SimLinks links_;
 };
 

@@ -11,10 +11,11 @@ using namespace convoy;
 namespace {
 
 constexpr uint64_t prompt_max = 150, answer_max = 50;
+constexpr uint64_t two_pipelines_every = 2;  // seeds
+constexpr double longer_with_two = 1.5;      // their requests are further apart, so that faults are, too
 
 actors::SchedulerLimits random_limits(Random& random) {
   actors::SchedulerLimits limits;
-  limits.stages = static_cast<uint32_t>(random.chance(0.1) ? 1 : random.between(2, 3));
   limits.slack = static_cast<uint32_t>(random.between(0, 2));
   limits.sequences = static_cast<uint32_t>(random.between(2, 8));
   limits.queue = static_cast<uint32_t>(random.between(2, 64));
@@ -47,21 +48,34 @@ Request random_request(Random& random, const std::vector<int32_t>& prefix, uint6
   return r;
 }
 
+/// Those of one pipeline.
+void add_nodes(ClusterWorld& world, size_t pipeline, Random& random) {
+  constexpr std::array<double, 4> slowness{1, 1, 1.7, 3};
+  const uint64_t stages = random.chance(0.1) ? 1 : random.between(2, 3);
+  const uint64_t nodes = random.between(std::max<uint64_t>(2, stages), cluster_layers);
+  for (uint64_t i = 0; i < nodes; ++i)
+    world.nodes.push_back({.pipeline = pipeline,
+                           .serves = i < stages,
+                           .slowness = slowness[random.between(0, slowness.size() - 1)]});
+}
+
 }  // namespace
 
 ClusterWorld random_cluster(uint64_t seed, size_t requests, size_t faults) {
   Random random(seed);
   ClusterWorld world;
   world.seed = seed;
+  world.pipelines = seed % two_pipelines_every == 0 ? 2 : 1;
   world.limits = random_limits(random);
-  world.nodes = static_cast<uint32_t>(random.between(std::max(2u, world.limits.stages), cluster_layers));
+  for (size_t i = 0; i < world.pipelines; ++i) add_nodes(world, i, random);
   world.device_depth = static_cast<uint32_t>(random.between(1, 3));
   world.fixed_us = static_cast<double>(random.between(500, 4'000));
   world.per_row_us = static_cast<double>(random.between(1, 50));
   world.load_us = static_cast<double>(random.skewed(1'000, 60'000));
   world.start_us = static_cast<double>(random.skewed(500, 30'000));
   world.latency_us = static_cast<double>(random.skewed(20, 2'000));
-  const double spacing_us = static_cast<double>(random.between(30'000, 150'000));
+  const double spacing_us =
+      static_cast<double>(random.between(30'000, 150'000)) * (world.pipelines > 1 ? longer_with_two : 1);
   const auto prefix = random_tokens(random, random.between(1, prompt_max - 10));
   double now = 0;
   for (uint64_t number = 1; number <= requests; ++number) {
@@ -79,9 +93,6 @@ ClusterWorld random_cluster(uint64_t seed, size_t requests, size_t faults) {
     world.faults.push_back({.at_us = now * static_cast<double>(random.between(0, 1'000)) / 1'000,
                             .kind = static_cast<Fault>(i % faults_count),
                             .draw = random.between(0, 1'000'000'000)});
-  constexpr std::array<double, 4> slowness{1, 1, 1.7, 3};
-  for (uint32_t i = 0; i < world.nodes; ++i)
-    world.slowness.push_back(slowness[random.between(0, slowness.size() - 1)]);
   world.rebalance_steps = random.between(8, 64);
   return world;
 }
