@@ -29,8 +29,8 @@ struct StreamPlace {
   int group = lane / 4, quarter = lane % 4;  // a row of a tile's weights; sixteen bytes of 64
 };
 
-/// Which policy is said beside each load: then the compiler branches around loads that are not there, instead
-/// of predicating them, and a step of one row is 1.5 % quicker.
+/// The policy is made beside each load: the compiler then branches around loads that are not there, instead
+/// of predicating them, and a step of one row is 1.5 % quicker (docs/decisions/0042).
 __device__ __forceinline__ uint4 load_weights(const std::byte* from) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
