@@ -77,8 +77,8 @@ class TwoModels(unittest.TestCase):
                          [("head", "large"), ("head", "large"), ("side", "small")])
         for pipeline, model in (("large", "smol"), ("small", "tiny")):
             labels = f'{{pipeline="{pipeline}",model="{model}"}}'
-            self.assertGreater(self.cluster.metric("convoy_requests_admitted_total" + labels), 0)
-            wait_for(lambda: self.cluster.metric("convoy_prompt_tokens_total" + labels) > 0, "it is told")
+            for family in ("convoy_requests_admitted_total", "convoy_prompt_tokens_total"):
+                wait_for(lambda name=family + labels: self.cluster.metric(name) > 0, family + labels)
         text = self.cluster.convoy("status").stdout
         self.assertRegex(text, r"pipeline +ready +small of tiny")
         plan = self.cluster.convoy("plan").stdout
