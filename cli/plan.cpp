@@ -12,6 +12,7 @@
 #include "cli/cluster_client.hpp"
 #include "cli/commands.hpp"
 #include "cli/unavailable.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/checkpoint/inspect.hpp"
 #include "model/error.hpp"
 
@@ -166,7 +167,7 @@ Plan make_plan(const actors::ClusterConfig& config, const model::Checkpoint& che
       const auto sharers = static_cast<uint64_t>(
           std::ranges::count_if(offers, [&](const StageOffer& o) { return same_place(o, offers[i]); }));
       const model::DType type = actors::kv_type_named(config.stage.kv_type)
-                                    .value_or(devices[i].is_card() ? model::DType::bf16 : model::DType::f16);
+                                    .value_or(devices[i].is_card() ? gpu::cuda_kv_type : gpu::cpu_kv_type);
       const uint64_t room = offers[i].memory_bytes / sharers,
                      each = model::kv_bytes_per_token(checkpoint.config(), stage.layers->count(), type);
       if (room > 0) stage.kv_tokens = (room - std::min(room, stage.weight_bytes)) / each;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gpu/device_error.hpp"
+#include "gpu/kv_types.hpp"
 #include "gpu/sampler.hpp"
 #include "model/error.hpp"
 
@@ -69,7 +70,7 @@ class CudaDevice final : public Device {
     return {.variant = facts_.variant,
             .depth = facts_.depth,
             .feeds_back = facts_.feeds_back,
-            .kv_type = narrow ? model::DType::bf16 : model::DType::f32,
+            .kv_type = narrow ? cuda_kv_type : model::DType::f32,
             .reads_ahead = true,
             .hidden_form = narrow ? HiddenForm::bf16 : HiddenForm::f32,
             .edges = facts_.edges,

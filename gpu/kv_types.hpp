@@ -23,7 +23,10 @@ inline constexpr std::array<KvType, 4> kv_types{{{"f32", model::DType::f32},
                                                  {"f16", model::DType::f16},
                                                  {"f8_e4m3", model::DType::f8_e4m3}}};
 
-/// The same for options of commands.
+/// What `cpu` and `cuda` are quickest with: they cache in it unless they are told otherwise.
+inline constexpr model::DType cpu_kv_type = model::DType::f16, cuda_kv_type = model::DType::bf16;
+
+/// kv_types for options of commands.
 inline std::map<std::string, model::DType> kv_types_by_name() {
   std::map<std::string, model::DType> types;
   for (const KvType& of : kv_types) types.emplace(of.name, of.type);

@@ -10,6 +10,7 @@
 #include "gpu/cpu/float_math.hpp"
 #include "gpu/cpu/kernels.hpp"
 #include "gpu/cpu/kv_values.hpp"
+#include "gpu/kv_types.hpp"
 #include "model/error.hpp"
 
 namespace convoy::gpu {
@@ -54,7 +55,7 @@ class FastBackend final : public CpuBackend {
 
   Weight adopt(const model::Tensor& tensor) override;
   bool copies_weights() const override { return true; }
-  model::DType kv_type() const override { return model::DType::f16; }  // half of f32's bytes to read
+  model::DType kv_type() const override { return cpu_kv_type; }
   void embed(const Weight& table, std::span<const int32_t> ids, Rows x) override;
   void add_norm(Rows x, Rows delta, const Weight& w, float eps, Rows h) override;
   void linear(Rows h, std::span<const Projection> projections) override;
